@@ -1,0 +1,61 @@
+//! What the core is configured with: every queue and every loop has a number.
+
+use core::num::{NonZeroU16, NonZeroU32};
+use core::time::Duration;
+
+use crate::ModelId;
+
+/// Limits of the whole scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests queued for one tenant, over all models.
+    pub tenant_requests_max: u32,
+    /// Requests queued in one class, over all models.
+    pub class_requests_max: u32,
+    /// Bytes of payload queued in all.
+    pub queue_bytes_max: u64,
+    /// How often one request is sent to a worker before it fails.
+    pub attempts_max: NonZeroU16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const THREE: NonZeroU16 = NonZeroU16::new(3).unwrap();
+        Self { tenant_requests_max: 65_536, class_requests_max: 131_072, queue_bytes_max: 1 << 30, attempts_max: THREE }
+    }
+}
+
+/// One model, as the core needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// Its name inside the server.
+    pub id: ModelId,
+    /// The latency objective: a soft deadline that orders the queue.
+    pub objective: Duration,
+    /// Requests queued for this model at most.
+    pub queue_requests_max: NonZeroU32,
+    /// How long a request may wait before it fails.
+    pub queue_time_max: Duration,
+    /// How long one batch may run before its worker counts as hung.
+    pub batch_time_max: Duration,
+    /// The largest batch in rows, whatever a credit allows.
+    pub batch_rows_max: NonZeroU32,
+    /// The largest batch in tokens, whatever a credit allows.
+    pub batch_tokens_max: NonZeroU32,
+    /// When a batch is closed.
+    pub policy: PolicyConfig,
+}
+
+/// Which policy closes batches, and its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyConfig {
+    /// Close as soon as a worker has a credit, with all that fits.
+    Fixed,
+    /// Triton's dynamic batcher: wait for a preferred size, at most so long.
+    Triton {
+        /// How long the oldest request may wait for a fuller batch.
+        queue_delay_max: Duration,
+        /// Sizes in rows worth closing at, ascending.
+        preferred_rows: alloc::vec::Vec<NonZeroU32>,
+    },
+}
