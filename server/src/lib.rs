@@ -1,1 +1,3 @@
 //! The async shell around the scheduler.
+
+pub mod call;

@@ -1,0 +1,185 @@
+//! One call in the server's own words: what rpc hands to the driver and what comes back.
+//!
+//! Nothing here names the wire's types, and nothing here reaches the core: the driver keeps calls by id.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_scheduler::{Class, CloseReason, QueueLimit};
+use tokio::time::Instant;
+
+/// A call, validated and tokenised.
+#[derive(Debug)]
+pub struct Call {
+    /// The model's configured name.
+    pub model: Arc<str>,
+    /// Who asks, and how.
+    pub caller: Caller,
+    /// One per row. Never empty.
+    pub rows: Vec<Row>,
+}
+
+/// Who asks, how urgently, until when.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The account it counts on.
+    pub tenant: Arc<str>,
+    /// How urgent.
+    pub class: Class,
+    /// The client's deadline; nothing runs after it.
+    pub deadline: Option<Instant>,
+    /// W3C trace context, carried to the worker.
+    pub trace: Trace,
+}
+
+/// W3C trace context as text; empty when the caller sent none.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// `traceparent`.
+    pub parent: String,
+    /// `tracestate`.
+    pub state: String,
+}
+
+/// One row of a batch.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Values of each input column, in the order of the model card's inputs, little-endian.
+    pub columns: Vec<Bytes>,
+    /// Tokens it costs; 0 for models without tokens.
+    pub tokens: u32,
+    /// The text was cut to the model's limit.
+    pub truncated: bool,
+    /// What the caller asked of the model.
+    pub options: RowOptions,
+}
+
+/// What a caller may ask of the model for a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowOptions {
+    /// Overrides the model's own normalisation.
+    pub normalize: Option<bool>,
+    /// Keeps only the first so many dimensions; 0 keeps all.
+    pub dimensions: u32,
+}
+
+/// Element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataType {
+    F32,
+    F16,
+    Bf16,
+    I8,
+    I32,
+    I64,
+    U8,
+    U32,
+    Bool,
+    /// Opaque bytes, such as one text.
+    Bytes,
+}
+
+/// One output of one row.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub name: Arc<str>,
+    pub data_type: DataType,
+    /// Without the row dimension.
+    pub shape: Vec<i64>,
+    /// Little-endian values.
+    pub data: Bytes,
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub struct Answer {
+    /// One per row, in order: the outputs in the order of the model card.
+    pub rows: Vec<Vec<Tensor>>,
+    /// Longest wait from admission to dispatch among the rows.
+    pub queue_time: Duration,
+    /// Longest compute time among the batches.
+    pub compute_time: Duration,
+    /// The batches the rows ran in, in order of dispatch.
+    pub batches: Vec<BatchUse>,
+}
+
+/// A batch some rows of a call ran in.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchUse {
+    /// Rows of the batch, those of other calls included.
+    pub rows: u32,
+    /// Tokens of the batch, those of other calls included.
+    pub tokens: u32,
+    /// Rows of this call.
+    pub own_rows: u32,
+    /// Why it was closed when it was.
+    pub close: CloseReason,
+    /// How long it computed.
+    pub compute_time: Duration,
+    /// How often its rows had been sent to a worker, this time included.
+    pub attempt: u16,
+}
+
+/// Why a call has no answer. `rpc::status` maps each to one gRPC status.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CallError {
+    #[error("model `{model}` is not served here{}", DidYouMean(near))]
+    UnknownModel { model: String, near: Option<String> },
+    #[error("model `{model}` has no version `{version}`, only `{served}`")]
+    UnknownVersion { model: String, version: String, served: String },
+    #[error("model `{model}` is not ready: {reason}")]
+    ModelNotReady { model: String, reason: String },
+    /// The caller's input is wrong; `field` is its path in the request.
+    #[error("`{field}`: {problem}")]
+    InvalidArgument { field: String, problem: String },
+    #[error("the deadline passed before an answer was there")]
+    DeadlinePassed,
+    #[error("{limit} is full", limit = limit_name(*limit))]
+    QueueFull { limit: QueueLimit, retry_after: Duration },
+    #[error("waited in the queue for {}, the model's limit", humantime::format_duration(*waited))]
+    QueueTimeout { waited: Duration, retry_after: Duration },
+    #[error("`{field}`: more than a batch of this model can hold: {problem}")]
+    TooLarge { field: String, problem: String },
+    /// The worker could not compute one input.
+    #[error("`{field}`: {problem}")]
+    Item { field: String, problem: String },
+    #[error("`{field}`: this input broke every batch it was in, at last alone")]
+    Poison { field: String },
+    #[error("`{field}`: does not fit the device's memory even alone")]
+    OutOfMemory { field: String },
+    #[error("the worker was lost {attempts} times while it ran this")]
+    WorkerLost { attempts: u16 },
+    #[error("the server is shutting down")]
+    Draining,
+    #[error("model `{model}` was taken out of service")]
+    ModelRemoved { model: String },
+    #[error("{what} is not offered")]
+    Unimplemented { what: String },
+    #[error("{what}")]
+    PermissionDenied { what: String },
+    /// A fault of this server.
+    #[error("{what}")]
+    Internal { what: String },
+}
+
+struct DidYouMean<'a>(&'a Option<String>);
+
+impl fmt::Display for DidYouMean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(near) => write!(f, "; did you mean `{near}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn limit_name(limit: QueueLimit) -> &'static str {
+    match limit {
+        QueueLimit::Model => "the model's queue",
+        QueueLimit::Tenant => "the tenant's share of the queue",
+        QueueLimit::Class => "the class's share of the queue",
+        QueueLimit::Bytes => "the queue's memory",
+    }
+}
