@@ -1,1 +1,32 @@
-//! Placeholder of the first commit.
+//! A world in which a day of Shoal's scheduling takes milliseconds and any minute of it can be had again.
+//!
+//! One seed makes one [`Plan`]: clients, models, workers, links, and which faults there are. [`run`] plays it against the
+//! real core in virtual time; a [`Judge`] reads every input and output and compares them with a naive account of the same
+//! contract. What is simulated is everything but the core. What is absent is real time, real payloads and threads: a run
+//! depends on its seed and on nothing else.
+//!
+//! ```
+//! let run = shoal_sim::run(shoal_sim::Plan::draw(1));
+//! assert_eq!(run.verdict, Ok(()), "{}", run.transcript);
+//! ```
+
+mod check;
+mod clock;
+mod faults;
+mod plan;
+mod reference;
+mod rng;
+mod transcript;
+mod worker;
+mod workload;
+mod world;
+
+pub use check::{Judge, Violation};
+pub use clock::Agenda;
+pub use faults::{Faults, Strike};
+pub use plan::Plan;
+pub use rng::Rng;
+pub use transcript::{Entry, Transcript, What};
+pub use worker::Profile;
+pub use workload::{Arrivals, Call, Nature, Workload};
+pub use world::{Run, run};

@@ -1,0 +1,334 @@
+//! A second, naive account of the same contract: which request may be where, and which outcome it must have.
+//!
+//! It knows neither policy nor placement and keeps no index: everything is found by looking at all requests. Given what
+//! the core was told and which batches it chose to send, every failure, refusal and cancellation follows, and the
+//! [`Ledger`] says which. What it does not foresee it calls a violation.
+
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use shoal_scheduler::{
+    Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, Epoch, Failure, Group, GroupId, Limits, ModelConfig,
+    ModelId, Output, QueueLimit, Reject, RequestId, Slot, TenantId, Timestamp, WorkerId,
+};
+
+/// What a `retry_after` may say.
+const RETRY_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(30);
+
+/// Everything the core has been told and has done.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub now: Timestamp,
+    limits: Limits,
+    pub models: BTreeMap<ModelId, ModelConfig>,
+    /// All requests ever admitted.
+    pub requests: BTreeMap<RequestId, Record>,
+    /// Batches that have not ended.
+    pub batches: BTreeMap<BatchId, Batch>,
+    /// Connected workers.
+    pub workers: BTreeMap<WorkerId, Worker>,
+    last_epochs: BTreeMap<WorkerId, Epoch>,
+    pub drain: Option<Timestamp>,
+    has_drained: bool,
+    step: Step,
+}
+
+/// One admitted request.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub group: GroupId,
+    pub model: ModelId,
+    pub tenant: TenantId,
+    pub class: Class,
+    pub cost: Cost,
+    pub arrived: Timestamp,
+    pub deadline: Timestamp,
+    pub due: Timestamp,
+    /// When it ends where it is, if nothing happens.
+    pub expires: Timestamp,
+    pub state: State,
+    pub sends: u16,
+    losses: u16,
+    /// The batch that failed under it, and how many of it may run together at most. It may share a batch only with
+    /// others that say the same.
+    pub suspect: Option<(BatchId, usize)>,
+}
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Queued,
+    Running(BatchId),
+    /// It has an outcome, or will never have one.
+    Ended,
+}
+
+/// One batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub worker: WorkerId,
+    pub epoch: Epoch,
+    pub attempt: Attempt,
+    pub model: ModelId,
+    pub requests: Vec<RequestId>,
+    /// No longer wanted and not reported.
+    withdrawn: BTreeSet<RequestId>,
+    /// When the worker could begin it.
+    started: Option<Timestamp>,
+    time_max: Duration,
+}
+
+/// One connected worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub epoch: Epoch,
+    pub models: BTreeMap<ModelId, Holding>,
+    pub credits: BTreeMap<Slot, Budget>,
+    /// In the order sent.
+    pub outstanding: Vec<BatchId>,
+}
+
+/// What a worker has of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holding {
+    /// Never asked for in this epoch.
+    Untouched,
+    Loading,
+    Ready,
+    /// Could not be loaded, or was dropped.
+    Gone,
+    Unloading,
+}
+
+/// What must still come of the last input.
+#[derive(Debug, Default)]
+struct Step {
+    completes: Option<RequestId>,
+    fails: BTreeMap<RequestId, Failure>,
+    unwanted: BTreeMap<(WorkerId, Epoch, BatchId), BTreeSet<RequestId>>,
+    refuses: Option<(GroupId, Refusal)>,
+}
+
+/// A [`Reject`] without its estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Plain(Reject),
+    Full(QueueLimit),
+}
+
+impl Ledger {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            now: Timestamp::ZERO,
+            limits,
+            models: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            last_epochs: BTreeMap::new(),
+            drain: None,
+            has_drained: false,
+            step: Step::default(),
+        }
+    }
+
+    /// Takes down what the core did, or says why it may not.
+    pub(crate) fn did(&mut self, output: &Output) -> Result<(), String> {
+        match output {
+            Output::Dispatch(dispatch) => self.dispatched(dispatch),
+            Output::Complete { request } => {
+                let expected = self.step.completes.take();
+                ensure(expected == Some(*request), || format!("completed {request}, expected {expected:?}"))
+            }
+            Output::Fail { request, why } => self.failed(*request, *why),
+            Output::Reject { group, why } => self.rejected(*group, *why),
+            Output::CancelRunning { worker, epoch, batch, requests } => {
+                // In one step the same batch may lose some to their deadline and others to their client.
+                let expected = self.step.unwanted.remove(&(*worker, *epoch, *batch)).unwrap_or_default();
+                let (named, rest): (BTreeSet<_>, _) = expected.iter().partition(|id| requests.contains(id));
+                let is_expected = !named.is_empty() && named.iter().eq(requests.iter().collect::<BTreeSet<_>>());
+                ensure(is_expected, || format!("cancelled {requests:?} of batch {batch}, expected {expected:?}"))?;
+                if !rest.is_empty() {
+                    self.step.unwanted.insert((*worker, *epoch, *batch), rest);
+                }
+                Ok(())
+            }
+            Output::Replace { worker, epoch, batch } => {
+                let overdue = self.overdue().find(|id| id == batch);
+                let is_its =
+                    self.batches.get(batch).is_some_and(|batch| (batch.worker, batch.epoch) == (*worker, *epoch));
+                ensure(is_its && overdue.is_some(), || format!("batch {batch} is not overdue on worker {worker}"))?;
+                self.take_down(*worker, true);
+                Ok(())
+            }
+            Output::Drained => {
+                let is_time = self.drain.is_some() && !self.has_drained && self.live().next().is_none();
+                self.has_drained = true;
+                ensure(is_time, || "drained too early or twice".into())
+            }
+            Output::Load { worker, model, .. } => {
+                self.hold(*worker, *model, Holding::Loading);
+                Ok(())
+            }
+            Output::Unload { worker, model, .. } => {
+                self.hold(*worker, *model, Holding::Unloading);
+                Ok(())
+            }
+        }
+    }
+
+    /// Says what should have come of the last input and did not.
+    pub(crate) fn settled(&self) -> Result<(), String> {
+        let step = &self.step;
+        ensure(step.completes.is_none(), || format!("{:?} has a result and was not completed", step.completes))?;
+        ensure(step.fails.is_empty(), || format!("should have failed: {:?}", step.fails))?;
+        ensure(step.unwanted.is_empty(), || format!("should have been cancelled: {:?}", step.unwanted))?;
+        ensure(step.refuses.is_none(), || format!("should have been refused: {:?}", step.refuses))?;
+        let late = self.live().find(|(_, record)| record.expires <= self.now);
+        ensure(late.is_none(), || format!("outlived its time: {late:?}"))?;
+        let overdue = self.overdue().next();
+        ensure(overdue.is_none(), || format!("batch {overdue:?} is overdue"))?;
+        if self.drain.is_some_and(|deadline| deadline <= self.now || self.live().next().is_none()) {
+            ensure(self.has_drained, || "the drain should have ended".into())?;
+        }
+        Ok(())
+    }
+
+    /// Requests that have no outcome yet.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (RequestId, &Record)> {
+        self.requests.iter().map(|(id, record)| (*id, record)).filter(|(_, record)| record.state != State::Ended)
+    }
+
+    /// Requests that wait for a worker.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (RequestId, &Record)> {
+        self.live().filter(|(_, record)| record.state == State::Queued)
+    }
+
+    fn dispatched(&mut self, dispatch: &Dispatch) -> Result<(), String> {
+        let mut attempt = 0;
+        for id in &dispatch.requests {
+            let record = self.requests.get_mut(id).ok_or_else(|| format!("sent {id}, which was never admitted"))?;
+            ensure(record.state == State::Queued, || format!("sent {id}, which is not queued: {record:?}"))?;
+            record.sends += 1;
+            record.expires = record.deadline;
+            record.state = State::Running(dispatch.batch);
+            attempt = attempt.max(record.sends);
+        }
+        ensure(dispatch.attempt == Attempt(attempt), || format!("attempt {} of {attempt}", dispatch.attempt))?;
+        let mut started = None;
+        if let Some(worker) = self.workers.get_mut(&dispatch.worker) {
+            worker.credits.remove(&dispatch.slot);
+            started = worker.outstanding.is_empty().then_some(self.now);
+            worker.outstanding.push(dispatch.batch);
+        }
+        let batch = Batch {
+            worker: dispatch.worker,
+            epoch: dispatch.epoch,
+            attempt: dispatch.attempt,
+            model: dispatch.model,
+            requests: dispatch.requests.clone(),
+            withdrawn: BTreeSet::new(),
+            started,
+            time_max: self.models.get(&dispatch.model).map_or(Duration::MAX, |model| model.batch_time_max),
+        };
+        self.batches.insert(dispatch.batch, batch);
+        Ok(())
+    }
+
+    fn failed(&mut self, request: RequestId, why: Failure) -> Result<(), String> {
+        if let Some(expected) = self.step.fails.remove(&request) {
+            return ensure(expected == why, || format!("{request} failed with {why:?}, expected {expected:?}"));
+        }
+        let record =
+            self.requests.get(&request).ok_or_else(|| format!("failed {request}, which was never admitted"))?;
+        let is_due = match why {
+            // One that may not wait at all and found no worker at once.
+            Failure::QueueTimeout => record.state == State::Queued && record.expires <= self.now,
+            Failure::Drained => record.state != State::Ended && self.drain.is_some_and(|deadline| deadline <= self.now),
+            Failure::DeadlinePassed
+            | Failure::Item
+            | Failure::Poison
+            | Failure::OutOfMemory
+            | Failure::WorkerLost { .. }
+            | Failure::ModelRemoved => false,
+        };
+        ensure(is_due, || format!("{request} failed with {why:?} and should not: {record:?}"))?;
+        self.end(request);
+        Ok(())
+    }
+
+    fn rejected(&mut self, group: GroupId, why: Reject) -> Result<(), String> {
+        let refusal = match why {
+            Reject::QueueFull { limit, retry_after } => {
+                ensure(RETRY_AFTER.contains(&retry_after), || format!("try again after {retry_after:?}"))?;
+                Refusal::Full(limit)
+            }
+            plain => Refusal::Plain(plain),
+        };
+        let expected = self.step.refuses.take();
+        ensure(expected == Some((group, refusal)), || format!("refused {group} for {why:?}, expected {expected:?}"))
+    }
+
+    /// Why the core must refuse a group; `None` when it must take it.
+    fn refusal(&self, group: &Group) -> Option<Refusal> {
+        if self.drain.is_some() {
+            return Some(Refusal::Plain(Reject::Draining));
+        }
+        let Some(model) = self.models.get(&group.model) else { return Some(Refusal::Plain(Reject::UnknownModel)) };
+        if group.deadline.is_some_and(|deadline| deadline <= self.now) {
+            return Some(Refusal::Plain(Reject::DeadlinePassed));
+        }
+        let fits = |cost: Cost| cost.rows <= model.batch_rows_max.get() && cost.tokens <= model.batch_tokens_max.get();
+        if !group.requests.iter().all(|request| fits(request.cost)) {
+            return Some(Refusal::Plain(Reject::RequestTooLarge));
+        }
+        let count =
+            |is_its: &dyn Fn(&Record) -> bool| self.queued().filter(|(_, record)| is_its(record)).count() as u64;
+        let more = group.requests.len() as u64;
+        let bytes = group.requests.iter().map(|request| request.cost.bytes).sum();
+        let bytes_queued = self.queued().map(|(_, record)| record.cost.bytes).sum();
+        let of_model = count(&|record| record.model == group.model);
+        let of_tenant = count(&|record| record.tenant == group.tenant);
+        let of_class = count(&|record| record.class == group.class);
+        let limits: [(QueueLimit, u64, u64, u64); 4] = [
+            (QueueLimit::Model, of_model, more, model.queue_requests_max.get().into()),
+            (QueueLimit::Tenant, of_tenant, more, self.limits.tenant_requests_max.into()),
+            (QueueLimit::Class, of_class, more, self.limits.class_requests_max.into()),
+            (QueueLimit::Bytes, bytes_queued, bytes, self.limits.queue_bytes_max),
+        ];
+        if limits.iter().any(|(_, _, more, max)| more > max) {
+            return Some(Refusal::Plain(Reject::GroupTooLarge));
+        }
+        limits.iter().find(|(_, used, more, max)| used + more > *max).map(|(limit, ..)| Refusal::Full(*limit))
+    }
+
+    fn overdue(&self) -> impl Iterator<Item = BatchId> {
+        let is_overdue = |batch: &Batch| batch.started.is_some_and(|started| started + batch.time_max <= self.now);
+        self.batches.iter().filter(move |(_, batch)| is_overdue(batch)).map(|(id, _)| *id)
+    }
+
+    fn hold(&mut self, worker: WorkerId, model: ModelId, holding: Holding) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.models.insert(model, holding);
+        }
+    }
+}
+
+impl Record {
+    /// What orders it in its class.
+    pub(crate) fn key(&self, id: RequestId) -> (Timestamp, RequestId) {
+        (self.due, id)
+    }
+}
+
+/// Whether a close reason says that a budget was used up.
+pub(crate) fn is_budget(close: CloseReason) -> bool {
+    matches!(close, CloseReason::Rows | CloseReason::Tokens | CloseReason::Bytes)
+}
+
+/// `Err` with the text unless it holds.
+pub(crate) fn ensure(holds: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(text()) }
+}

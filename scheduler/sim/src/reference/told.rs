@@ -1,0 +1,247 @@
+//! What follows from each thing the core is told.
+
+use std::collections::BTreeMap;
+
+use shoal_scheduler::{
+    Attempt, BatchFailure, BatchId, DownCause, Epoch, Failure, Group, GroupId, Input, ItemOutcome, ModelConfig,
+    ModelState, RequestId, Timestamp, WorkerId,
+};
+
+use super::{Batch, Holding, Ledger, Record, State, Step, Worker};
+
+impl Ledger {
+    /// Takes down what the core was told, and foresees what must come of it.
+    pub(crate) fn told(&mut self, at: Timestamp, input: &Input) {
+        self.now = self.now.max(at);
+        self.step = Step::default();
+        self.expire();
+        match input {
+            Input::SubmitGroup(group) => self.submitted(group),
+            Input::Cancel(group) => self.cancelled(*group),
+            Input::WorkerUp { worker, epoch, models } => {
+                if self.last_epochs.get(worker).is_none_or(|last| last < epoch) {
+                    self.take_down(*worker, false);
+                    self.last_epochs.insert(*worker, *epoch);
+                    let models = models.iter().map(|model| (*model, Holding::Untouched)).collect();
+                    let (credits, outstanding) = (BTreeMap::new(), Vec::new());
+                    self.workers.insert(*worker, Worker { epoch: *epoch, models, credits, outstanding });
+                }
+            }
+            Input::WorkerCredit { worker, epoch, slot, budget } => {
+                if let Some(worker) = self.current(*worker, *epoch) {
+                    worker.credits.insert(*slot, *budget);
+                    worker.credits.retain(|_, budget| budget.rows > 0);
+                }
+            }
+            Input::ItemDone { worker, epoch, batch, attempt, request, outcome } => {
+                self.item_done((*worker, *epoch, *batch, *attempt), *request, *outcome);
+            }
+            Input::BatchEnd { worker, epoch, batch, attempt, .. } => {
+                if let Some((id, batch)) = self.close((*worker, *epoch, *batch, *attempt)) {
+                    self.item_broke(id, &batch);
+                }
+            }
+            Input::BatchFailed { worker, epoch, batch, attempt, reason } => {
+                let Some((id, batch)) = self.close((*worker, *epoch, *batch, *attempt)) else { return };
+                match reason {
+                    BatchFailure::Item => self.item_broke(id, &batch),
+                    BatchFailure::OutOfMemory => self.bisect(id, batch.requests.len() == 1, Failure::OutOfMemory),
+                    BatchFailure::Device | BatchFailure::Timeout => self.lose(id),
+                }
+            }
+            Input::WorkerDown { worker, epoch, cause } => {
+                if self.current(*worker, *epoch).is_some() {
+                    self.take_down(*worker, *cause == DownCause::Crashed);
+                }
+            }
+            Input::ModelState { worker, epoch, model, state } => {
+                if let Some(holding) = self.current(*worker, *epoch).and_then(|worker| worker.models.get_mut(model)) {
+                    *holding = match (*holding, state) {
+                        (Holding::Unloading, ModelState::Loading | ModelState::Ready) => Holding::Unloading,
+                        (_, ModelState::Loading) => Holding::Loading,
+                        (_, ModelState::Ready) => Holding::Ready,
+                        (_, ModelState::Failed | ModelState::Unloaded) => Holding::Gone,
+                    };
+                }
+            }
+            Input::ConfigChanged(models) => self.configured(models),
+            Input::Drain { deadline } => self.drain = Some(self.drain.map_or(*deadline, |old| old.min(*deadline))),
+            Input::Tick => {}
+        }
+    }
+
+    /// Ends a request; a worker that runs it must be told.
+    pub(super) fn end(&mut self, id: RequestId) {
+        let Some(record) = self.requests.get_mut(&id) else { return };
+        if let State::Running(at) = record.state
+            && let Some(batch) = self.batches.get_mut(&at)
+        {
+            batch.withdrawn.insert(id);
+            self.step.unwanted.entry((batch.worker, batch.epoch, at)).or_default().insert(id);
+        }
+        record.state = State::Ended;
+    }
+
+    /// Ends a worker's epoch. Only the first of its batches could have been running.
+    pub(super) fn take_down(&mut self, id: WorkerId, is_suspect: bool) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        for (position, id) in worker.outstanding.into_iter().enumerate() {
+            let Some(batch) = self.batches.remove(&id) else { continue };
+            match (position, is_suspect) {
+                (0, true) => self.bisect(id, batch.requests.len() == 1, Failure::Poison),
+                (0, false) => self.lose(id),
+                _ => self.unreported(id).into_iter().for_each(|request| self.requeue(request)),
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        let late: Vec<_> = self.live().filter(|(_, record)| record.expires <= self.now).map(|(id, _)| id).collect();
+        for id in late {
+            let has_deadline_passed = self.requests[&id].deadline <= self.now;
+            let why = if has_deadline_passed { Failure::DeadlinePassed } else { Failure::QueueTimeout };
+            self.step.fails.insert(id, why);
+            self.end(id);
+        }
+    }
+
+    fn submitted(&mut self, group: &Group) {
+        if let Some(refusal) = self.refusal(group) {
+            self.step.refuses = Some((group.id, refusal));
+            return;
+        }
+        let model = &self.models[&group.model];
+        let deadline = group.deadline.unwrap_or(Timestamp::MAX);
+        for request in &group.requests {
+            let record = Record {
+                group: group.id,
+                model: group.model,
+                tenant: group.tenant,
+                class: group.class,
+                cost: request.cost,
+                arrived: self.now,
+                deadline,
+                due: deadline.min(self.now + model.objective),
+                expires: deadline.min(self.now + model.queue_time_max),
+                state: State::Queued,
+                sends: 0,
+                losses: 0,
+                suspect: None,
+            };
+            self.requests.insert(request.id, record);
+        }
+    }
+
+    fn cancelled(&mut self, group: GroupId) {
+        let members: Vec<_> = self.live().filter(|(_, record)| record.group == group).map(|(id, _)| id).collect();
+        members.into_iter().for_each(|id| self.end(id));
+    }
+
+    fn item_done(&mut self, address: Address, request: RequestId, outcome: ItemOutcome) {
+        let (_, _, id, _) = address;
+        let Some(batch) = self.batches.get_mut(&id).filter(|batch| batch.answers_to(address)) else { return };
+        batch.withdrawn.remove(&request);
+        match self.requests.get_mut(&request) {
+            Some(record) if record.state == State::Running(id) => record.state = State::Ended,
+            _ => return,
+        }
+        match outcome {
+            ItemOutcome::Ok => self.step.completes = Some(request),
+            ItemOutcome::Failed => drop(self.step.fails.insert(request, Failure::Item)),
+        }
+    }
+
+    fn configured(&mut self, models: &[ModelConfig]) {
+        self.models = models.iter().map(|model| (model.id, model.clone())).collect();
+        let orphans = self.queued().filter(|(_, record)| !self.models.contains_key(&record.model));
+        for id in orphans.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.step.fails.insert(id, Failure::ModelRemoved);
+            self.end(id);
+        }
+    }
+
+    fn current(&mut self, worker: WorkerId, epoch: Epoch) -> Option<&mut Worker> {
+        self.workers.get_mut(&worker).filter(|worker| worker.epoch == epoch)
+    }
+
+    /// Takes out a batch that ended; the next one of its worker begins.
+    fn close(&mut self, address: Address) -> Option<(BatchId, Batch)> {
+        let (worker, _, id, _) = address;
+        self.batches.get(&id).filter(|batch| batch.answers_to(address))?;
+        let batch = self.batches.remove(&id)?;
+        let outstanding = &mut self.workers.get_mut(&worker)?.outstanding;
+        outstanding.retain(|outstanding| *outstanding != id);
+        if let Some(next) = outstanding.first().and_then(|next| self.batches.get_mut(next)) {
+            next.started = next.started.or(Some(self.now));
+        }
+        Some((id, batch))
+    }
+
+    /// The requests of a batch that are without an outcome, in the order of their ids.
+    fn unreported(&self, batch: BatchId) -> Vec<RequestId> {
+        self.live().filter(|(_, record)| record.state == State::Running(batch)).map(|(id, _)| id).collect()
+    }
+
+    fn item_broke(&mut self, id: BatchId, batch: &Batch) {
+        let is_alone = self.unreported(id).len() + batch.withdrawn.len() == 1;
+        self.bisect(id, is_alone, Failure::Poison);
+    }
+
+    fn bisect(&mut self, id: BatchId, is_alone: bool, verdict: Failure) {
+        let suspects = self.unreported(id);
+        if let ([culprit], true) = (&suspects[..], is_alone) {
+            self.step.fails.insert(*culprit, verdict);
+            self.set_state(*culprit, State::Ended);
+            return;
+        }
+        let half = suspects.len().div_ceil(2);
+        for request in suspects {
+            if let Some(record) = self.requests.get_mut(&request) {
+                record.suspect = Some((id, half));
+            }
+            self.requeue(request);
+        }
+    }
+
+    fn lose(&mut self, id: BatchId) {
+        for request in self.unreported(id) {
+            let Some(record) = self.requests.get_mut(&request) else { continue };
+            record.losses += 1;
+            if record.losses >= self.limits.attempts_max.get() {
+                let attempts = Attempt(record.losses);
+                self.step.fails.insert(request, Failure::WorkerLost { attempts });
+                self.set_state(request, State::Ended);
+            } else {
+                self.requeue(request);
+            }
+        }
+    }
+
+    fn requeue(&mut self, id: RequestId) {
+        let Some(record) = self.requests.get_mut(&id) else { return };
+        match self.models.get(&record.model) {
+            Some(model) => {
+                record.state = State::Queued;
+                record.expires = record.deadline.min(self.now + model.queue_time_max);
+            }
+            None => {
+                record.state = State::Ended;
+                self.step.fails.insert(id, Failure::ModelRemoved);
+            }
+        }
+    }
+
+    fn set_state(&mut self, id: RequestId, state: State) {
+        if let Some(record) = self.requests.get_mut(&id) {
+            record.state = state;
+        }
+    }
+}
+
+type Address = (WorkerId, Epoch, BatchId, Attempt);
+
+impl Batch {
+    fn answers_to(&self, (worker, epoch, _, attempt): Address) -> bool {
+        (self.worker, self.epoch, self.attempt) == (worker, epoch, attempt)
+    }
+}
