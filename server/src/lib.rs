@@ -1,3 +1,11 @@
 //! The async shell around the scheduler.
 
 pub mod call;
+pub mod card;
+pub mod driver;
+pub mod link;
+pub mod metrics;
+pub mod registry;
+pub mod tokenize;
+pub mod supervisor;
+pub mod telemetry;
