@@ -1,0 +1,91 @@
+//! From a source to what a worker is told to load.
+
+use std::path::{Path, PathBuf};
+
+use shoal_proto::link::{EchoSource, ModelSource, model_source};
+
+use super::progress::OnProgress;
+use super::pull::PullError;
+use super::source::Source;
+use super::store::Store;
+
+/// A source a worker on this machine can load.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// What the worker is told.
+    pub source: ModelSource,
+    /// The same for people, in one line.
+    pub description: String,
+}
+
+/// Finds a model's files, pulling them if need be. Blocks, with the network only for what was never pulled.
+///
+/// A folder must hold `config.json`, `tokenizer.json` and `model.safetensors`; whether their content is sound is for
+/// [`check`](super::check::check) or the worker to say.
+pub fn resolve(source: &Source, store: &Store, on: OnProgress<'_>) -> Result<Resolved, ResolveError> {
+    match source {
+        Source::Folder(path) => {
+            let folder = find_folder(path)?;
+            let description = format!("folder {}", folder.display());
+            in_folder(&folder, description)
+        }
+        Source::Catalogue(entry) => {
+            let folder = store.pull(entry, on)?;
+            in_folder(&folder, format!("{} in {}", entry.title, folder.display()))
+        }
+        Source::Hub(hub) => {
+            let folder = store.pull_hub(hub, on)?;
+            in_folder(&folder, format!("{source} in {}", folder.display()))
+        }
+        Source::Echo => Ok(built_in(model_source::Source::Echo(EchoSource {}), source)),
+        Source::Synthetic(options) => Ok(built_in(model_source::Source::Synthetic((*options).into()), source)),
+    }
+}
+
+/// The folder a source means: `~` expanded, absolute, and with the files no model is without.
+pub(super) fn find_folder(path: &Path) -> Result<PathBuf, ResolveError> {
+    let expanded = expand(path)?;
+    let folder = expanded
+        .canonicalize()
+        .map_err(|error| ResolveError::NoFolder { folder: expanded.clone(), reason: error.to_string() })?;
+    if !folder.is_dir() {
+        return Err(ResolveError::NoFolder { folder, reason: "it is a file".to_owned() });
+    }
+    let missing: Vec<&str> = super::REQUIRED.into_iter().filter(|file| !folder.join(file).is_file()).collect();
+    if missing.is_empty() { Ok(folder) } else { Err(ResolveError::Lacks { folder, missing: missing.join(", ") }) }
+}
+
+fn expand(path: &Path) -> Result<PathBuf, ResolveError> {
+    match path.strip_prefix("~") {
+        Ok(rest) => Ok(etcetera::home_dir().map_err(|_| ResolveError::NoHome)?.join(rest)),
+        Err(_) => Ok(path.to_owned()),
+    }
+}
+
+fn in_folder(folder: &Path, description: String) -> Result<Resolved, ResolveError> {
+    let text = folder.to_str().ok_or_else(|| ResolveError::NotUtf8 { folder: folder.to_owned() })?;
+    let source = ModelSource { source: Some(model_source::Source::Folder(text.to_owned())) };
+    Ok(Resolved { source, description })
+}
+
+fn built_in(source: model_source::Source, written: &Source) -> Resolved {
+    Resolved { source: ModelSource { source: Some(source) }, description: format!("built-in {written}") }
+}
+
+/// Why there is nothing to load.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error("no folder {}: {reason}", folder.display())]
+    NoFolder { folder: PathBuf, reason: String },
+    #[error("{} lacks {missing}; a model folder has config.json, tokenizer.json and model.safetensors", folder.display())]
+    Lacks { folder: PathBuf, missing: String },
+    #[error("the path {} is not valid UTF-8", folder.display())]
+    NotUtf8 { folder: PathBuf },
+    #[error("`~` cannot be expanded, since no home folder is known")]
+    NoHome,
+}
+
+#[cfg(test)]
+mod tests;
