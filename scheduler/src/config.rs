@@ -1,5 +1,6 @@
 //! What the core is configured with: every queue and every loop has a number.
 
+use alloc::vec::Vec;
 use core::num::{NonZeroU16, NonZeroU32};
 use core::time::Duration;
 
@@ -14,7 +15,8 @@ pub struct Limits {
     pub class_requests_max: u32,
     /// Bytes of payload queued in all.
     pub queue_bytes_max: u64,
-    /// How often one request is sent to a worker before it fails.
+    /// How often a request is lost with a worker that could have been running it before it fails. Being sent again
+    /// because its batch was halved, or because its worker had not come to it, does not count.
     pub attempts_max: NonZeroU16,
 }
 
@@ -56,6 +58,6 @@ pub enum PolicyConfig {
         /// How long the oldest request may wait for a fuller batch.
         queue_delay_max: Duration,
         /// Sizes in rows worth closing at, ascending.
-        preferred_rows: alloc::vec::Vec<NonZeroU32>,
+        preferred_rows: Vec<NonZeroU32>,
     },
 }

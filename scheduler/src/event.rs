@@ -129,10 +129,17 @@ pub enum Input {
     Cancel(GroupId),
     /// A worker connected and can serve these models, none of them loaded yet.
     WorkerUp { worker: WorkerId, epoch: Epoch, models: Vec<ModelId> },
-    /// A worker can take one more batch.
+    /// A worker can take one more batch. A second credit for a slot replaces the first; one of no rows takes it back.
     WorkerCredit { worker: WorkerId, epoch: Epoch, slot: Slot, budget: Budget },
     /// One item of a running batch ended.
-    ItemDone { worker: WorkerId, epoch: Epoch, batch: BatchId, attempt: Attempt, request: RequestId, outcome: ItemOutcome },
+    ItemDone {
+        worker: WorkerId,
+        epoch: Epoch,
+        batch: BatchId,
+        attempt: Attempt,
+        request: RequestId,
+        outcome: ItemOutcome,
+    },
     /// A batch ended; items not reported before are taken as broken by the worker.
     BatchEnd { worker: WorkerId, epoch: Epoch, batch: BatchId, attempt: Attempt, compute: Duration },
     /// A batch ended without results for the items not reported before.

@@ -1,11 +1,53 @@
+//! Shoal's core: decides which requests run where, in which batches, and when.
+//!
+//! It is a state machine that is told what happened and says what to do. One [`Scheduler`] owns all state. The driver
+//! turns everything that happens into one [`Input`], calls [`Scheduler::handle`] with it and the time, takes every
+//! [`Output`] until there is none, and sleeps until the next input or [`Scheduler::poll_timeout`]:
+//!
+//! ```
+//! use std::time::Duration;
+//! use shoal_scheduler::{Input, Limits, Scheduler, Timestamp};
+//!
+//! let mut scheduler = Scheduler::new(Limits::default());
+//! let now = Timestamp::from_millis(1);
+//! scheduler.handle(now, Input::Drain { deadline: now + Duration::from_secs(10) }); // one mutation …
+//! while let Some(output) = scheduler.poll_output() { // … then drain
+//!     println!("{output:?}");
+//! }
+//! assert_eq!(scheduler.poll_timeout(), None); // nothing to come back for
+//! ```
+//!
+//! # What is absent, and why
+//!
+//! - **A clock.** Time is an argument. The same inputs at the same times give the same outputs, bit for bit, so that a
+//!   day of production can be replayed and a thousand days simulated.
+//! - **I/O, threads, locks, `std`.** The crate is `no_std` and has no dependency: the compiler proves it.
+//! - **Payloads, channels, text.** Requests are ids and costs. The driver keeps the rest by id.
+//! - **Floats and hashing.** Order is decided by integers in ordered maps, the same on every machine.
+//! - **Errors.** Configuration was checked at the edge; what can go wrong with a request is an [`Output`].
+//! - **Logging.** The driver logs inputs and outputs once; [`Scheduler::explain`] answers the rest as data.
+//!
+//! [`Scheduler`]'s own documentation explains how it is built.
+
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod admission;
+mod batch;
+mod cap;
 mod config;
 mod event;
+mod fleet;
 mod id;
+mod inflight;
+mod model;
+mod policy;
+mod queue;
+mod rate;
+mod requests;
+mod scheduler;
 mod time;
 
 pub use config::{Limits, ModelConfig, PolicyConfig};
@@ -14,4 +56,5 @@ pub use event::{
     ItemOutcome, ModelState, Output, QueueLimit, Reject, Request, Waiting, Wake,
 };
 pub use id::{Attempt, BatchId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
+pub use scheduler::{Counts, QueueCounts, Scheduler};
 pub use time::Timestamp;

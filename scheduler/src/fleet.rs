@@ -1,0 +1,216 @@
+//! The workers: which models they hold, which credits they gave, which batches they have.
+//!
+//! The table has no opinion on what to do with them. It knows workers by id across their reconnects, because what their
+//! memory holds is learned once, and because an epoch older than the last is a voice from the past.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use crate::cap::Cap;
+use crate::{BatchId, Budget, Class, Epoch, ModelId, Slot, WorkerId};
+
+/// Slots of one worker at most; credits for more are dropped.
+const SLOTS_MAX: usize = 1_024;
+/// Workers remembered after they went, at most; beyond it the one longest gone is forgotten.
+const ABSENT_MAX: usize = 1_024;
+/// How many batches in a row a worker may run for more urgent classes while one of this class waits for it. The next is
+/// led by the class: standard gets at least one batch in nine of a saturated worker, bulk one in seventeen.
+const PATIENCE: [u32; Class::ALL.len()] = [u32::MAX, 8, 16];
+
+/// What a worker does with a model it offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holding {
+    /// Not in memory and not wanted there, or dropped by the worker on its own.
+    Unloaded,
+    /// Told to load it.
+    Loading,
+    /// Can run it.
+    Ready,
+    /// Could not load it; not asked again in this epoch unless the configuration changes.
+    Failed,
+    /// Told to unload it.
+    Unloading,
+}
+
+/// A worker, connected or remembered.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// Of its connection, or of its last one.
+    pub(crate) epoch: Epoch,
+    pub(crate) link: Option<Link>,
+    /// Outlives the connection: the device behind it is the same.
+    pub(crate) caps: BTreeMap<ModelId, Cap>,
+}
+
+/// One life of a worker's connection.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    pub(crate) holdings: BTreeMap<ModelId, Holding>,
+    credits: BTreeMap<Slot, Budget>,
+    /// In the order sent. The worker is taken to run the first; those behind it have not begun.
+    pub(crate) outstanding: VecDeque<BatchId>,
+    /// Rows of the outstanding batches.
+    pub(crate) rows: u64,
+    /// By class, batches sent since one with the class in it while some of the class waited.
+    passed: [u32; Class::ALL.len()],
+}
+
+impl Link {
+    pub(crate) fn is_ready(&self, model: ModelId) -> bool {
+        self.holdings.get(&model) == Some(&Holding::Ready)
+    }
+
+    pub(crate) fn ready_models(&self) -> impl Iterator<Item = ModelId> {
+        self.holdings.iter().filter(|(_, holding)| **holding == Holding::Ready).map(|(model, _)| *model)
+    }
+
+    /// The credit to spend next: the one that allows most.
+    pub(crate) fn best_credit(&self) -> Option<(Slot, Budget)> {
+        let size = |budget: &Budget| (budget.rows, budget.tokens, budget.bytes);
+        // Of equal ones `max_by_key` keeps the last, which reversed is the lowest slot.
+        let best = self.credits.iter().rev().max_by_key(|(_, budget)| size(budget));
+        best.map(|(slot, budget)| (*slot, *budget))
+    }
+
+    /// The classes whose turn it is to lead a batch although one of `lead` could go.
+    pub(crate) fn classes_owed(&self, lead: Class) -> impl Iterator<Item = Class> {
+        let owed = |class: &Class| self.passed[*class as usize] >= PATIENCE[*class as usize];
+        Class::ALL.into_iter().filter(move |class| *class > lead).filter(owed)
+    }
+
+    /// Keeps count of turns after a batch: `taken` has a request in it, `left` still waits for this worker.
+    pub(crate) fn count_turn(&mut self, taken: [bool; Class::ALL.len()], left: [bool; Class::ALL.len()]) {
+        for (at, passed) in self.passed.iter_mut().enumerate() {
+            *passed = if taken[at] || !left[at] { 0 } else { passed.saturating_add(1) };
+        }
+    }
+}
+
+/// All workers, connected or remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    workers: BTreeMap<WorkerId, Worker>,
+    /// Connected workers with a credit.
+    free: BTreeSet<WorkerId>,
+}
+
+impl Fleet {
+    /// Takes in a new life of a worker. The old one has been disconnected before.
+    pub(crate) fn connect(&mut self, id: WorkerId, epoch: Epoch, offers: Vec<ModelId>) {
+        let holdings = offers.into_iter().map(|model| (model, Holding::Unloaded)).collect();
+        let link = Some(Link { holdings, ..Link::default() });
+        let caps = self.workers.remove(&id).map(|worker| worker.caps).unwrap_or_default();
+        self.workers.insert(id, Worker { epoch, link, caps });
+    }
+
+    /// Ends a worker's connection and hands out what was in it.
+    pub(crate) fn disconnect(&mut self, id: WorkerId) -> Option<Link> {
+        let link = self.workers.get_mut(&id)?.link.take()?;
+        self.free.remove(&id);
+        let absent = self.workers.iter().filter(|(_, worker)| worker.link.is_none());
+        if absent.clone().count() > ABSENT_MAX
+            && let Some(oldest) = absent.min_by_key(|(_, worker)| worker.epoch).map(|(id, _)| *id)
+        {
+            self.workers.remove(&oldest);
+        }
+        Some(link)
+    }
+
+    /// A worker's credit. One for a slot that has one replaces it; one of no rows takes it back. Says whether it was
+    /// accepted.
+    pub(crate) fn grant(&mut self, id: WorkerId, slot: Slot, budget: Budget) -> bool {
+        let Some(link) = self.link_mut(id) else { return false };
+        if budget.rows == 0 {
+            link.credits.remove(&slot);
+        } else if link.credits.len() >= SLOTS_MAX && !link.credits.contains_key(&slot) {
+            return false;
+        } else {
+            link.credits.insert(slot, budget);
+        }
+        self.index(id);
+        true
+    }
+
+    /// A batch goes to the worker on this credit.
+    pub(crate) fn spend(&mut self, id: WorkerId, slot: Slot, batch: BatchId, rows: u32) {
+        let Some(link) = self.link_mut(id) else { return };
+        link.credits.remove(&slot);
+        link.outstanding.push_back(batch);
+        link.rows += u64::from(rows);
+        self.index(id);
+    }
+
+    /// Learns from a batch that did not fit the worker's memory.
+    pub(crate) fn shrink_cap(&mut self, id: WorkerId, model: ModelId, rows: u32, tokens: u32) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.caps.entry(model).or_insert(Cap::NONE).shrink(rows, tokens);
+        }
+    }
+
+    /// Learns from a batch that went well.
+    pub(crate) fn count_good(&mut self, id: WorkerId, model: ModelId) {
+        if let Some(cap) = self.workers.get_mut(&id).and_then(|worker| worker.caps.get_mut(&model)) {
+            cap.count_good();
+        }
+    }
+
+    /// Forgets what was learned of models that are gone.
+    pub(crate) fn retain_caps(&mut self, keep: impl Fn(ModelId) -> bool) {
+        for worker in self.workers.values_mut() {
+            worker.caps.retain(|model, _| keep(*model));
+        }
+    }
+
+    pub(crate) fn link_mut(&mut self, id: WorkerId) -> Option<&mut Link> {
+        self.workers.get_mut(&id)?.link.as_mut()
+    }
+
+    pub(crate) fn link(&self, id: WorkerId) -> Option<&Link> {
+        self.workers.get(&id)?.link.as_ref()
+    }
+
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
+    /// Whether this is the worker's present life.
+    pub(crate) fn is_connected(&self, id: WorkerId, epoch: Epoch) -> bool {
+        self.get(id).is_some_and(|worker| worker.epoch == epoch && worker.link.is_some())
+    }
+
+    pub(crate) fn cap(&self, id: WorkerId, model: ModelId) -> Cap {
+        self.get(id).and_then(|worker| worker.caps.get(&model)).copied().unwrap_or(Cap::NONE)
+    }
+
+    /// The worker to send a batch of the model to, now: the least loaded with a credit, then the lowest id.
+    pub(crate) fn free_for(&self, model: ModelId) -> Option<WorkerId> {
+        let free = self.free.iter().filter_map(|id| Some((*id, self.link(*id)?)));
+        let ready = free.filter(|(_, link)| link.is_ready(model));
+        ready.min_by_key(|(id, link)| (link.outstanding.len(), link.rows, *id)).map(|(id, _)| id)
+    }
+
+    /// The connected workers.
+    pub(crate) fn connected(&self) -> impl Iterator<Item = (WorkerId, Epoch, &Link)> {
+        self.workers.iter().filter_map(|(id, worker)| Some((*id, worker.epoch, worker.link.as_ref()?)))
+    }
+
+    /// Credits of all workers.
+    pub(crate) fn credits(&self) -> usize {
+        self.free.iter().filter_map(|id| self.link(*id)).map(|link| link.credits.len()).sum()
+    }
+
+    /// Derives the index of free workers anew.
+    pub(crate) fn assert_invariants(&self) {
+        let free = self.connected().filter(|(_, _, link)| !link.credits.is_empty());
+        let free: BTreeSet<_> = free.map(|(id, _, _)| id).collect();
+        assert_eq!(free, self.free, "the index of workers with a credit");
+    }
+
+    fn index(&mut self, id: WorkerId) {
+        if self.link(id).is_some_and(|link| !link.credits.is_empty()) {
+            self.free.insert(id);
+        } else {
+            self.free.remove(&id);
+        }
+    }
+}

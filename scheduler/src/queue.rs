@@ -1,0 +1,248 @@
+//! The queue of one model: what waits, in which order, and what waits apart because it is suspect.
+//!
+//! Nothing here knows of workers, credits or time limits. The order is [`Rank`] and nothing else, so that a request that
+//! comes back after a loss stands where it stood before.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::batch::Draft;
+use crate::policy::Close;
+use crate::{Budget, Class, CloseReason, Cost, RequestId, Timestamp};
+
+/// The place of a request in the order of its queue: class, then due time, then id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) class: Class,
+    /// The earlier of the client's deadline and arrival plus objective.
+    pub(crate) due: Timestamp,
+    pub(crate) id: RequestId,
+}
+
+impl Rank {
+    /// Not after any rank of the class.
+    const fn first_of(class: Class) -> Self {
+        Self { class, due: Timestamp::ZERO, id: RequestId(0) }
+    }
+
+    /// Not before any rank of the class.
+    const fn last_of(class: Class) -> Self {
+        Self { class, due: Timestamp::MAX, id: RequestId(u64::MAX) }
+    }
+}
+
+/// One queued request, as far as a queue cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) rank: Rank,
+    pub(crate) arrived: Timestamp,
+    pub(crate) cost: Cost,
+}
+
+/// Sums over queued requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) requests: u64,
+    pub(crate) rows: u64,
+    pub(crate) tokens: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, cost: Cost) {
+        self.requests += 1;
+        self.rows += u64::from(cost.rows);
+        self.tokens += u64::from(cost.tokens);
+        self.bytes += cost.bytes;
+    }
+
+    pub(crate) fn remove(&mut self, cost: Cost) {
+        self.requests -= 1;
+        self.rows -= u64::from(cost.rows);
+        self.tokens -= u64::from(cost.tokens);
+        self.bytes -= cost.bytes;
+    }
+}
+
+/// The requests of one model that wait for a worker.
+///
+/// Those in `waiting` may share a batch with each other. Those in `parts` may share one only inside their part: a part
+/// is what is left of a batch that failed, and one of its members may be what broke it.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    waiting: BTreeMap<Rank, Item>,
+    /// Of `waiting`, by arrival: a policy counts from the oldest, whatever its rank.
+    arrivals: BTreeSet<(Timestamp, RequestId)>,
+    totals: Totals,
+    /// By the rank of the member that was most urgent when the part was made.
+    parts: BTreeMap<Rank, Vec<Item>>,
+    part_totals: Totals,
+    /// Requests of both kinds.
+    by_class: [u64; Class::ALL.len()],
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, item: Item) {
+        self.totals.add(item.cost);
+        self.by_class[item.rank.class as usize] += 1;
+        self.arrivals.insert((item.arrived, item.rank.id));
+        self.waiting.insert(item.rank, item);
+    }
+
+    /// Takes one request out of the waiting ones.
+    pub(crate) fn remove(&mut self, rank: Rank) {
+        if let Some(item) = self.waiting.remove(&rank) {
+            self.arrivals.remove(&(item.arrived, rank.id));
+            self.totals.remove(item.cost);
+            self.by_class[rank.class as usize] -= 1;
+        }
+    }
+
+    /// Adds a part and says under which rank it stands; `None` when it has no members.
+    pub(crate) fn push_part(&mut self, members: Vec<Item>) -> Option<Rank> {
+        let rank = members.iter().map(|item| item.rank).min()?;
+        for item in &members {
+            self.part_totals.add(item.cost);
+            self.by_class[item.rank.class as usize] += 1;
+        }
+        self.parts.insert(rank, members);
+        Some(rank)
+    }
+
+    /// Takes one request out of its part. The part keeps its place in the order even when its head goes.
+    pub(crate) fn remove_member(&mut self, part: Rank, id: RequestId) {
+        let Some(members) = self.parts.get_mut(&part) else { return };
+        if let Some(at) = members.iter().position(|item| item.rank.id == id) {
+            let item = members.remove(at);
+            self.part_totals.remove(item.cost);
+            self.by_class[item.rank.class as usize] -= 1;
+        }
+        if members.is_empty() {
+            self.parts.remove(&part);
+        }
+    }
+
+    /// Moves waiting requests into the draft, those of `lead` first, then the others by rank, until one does not fit.
+    /// Says what closed the batch.
+    pub(crate) fn fill(&mut self, draft: &mut Draft, lead: Class, close: Close) -> CloseReason {
+        while let Some(item) = self.next_led_by(lead) {
+            if let Err(full) = draft.offer(item, close.rows_max) {
+                return if full == CloseReason::Rows && draft.rows == close.rows_max { close.why } else { full };
+            }
+            self.remove(item.rank);
+        }
+        close.why
+    }
+
+    /// Moves a part into the draft, as much of it as fits and at least one request. Returns the rest, which is no
+    /// longer queued.
+    pub(crate) fn take_part(&mut self, draft: &mut Draft, part: Rank) -> Vec<Item> {
+        let members = self.parts.remove(&part).unwrap_or_default();
+        let fitting = members.iter().take_while(|item| draft.offer(**item, u32::MAX).is_ok()).count();
+        for item in &members {
+            self.part_totals.remove(item.cost);
+            self.by_class[item.rank.class as usize] -= 1;
+        }
+        members[fitting..].to_vec()
+    }
+
+    /// The most urgent waiting request, of one class if one is named.
+    pub(crate) fn head(&self, class: Option<Class>) -> Option<Rank> {
+        first_of(&self.waiting, class)
+    }
+
+    /// The most urgent part, of one class if one is named.
+    pub(crate) fn part_head(&self, class: Option<Class>) -> Option<Rank> {
+        first_of(&self.parts, class)
+    }
+
+    /// When the oldest waiting request arrived.
+    pub(crate) fn oldest_waiting(&self) -> Option<Timestamp> {
+        self.arrivals.first().map(|(arrived, _)| *arrived)
+    }
+
+    /// When the oldest request, waiting or in a part, arrived.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        let in_parts = self.parts.values().flatten().map(|item| item.arrived);
+        in_parts.chain(self.oldest_waiting()).min()
+    }
+
+    /// Sums over the waiting requests, those in parts left out.
+    pub(crate) fn waiting(&self) -> Totals {
+        self.totals
+    }
+
+    /// Sums over all requests, those in parts included.
+    pub(crate) fn totals(&self) -> Totals {
+        let (one, other) = (self.totals, self.part_totals);
+        Totals {
+            requests: one.requests + other.requests,
+            rows: one.rows + other.rows,
+            tokens: one.tokens + other.tokens,
+            bytes: one.bytes + other.bytes,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.parts.is_empty()
+    }
+
+    pub(crate) fn has_class(&self, class: Class) -> bool {
+        self.by_class[class as usize] > 0
+    }
+
+    /// How many requests stand before this rank, those in parts counted by their own rank.
+    pub(crate) fn position(&self, rank: Rank) -> usize {
+        let in_parts = self.parts.values().flatten().filter(|item| item.rank < rank).count();
+        self.waiting.range(..rank).count() + in_parts
+    }
+
+    /// Every queued request, with the rank of its part if it is in one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Item, Option<Rank>)> {
+        let waiting = self.waiting.values().map(|item| (*item, None));
+        let parts = self.parts.iter().flat_map(|(part, items)| items.iter().map(|item| (*item, Some(*part))));
+        waiting.chain(parts)
+    }
+
+    /// Derives every index and sum anew.
+    pub(crate) fn assert_invariants(&self) {
+        let (mut totals, mut part_totals, mut by_class) = (Totals::default(), Totals::default(), [0; Class::ALL.len()]);
+        for (item, part) in self.iter() {
+            by_class[item.rank.class as usize] += 1;
+            if part.is_some() { part_totals.add(item.cost) } else { totals.add(item.cost) }
+        }
+        assert_eq!((totals, part_totals), (self.totals, self.part_totals), "the sums of the queue");
+        assert_eq!(by_class, self.by_class, "requests by class");
+        assert!(self.waiting.iter().all(|(rank, item)| *rank == item.rank), "a request stands under its own rank");
+        let arrivals: BTreeSet<_> = self.waiting.values().map(|item| (item.arrived, item.rank.id)).collect();
+        assert_eq!(arrivals, self.arrivals, "arrivals of the waiting requests");
+        assert!(self.parts.values().all(|members| !members.is_empty()), "a part has members");
+    }
+
+    fn next_led_by(&self, lead: Class) -> Option<Item> {
+        let rank = self.head(Some(lead)).or_else(|| self.head(None))?;
+        self.waiting.get(&rank).copied()
+    }
+}
+
+/// What a queue lets others see of itself when it is asked whether a batch should be closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueView {
+    /// When the oldest waiting request arrived.
+    pub(crate) oldest: Timestamp,
+    /// Rows waiting.
+    pub(crate) rows: u64,
+    /// Tokens waiting.
+    pub(crate) tokens: u64,
+    /// Bytes waiting.
+    pub(crate) bytes: u64,
+    /// What one batch may hold on the worker that has a credit.
+    pub(crate) budget: Budget,
+}
+
+fn first_of<V>(map: &BTreeMap<Rank, V>, class: Option<Class>) -> Option<Rank> {
+    match class {
+        Some(class) => map.range(Rank::first_of(class)..=Rank::last_of(class)).next().map(|(rank, _)| *rank),
+        None => map.first_key_value().map(|(rank, _)| *rank),
+    }
+}

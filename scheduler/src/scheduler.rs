@@ -1,0 +1,256 @@
+//! The state machine that owns everything.
+//!
+//! This file is the frame: time, the dispatch of inputs, the maintenance after each. What an input does is in the file
+//! of its subject below; the tables it works on know nothing of each other.
+
+mod config;
+mod expiry;
+mod explain;
+mod intake;
+mod invariants;
+mod placement;
+mod places;
+mod recovery;
+mod replies;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::admission::Admission;
+use crate::fleet::Fleet;
+use crate::inflight::InFlight;
+use crate::model::Model;
+use crate::requests::Requests;
+use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
+
+/// Decides which requests run where, and when.
+///
+/// # How it is built
+///
+/// One owner, no locks, no clock, no I/O. The driver tells it what happened with [`handle`](Self::handle), takes all
+/// [`Output`]s with [`poll_output`](Self::poll_output) and carries them out, then sleeps until
+/// [`poll_timeout`](Self::poll_timeout) or the next event. Every call of `handle` does the same five things:
+///
+/// 1. Time moves. Requests whose deadline or queue time has passed end, wherever they are.
+/// 2. The input changes the tables. No input dispatches anything by itself: that is what makes batches.
+/// 3. A batch that has run for too long takes its worker with it.
+/// 4. While a model has work and a worker that holds it has a credit, a batch is formed *then*, from everything queued
+///    at that instant, and sent.
+/// 5. A drain that has nothing left, or no time left, ends.
+///
+/// The state is five tables. A request is in exactly one place at a time, and only `places` moves it:
+///
+/// | table | keeps |
+/// |---|---|
+/// | `requests` | every live request: where it is, whose, when it expires |
+/// | `models` | configuration, policy and queue of each model |
+/// | `admission` | what is queued per tenant, class and byte, and how fast it went lately |
+/// | `fleet` | workers, the models they hold, their credits, what their memory was found to hold |
+/// | `inflight` | batches with workers, and which of them is overdue when |
+///
+/// # Which batch is next
+///
+/// Requests of a model are ordered by class, then by the earlier of their deadline and their arrival plus the model's
+/// objective, then by id. Among models the one with the first head goes first, on the worker with the fewest batches
+/// and rows outstanding. A worker that has run 8 batches past waiting standard requests, or 16 past bulk ones, gives
+/// the next batch's lead to that class, so neither ever starves. A head that does not fit what is left of the budget
+/// closes the batch; it is never skipped. A head that exceeds the whole budget runs alone.
+///
+/// # What happens when a batch fails
+///
+/// What a worker could have been running when it crashed, hung or reported a broken item is suspect: the requests
+/// without a result are halved, and each half runs apart from everything else until the culprit is alone. What was lost
+/// from outside, or was still behind another batch, is innocent: it goes back to its old place in the queue.
+/// A request fails for losses only when it was lost `attempts_max` times.
+#[derive(Debug)]
+pub struct Scheduler {
+    /// The latest time ever told.
+    now: Timestamp,
+    requests: Requests,
+    models: BTreeMap<ModelId, Model>,
+    admission: Admission,
+    fleet: Fleet,
+    inflight: InFlight,
+    /// Models that may have become dispatchable in this call. Empty between calls.
+    stirred: BTreeSet<ModelId>,
+    /// When a policy wants to look again, by time; the same as every model's `wake`.
+    wakes: BTreeSet<(Timestamp, ModelId)>,
+    drain: Drain,
+    outputs: VecDeque<Output>,
+    replies_dropped: u64,
+    clock_reversals: u64,
+}
+
+/// How far a shutdown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    Until(Timestamp),
+    Done,
+}
+
+/// How much of everything there is right now, and two counts of what went wrong since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests queued, by class in the order of [`Class::ALL`].
+    pub queued_by_class: [u64; Class::ALL.len()],
+    /// Bytes of payload queued.
+    pub bytes_queued: u64,
+    /// Requests with workers.
+    pub running: u64,
+    /// Batches with workers.
+    pub batches: u64,
+    /// Workers connected.
+    pub workers: u64,
+    /// Credits not spent.
+    pub credits: u64,
+    /// Replies dropped since the start because they were stale: of an old epoch, a batch that ended, a request that
+    /// nobody waits for any more.
+    pub replies_dropped: u64,
+    /// How often since the start the driver's time went backwards and was held.
+    pub clock_reversals: u64,
+}
+
+impl Counts {
+    /// Requests queued, of all classes.
+    pub fn queued(&self) -> u64 {
+        self.queued_by_class.iter().sum()
+    }
+}
+
+/// How much is queued for one model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Requests.
+    pub requests: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// When the oldest of them arrived. The driver's clock says how long ago that is.
+    pub oldest: Option<Timestamp>,
+}
+
+impl Scheduler {
+    /// A scheduler with no models and no workers.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            now: Timestamp::ZERO,
+            requests: Requests::default(),
+            models: BTreeMap::new(),
+            admission: Admission::new(limits),
+            fleet: Fleet::default(),
+            inflight: InFlight::default(),
+            stirred: BTreeSet::new(),
+            wakes: BTreeSet::new(),
+            drain: Drain::No,
+            outputs: VecDeque::new(),
+            replies_dropped: 0,
+            clock_reversals: 0,
+        }
+    }
+
+    /// Takes in one event. Afterwards [`poll_output`](Self::poll_output) must be drained, and
+    /// [`poll_timeout`](Self::poll_timeout) asked again.
+    ///
+    /// A `now` before the last one is held at the last one and counted.
+    ///
+    /// # Panics
+    ///
+    /// Panics when a group or request is submitted under an id that is in use. Ids are the driver's own; to go on
+    /// would be to give one request the answer of another.
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        if now < self.now {
+            self.clock_reversals += 1;
+        }
+        self.now = self.now.max(now);
+        self.expire();
+        self.apply(input);
+        self.maintain();
+    }
+
+    /// The next thing to do, in order. To be asked until it says `None` after every [`handle`](Self::handle).
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to come back with [`Input::Tick`] if nothing happens before, and why. Always later than the last `now`.
+    pub fn poll_timeout(&self) -> Option<(Timestamp, Wake)> {
+        let expiry = self.requests.first_expiry().map(|(at, _)| (at, Wake::Expiry));
+        let overdue = self.inflight.first_overdue().map(|(at, batch)| (at, Wake::BatchOverdue(batch)));
+        let policy = self.wakes.first().map(|(at, model)| (*at, Wake::Policy(*model)));
+        let drain = match self.drain {
+            Drain::Until(deadline) => Some((deadline, Wake::DrainDeadline)),
+            Drain::No | Drain::Done => None,
+        };
+        let wakes = [expiry, overdue, policy, drain].into_iter().flatten();
+        wakes.filter(|(at, _)| *at != Timestamp::MAX).min_by_key(|(at, _)| *at)
+    }
+
+    /// Numbers for metrics, cheap enough to take after every event.
+    pub fn counts(&self) -> Counts {
+        let queued_by_class = self.admission.queued_by_class();
+        Counts {
+            queued_by_class,
+            bytes_queued: self.admission.bytes_queued(),
+            running: self.requests.len() as u64 - queued_by_class.iter().sum::<u64>(),
+            batches: self.inflight.len() as u64,
+            workers: self.fleet.connected().count() as u64,
+            credits: self.fleet.credits() as u64,
+            replies_dropped: self.replies_dropped,
+            clock_reversals: self.clock_reversals,
+        }
+    }
+
+    /// Numbers of one model's queue; `None` when no such model is configured.
+    pub fn queue(&self, model: ModelId) -> Option<QueueCounts> {
+        let queue = &self.models.get(&model)?.queue;
+        let totals = queue.totals();
+        Some(QueueCounts {
+            requests: totals.requests,
+            rows: totals.rows,
+            tokens: totals.tokens,
+            bytes: totals.bytes,
+            oldest: queue.oldest(),
+        })
+    }
+
+    fn apply(&mut self, input: Input) {
+        match input {
+            Input::SubmitGroup(group) => self.submit(group),
+            Input::Cancel(group) => self.cancel(group),
+            Input::WorkerUp { worker, epoch, models } => self.worker_up(worker, epoch, models),
+            Input::WorkerCredit { worker, epoch, slot, budget } => self.worker_credit(worker, epoch, slot, budget),
+            Input::ItemDone { worker, epoch, batch, attempt, request, outcome } => {
+                self.item_done((worker, epoch, batch, attempt), request, outcome);
+            }
+            Input::BatchEnd { worker, epoch, batch, attempt, compute: _ } => {
+                self.batch_end((worker, epoch, batch, attempt));
+            }
+            Input::BatchFailed { worker, epoch, batch, attempt, reason } => {
+                self.batch_failed((worker, epoch, batch, attempt), reason);
+            }
+            Input::WorkerDown { worker, epoch, cause } => self.worker_down(worker, epoch, cause),
+            Input::ModelState { worker, epoch, model, state } => self.model_state(worker, epoch, model, state),
+            Input::ConfigChanged(models) => self.config_changed(models),
+            Input::Drain { deadline } => self.start_drain(deadline),
+            Input::Tick => {}
+        }
+    }
+
+    /// Brings every input to the same end state, whatever it was.
+    fn maintain(&mut self) {
+        self.replace_overdue();
+        self.wake_policies();
+        self.dispatch();
+        // A queue time of zero ends at once what found no worker at once.
+        self.expire();
+        self.continue_drain();
+        // Policies that waited for what just ended must be asked again.
+        self.dispatch();
+    }
+}

@@ -1,0 +1,100 @@
+//! Everything that must hold between two inputs, derived anew.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use super::Scheduler;
+use crate::policy::Decision;
+use crate::requests::Place;
+use crate::{BatchId, Class, RequestId};
+
+impl Scheduler {
+    /// Checks every index, sum and promise against the requests themselves. For tests and the simulator; takes time in
+    /// the number of requests.
+    ///
+    /// # Panics
+    ///
+    /// Panics with the name of the first one that does not hold.
+    pub fn assert_invariants(&self) {
+        self.requests.assert_invariants();
+        self.inflight.assert_invariants();
+        self.fleet.assert_invariants();
+        self.models.values().for_each(|model| model.queue.assert_invariants());
+        self.assert_each_request_is_in_its_place();
+        self.assert_sums();
+        self.assert_batches_and_workers_agree();
+        self.assert_nothing_waits_that_could_run();
+        let timeout = self.poll_timeout();
+        assert!(timeout.is_none_or(|(at, _)| at > self.now), "nothing is due at {:?}: {timeout:?}", self.now);
+    }
+
+    fn assert_each_request_is_in_its_place(&self) {
+        let mut found = BTreeMap::<RequestId, Place>::new();
+        for (id, model) in &self.models {
+            assert_eq!(*id, model.config.id, "a model stands under its own id");
+            for (item, part) in model.queue.iter() {
+                let place = part.map_or(Place::Queued, Place::Isolated);
+                assert!(found.insert(item.rank.id, place).is_none(), "request {} is queued once", item.rank.id);
+                let request = self.requests.get(item.rank.id).expect("a queued request is live");
+                assert_eq!((request.model, request.item(item.rank.id)), (*id, item), "a request as queued");
+            }
+        }
+        for (id, batch) in self.inflight.iter() {
+            for request in batch.requests.iter().filter(|request| self.requests.is_running(**request, id)) {
+                assert!(found.insert(*request, Place::Running(id)).is_none(), "request {request} is in one place");
+                assert!(!batch.withdrawn.contains(request), "a running request was not withdrawn");
+            }
+        }
+        let places: BTreeMap<_, _> = self.requests.iter().map(|(id, request)| (id, request.place)).collect();
+        assert_eq!(places, found, "every live request is where it says it is");
+    }
+
+    fn assert_sums(&self) {
+        let queued = || self.requests.iter().filter(|(_, request)| !matches!(request.place, Place::Running(_)));
+        let mut by_tenant = BTreeMap::new();
+        let mut by_class = [0; Class::ALL.len()];
+        for (_, request) in queued() {
+            *by_tenant.entry(request.tenant).or_insert(0) += 1;
+            by_class[request.class as usize] += 1;
+        }
+        assert_eq!(self.admission.queued_by_tenant(), by_tenant, "requests queued by tenant");
+        assert_eq!(self.admission.queued_by_class(), by_class, "requests queued by class");
+        let bytes: u64 = queued().map(|(_, request)| request.cost.bytes).sum();
+        assert_eq!(self.admission.bytes_queued(), bytes, "bytes queued");
+        let wakes: BTreeSet<_> = self.models.iter().filter_map(|(id, model)| Some((model.wake?, *id))).collect();
+        assert_eq!(self.wakes, wakes, "the index of policy wakes");
+    }
+
+    fn assert_batches_and_workers_agree(&self) {
+        let mut held = BTreeSet::<BatchId>::new();
+        for (worker, epoch, link) in self.fleet.connected() {
+            let mut rows = 0;
+            for (position, id) in link.outstanding.iter().enumerate() {
+                let batch = self.inflight.get(*id).expect("an outstanding batch is in flight");
+                assert_eq!((batch.worker, batch.epoch), (worker, epoch), "batch {id} is with worker {worker}");
+                assert_eq!(batch.overdue.is_some(), position == 0, "the clock of batch {id} runs when it is first");
+                rows += u64::from(batch.rows);
+                held.insert(*id);
+            }
+            assert_eq!(link.rows, rows, "rows outstanding of worker {worker}");
+        }
+        let in_flight: BTreeSet<_> = self.inflight.iter().map(|(id, _)| id).collect();
+        assert_eq!(held, in_flight, "every batch in flight is with a connected worker");
+    }
+
+    fn assert_nothing_waits_that_could_run(&self) {
+        assert!(self.stirred.is_empty(), "every stirred model was looked at");
+        for (id, model) in &self.models {
+            assert!(model.wake.is_none() || !model.queue.is_empty(), "model {id} wakes for something");
+            let Some((_, budget)) = self.fleet.free_for(*id).and_then(|worker| self.credit(*id, worker)) else {
+                continue;
+            };
+            assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
+            let wake = match model.decide(self.now, budget, self.is_draining()) {
+                None => None,
+                Some(Decision::WaitUntil(until)) => Some(until),
+                Some(Decision::Close(_)) => panic!("model {id} has a credit and a batch to close"),
+            };
+            assert_eq!(model.wake, wake, "model {id} wakes when its policy said");
+        }
+    }
+}

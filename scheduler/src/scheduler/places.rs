@@ -1,0 +1,115 @@
+//! The moves of a request between queue, part, worker and end. Every other file moves requests only through these, so
+//! that all tables stay in step.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::Scheduler;
+use crate::queue::Item;
+use crate::requests::{Live, Place};
+use crate::{BatchId, Failure, ModelId, Output, RequestId};
+
+/// Running requests that are no longer wanted, to be told to their workers batch by batch.
+#[derive(Debug, Default)]
+pub(super) struct Unwanted(BTreeMap<BatchId, Vec<RequestId>>);
+
+impl Scheduler {
+    /// Queues a request that is nowhere, or fails it when its model is gone.
+    pub(super) fn enqueue(&mut self, id: RequestId) {
+        let Some(request) = self.requests.get(id).copied() else { return };
+        let Some(model) = self.models.get_mut(&request.model) else {
+            self.fail(id, Failure::ModelRemoved);
+            return;
+        };
+        model.queue.push(request.item(id));
+        let expires = request.deadline.min(model.queue_timeout(self.now));
+        self.requests.put(id, Place::Queued, self.now, expires);
+        self.admission.enter(&request);
+        self.stirred.insert(request.model);
+    }
+
+    /// Queues requests of one model that are nowhere as one part, or fails them when the model is gone.
+    pub(super) fn isolate(&mut self, ids: &[RequestId]) {
+        let requests: Vec<(RequestId, Live)> =
+            ids.iter().filter_map(|id| Some((*id, *self.requests.get(*id)?))).collect();
+        let Some((_, first)) = requests.first() else { return };
+        let Some(model) = self.models.get_mut(&first.model) else {
+            ids.iter().for_each(|id| self.fail(*id, Failure::ModelRemoved));
+            return;
+        };
+        let members: Vec<Item> = requests.iter().map(|(id, request)| request.item(*id)).collect();
+        let Some(part) = model.queue.push_part(members) else { return };
+        let timeout = model.queue_timeout(self.now);
+        self.stirred.insert(first.model);
+        for (id, request) in &requests {
+            self.requests.put(*id, Place::Isolated(part), self.now, request.deadline.min(timeout));
+            self.admission.enter(request);
+        }
+    }
+
+    /// What did not fit a worker's budget of a part stays queued, as a part of its own.
+    pub(super) fn keep_apart(&mut self, model: ModelId, rest: &[Item]) {
+        let part = self.models.get_mut(&model).and_then(|model| model.queue.push_part(rest.to_vec()));
+        for id in rest.iter().map(|item| item.rank.id) {
+            let request = self.requests.get(id).map(|request| (request.since, request.expires));
+            if let (Some(part), Some((since, expires))) = (part, request) {
+                self.requests.put(id, Place::Isolated(part), since, expires);
+            }
+        }
+    }
+
+    /// Hands queued requests, already taken out of their queue, to a worker. Returns their highest attempt.
+    pub(super) fn run(&mut self, ids: &[RequestId], batch: BatchId) -> u16 {
+        let mut highest = 0;
+        for id in ids {
+            let Some(request) = self.requests.get(*id).copied() else { continue };
+            self.admission.serve(self.now, &request);
+            self.requests.put(*id, Place::Running(batch), self.now, request.deadline);
+            highest = self.requests.count_attempt(*id).max(highest);
+        }
+        highest
+    }
+
+    /// Ends a request without a word, wherever it is.
+    pub(super) fn drop_request(&mut self, id: RequestId, unwanted: &mut Unwanted) {
+        let Some(request) = self.requests.remove(id) else { return };
+        match request.place {
+            Place::Between => {}
+            Place::Running(batch) => {
+                self.inflight.withdraw(batch, id);
+                unwanted.0.entry(batch).or_default().push(id);
+            }
+            Place::Queued => {
+                self.admission.leave(&request);
+                if let Some(model) = self.models.get_mut(&request.model) {
+                    model.queue.remove(request.item(id).rank);
+                }
+                // Its policy may have been waiting on this very request.
+                self.stirred.insert(request.model);
+            }
+            Place::Isolated(part) => {
+                self.admission.leave(&request);
+                if let Some(model) = self.models.get_mut(&request.model) {
+                    model.queue.remove_member(part, id);
+                }
+            }
+        }
+    }
+
+    /// Fails a request that is nowhere.
+    pub(super) fn fail(&mut self, id: RequestId, why: Failure) {
+        if self.requests.remove(id).is_some() {
+            self.outputs.push_back(Output::Fail { request: id, why });
+        }
+    }
+
+    /// Tells the workers what is no longer wanted of them.
+    pub(super) fn cancel_running(&mut self, unwanted: Unwanted) {
+        for (id, requests) in unwanted.0 {
+            if let Some(batch) = self.inflight.get(id) {
+                let (worker, epoch) = (batch.worker, batch.epoch);
+                self.outputs.push_back(Output::CancelRunning { worker, epoch, batch: id, requests });
+            }
+        }
+    }
+}

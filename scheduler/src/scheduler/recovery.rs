@@ -1,0 +1,82 @@
+//! What becomes of requests whose batch failed under them: retried in place, halved apart, or given up.
+//!
+//! Every way through here ends. A suspect batch is halved until one request is alone; losses are counted and bounded.
+
+use alloc::vec::Vec;
+
+use super::Scheduler;
+use crate::inflight::Batch;
+use crate::requests::Place;
+use crate::{Attempt, Failure, RequestId};
+
+impl Scheduler {
+    /// One of the items broke the batch. The culprit may be a withdrawn one, so one that is left is guilty only when
+    /// nothing else was.
+    pub(super) fn suspect_items(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        let is_alone = unreported.len() + batch.withdrawn.len() == 1;
+        self.bisect(unreported, is_alone, Failure::Poison);
+    }
+
+    /// The batch took its worker down. A crash may come late, so items with a result do not clear the one without: it
+    /// is guilty only when nothing else was in the batch.
+    pub(super) fn suspect_crash(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        self.bisect(unreported, batch.requests.len() == 1, Failure::Poison);
+    }
+
+    /// The batch did not fit the worker's memory. Parts teach nothing: one request too large for any device would drag
+    /// the cap down through all its halves.
+    pub(super) fn shrink(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        if !batch.isolated {
+            self.fleet.shrink_cap(batch.worker, batch.model, batch.rows, batch.tokens);
+        }
+        self.bisect(unreported, batch.requests.len() == 1, Failure::OutOfMemory);
+    }
+
+    /// The batch was lost while it could have been running, through no fault of its own.
+    pub(super) fn lose(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        let mut kept = Vec::with_capacity(unreported.len());
+        for id in unreported {
+            let losses = self.requests.count_loss(*id);
+            if losses >= self.admission.attempts_max() {
+                self.fail(*id, Failure::WorkerLost { attempts: Attempt(losses) });
+            } else {
+                kept.push(*id);
+            }
+        }
+        self.requeue(batch, &kept);
+    }
+
+    /// The batch never ran. Its requests go back to where they were; a part stays apart.
+    pub(super) fn requeue(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        if batch.isolated {
+            self.isolate(unreported);
+        } else {
+            unreported.iter().for_each(|id| self.enqueue(*id));
+        }
+    }
+
+    /// The requests of a batch that ended without a result, taken from the worker.
+    pub(super) fn unreported(&mut self, batch: &Batch) -> Vec<RequestId> {
+        let mut unreported = Vec::new();
+        for id in &batch.requests {
+            let Some(request) = self.requests.get(*id).copied() else { continue };
+            if matches!(request.place, Place::Running(_)) {
+                self.requests.put(*id, Place::Between, self.now, request.expires);
+                unreported.push(*id);
+            }
+        }
+        unreported
+    }
+
+    /// Fails the one culprit, or halves the suspects.
+    fn bisect(&mut self, suspects: &[RequestId], is_alone: bool, verdict: Failure) {
+        match suspects {
+            [culprit] if is_alone => self.fail(*culprit, verdict),
+            _ => {
+                let (one, other) = suspects.split_at(suspects.len().div_ceil(2));
+                self.isolate(one);
+                self.isolate(other);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What workers say about batches. Anything that does not name a batch as it is now is dropped and counted.
+
+use super::Scheduler;
+use crate::inflight::Batch;
+use crate::{Attempt, BatchFailure, BatchId, Epoch, Failure, ItemOutcome, Output, RequestId, WorkerId};
+
+/// How a reply names the batch it is about.
+pub(super) type Address = (WorkerId, Epoch, BatchId, Attempt);
+
+impl Scheduler {
+    /// One request has its outcome.
+    pub(super) fn item_done(&mut self, address: Address, request: RequestId, outcome: ItemOutcome) {
+        let (_, _, batch, _) = address;
+        if !self.is_current(address) || !self.requests.is_running(request, batch) {
+            self.replies_dropped += 1;
+            if self.is_current(address) {
+                self.inflight.report_withdrawn(batch, request);
+            }
+            return;
+        }
+        match outcome {
+            ItemOutcome::Ok => {
+                self.requests.remove(request);
+                self.outputs.push_back(Output::Complete { request });
+            }
+            ItemOutcome::Failed => self.fail(request, Failure::Item),
+        }
+    }
+
+    /// The worker is through with a batch. What it did not report, it broke.
+    pub(super) fn batch_end(&mut self, address: Address) {
+        let Some(batch) = self.close(address) else { return };
+        let unreported = self.unreported(&batch);
+        if unreported.is_empty() {
+            self.fleet.count_good(batch.worker, batch.model);
+        } else {
+            self.suspect_items(&batch, &unreported);
+        }
+    }
+
+    /// The worker could not get through with a batch.
+    pub(super) fn batch_failed(&mut self, address: Address, reason: BatchFailure) {
+        let Some(batch) = self.close(address) else { return };
+        let unreported = self.unreported(&batch);
+        match reason {
+            BatchFailure::Item => self.suspect_items(&batch, &unreported),
+            BatchFailure::OutOfMemory => self.shrink(&batch, &unreported),
+            BatchFailure::Device | BatchFailure::Timeout => self.lose(&batch, &unreported),
+        }
+    }
+
+    /// Takes a batch that ended out of the tables, if the reply is about it.
+    fn close(&mut self, address: Address) -> Option<Batch> {
+        if !self.is_current(address) {
+            self.replies_dropped += 1;
+            return None;
+        }
+        let (worker, _, id, _) = address;
+        let batch = self.inflight.remove(id)?;
+        let link = self.fleet.link_mut(worker)?;
+        let was_first = link.outstanding.front() == Some(&id);
+        link.outstanding.retain(|outstanding| *outstanding != id);
+        link.rows -= u64::from(batch.rows);
+        if was_first && let Some(next) = link.outstanding.front().copied() {
+            self.inflight.start_clock(next, self.now);
+        }
+        self.stir_waiting();
+        self.unload_if_unwanted(worker, batch.model);
+        Some(batch)
+    }
+
+    fn is_current(&self, (worker, epoch, batch, attempt): Address) -> bool {
+        let batch = self.inflight.get(batch);
+        batch.is_some_and(|batch| (batch.worker, batch.epoch, batch.attempt) == (worker, epoch, attempt))
+    }
+}

@@ -1,0 +1,158 @@
+//! Workers that crash, are lost, leave, or come back.
+
+use super::*;
+
+#[test]
+fn sends_lost_requests_again_in_their_old_place_with_their_old_deadline() {
+    let mut stage = Stage::with_worker();
+    let deadline = stage.now + ms(300);
+    stage.submit(Group { deadline: Some(deadline), ..call(1, [1]) });
+    stage.take(WORKER);
+    stage.pass(50);
+    stage.queue([2]);
+    assert_eq!(stage.down(WORKER, DownCause::Lost), []);
+    stage.ready(WORKER);
+    let again = stage.take(WORKER);
+    assert_eq!((ids(&again), again.attempt, again.close), (vec![1, 2], Attempt(2), CloseReason::Drained));
+    assert_eq!(stage.pass(250), [failed(1, Failure::DeadlinePassed), cancel_running(&again, &[1])]);
+}
+
+#[test]
+fn gives_up_a_request_whose_worker_was_lost_too_often() {
+    let limits = Limits { attempts_max: NonZeroU16::new(2).unwrap(), ..Limits::default() };
+    for cause in [DownCause::Lost, DownCause::Left] {
+        let mut stage = Stage::new(limits, vec![config(MODEL)]);
+        stage.queue([1]);
+        stage.ready(WORKER);
+        stage.take(WORKER);
+        assert_eq!(stage.down(WORKER, cause), []);
+        stage.ready(WORKER);
+        stage.take(WORKER);
+        assert_eq!(stage.down(WORKER, cause), [failed(1, Failure::WorkerLost { attempts: Attempt(2) })]);
+    }
+}
+
+#[test]
+fn suspects_the_batch_that_ran_when_its_worker_crashed() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1, 2, 3]);
+    stage.take(WORKER);
+    stage.down(WORKER, DownCause::Crashed);
+    stage.ready(WORKER);
+    let half = stage.take(WORKER);
+    assert_eq!((ids(&half), half.close), (vec![1, 2], CloseReason::Isolated));
+}
+
+#[test]
+fn convicts_a_request_that_crashed_its_worker_alone() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1]);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::Crashed), [failed(1, Failure::Poison)]);
+}
+
+#[test]
+fn gives_the_last_unreported_of_a_crashed_batch_one_run_alone() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1, 2]);
+    let batch = stage.take(WORKER);
+    stage.item(&batch, 1, ItemOutcome::Ok);
+    assert_eq!(stage.down(WORKER, DownCause::Crashed), []);
+    stage.ready(WORKER);
+    assert_eq!(ids(&stage.take(WORKER)), [2]);
+    assert_eq!(stage.down(WORKER, DownCause::Crashed), [failed(2, Failure::Poison)]);
+}
+
+#[test]
+fn does_not_suspect_a_batch_that_was_still_behind_another() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1]);
+    stage.take(WORKER);
+    stage.queue([2, 3]);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::Crashed), [failed(1, Failure::Poison)]);
+    stage.ready(WORKER);
+    let again = stage.take(WORKER);
+    assert_eq!((ids(&again), again.close), (vec![2, 3], CloseReason::Drained));
+}
+
+#[test]
+fn does_not_count_a_loss_against_a_batch_that_had_not_begun() {
+    let limits = Limits { attempts_max: NonZeroU16::MIN, ..Limits::default() };
+    let mut stage = Stage::new(limits, vec![config(MODEL)]);
+    stage.ready(WORKER);
+    stage.queue([1]);
+    stage.take(WORKER);
+    stage.queue([2]);
+    stage.take(WORKER);
+    let lost = Failure::WorkerLost { attempts: Attempt(1) };
+    assert_eq!(stage.down(WORKER, DownCause::Lost), [failed(1, lost)]);
+    stage.ready(WORKER);
+    assert_eq!(ids(&stage.take(WORKER)), [2]);
+}
+
+#[test]
+fn keeps_a_part_apart_when_it_is_lost() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1, 2, 3, 4]);
+    stage.take(WORKER);
+    stage.down(WORKER, DownCause::Crashed);
+    stage.ready(WORKER);
+    assert_eq!(ids(&stage.take(WORKER)), [1, 2]);
+    stage.queue([5]);
+    stage.down(WORKER, DownCause::Lost);
+    stage.ready(WORKER);
+    let batches: Vec<_> = (0..3).map(|_| ids(&stage.take(WORKER))).collect();
+    assert_eq!(batches, [vec![1, 2], vec![3, 4], vec![5]]);
+}
+
+#[test]
+fn takes_a_newer_epoch_as_the_loss_of_the_older() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1]);
+    let before = stage.take(WORKER);
+    stage.ready(WORKER);
+    let again = stage.take(WORKER);
+    assert_eq!((ids(&again), again.attempt), (vec![1], Attempt(2)));
+    assert_eq!(stage.item(&before, 1, ItemOutcome::Ok), [], "a voice from the old epoch");
+    assert_eq!(stage.item(&again, 1, ItemOutcome::Ok), [complete(1)]);
+}
+
+#[test]
+fn drops_and_counts_everything_from_an_older_epoch() {
+    let mut stage = Stage::with_worker();
+    let old = stage.epoch_of(WORKER);
+    stage.ready(WORKER);
+    let models = vec![MODEL];
+    let stale = [
+        Input::WorkerUp { worker: WORKER, epoch: old, models },
+        Input::WorkerCredit { worker: WORKER, epoch: old, slot: Slot(0), budget: AMPLE },
+        Input::ModelState { worker: WORKER, epoch: old, model: MODEL, state: ModelState::Failed },
+        Input::WorkerDown { worker: WORKER, epoch: old, cause: DownCause::Crashed },
+    ];
+    for input in stale {
+        let before = stage.dropped();
+        assert_eq!(stage.tell(input), []);
+        assert_eq!(stage.dropped(), before + 1);
+    }
+    stage.queue([1]);
+    assert_eq!(ids(&stage.take(WORKER)), [1], "the present life goes on");
+}
+
+#[test]
+fn does_not_take_an_epoch_back_after_the_worker_went() {
+    let mut stage = Stage::with_worker();
+    let epoch = stage.epoch_of(WORKER);
+    stage.down(WORKER, DownCause::Lost);
+    assert_eq!(stage.tell(Input::WorkerUp { worker: WORKER, epoch, models: vec![MODEL] }), []);
+    assert_eq!(stage.core.counts().workers, 0);
+}
+
+#[test]
+fn loses_the_credits_with_the_worker() {
+    let mut stage = Stage::with_worker();
+    stage.credit(WORKER, 0, AMPLE);
+    stage.ready(WORKER);
+    stage.queue([1]);
+    assert_eq!(stage.core.counts().credits, 0);
+}
