@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use tokio::sync::watch;
 
 use crate::call::CallError;
 use crate::card::Card;
@@ -15,6 +16,8 @@ use crate::tokenize::Tokenizer;
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     models: Arc<DashMap<Arc<str>, Arc<ModelView>>>,
+    /// Marked on every change.
+    changes: watch::Sender<()>,
 }
 
 /// One model, as it was when last something about it changed.
@@ -73,11 +76,18 @@ impl Registry {
     /// Puts a model in place of what was known of it.
     pub fn publish(&self, view: ModelView) {
         self.models.insert(view.name.clone(), Arc::new(view));
+        self.changes.send_replace(());
     }
 
     /// Forgets a model.
     pub fn remove(&self, name: &str) {
         self.models.remove(name);
+        self.changes.send_replace(());
+    }
+
+    /// Tells of every change from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// The model of that name.

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
 use crate::card::Card;
+use crate::models::Place;
 
 use super::models::ModelSettings;
 
@@ -27,6 +28,8 @@ pub enum Event {
     Configure(Vec<ModelSettings>),
     /// A tokenizer was read, or could not be.
     Tokenizer { sha256: String, result: Result<Bytes, String> },
+    /// Bring the gauges up to date.
+    Measure { done: oneshot::Sender<()> },
     /// Take nothing new; answer when the last call is done or after `grace`.
     Drain { grace: Duration, done: oneshot::Sender<()> },
 }
@@ -101,41 +104,12 @@ pub enum ItemError {
 pub enum ToWorker {
     Run(Batch),
     Cancel { batch: BatchId, items: Vec<u32> },
-    Load { model: Arc<str>, source: Option<ModelPlace>, dtype: Arc<str> },
+    Load { model: Arc<str>, source: Option<Place>, dtype: Arc<str> },
     Unload { model: Arc<str> },
     FetchArtifact { sha256: String },
     Drain { grace: Duration },
     /// End the connection.
     Close,
-}
-
-/// Where a local worker reads a model.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ModelPlace {
-    /// A folder in Hugging Face layout.
-    Folder(std::path::PathBuf),
-    /// The built-in echo model.
-    Echo,
-    /// The built-in synthetic model.
-    Synthetic(SyntheticModel),
-}
-
-/// Settings of the synthetic model: `t = max(floor, base + per_row·n + per_token·ΣL + per_token_squared·ΣL²)·noise`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SyntheticModel {
-    pub floor: Duration,
-    pub base: Duration,
-    pub per_row: Duration,
-    pub per_token: Duration,
-    /// Nanoseconds per squared token.
-    pub nanos_per_token_squared: f64,
-    /// Standard deviation of the log of the noise factor.
-    pub noise: f64,
-    pub seed: u64,
-    /// Obey commands in inputs.
-    pub faults: bool,
-    /// Out of memory for batches of more rows; 0 for never.
-    pub memory_rows: u32,
 }
 
 /// A batch on its way to a worker.

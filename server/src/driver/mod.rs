@@ -25,11 +25,11 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 pub use event::{
-    Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ModelPlace, ModelReport, SyntheticModel, ToWorker,
+    Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ModelReport, ToWorker,
     WorkerUp,
 };
 pub use models::ModelSettings;
-pub use run::{Handle, drive};
+pub use run::{Handle, Inbox, drive};
 
 use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
 use crate::metrics::{Metrics, ModelMetrics};
@@ -72,7 +72,8 @@ pub struct Driver {
     /// The core's time zero.
     origin: Instant,
     calls: Calls,
-    batches: BTreeMap<BatchId, Flight>,
+    /// With workers.
+    batches: BTreeMap<BatchId, Dispatch>,
     models: Models,
     model_metrics: BTreeMap<ModelId, ModelMetrics>,
     fleet: Fleet,
@@ -81,13 +82,6 @@ pub struct Driver {
     /// Inputs that outputs gave rise to, fed once the outputs are drained.
     follow_ups: VecDeque<Input>,
     around: Surroundings,
-}
-
-/// A batch with a worker.
-#[derive(Debug)]
-struct Flight {
-    dispatch: Dispatch,
-    rows: u32,
 }
 
 impl Driver {
@@ -120,14 +114,16 @@ impl Driver {
             }
             Event::Configure(settings) => self.configure(now, settings),
             Event::Tokenizer { sha256, result } => self.tokenizer_read(&sha256, result),
+            Event::Measure { done } => {
+                self.measure();
+                let _ = done.send(());
+            }
             Event::Drain { grace, done } => {
                 self.drained = Some(done);
                 let deadline = self.stamp(now) + grace;
                 self.feed(now, Input::Drain { deadline }, None);
             }
         }
-        self.around.metrics.calls_in_flight.set(self.calls.len() as i64);
-        self.around.metrics.stale_replies.set(self.core.counts().stale_replies);
     }
 
     /// A call's client cancelled it or went away.
@@ -152,6 +148,19 @@ impl Driver {
     pub fn next_wake(&self) -> Option<Instant> {
         let core = self.core.poll_timeout().map(|(at, _)| self.instant(at));
         core.into_iter().chain(self.fleet.next_overdue()).min()
+    }
+
+    /// Sets the gauges that are read off the whole state.
+    fn measure(&self) {
+        let metrics = &self.around.metrics;
+        let counts = self.core.counts();
+        metrics.calls_in_flight.set(self.calls.len() as i64);
+        metrics.rows_in_flight.set(counts.running as i64);
+        metrics.stale_replies.set(counts.replies_dropped);
+        for (id, model) in &self.model_metrics {
+            let queued = self.core.queue(*id).map_or(0, |queue| queue.requests);
+            model.queued_rows.set(queued as i64);
+        }
     }
 
     // Calls.
@@ -279,8 +288,8 @@ impl Driver {
     /// Ends all that hung on a worker the core no longer counts on.
     fn forget(&mut self, now: Timestamp, worker: &Worker) {
         self.around.metrics.worker_up(&worker.name, false);
-        let lost = |flight: &&Flight| flight.dispatch.epoch == worker.epoch;
-        let batches: Vec<BatchId> = self.batches.values().filter(lost).map(|flight| flight.dispatch.batch).collect();
+        let lost = |flight: &&Dispatch| flight.epoch == worker.epoch;
+        let batches: Vec<BatchId> = self.batches.values().filter(lost).map(|flight| flight.batch).collect();
         for batch in batches {
             self.end_batch(now, batch, None);
         }
@@ -301,7 +310,7 @@ impl Driver {
         attempt: shoal_scheduler::Attempt,
         item: ItemResult,
     ) {
-        let requests = self.batches.get(&batch).map(|flight| &flight.dispatch.requests);
+        let requests = self.batches.get(&batch).map(|flight| &flight.requests);
         let Some(&request) = requests.and_then(|requests| requests.get(item.index as usize)) else {
             return; // Of a batch that is over.
         };
@@ -321,19 +330,18 @@ impl Driver {
     /// A batch is over: calls that waited only for its compute time can be answered.
     fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
         let Some(flight) = self.batches.remove(&batch) else { return };
-        self.around.metrics.rows_in_flight.dec_by(i64::from(flight.rows));
-        if let (Some(compute), Some(metrics)) = (compute, self.model_metrics.get(&flight.dispatch.model)) {
+        if let (Some(compute), Some(metrics)) = (compute, self.model_metrics.get(&flight.model)) {
             metrics.compute_duration.observe(compute.as_secs_f64());
         }
         let mut last = None;
-        for &request in &flight.dispatch.requests {
+        for &request in &flight.requests {
             let Some((group, _, pending)) = self.calls.of(request) else { continue };
             if last.replace(group) == Some(group) {
                 continue; // Rows of one call follow each other in a batch more often than not.
             }
             pending.end_batch(batch, compute.unwrap_or_default());
         }
-        for request in flight.dispatch.requests {
+        for request in flight.requests {
             if let Some((group, _, _)) = self.calls.of(request) {
                 self.finish_if_done(now, group);
             }
@@ -513,7 +521,6 @@ impl Driver {
             metrics.batch_tokens.observe(f64::from(tokens));
             metrics.close(close_name(dispatch.close));
         }
-        self.around.metrics.rows_in_flight.inc_by(i64::from(rows));
         debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
         if let Some(worker) = self.fleet.by_epoch(dispatch.epoch) {
             worker.send(ToWorker::Run(Batch {
@@ -526,7 +533,7 @@ impl Driver {
                 rows: batch_rows,
             }));
         }
-        self.batches.insert(dispatch.batch, Flight { dispatch, rows });
+        self.batches.insert(dispatch.batch, dispatch);
     }
 
     /// One row failed, so its call fails, and what is left of the call is no longer wanted.
@@ -578,7 +585,7 @@ impl Driver {
     fn cancel_running(&self, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
         let Some(flight) = self.batches.get(&batch) else { return };
         let Some(worker) = self.fleet.by_epoch(epoch) else { return };
-        let in_batch = flight.dispatch.requests.iter().enumerate();
+        let in_batch = flight.requests.iter().enumerate();
         let items = in_batch.filter(|(_, id)| requests.contains(id)).map(|(index, _)| index as u32).collect();
         worker.send(ToWorker::Cancel { batch, items });
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, WorkerId};
 
 use crate::card::Card;
+use crate::models::Place;
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
-use super::event::{ModelPlace, ModelReport};
+use super::event::ModelReport;
 
 /// A model as configured.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct ModelSettings {
     /// What clients call it.
     pub name: Arc<str>,
     /// Where local workers read it; external workers have sources of their own.
-    pub place: Option<ModelPlace>,
+    pub place: Option<Place>,
     /// What to compute in: `auto`, `f32`, `bf16` or `int8`.
     pub dtype: Arc<str>,
     /// The latency objective.

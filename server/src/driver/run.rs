@@ -72,6 +72,17 @@ impl Handle {
         let _ = drained.await;
     }
 
+    /// Brings the gauges up to date, unless the driver is too busy to answer in time.
+    pub async fn measure(&self, patience: Duration) {
+        let (done, measured) = oneshot::channel();
+        let ask = async {
+            self.tell(Event::Measure { done }).await;
+            let _ = measured.await;
+        };
+        // Old gauges are better than no page.
+        let _ = tokio::time::timeout(patience, ask).await;
+    }
+
     /// Tells the driver that something happened. After its end nobody listens, which is no news to the teller.
     pub async fn tell(&self, event: Event) {
         let _ = self.events.send(event).await;

@@ -10,7 +10,8 @@ use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
 
 use crate::call::{DataType, Tensor};
 use crate::card::{Card, Task, TensorSpec};
-use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelPlace, ModelReport, SyntheticModel};
+use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport};
+use crate::models::Place;
 
 /// A duration as the wire writes it. Those of the server are far below the wire's limit.
 pub(super) fn to_wire(duration: Duration) -> WireDuration {
@@ -85,28 +86,14 @@ fn element_bytes(data_type: DataType) -> usize {
 }
 
 /// Where a model is read, as the link says it.
-pub(super) fn source(place: ModelPlace) -> wire::ModelSource {
+pub(super) fn source(place: Place) -> wire::ModelSource {
     use wire::model_source::Source;
     let source = match place {
-        ModelPlace::Folder(path) => Source::Folder(path.to_string_lossy().into_owned()),
-        ModelPlace::Echo => Source::Echo(wire::EchoSource {}),
-        ModelPlace::Synthetic(model) => Source::Synthetic(synthetic(&model)),
+        Place::Folder(path) => Source::Folder(path.to_string_lossy().into_owned()),
+        Place::Echo => Source::Echo(wire::EchoSource {}),
+        Place::Synthetic(model) => Source::Synthetic(model.into()),
     };
     wire::ModelSource { source: Some(source) }
-}
-
-fn synthetic(model: &SyntheticModel) -> wire::SyntheticSource {
-    wire::SyntheticSource {
-        floor: Some(to_wire(model.floor)),
-        base: Some(to_wire(model.base)),
-        per_row: Some(to_wire(model.per_row)),
-        per_token: Some(to_wire(model.per_token)),
-        nanos_per_token_squared: model.nanos_per_token_squared,
-        noise: model.noise,
-        seed: model.seed,
-        faults: model.faults,
-        memory_rows: model.memory_rows,
-    }
 }
 
 /// A granted credit.

@@ -23,7 +23,7 @@ pub use digest::{Digest, DigestError};
 pub use name::{ModelName, NameError};
 pub use progress::{OnProgress, Progress, Renderer};
 pub use pull::{PullError, PullSettings, Token, Tried};
-pub use resolve::{ResolveError, Resolved, resolve};
+pub use resolve::{Place, ResolveError, Resolved, resolve};
 pub use shelf::{Manifest, ManifestFile};
 pub use source::{HubRepository, Source, SourceError};
 pub use store::{HomeError, Store};

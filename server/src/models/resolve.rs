@@ -2,20 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
-use shoal_proto::link::{EchoSource, ModelSource, model_source};
-
 use super::progress::OnProgress;
 use super::pull::PullError;
 use super::source::Source;
 use super::store::Store;
+use super::synthetic::Synthetic;
 
 /// A source a worker on this machine can load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
-    /// What the worker is told.
-    pub source: ModelSource,
+    /// Where the worker reads it.
+    pub place: Place,
     /// The same for people, in one line.
     pub description: String,
+}
+
+/// Where a worker on this machine reads a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// A folder in Hugging Face layout.
+    Folder(PathBuf),
+    /// The built-in echo model.
+    Echo,
+    /// The built-in synthetic model.
+    Synthetic(Synthetic),
 }
 
 /// Finds a model's files, pulling them if need be. Blocks, with the network only for what was never pulled.
@@ -37,8 +47,8 @@ pub fn resolve(source: &Source, store: &Store, on: OnProgress<'_>) -> Result<Res
             let folder = store.pull_hub(hub, on)?;
             in_folder(&folder, format!("{source} in {}", folder.display()))
         }
-        Source::Echo => Ok(built_in(model_source::Source::Echo(EchoSource {}), source)),
-        Source::Synthetic(options) => Ok(built_in(model_source::Source::Synthetic((*options).into()), source)),
+        Source::Echo => Ok(built_in(Place::Echo, source)),
+        Source::Synthetic(options) => Ok(built_in(Place::Synthetic(*options), source)),
     }
 }
 
@@ -63,13 +73,13 @@ fn expand(path: &Path) -> Result<PathBuf, ResolveError> {
 }
 
 fn in_folder(folder: &Path, description: String) -> Result<Resolved, ResolveError> {
-    let text = folder.to_str().ok_or_else(|| ResolveError::NotUtf8 { folder: folder.to_owned() })?;
-    let source = ModelSource { source: Some(model_source::Source::Folder(text.to_owned())) };
-    Ok(Resolved { source, description })
+    // The link carries paths as text.
+    folder.to_str().ok_or_else(|| ResolveError::NotUtf8 { folder: folder.to_owned() })?;
+    Ok(Resolved { place: Place::Folder(folder.to_owned()), description })
 }
 
-fn built_in(source: model_source::Source, written: &Source) -> Resolved {
-    Resolved { source: ModelSource { source: Some(source) }, description: format!("built-in {written}") }
+fn built_in(place: Place, written: &Source) -> Resolved {
+    Resolved { place, description: format!("built-in {written}") }
 }
 
 /// Why there is nothing to load.

@@ -1,8 +1,6 @@
 use std::fs;
 
-use shoal_proto::link::model_source::Source as Wire;
-
-use super::{ResolveError, resolve};
+use super::{Place, ResolveError, resolve};
 use crate::models::{PullSettings, REQUIRED, Source, Store};
 
 fn resolve_in(home: &std::path::Path, text: &str) -> Result<super::Resolved, ResolveError> {
@@ -20,9 +18,9 @@ fn a_folder_is_given_to_the_worker_as_an_absolute_path() {
     }
     let written = format!("{}/../a folder/.", folder.display());
     let resolved = resolve_in(home.path(), &written).unwrap();
-    let expected = folder.canonicalize().unwrap().to_str().unwrap().to_owned();
-    assert_eq!(resolved.source.source, Some(Wire::Folder(expected.clone())));
-    assert!(resolved.description.contains(&expected));
+    let expected = folder.canonicalize().unwrap();
+    assert!(resolved.description.contains(expected.to_str().unwrap()));
+    assert_eq!(resolved.place, Place::Folder(expected));
 }
 
 #[test]
@@ -43,9 +41,9 @@ fn a_folder_without_the_files_is_refused_by_name() {
 #[test]
 fn built_in_models_need_no_files() {
     let home = tempfile::tempdir().unwrap();
-    assert!(matches!(resolve_in(home.path(), "echo").unwrap().source.source, Some(Wire::Echo(_))));
+    assert!(matches!(resolve_in(home.path(), "echo").unwrap().place, Place::Echo));
     let resolved = resolve_in(home.path(), "synthetic:memory_rows=64").unwrap();
-    let Some(Wire::Synthetic(options)) = resolved.source.source else { panic!("{resolved:?}") };
+    let Place::Synthetic(options) = resolved.place else { panic!("{resolved:?}") };
     assert_eq!(options.memory_rows, 64);
     assert!(fs::read_dir(home.path()).unwrap().next().is_none(), "nothing was written");
 }
