@@ -22,7 +22,7 @@ pub(crate) struct Gauge {
 impl Gauge {
     /// Refuses `more` on top of what is used when it passes the limit.
     fn check(&self, now: Timestamp, more: u64, max: u64) -> Result<(), Duration> {
-        match (self.used + more).saturating_sub(max) {
+        match self.used.saturating_add(more).saturating_sub(max) {
             0 => Ok(()),
             over => Err(self.rate.retry_after(now, over)),
         }

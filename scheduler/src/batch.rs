@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use crate::queue::Item;
-use crate::{Budget, Class, CloseReason, RequestId};
+use crate::turns::ByClass;
+use crate::{Budget, CloseReason, RequestId};
 
 /// A batch under a budget. Holds at least one request once anything was offered, because a request that no credit's
 /// budget covers must run alone rather than wait for ever; the model's own limits were checked on admission.
@@ -16,12 +17,12 @@ pub(crate) struct Draft {
     pub(crate) tokens: u32,
     pub(crate) bytes: u64,
     /// Which classes have a request in it.
-    pub(crate) classes: [bool; Class::ALL.len()],
+    pub(crate) classes: ByClass<bool>,
 }
 
 impl Draft {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, requests: Vec::new(), rows: 0, tokens: 0, bytes: 0, classes: [false; Class::ALL.len()] }
+        Self { budget, requests: Vec::new(), rows: 0, tokens: 0, bytes: 0, classes: ByClass::default() }
     }
 
     /// Takes the request if it fits the rest of the budget and of `rows_max`, or says what it does not fit.

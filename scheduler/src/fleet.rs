@@ -7,15 +7,13 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::cap::Cap;
-use crate::{BatchId, Budget, Class, Epoch, ModelId, Slot, WorkerId};
+use crate::turns::Turns;
+use crate::{BatchId, Budget, Epoch, ModelId, Slot, WorkerId};
 
 /// Slots of one worker at most; credits for more are dropped.
 const SLOTS_MAX: usize = 1_024;
 /// Workers remembered after they went, at most; beyond it the one longest gone is forgotten.
 const ABSENT_MAX: usize = 1_024;
-/// How many batches in a row a worker may run for more urgent classes while one of this class waits for it. The next is
-/// led by the class: standard gets at least one batch in nine of a saturated worker, bulk one in seventeen.
-const PATIENCE: [u32; Class::ALL.len()] = [u32::MAX, 8, 16];
 
 /// What a worker does with a model it offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +49,7 @@ pub(crate) struct Link {
     pub(crate) outstanding: VecDeque<BatchId>,
     /// Rows of the outstanding batches.
     pub(crate) rows: u64,
-    /// By class, batches sent since one with the class in it while some of the class waited.
-    passed: [u32; Class::ALL.len()],
+    pub(crate) turns: Turns,
 }
 
 impl Link {
@@ -70,19 +67,6 @@ impl Link {
         // Of equal ones `max_by_key` keeps the last, which reversed is the lowest slot.
         let best = self.credits.iter().rev().max_by_key(|(_, budget)| size(budget));
         best.map(|(slot, budget)| (*slot, *budget))
-    }
-
-    /// The classes whose turn it is to lead a batch although one of `lead` could go.
-    pub(crate) fn classes_owed(&self, lead: Class) -> impl Iterator<Item = Class> {
-        let owed = |class: &Class| self.passed[*class as usize] >= PATIENCE[*class as usize];
-        Class::ALL.into_iter().filter(move |class| *class > lead).filter(owed)
-    }
-
-    /// Keeps count of turns after a batch: `taken` has a request in it, `left` still waits for this worker.
-    pub(crate) fn count_turn(&mut self, taken: [bool; Class::ALL.len()], left: [bool; Class::ALL.len()]) {
-        for (at, passed) in self.passed.iter_mut().enumerate() {
-            *passed = if taken[at] || !left[at] { 0 } else { passed.saturating_add(1) };
-        }
     }
 }
 

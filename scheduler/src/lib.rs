@@ -49,6 +49,7 @@ mod rate;
 mod requests;
 mod scheduler;
 mod time;
+mod turns;
 
 pub use config::{Limits, ModelConfig, PolicyConfig};
 pub use event::{

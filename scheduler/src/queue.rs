@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use crate::batch::Draft;
 use crate::policy::Close;
+use crate::turns::ByClass;
 use crate::{Budget, Class, CloseReason, Cost, RequestId, Timestamp};
 
 /// The place of a request in the order of its queue: class, then due time, then id.
@@ -53,7 +54,7 @@ impl Totals {
         self.requests += 1;
         self.rows += u64::from(cost.rows);
         self.tokens += u64::from(cost.tokens);
-        self.bytes += cost.bytes;
+        self.bytes = self.bytes.saturating_add(cost.bytes);
     }
 
     pub(crate) fn remove(&mut self, cost: Cost) {
@@ -78,7 +79,7 @@ pub(crate) struct Queue {
     parts: BTreeMap<Rank, Vec<Item>>,
     part_totals: Totals,
     /// Requests of both kinds.
-    by_class: [u64; Class::ALL.len()],
+    by_class: ByClass<u64>,
 }
 
 impl Queue {
@@ -187,8 +188,9 @@ impl Queue {
         self.waiting.is_empty() && self.parts.is_empty()
     }
 
-    pub(crate) fn has_class(&self, class: Class) -> bool {
-        self.by_class[class as usize] > 0
+    /// Which classes have a request here.
+    pub(crate) fn classes(&self) -> ByClass<bool> {
+        self.by_class.map(|requests| requests > 0)
     }
 
     /// How many requests stand before this rank, those in parts counted by their own rank.

@@ -9,13 +9,13 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn sources() -> Vec<(PathBuf, String)> {
     let (mut folders, mut sources) = (vec![Path::new(ROOT).join("src")], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(&folder).expect("the sources are there") {
+            let path = entry.expect("the folder can be read").path();
             let is_test = path.file_stem().is_some_and(|name| name == "tests");
             if path.is_dir() && !is_test {
                 folders.push(path);
             } else if path.is_file() && !is_test {
-                let text = fs::read_to_string(&path).unwrap();
+                let text = fs::read_to_string(&path).expect("sources are text");
                 sources.push((path, text));
             }
         }

@@ -8,6 +8,7 @@ use crate::batch::Draft;
 use crate::inflight::Batch;
 use crate::policy::{Close, Decision};
 use crate::queue::Rank;
+use crate::turns::ByClass;
 use crate::{Attempt, Budget, Class, CloseReason, Dispatch, Epoch, ModelId, Output, Slot, Timestamp, WorkerId};
 
 /// A batch that could be formed now.
@@ -66,7 +67,7 @@ impl Scheduler {
         }
     }
 
-    /// The most urgent batch that can go now, unless its worker owes a less urgent class a turn.
+    /// The most urgent batch that can go now, unless it is somebody else's turn on its worker.
     fn choose(&mut self) -> Option<Choice> {
         let mut best: Option<Choice> = None;
         for id in self.stirred.clone() {
@@ -78,13 +79,16 @@ impl Scheduler {
             }
         }
         let best = best?;
-        let mut owed = self.fleet.link(best.worker)?.classes_owed(best.rank.class);
-        let turn = owed.find_map(|class| self.choose_for(best.worker, class));
+        let link = self.fleet.link(best.worker)?;
+        let turn = link.turns.classes_owed(best.rank.class).find_map(|class| self.choose_led_by(class, best.worker));
+        let best = turn.unwrap_or(best);
+        let mut owed = link.turns.models_owed(best.rank.class, link.ready_models().count());
+        let turn = owed.find_map(|model| self.consider(model, best.worker, Some(best.rank.class)));
         Some(turn.unwrap_or(best))
     }
 
     /// The most urgent batch led by a class that this worker can take.
-    fn choose_for(&self, worker: WorkerId, class: Class) -> Option<Choice> {
+    fn choose_led_by(&self, class: Class, worker: WorkerId) -> Option<Choice> {
         let choices = self.stirred.iter().filter_map(|model| self.consider(*model, worker, Some(class)));
         choices.min_by_key(|choice| choice.rank)
     }
@@ -139,7 +143,7 @@ impl Scheduler {
         model.served.add(self.now, draft.requests.len() as u64);
         self.keep_apart(id, &rest);
         let dispatch = self.start(choice, slot, close, &draft);
-        self.count_turn(worker, draft.classes);
+        self.count_turn(choice, draft.classes);
         self.outputs.push_back(Output::Dispatch(dispatch));
     }
 
@@ -170,17 +174,13 @@ impl Scheduler {
         Dispatch { batch, worker, epoch, slot, model, attempt, close, requests: draft.requests.clone() }
     }
 
-    /// Keeps count of the turns of the classes on a worker after a batch with these in it.
-    fn count_turn(&mut self, worker: WorkerId, taken: [bool; Class::ALL.len()]) {
-        let Some(link) = self.fleet.link(worker) else { return };
-        let mut left = [false; Class::ALL.len()];
-        for model in link.ready_models().filter_map(|model| self.models.get(&model)) {
-            for class in Class::ALL {
-                left[class as usize] |= model.queue.has_class(class);
-            }
-        }
-        if let Some(link) = self.fleet.link_mut(worker) {
-            link.count_turn(taken, left);
+    /// Keeps count of the turns on the worker of a batch.
+    fn count_turn(&mut self, choice: Choice, taken: ByClass<bool>) {
+        let Some(link) = self.fleet.link(choice.worker) else { return };
+        let waiting = link.ready_models().filter_map(|id| Some((id, self.models.get(&id)?.queue.classes())));
+        let waiting = waiting.collect();
+        if let Some(link) = self.fleet.link_mut(choice.worker) {
+            link.turns.count(choice.model, choice.rank.class, taken, &waiting);
         }
     }
 }

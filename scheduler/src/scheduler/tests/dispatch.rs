@@ -180,6 +180,18 @@ fn gives_standard_its_turn_inside_a_model_too() {
 }
 
 #[test]
+fn does_not_let_one_models_backlog_starve_another_of_the_same_class() {
+    let one_row = Budget { rows: 1, ..AMPLE };
+    let mut stage = Stage::new(Limits::default(), vec![config(MODEL), config(OTHER_MODEL)]);
+    stage.ready(WORKER);
+    stage.submit(call(1, 1..=30));
+    stage.pass(1_000); // all of them overdue, and due before anything that comes now
+    stage.submit(Group { model: OTHER_MODEL, ..call(2, [101, 102]) });
+    let order: Vec<_> = (0..10).map(|_| ids(&only_dispatch(stage.credit(WORKER, 0, one_row)))[0]).collect();
+    assert_eq!(order, [1, 2, 3, 4, 101, 5, 6, 7, 8, 102]);
+}
+
+#[test]
 fn waits_for_a_preferred_size_under_the_triton_policy() {
     let mut stage = Stage::new(Limits::default(), vec![triton(MODEL)]);
     stage.ready(WORKER);
