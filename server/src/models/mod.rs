@@ -5,6 +5,8 @@
 
 mod arg;
 pub mod catalogue;
+pub mod check;
+pub mod command;
 mod digest;
 mod hub;
 mod name;

@@ -79,7 +79,8 @@ impl Default for Renderer {
 }
 
 fn bar() -> ProgressBar {
-    const TEMPLATE: &str = "{spinner} {wide_msg} {bytes:>10} / {total_bytes:<10} {binary_bytes_per_sec:>12} {bar:24}";
+    const TEMPLATE: &str =
+        "{spinner} {wide_msg}\n  {wide_bar} {bytes:>10} of {total_bytes:<10} {binary_bytes_per_sec:>12}";
     // The fallback is never needed, as the template is a constant that a test reads.
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style)

@@ -53,7 +53,7 @@ pub fn resolve(source: &Source, store: &Store, on: OnProgress<'_>) -> Result<Res
 }
 
 /// The folder a source means: `~` expanded, absolute, and with the files no model is without.
-pub(super) fn find_folder(path: &Path) -> Result<PathBuf, ResolveError> {
+fn find_folder(path: &Path) -> Result<PathBuf, ResolveError> {
     let expanded = expand(path)?;
     let folder = expanded
         .canonicalize()
@@ -65,7 +65,8 @@ pub(super) fn find_folder(path: &Path) -> Result<PathBuf, ResolveError> {
     if missing.is_empty() { Ok(folder) } else { Err(ResolveError::Lacks { folder, missing: missing.join(", ") }) }
 }
 
-fn expand(path: &Path) -> Result<PathBuf, ResolveError> {
+/// With a leading `~` made the home folder.
+pub(super) fn expand(path: &Path) -> Result<PathBuf, ResolveError> {
     match path.strip_prefix("~") {
         Ok(rest) => Ok(etcetera::home_dir().map_err(|_| ResolveError::NoHome)?.join(rest)),
         Err(_) => Ok(path.to_owned()),

@@ -88,11 +88,13 @@ impl Bench {
     }
 
     fn skipped(&self) -> Vec<&str> {
-        let reason = |event| match event {
-            &Progress::Skipped { ref reason, .. } => Some(reason.as_str()),
-            _ => None,
-        };
-        self.events.iter().filter_map(reason).collect()
+        let mut reasons = Vec::new();
+        for event in &self.events {
+            if let Progress::Skipped { reason, .. } = event {
+                reasons.push(reason.as_str());
+            }
+        }
+        reasons
     }
 }
 
