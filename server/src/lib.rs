@@ -6,6 +6,7 @@ pub mod driver;
 pub mod link;
 pub mod metrics;
 pub mod models;
+pub mod oip;
 pub mod registry;
 pub mod supervisor;
 pub mod telemetry;
