@@ -10,6 +10,7 @@ pub mod driver;
 pub mod link;
 pub mod metrics;
 pub mod models;
+pub mod oip;
 pub mod registry;
 pub mod rpc;
 pub mod server;
