@@ -13,7 +13,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use shoal_scheduler::DownCause;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -162,8 +162,9 @@ impl Context {
 
     /// Starts a child and stays with it to its end.
     async fn live(&self, name: &Arc<str>, killed: &mut mpsc::UnboundedReceiver<()>) -> Ended {
-        let mut child = match self.spawn(name).await {
-            Ok(child) => child,
+        // Held apart from the child: waiting for a child closes its standard input.
+        let (mut child, stdin) = match self.spawn(name).await {
+            Ok(started) => started,
             Err(problem) => return Ended::NotStarted(problem),
         };
         let words = child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr)));
@@ -176,7 +177,7 @@ impl Context {
                     let _ = child.start_kill();
                 }
                 () = self.stop.cancelled() => {
-                    self.end(name, &mut child).await;
+                    self.end(name, &mut child, stdin).await;
                     return Ended::Stopped;
                 }
             }
@@ -191,7 +192,7 @@ impl Context {
         }
     }
 
-    async fn spawn(&self, name: &Arc<str>) -> std::io::Result<Child> {
+    async fn spawn(&self, name: &Arc<str>) -> std::io::Result<(Child, Option<ChildStdin>)> {
         let token = format!("{:032x}", rand::rng().random::<u128>());
         self.tokens.admit_child(name, &token);
         let mut child = Command::new(&self.options.program)
@@ -206,18 +207,21 @@ impl Context {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // Of its own, so that a terminal's interrupt goes to the server alone, which still needs its workers then.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        if let Some(stdin) = &mut child.stdin {
+        let mut stdin = child.stdin.take();
+        if let Some(stdin) = &mut stdin {
             stdin.write_all(format!("{token}\n").as_bytes()).await?;
         }
         info!(worker = %name, pid = child.id(), "worker started");
-        Ok(child)
+        Ok((child, stdin))
     }
 
     /// Closing its standard input asks a child to end; one that does not is killed.
-    async fn end(&self, name: &Arc<str>, child: &mut Child) {
-        drop(child.stdin.take());
+    async fn end(&self, name: &Arc<str>, child: &mut Child, stdin: Option<ChildStdin>) {
+        drop(stdin);
         if timeout(self.options.stop_time_max, child.wait()).await.is_err() {
             warn!(worker = %name, "worker did not end in time, killing it");
             let _ = child.kill().await;
