@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::call::CallError;
 use crate::card::Card;
+use crate::oip::Statistics;
 use crate::tokenize::Tokenizer;
 
 /// All configured models by name. Cheap to clone.
@@ -37,6 +38,10 @@ pub struct ModelView {
     pub slo: Duration,
     /// The largest batch in rows.
     pub batch_rows_max: u32,
+    /// It should be in memory: it was not unloaded by a client.
+    pub wanted: bool,
+    /// Its counts, in the protocol's terms.
+    pub statistics: Arc<Statistics>,
 }
 
 /// Where a model stands, over all workers.
@@ -65,6 +70,7 @@ impl ModelView {
             reason: match &self.state {
                 ModelState::Failed(reason) => reason.clone(),
                 ModelState::Loading => "it is being loaded".into(),
+                ModelState::Unloaded if !self.wanted => "it was unloaded".into(),
                 ModelState::Unloaded | ModelState::Ready => "no worker has loaded it yet".into(),
             },
         };

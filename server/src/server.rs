@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use shoal_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use shoal_proto::v1::inference_server::InferenceServer;
 use shoal_scheduler::Limits;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::info;
 
 use crate::admin::Admin;
@@ -21,7 +24,8 @@ use crate::driver::{Driver, Handle, Inbox, ModelSettings, Surroundings, drive};
 use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
-use crate::rpc::{Frontend, HealthGate, InferenceService, Listener};
+use crate::rpc::{Frontend, HealthGate, InferenceService, Listener, OipService};
+use crate::telemetry::LogControl;
 use crate::supervisor::{ChildOptions, GivenUp, Supervisor};
 use crate::tokenize::TokenizerPool;
 
@@ -86,6 +90,7 @@ impl Server {
         home: PathBuf,
         program: PathBuf,
         worker_arguments: Vec<String>,
+        log: LogControl,
     ) -> Result<Self, StartError> {
         let listener = Listener::bind(config.grpc, config.listener).await;
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
@@ -115,7 +120,9 @@ impl Server {
         driver.configure(models).await;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
-        let routes = routes(&frontend, config, &draining, health_service);
+        let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
+        let inference = InferenceService::new(frontend, draining.clone());
+        let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
         tokio::spawn(health.watch());
         let listener = tokio::spawn(listener.serve(routes, draining.clone(), config.drain_time_max));
         Ok(Self {
@@ -196,22 +203,24 @@ impl Server {
     }
 }
 
-fn routes<H: tonic_health::pb::health_server::Health>(
-    frontend: &Frontend,
-    config: &Config,
-    draining: &CancellationToken,
-    health: tonic_health::pb::health_server::HealthServer<H>,
+fn routes<H: Health>(
+    inference: InferenceService,
+    oip: OipService,
+    health: HealthServer<H>,
+    call_bytes_max: usize,
 ) -> Routes {
-    use shoal_proto::v1::inference_server::InferenceServer;
-    let inference = InferenceServer::new(InferenceService::new(frontend.clone(), draining.clone()))
-        .max_decoding_message_size(config.frontend.call_bytes_max)
+    let inference = InferenceServer::new(inference)
+        .max_decoding_message_size(call_bytes_max)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let oip = GrpcInferenceServiceServer::new(oip)
+        .max_decoding_message_size(call_bytes_max)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let mut routes = Routes::new(inference).add_service(health);
+    let mut routes = Routes::new(inference).add_service(oip).add_service(health);
     // Both versions of the protocol: ghz and older clients know only v1alpha. The descriptors are compiled in, so
     // that reading them fails in every build or in none.
     if let (Ok(v1), Ok(v1alpha)) = (described().build_v1(), described().build_v1alpha()) {

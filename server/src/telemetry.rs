@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
@@ -22,7 +23,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
-    initial: String,
+    level: LevelFilter,
 }
 
 impl LogControl {
@@ -35,9 +36,17 @@ impl LogControl {
         self.filter.reload(filter).map_err(|error| error.to_string())
     }
 
-    /// The filter the process was started with.
-    pub fn initial(&self) -> &str {
-        &self.initial
+    /// Logs every level down to this one, whatever the filter was.
+    ///
+    /// # Errors
+    /// What the logging library says.
+    pub fn set_level(&self, level: LevelFilter) -> Result<(), String> {
+        self.set(&level.to_string())
+    }
+
+    /// The most talkative level the process was started with.
+    pub fn level(&self) -> LevelFilter {
+        self.level
     }
 }
 
@@ -47,6 +56,7 @@ impl LogControl {
 /// What is wrong with the filter, or that logs were set up before.
 pub fn init(filter: &str, format: LogFormat) -> Result<LogControl, String> {
     let parsed = EnvFilter::try_new(filter).map_err(|error| format!("`log` is not a filter: {error}"))?;
+    let level = parsed.max_level_hint().unwrap_or(LevelFilter::TRACE);
     let (parsed, handle) = reload::Layer::new(parsed);
     let registry = tracing_subscriber::registry().with(parsed);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -58,5 +68,5 @@ pub fn init(filter: &str, format: LogFormat) -> Result<LogControl, String> {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     done.map_err(|error| error.to_string())?;
-    Ok(LogControl { filter: handle, initial: filter.to_owned() })
+    Ok(LogControl { filter: handle, level })
 }

@@ -12,7 +12,7 @@ use crate::config::{Config, ModelConfig, Settings, Workers};
 use crate::driver::ModelSettings;
 use crate::models::Store;
 use crate::server::Server;
-use crate::telemetry;
+use crate::telemetry::{self, LogControl};
 
 use super::Outcome;
 use super::banner;
@@ -29,14 +29,14 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
         args.settings.model = super::models_of_environment()?;
     }
     let config = Config::load(args.settings)?;
-    telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
+    let log = telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
     if config.models.is_empty() {
         anyhow::bail!("no model to serve: name one, for example `shoal serve --model minilm`, or see `shoal models list`");
     }
-    super::runtime()?.block_on(serve(config))
+    super::runtime()?.block_on(serve(config, log))
 }
 
-async fn serve(config: Config) -> Outcome {
+async fn serve(config: Config, log: LogControl) -> Outcome {
     // Asked for first, so that a signal during the start is not lost.
     let mut stops = Stops::listen()?;
     let store = super::store(config.home.as_ref())?;
@@ -48,7 +48,7 @@ async fn serve(config: Config) -> Outcome {
             () = stops.next() => return Ok(ExitCode::from(130)),
         }
     };
-    let mut server = start(&config, models, &store).await?;
+    let mut server = start(&config, models, &store, log).await?;
     let started = tokio::select! {
         ready = server.ready() => ready,
         () = stops.next() => {
@@ -84,10 +84,15 @@ async fn serve(config: Config) -> Outcome {
 }
 
 /// Starts a server whose local workers are children of this executable.
-pub(super) async fn start(config: &Config, models: Vec<ModelSettings>, store: &Store) -> anyhow::Result<Server> {
+pub(super) async fn start(
+    config: &Config,
+    models: Vec<ModelSettings>,
+    store: &Store,
+    log: LogControl,
+) -> anyhow::Result<Server> {
     let program = std::env::current_exe().context("cannot find the running executable")?;
     let home = store.home().to_owned();
-    Ok(Server::start(config, models, home, program, worker_arguments(config)).await?)
+    Ok(Server::start(config, models, home, program, worker_arguments(config), log).await?)
 }
 
 fn worker_arguments(config: &Config) -> Vec<String> {

@@ -26,6 +26,8 @@ pub enum Event {
     ProcessEnded { worker: Arc<str>, cause: DownCause },
     /// These are now all the models.
     Configure(Vec<ModelSettings>),
+    /// A model is to be in memory, or no longer.
+    Want { model: Arc<str>, wanted: bool },
     /// A tokenizer was read, or could not be.
     Tokenizer { sha256: String, result: Result<Bytes, String> },
     /// Bring the gauges up to date.

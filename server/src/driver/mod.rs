@@ -33,6 +33,7 @@ pub use run::{Handle, Inbox, drive};
 
 use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::oip::BatchTimes;
 use crate::registry::Registry;
 use crate::tokenize::Tokenizer;
 
@@ -113,6 +114,7 @@ impl Driver {
                 self.depart(now, departed);
             }
             Event::Configure(settings) => self.configure(now, settings),
+            Event::Want { model, wanted } => self.want(now, &model, wanted),
             Event::Tokenizer { sha256, result } => self.tokenizer_read(&sha256, result),
             Event::Measure { done } => {
                 self.measure();
@@ -174,6 +176,11 @@ impl Driver {
             let _ = reply.send(Err(error));
             return;
         };
+        if let Some(unloaded) = self.models.get(model).filter(|model| !model.wanted) {
+            let error = CallError::ModelNotReady { model: unloaded.settings.name.to_string(), reason: "it was unloaded".into() };
+            let _ = reply.send(Err(error));
+            return;
+        }
         let stamp = self.stamp(now);
         let deadline = call.caller.deadline.map(|deadline| self.stamp(deadline));
         let group = Group {
@@ -333,6 +340,10 @@ impl Driver {
         if let (Some(compute), Some(metrics)) = (compute, self.model_metrics.get(&flight.model)) {
             metrics.compute_duration.observe(compute.as_secs_f64());
         }
+        if let (Some(compute), Some(model)) = (compute, self.models.get(flight.model)) {
+            let times = BatchTimes { compute_infer: compute, ..BatchTimes::default() };
+            model.statistics.record_batch(flight.requests.len() as u32, &times);
+        }
         let mut last = None;
         for &request in &flight.requests {
             let Some((group, _, pending)) = self.calls.of(request) else { continue };
@@ -361,6 +372,17 @@ impl Driver {
             self.around.registry.publish(model.view());
         }
         self.feed(now, Input::ConfigChanged(configs), None);
+    }
+
+    /// A client wants a model in memory, or out of it.
+    fn want(&mut self, now: Instant, name: &str, wanted: bool) {
+        let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
+        if model.wanted != wanted {
+            model.wanted = wanted;
+            self.around.registry.publish(model.view());
+            let configs = self.models.core_configs();
+            self.feed(now, Input::ConfigChanged(configs), None);
+        }
     }
 
     fn model_report(&mut self, now: Instant, worker: WorkerId, epoch: Epoch, name: &str, report: ModelReport) {

@@ -9,6 +9,7 @@ use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, WorkerId};
 
 use crate::card::Card;
 use crate::models::Place;
+use crate::oip::Statistics;
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
@@ -45,6 +46,9 @@ pub(super) struct Model {
     pub(super) settings: ModelSettings,
     pub(super) card: Option<Arc<Card>>,
     pub(super) tokenizer: Option<Arc<Tokenizer>>,
+    /// It should be in memory.
+    pub(super) wanted: bool,
+    pub(super) statistics: Arc<Statistics>,
     /// Why the tokenizer could not be had.
     pub(super) tokenizer_error: Option<String>,
     /// The last report of each connected worker.
@@ -63,8 +67,11 @@ pub(super) struct Models {
 
 impl Model {
     fn new(settings: ModelSettings) -> Self {
+        let statistics = Arc::new(Statistics::new(settings.batch_rows_max.get()));
         Self {
             settings,
+            wanted: true,
+            statistics,
             card: None,
             tokenizer: None,
             tokenizer_error: None,
@@ -97,6 +104,8 @@ impl Model {
             workers: ready as u32,
             slo: self.settings.slo,
             batch_rows_max: self.settings.batch_rows_max.get(),
+            wanted: self.wanted,
+            statistics: self.statistics.clone(),
         }
     }
 
@@ -138,7 +147,13 @@ impl Models {
             self.by_id.insert(id, model);
         }
         let gone = before.into_values().map(|model| model.settings.name).collect();
-        (self.by_id.iter().map(|(&id, model)| core_config(id, &model.settings)).collect(), gone)
+        (self.core_configs(), gone)
+    }
+
+    /// The models the core is to know: those that should be in memory.
+    pub(super) fn core_configs(&self) -> Vec<ModelConfig> {
+        let wanted = self.by_id.iter().filter(|(_, model)| model.wanted);
+        wanted.map(|(&id, model)| core_config(id, &model.settings)).collect()
     }
 
     /// The id of a configured model.

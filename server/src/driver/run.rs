@@ -64,6 +64,11 @@ impl Handle {
         self.tell(Event::Configure(models)).await;
     }
 
+    /// Has a model loaded, or unloaded. Its state in the registry says when that is done.
+    pub async fn want(&self, model: &str, wanted: bool) {
+        self.tell(Event::Want { model: model.into(), wanted }).await;
+    }
+
     /// Refuses new calls, and returns when the last one is answered or `grace` is over.
     pub async fn drain(&self, grace: Duration) {
         let (done, drained) = oneshot::channel();

@@ -49,7 +49,7 @@ impl HealthGate {
     /// Models that cannot be served, and why.
     pub fn unready(&self) -> Vec<(Arc<str>, ModelState)> {
         let views = self.registry.all();
-        let unready = views.iter().filter(|view| view.state != ModelState::Ready);
+        let unready = views.iter().filter(|view| view.wanted && view.state != ModelState::Ready);
         unready.map(|view| (view.name.clone(), view.state.clone())).collect()
     }
 

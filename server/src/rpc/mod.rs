@@ -7,9 +7,11 @@ mod frontend;
 mod health;
 mod inference;
 mod listen;
+mod oip;
 mod status;
 
 pub use frontend::{Frontend, FrontendOptions};
 pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};
+pub use oip::OipService;
