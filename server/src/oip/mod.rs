@@ -10,7 +10,7 @@
 //! 3. [`Statistics`], [`TraceSettings`] and [`LogSettings`] are state to keep; [`server_metadata`], [`model_metadata`],
 //!    [`model_config`], [`repository_index`], [`load_request`] and [`unload_request`] are functions.
 //!
-//! Every refusal is a [`CallError`](crate::call::CallError) whose `field` is a path in the request message, such as
+//! Every refusal is a [`CallError`] whose `field` is a path in the request message, such as
 //! `inputs[0].shape` or `parameters.timeout`. What a client wrote is quoted in bounded length, so that an error always
 //! fits a gRPC status.
 //!
