@@ -16,6 +16,9 @@ use crate::call::{CallError, RowOptions};
 /// Every parameter a request may carry, for the message that refuses another.
 const KNOWN: &str = "truncate, normalize, dimensions, priority, timeout, triton_enable_empty_final_response";
 
+/// A year: what may be added to any moment.
+const TIMEOUT_MICROS_MAX: i64 = 365 * 24 * 3600 * 1_000_000;
+
 /// What a caller asked besides the answer.
 ///
 /// Triton hands parameters it does not know to the model. No model here takes any, so they are refused: a misspelt
@@ -29,7 +32,8 @@ pub struct Options {
     pub row: RowOptions,
     /// `priority` (whole number): 1 interactive, 2 standard, 3 bulk; 0 and absence leave it to other means.
     pub class: Option<Class>,
-    /// `timeout` (whole microseconds): the call's deadline is so long after its arrival, if none is sooner. 0 is none.
+    /// `timeout` (whole microseconds): the call's deadline is so long after its arrival, if none is sooner. 0 is
+    /// none; a year is the most.
     pub timeout: Option<Duration>,
     /// `triton_enable_empty_final_response` (bool). Every call has exactly one answer, which says itself that it is the
     /// final one, so this changes nothing; clients send it always.
@@ -73,7 +77,7 @@ impl Options {
                 };
             }
             "timeout" => {
-                let micros: u64 = number(name, value, 0..=i64::MAX)?;
+                let micros: u64 = number(name, value, 0..=TIMEOUT_MICROS_MAX)?;
                 self.timeout = (micros > 0).then(|| Duration::from_micros(micros));
             }
             "triton_enable_empty_final_response" => self.empty_final_response = truth(name, value)?,

@@ -53,6 +53,7 @@ fn priorities_are_classes() {
 fn a_timeout_of_zero_is_none_and_a_negative_one_is_wrong() {
     assert_eq!(parse("timeout", Int64Param(0)).unwrap().timeout, None);
     assert_eq!(refusal(parse("timeout", Int64Param(-1))).0, "parameters.timeout");
+    assert_eq!(refusal(parse("timeout", Int64Param(i64::MAX))).0, "parameters.timeout");
     assert_eq!(refusal(parse("timeout", DoubleParam(1.0))).0, "parameters.timeout");
 }
 

@@ -1,7 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::inference::ModelRepositoryParameter;
 
+use super::super::Statistics;
 use super::super::testing::{not_offered, refusal};
 use super::*;
 
@@ -14,6 +16,8 @@ fn view(name: &str, state: ModelState) -> ModelView {
         workers: 0,
         slo: Duration::from_millis(50),
         batch_rows_max: 64,
+        wanted: true,
+        statistics: Arc::new(Statistics::new(64)),
     }
 }
 
