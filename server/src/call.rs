@@ -164,6 +164,42 @@ pub enum CallError {
     Internal { what: String },
 }
 
+impl CallError {
+    /// The name of the gRPC status this becomes, for counting.
+    pub fn code_name(&self) -> &'static str {
+        match self {
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } => "NOT_FOUND",
+            Self::InvalidArgument { .. } | Self::TooLarge { .. } | Self::Item { .. } => "INVALID_ARGUMENT",
+            Self::DeadlinePassed => "DEADLINE_EXCEEDED",
+            Self::QueueFull { .. } | Self::QueueTimeout { .. } | Self::OutOfMemory { .. } => "RESOURCE_EXHAUSTED",
+            Self::ModelNotReady { .. } | Self::WorkerLost { .. } | Self::Draining | Self::ModelRemoved { .. } => {
+                "UNAVAILABLE"
+            }
+            Self::Unimplemented { .. } => "UNIMPLEMENTED",
+            Self::PermissionDenied { .. } => "PERMISSION_DENIED",
+            Self::Poison { .. } | Self::Internal { .. } => "INTERNAL",
+        }
+    }
+
+    /// Puts a field's name before an index: inside the server rows are `[3]`, to the caller of Embed `texts[3]`.
+    #[must_use]
+    pub fn within(mut self, outer: &str) -> Self {
+        match &mut self {
+            Self::InvalidArgument { field, .. }
+            | Self::TooLarge { field, .. }
+            | Self::Item { field, .. }
+            | Self::Poison { field }
+            | Self::OutOfMemory { field } => {
+                if field.is_empty() || field.starts_with('[') {
+                    field.insert_str(0, outer);
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+}
+
 struct DidYouMean<'a>(&'a Option<String>);
 
 impl fmt::Display for DidYouMean<'_> {

@@ -1,3 +1,19 @@
 //! The async shell around the scheduler.
 
+pub mod admin;
+pub mod artifacts;
 pub mod call;
+pub mod card;
+pub mod cli;
+pub mod config;
+pub mod driver;
+pub mod link;
+pub mod metrics;
+pub mod models;
+pub mod oip;
+pub mod registry;
+pub mod rpc;
+pub mod server;
+pub mod supervisor;
+pub mod telemetry;
+pub mod tokenize;

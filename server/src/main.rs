@@ -1,1 +1,80 @@
-fn main() {}
+//! `shoal`: one binary, several roles. This file starts a role and nothing else; it alone knows the worker.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use shoal_server::cli::{self, Cli, Command, StandardInput, WorkerArgs};
+use shoal_server::config::Device;
+use shoal_server::models::Place;
+use shoal_server::telemetry;
+use shoal_worker::{Budget, DeviceChoice, Exit, ModelSource, Options, SyntheticCurve};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Worker(args) => worker(args),
+        command => cli::run(command),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("shoal: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn worker(args: WorkerArgs) -> cli::Outcome {
+    telemetry::init(&args.log, args.log_format).map_err(anyhow::Error::msg)?;
+    let auth = match args.child_of {
+        Some(_) => StandardInput::read()?.token,
+        None => args.worker_token.clone(),
+    };
+    let mut options = Options::new(args.connect.parse()?, args.name(), auth);
+    options.device = match args.device {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda,
+    };
+    options.threads = args.worker_threads;
+    options.parent = args.child_of;
+    options.exit_on_stdin_end = args.child_of.is_some();
+    options.version = env!("CARGO_PKG_VERSION").to_owned();
+    if let Some(tokens) = args.worker_batch_tokens {
+        options.budget = Budget { tokens: tokens.get(), ..options.budget };
+    }
+    let models = args.find_models()?;
+    options.offers = models.into_iter().map(|(name, place)| (name, source(place))).collect::<BTreeMap<_, _>>();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(async { shoal_worker::run(options, stop()?).await.map_err(anyhow::Error::from) })? {
+        Exit::Refused { detail, .. } => anyhow::bail!("the server refused this worker: {detail}"),
+        Exit::Drained | Exit::GraceEnded | Exit::ParentGone => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Done when somebody asks this process to stop.
+fn stop() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn source(place: Place) -> ModelSource {
+    match place {
+        Place::Folder(folder) => ModelSource::Folder(folder),
+        Place::Echo => ModelSource::Echo,
+        Place::Synthetic(curve) => ModelSource::Synthetic(SyntheticCurve {
+            floor: curve.floor,
+            base: curve.base,
+            per_row: curve.per_row,
+            per_token: curve.per_token,
+            nanos_per_token_squared: curve.nanos_per_token_squared,
+            noise: curve.noise,
+            seed: curve.seed,
+            faults: curve.faults,
+            memory_rows: curve.memory_rows,
+        }),
+    }
+}

@@ -1,1 +1,31 @@
-//! Placeholder of the first commit.
+//! The worker: executes batches that a server sends, on one device.
+//!
+//! A worker dials its server, says what it is, is told which models to hold, grants credits and answers one batch per
+//! credit. It decides nothing about whose request runs when; that is the server's scheduler. What it does decide is
+//! local: how many credits hide the link's latency, which items of a batch no longer need computing, and whether it is
+//! still fit to go on.
+//!
+//! ```text
+//!   link       two gRPC streams, fragments, heartbeats, reconnects; the only place that knows the wire's types
+//!    └ session     pure: credits, duplicates, cancelled items, which models are in which state
+//!       └ executor     one OS thread owns the device; a second one reads models
+//!          └ backend      echo | synthetic | candle
+//!             └ model        one file per architecture
+//!                └ ops          what a model is made of
+//! ```
+//!
+//! Arrows only run down. What all parts speak of (`batch`, `card`, `source`) imports none of them.
+
+mod backend;
+mod batch;
+mod card;
+mod executor;
+mod link;
+mod options;
+mod run;
+mod session;
+mod source;
+
+pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
+pub use run::{Exit, Refusal, RunError, run};
+pub use source::{ModelSource, SyntheticCurve};

@@ -1,0 +1,103 @@
+//! Tokenizers on disk, by hash, so that a worker is asked for each only once.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::driver::{ArtifactWanted, Event, Handle};
+use crate::models::Digest;
+
+/// Runs the driver's errands until the driver is gone. Files live in `home/tokenizers`.
+pub async fn run_errands(home: PathBuf, mut errands: mpsc::UnboundedReceiver<ArtifactWanted>, driver: Handle) {
+    let folder = home.join("tokenizers");
+    while let Some(errand) = errands.recv().await {
+        let folder = folder.clone();
+        let done = tokio::task::spawn_blocking(move || run(&folder, errand)).await;
+        if let Ok((sha256, result)) = done {
+            driver.tell(Event::Tokenizer { sha256, result }).await;
+        }
+    }
+}
+
+fn run(folder: &Path, errand: ArtifactWanted) -> (String, Result<Bytes, String>) {
+    match errand {
+        ArtifactWanted::Read { sha256 } => {
+            let result = read(folder, &sha256);
+            (sha256, result)
+        }
+        ArtifactWanted::Keep { sha256, data } => {
+            let result = check(&sha256, &data).map(|()| {
+                // A tokenizer that cannot be kept is fetched again next time; this time it is here.
+                if let Err(error) = keep(folder, &sha256, &data) {
+                    warn!(%error, folder = %folder.display(), "cannot keep a tokenizer");
+                }
+                data
+            });
+            (sha256, result)
+        }
+    }
+}
+
+fn read(folder: &Path, sha256: &str) -> Result<Bytes, String> {
+    check_name(sha256)?;
+    let data = std::fs::read(path(folder, sha256)).map_err(|error| error.to_string())?;
+    check(sha256, &data)?;
+    Ok(data.into())
+}
+
+fn keep(folder: &Path, sha256: &str, data: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::Write::write_all(&mut file, data)?;
+    file.persist(path(folder, sha256)).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn path(folder: &Path, sha256: &str) -> PathBuf {
+    folder.join(format!("{sha256}.json"))
+}
+
+fn check(sha256: &str, data: &[u8]) -> Result<(), String> {
+    check_name(sha256)?;
+    let found = Digest::of(data).to_string();
+    if found == sha256 { Ok(()) } else { Err(format!("its SHA-256 is {found}, not {sha256}")) }
+}
+
+/// A hash comes from a worker and becomes a file name: nothing but a hash may.
+fn check_name(sha256: &str) -> Result<(), String> {
+    let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash { Ok(()) } else { Err(format!("`{}` is no SHA-256", sha256.escape_default())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_what_it_is_given_and_finds_it_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let data = Bytes::from_static(b"{}");
+        let sha256 = Digest::of(&data).to_string();
+        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256: sha256.clone(), data: data.clone() });
+        assert_eq!(kept, Ok(data.clone()));
+        let (_, found) = run(folder.path(), ArtifactWanted::Read { sha256 });
+        assert_eq!(found, Ok(data));
+    }
+
+    #[test]
+    fn refuses_what_has_another_hash() {
+        let folder = tempfile::tempdir().expect("folder");
+        let sha256 = Digest::of(b"one").to_string();
+        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"two") });
+        assert!(kept.is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
+    }
+
+    #[test]
+    fn a_hash_is_never_a_path() {
+        let (_, result) = run(Path::new("/tmp"), ArtifactWanted::Read { sha256: "../../etc/passwd".into() });
+        assert!(result.expect_err("error").contains("no SHA-256"));
+    }
+}

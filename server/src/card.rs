@@ -1,0 +1,84 @@
+//! What a model is, in the server's own words. Made by the worker that loads it, kept after the worker is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::call::DataType;
+
+/// A model's card.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// The model's configured name.
+    pub name: Arc<str>,
+    /// A positive whole number in canonical form.
+    pub version: Arc<str>,
+    /// SHA-256 of the weights, lower-case hex; empty for models without weights.
+    pub weights_sha256: String,
+    /// For example `bert`.
+    pub architecture: String,
+    /// What it is for.
+    pub task: Task,
+    /// Length of an embedding; 0 where there is none.
+    pub dims: u32,
+    /// Class names, in the order of the scores.
+    pub labels: Vec<String>,
+    /// Tokens in one input at most, special tokens included; 0 for models without tokens.
+    pub tokens_max: u32,
+    /// Ids are in `[0, vocabulary)`.
+    pub vocabulary: u32,
+    /// Memory it takes.
+    pub bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// What it computes in: `f32`, `bf16` or `int8`.
+    pub dtype: Arc<str>,
+    /// Which backend runs it.
+    pub backend: String,
+    /// SHA-256 of its tokenizer, lower-case hex; empty for models without one.
+    pub tokenizer_sha256: String,
+    /// Columns of a batch, shapes without the row dimension.
+    pub inputs: Vec<TensorSpec>,
+    /// Tensors of an answer, shapes without the row dimension.
+    pub outputs: Vec<TensorSpec>,
+    /// Whether it normalises embeddings unless asked not to.
+    pub normalizes: bool,
+    /// Time to run its smallest batch, as measured at load.
+    pub smallest_batch: Duration,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    Embed,
+    Classify,
+    Rerank,
+    FillMask,
+    Generate,
+    /// Tensors in, tensors out.
+    Tensor,
+}
+
+impl Task {
+    /// The task's name, as shown to people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Classify => "classify",
+            Self::Rerank => "rerank",
+            Self::FillMask => "fill-mask",
+            Self::Generate => "generate",
+            Self::Tensor => "tensor",
+        }
+    }
+}
+
+/// One input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Type of its elements.
+    pub data_type: DataType,
+    /// Dimensions of one row; -1 where the length varies.
+    pub shape: Vec<i64>,
+}

@@ -1,0 +1,70 @@
+//! The command line: what a user types, and what each verb does.
+
+mod banner;
+mod serve;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::models::{ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
+
+pub use worker::{StandardInput, WorkerArgs};
+
+/// Serves many small models from one gRPC address.
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve models: the scheduler and, unless told otherwise, its local workers.
+    Serve(serve::ServeArgs),
+    /// Run models for a server. Local workers are started by the server itself.
+    Worker(WorkerArgs),
+}
+
+/// How a verb ends: with an exit code, or an error for a person to read.
+pub type Outcome = anyhow::Result<ExitCode>;
+
+/// Runs every verb but `worker`, which the binary starts itself.
+pub fn run(command: Command) -> Outcome {
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Worker(_) => anyhow::bail!("the worker role is started by the binary"),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// The store of pulled models: at `home`, or where the environment says.
+fn store(home: Option<&PathBuf>) -> anyhow::Result<Store> {
+    use crate::models::PullSettings;
+    Ok(match home {
+        Some(home) => Store::new(home, PullSettings::from_env()),
+        None => Store::from_env()?,
+    })
+}
+
+/// Finds a model's files, pulling them with a progress bar if need be.
+fn find(store: &Store, source: &crate::models::Source) -> anyhow::Result<Resolved> {
+    let mut renderer = Renderer::new();
+    let on: OnProgress<'_> = &mut |event| renderer.show(event);
+    Ok(resolve(source, store, on)?)
+}
+
+/// The models of the variable `SHOAL_MODELS`, separated by spaces.
+fn models_of_environment() -> anyhow::Result<Vec<ModelArg>> {
+    let Ok(text) = std::env::var("SHOAL_MODELS") else { return Ok(Vec::new()) };
+    let parse = |word: &str| word.parse().map_err(|error| anyhow::anyhow!("SHOAL_MODELS: {error}"));
+    text.split_whitespace().map(parse).collect()
+}

@@ -1,0 +1,156 @@
+//! `shoal serve`: from flags to a running server, and back to nothing.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::config::{Config, ModelConfig, Settings, Workers};
+use crate::driver::ModelSettings;
+use crate::models::Store;
+use crate::server::Server;
+use crate::telemetry::{self, LogControl};
+
+use super::Outcome;
+use super::banner;
+
+/// Arguments of `shoal serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn run(mut args: ServeArgs) -> Outcome {
+    if args.settings.model.is_empty() {
+        args.settings.model = super::models_of_environment()?;
+    }
+    let config = Config::load(args.settings)?;
+    let log = telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
+    if config.models.is_empty() {
+        anyhow::bail!("no model to serve: name one, for example `shoal serve --model minilm`, or see `shoal models list`");
+    }
+    super::runtime()?.block_on(serve(config, log))
+}
+
+async fn serve(config: Config, log: LogControl) -> Outcome {
+    // Asked for first, so that a signal during the start is not lost.
+    let mut stops = Stops::listen()?;
+    let store = super::store(config.home.as_ref())?;
+    let models = {
+        let (config, store) = (config.clone(), store.clone());
+        let find = tokio::task::spawn_blocking(move || model_settings(&config, &store));
+        tokio::select! {
+            models = find => models??,
+            () = stops.next() => return Ok(ExitCode::from(130)),
+        }
+    };
+    let mut server = start(&config, models, &store, log).await?;
+    let started = tokio::select! {
+        ready = server.ready() => ready,
+        () = stops.next() => {
+            server.stop().await;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    if let Err(problem) = started {
+        error!("{problem}");
+        server.stop().await;
+        return Ok(ExitCode::FAILURE);
+    }
+    let page = banner::page(&server, &config);
+    // A closed standard output is no reason not to serve.
+    let _ = std::io::stdout().write_all(page.as_bytes());
+    let _ = std::io::stdout().flush();
+    loop {
+        tokio::select! {
+            () = stops.next() => break,
+            given_up = server.worker_given_up() => {
+                error!(worker = %given_up.worker, "serving goes on without this worker: {}", given_up.reason);
+            }
+        }
+    }
+    info!("stopping: no new calls, open ones have {:?}", config.drain_time_max);
+    tokio::select! {
+        () = server.stop() => Ok(ExitCode::SUCCESS),
+        () = stops.next() => {
+            warn!("stopped at once by a second signal");
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+/// Starts a server whose local workers are children of this executable.
+pub(super) async fn start(
+    config: &Config,
+    models: Vec<ModelSettings>,
+    store: &Store,
+    log: LogControl,
+) -> anyhow::Result<Server> {
+    let program = std::env::current_exe().context("cannot find the running executable")?;
+    let home = store.home().to_owned();
+    Ok(Server::start(config, models, home, program, worker_arguments(config), log).await?)
+}
+
+fn worker_arguments(config: &Config) -> Vec<String> {
+    let mut arguments = vec!["--device".to_owned(), config.device.to_string()];
+    let mut push = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+    if let Some(threads) = config.worker_threads {
+        push("--worker-threads", threads.to_string());
+    }
+    if let Some(tokens) = config.worker_batch_tokens {
+        push("--worker-batch-tokens", tokens.to_string());
+    }
+    push("--log", config.log.clone());
+    push("--log-format", format!("{:?}", config.log_format).to_lowercase());
+    arguments
+}
+
+/// The models as the driver wants them, with their files found, and pulled where they were not.
+pub(super) fn model_settings(config: &Config, store: &Store) -> anyhow::Result<Vec<ModelSettings>> {
+    let local = config.workers != Workers::External;
+    config.models.iter().map(|model| settings_of(model, store, local)).collect()
+}
+
+fn settings_of(model: &ModelConfig, store: &Store, local: bool) -> anyhow::Result<ModelSettings> {
+    // Workers elsewhere read their own sources; this machine needs no files then.
+    let place = match local {
+        true => Some(super::find(store, &model.source).with_context(|| format!("model `{}`", model.name))?.place),
+        false => None,
+    };
+    Ok(ModelSettings {
+        name: model.name.as_str().into(),
+        place,
+        dtype: model.dtype.as_str().into(),
+        slo: model.slo,
+        queue_time_max: model.queue_time_max,
+        queue_requests_max: model.queue_requests_max,
+        batch_time_max: model.batch_time_max,
+        batch_rows_max: model.batch_rows_max,
+        batch_tokens_max: model.batch_tokens_max,
+        policy: model.policy.clone(),
+    })
+}
+
+/// Requests to stop: SIGTERM, and SIGINT from a terminal.
+#[derive(Debug)]
+struct Stops {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stops {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `shoal worker`: its arguments, checked and put in plain words for the binary to start the role with.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use clap::Args;
+
+use crate::config::Device;
+use crate::models::{ModelArg, Place};
+use crate::telemetry::LogFormat;
+
+/// Arguments of `shoal worker`.
+#[derive(Args, Clone, Debug)]
+pub struct WorkerArgs {
+    /// The server to work for: http://HOST:8003, or unix:PATH.
+    #[arg(long, value_name = "ADDRESS", env = "SHOAL_CONNECT", default_value = "http://127.0.0.1:8003")]
+    pub connect: String,
+    /// This worker's name, unique among the workers of a server [default: host name and process id]
+    #[arg(long, env = "SHOAL_WORKER_NAME")]
+    pub name: Option<String>,
+    /// The token the server expects; better given as a variable than as a flag, which other users can see.
+    #[arg(long, env = "SHOAL_WORKER_TOKEN", hide_env_values = true, default_value = "")]
+    pub worker_token: String,
+    #[arg(long = "model", value_name = "MODEL", help = ModelArg::HELP)]
+    /// Models this worker can load by itself.
+    pub models: Vec<ModelArg>,
+    /// What to compute on.
+    #[arg(long, value_enum, env = "SHOAL_DEVICE", default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Compute threads. Fewer leave processors to others [default: all]
+    #[arg(long, value_name = "N", env = "SHOAL_WORKER_THREADS")]
+    pub worker_threads: Option<NonZeroUsize>,
+    /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes
+    /// next wait for longer [default: by device]
+    #[arg(long, value_name = "N", env = "SHOAL_WORKER_BATCH_TOKENS")]
+    pub worker_batch_tokens: Option<NonZeroU32>,
+    /// What to log.
+    #[arg(long, value_name = "FILTER", env = "SHOAL_LOG", default_value = "info")]
+    pub log: String,
+    /// How log lines look.
+    #[arg(long, value_enum, env = "SHOAL_LOG_FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Process id of the server that started this worker; the token comes on standard input.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub child_of: Option<u32>,
+}
+
+/// What a child reads from its parent.
+#[derive(Debug)]
+pub struct StandardInput {
+    /// The token made for it.
+    pub token: String,
+}
+
+impl StandardInput {
+    /// Reads the token from the first line.
+    ///
+    /// # Errors
+    /// When the parent is gone or sent none.
+    pub fn read() -> anyhow::Result<Self> {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line)?;
+        let token = line.trim_end().to_owned();
+        anyhow::ensure!(!token.is_empty(), "no token came on standard input: was this worker started by a server?");
+        Ok(Self { token })
+    }
+}
+
+impl WorkerArgs {
+    /// The name, made up where none was given.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            format!("{host}-{}", std::process::id())
+        })
+    }
+
+    /// Finds the files of each model, pulling what is missing.
+    ///
+    /// # Errors
+    /// The first model that cannot be found.
+    pub fn find_models(&self) -> anyhow::Result<Vec<(String, Place)>> {
+        let mut args = self.models.clone();
+        if args.is_empty() && self.child_of.is_none() {
+            args = super::models_of_environment()?;
+        }
+        let store = super::store(None)?;
+        args.iter().map(|arg| Ok((arg.name.to_string(), super::find(&store, &arg.source)?.place))).collect()
+    }
+}

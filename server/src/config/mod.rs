@@ -1,0 +1,147 @@
+//! Configuration: one TOML file, every key of which is also a flag and a `SHOAL_…` variable.
+//!
+//! A flag wins over a variable, a variable over the file, the file over the default. All of it is checked before a port
+//! is bound; what comes out cannot be wrong.
+
+mod file;
+mod model;
+mod settings;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shoal_scheduler::Limits;
+
+pub use file::ConfigError;
+pub use model::{ModelConfig, PolicyName};
+pub use settings::{Device, ModelControl, Settings, Workers};
+
+use crate::link::LinkAddress;
+use crate::rpc::{FrontendOptions, ListenerOptions};
+use crate::telemetry::LogFormat;
+
+/// All a server needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients call.
+    pub grpc: SocketAddr,
+    /// Where metrics and probes are.
+    pub metrics: SocketAddr,
+    /// Where workers of other machines dial; unset with local workers.
+    pub link: Option<LinkAddress>,
+    /// The token such workers show.
+    pub worker_token: String,
+    /// Local workers, or none.
+    pub workers: Workers,
+    /// What local workers compute on.
+    pub device: Device,
+    /// Threads of each local worker; all of the machine when unset.
+    pub worker_threads: Option<NonZeroUsize>,
+    /// Tokens in one batch of a local worker at most.
+    pub worker_batch_tokens: Option<u32>,
+    /// Threads that tokenise.
+    pub tokenizer_threads: usize,
+    /// Where models and tokenizers are kept; the platform's cache folder when unset.
+    pub home: Option<PathBuf>,
+    /// Who may load and unload models and change settings over gRPC.
+    pub model_control: ModelControl,
+    /// How long a stop waits for calls.
+    pub drain_time_max: Duration,
+    /// What is logged.
+    pub log: String,
+    /// How it looks.
+    pub log_format: LogFormat,
+    /// Limits on one call.
+    pub frontend: FrontendOptions,
+    /// Limits on connections.
+    pub listener: ListenerOptions,
+    /// Limits on the queue.
+    pub limits: Limits,
+    /// The models, by name.
+    pub models: Vec<ModelConfig>,
+}
+
+impl Config {
+    /// Puts flags, variables and the file together.
+    ///
+    /// # Errors
+    /// What is wrong, by key, with the nearest key where one is unknown.
+    pub fn load(flags: Settings) -> Result<Self, ConfigError> {
+        let (file, file_models) = match &flags.config {
+            Some(path) => file::read(path)?,
+            None => (Settings::default(), Vec::new()),
+        };
+        let settings = flags.over(file);
+        let models = model::merge(file_models, &settings.model)?;
+        Self::check(settings, models)
+    }
+
+    fn check(settings: Settings, models: Vec<ModelConfig>) -> Result<Self, ConfigError> {
+        let address = settings.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let workers = settings.workers.unwrap_or_default();
+        let link_at = SocketAddr::new(settings.link_address.unwrap_or(address), settings.link_port.unwrap_or(8003));
+        let worker_token = settings.worker_token.clone().unwrap_or_default();
+        if workers == Workers::External && worker_token.is_empty() {
+            let problem = "must be set with `workers = \"external\"`: the token workers show when they dial".to_owned();
+            return Err(ConfigError::Value { key: "worker_token".into(), problem });
+        }
+        let defaults = Limits::default();
+        Ok(Self {
+            grpc: SocketAddr::new(address, settings.grpc_port.unwrap_or(8001)),
+            metrics: SocketAddr::new(
+                settings.metrics_address.unwrap_or(address),
+                settings.metrics_port.unwrap_or(8002),
+            ),
+            link: (workers == Workers::External).then_some(LinkAddress::Tcp(link_at)),
+            worker_token,
+            workers,
+            device: settings.device.unwrap_or_default(),
+            worker_threads: settings.worker_threads,
+            worker_batch_tokens: settings.worker_batch_tokens.map(Into::into),
+            tokenizer_threads: settings.tokenizer_threads.map_or_else(half_the_machine, Into::into),
+            home: settings.home.clone(),
+            model_control: settings.model_control.unwrap_or_default(),
+            drain_time_max: settings.drain_time_max.map_or(Duration::from_secs(30), Into::into),
+            log: settings.log.clone().unwrap_or_else(|| "info".into()),
+            log_format: settings.log_format.unwrap_or_default(),
+            frontend: frontend(&settings)?,
+            listener: ListenerOptions {
+                connections_max: settings.connections_max.map_or(4096, Into::into),
+                ..ListenerOptions::default()
+            },
+            limits: Limits {
+                tenant_requests_max: settings.tenant_requests_max.unwrap_or(defaults.tenant_requests_max),
+                class_requests_max: settings.class_requests_max.unwrap_or(defaults.class_requests_max),
+                queue_bytes_max: settings.queue_bytes_max.unwrap_or(defaults.queue_bytes_max),
+                attempts_max: settings.attempts_max.unwrap_or(const { NonZeroU16::new(3).unwrap() }),
+            },
+            models,
+        })
+    }
+}
+
+fn frontend(settings: &Settings) -> Result<FrontendOptions, ConfigError> {
+    let defaults = FrontendOptions::default();
+    let tenant_key = settings.tenant_key.clone().unwrap_or(defaults.tenant_key);
+    // HTTP/2 header names are lower case; one that ends in -bin carries base64, which a name is not.
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    if tenant_key.is_empty() || !tenant_key.bytes().all(is_plain) || tenant_key.ends_with("-bin") {
+        let problem = format!("`{tenant_key}` is not a metadata key: lower-case letters, digits, `-`, `_`, `.`");
+        return Err(ConfigError::Value { key: "tenant_key".into(), problem });
+    }
+    Ok(FrontendOptions {
+        tenant_key,
+        call_rows_max: settings.call_rows_max.map_or(defaults.call_rows_max, Into::into),
+        call_bytes_max: settings.call_bytes_max.map_or(defaults.call_bytes_max, Into::into),
+    })
+}
+
+/// Tokenising is quick beside the models; half the processors are never its limit.
+fn half_the_machine() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2))
+}

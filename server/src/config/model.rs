@@ -1,0 +1,187 @@
+//! One model's configuration: its table in the file, laid under its flag.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use serde::Deserialize;
+use shoal_scheduler::PolicyConfig;
+
+use crate::models::{Dtype, ModelArg, ModelName, Preset, Source};
+
+use super::file::ConfigError;
+use super::settings::HumanDuration;
+
+/// The largest batch in rows unless a model says otherwise.
+const BATCH_ROWS_MAX: NonZeroU32 = NonZeroU32::new(1024).unwrap();
+/// The largest batch in tokens unless a model says otherwise.
+const BATCH_TOKENS_MAX: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
+/// Rows queued for one model unless it says otherwise.
+const QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(32_768).unwrap();
+
+/// A model to serve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// What clients call it.
+    pub name: ModelName,
+    /// Where it is read.
+    pub source: Source,
+    /// What it computes in.
+    pub dtype: Dtype,
+    /// The latency objective (p99).
+    pub slo: Duration,
+    /// How long a row may wait.
+    pub queue_time_max: Duration,
+    /// Rows queued at most.
+    pub queue_requests_max: NonZeroU32,
+    /// How long one batch may run.
+    pub batch_time_max: Duration,
+    /// The largest batch in rows.
+    pub batch_rows_max: NonZeroU32,
+    /// The largest batch in tokens.
+    pub batch_tokens_max: NonZeroU32,
+    /// When batches are closed.
+    pub policy: PolicyConfig,
+}
+
+/// Names of the policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyName {
+    /// Close as soon as a worker is free, with all that fits.
+    #[default]
+    Fixed,
+    /// Triton's dynamic batcher: preferred sizes and a delay.
+    Triton,
+}
+
+/// A model's table in the file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelFile {
+    source: Option<Source>,
+    slo: Option<HumanDuration>,
+    preset: Option<Preset>,
+    dtype: Option<Dtype>,
+    queue_time_max: Option<HumanDuration>,
+    queue_requests_max: Option<NonZeroU32>,
+    batch_time_max: Option<HumanDuration>,
+    batch_rows_max: Option<NonZeroU32>,
+    batch_tokens_max: Option<NonZeroU32>,
+    policy: Option<PolicyName>,
+    queue_delay_max: Option<HumanDuration>,
+    preferred_rows: Option<Vec<NonZeroU32>>,
+}
+
+impl ModelFile {
+    pub(super) const KEYS: &[&str] = &[
+        "source",
+        "slo",
+        "preset",
+        "dtype",
+        "queue_time_max",
+        "queue_requests_max",
+        "batch_time_max",
+        "batch_rows_max",
+        "batch_tokens_max",
+        "policy",
+        "queue_delay_max",
+        "preferred_rows",
+    ];
+
+    pub(super) fn check(self, name: ModelName) -> Result<ModelConfig, ConfigError> {
+        let key = |key: &str| format!("models.{name}.{key}");
+        let source = match self.source {
+            Some(source) => source,
+            None => Source::of_name(&name)
+                .map_err(|error| ConfigError::Value { key: key("source"), problem: error.to_string() })?,
+        };
+        let policy = match self.policy.unwrap_or_default() {
+            PolicyName::Fixed => {
+                if self.queue_delay_max.is_some() || self.preferred_rows.is_some() {
+                    let problem = "needs `policy = \"triton\"`".to_owned();
+                    let which = if self.queue_delay_max.is_some() { "queue_delay_max" } else { "preferred_rows" };
+                    return Err(ConfigError::Value { key: key(which), problem });
+                }
+                PolicyConfig::Fixed
+            }
+            PolicyName::Triton => {
+                let mut preferred_rows = self.preferred_rows.unwrap_or_default();
+                preferred_rows.sort_unstable();
+                PolicyConfig::Triton {
+                    queue_delay_max: self.queue_delay_max.map_or(Duration::ZERO, Into::into),
+                    preferred_rows,
+                }
+            }
+        };
+        Ok(ModelConfig {
+            slo: slo(self.slo.map(Into::into), self.preset),
+            dtype: self.dtype.unwrap_or_default(),
+            queue_time_max: self.queue_time_max.map_or(Duration::from_secs(60), Into::into),
+            queue_requests_max: self.queue_requests_max.unwrap_or(QUEUE_REQUESTS_MAX),
+            batch_time_max: self.batch_time_max.map_or(Duration::from_secs(60), Into::into),
+            batch_rows_max: self.batch_rows_max.unwrap_or(BATCH_ROWS_MAX),
+            batch_tokens_max: self.batch_tokens_max.unwrap_or(BATCH_TOKENS_MAX),
+            policy,
+            name,
+            source,
+        })
+    }
+}
+
+impl ModelConfig {
+    /// A model with every default.
+    pub fn new(name: ModelName, source: Source) -> Self {
+        Self {
+            name,
+            source,
+            dtype: Dtype::Auto,
+            slo: slo(None, None),
+            queue_time_max: Duration::from_secs(60),
+            queue_requests_max: QUEUE_REQUESTS_MAX,
+            batch_time_max: Duration::from_secs(60),
+            batch_rows_max: BATCH_ROWS_MAX,
+            batch_tokens_max: BATCH_TOKENS_MAX,
+            policy: PolicyConfig::Fixed,
+        }
+    }
+
+    fn apply(&mut self, arg: &ModelArg) {
+        self.source = arg.source.clone();
+        if arg.slo.is_some() || arg.preset.is_some() {
+            self.slo = slo(arg.slo, arg.preset);
+        }
+        if let Some(dtype) = arg.dtype {
+            self.dtype = dtype;
+        }
+    }
+}
+
+/// The models of the file, with those of the flags over them or beside them.
+pub(super) fn merge(mut models: Vec<ModelConfig>, flags: &[ModelArg]) -> Result<Vec<ModelConfig>, ConfigError> {
+    let mut seen: Vec<&ModelName> = Vec::with_capacity(flags.len());
+    for arg in flags {
+        if seen.contains(&&arg.name) {
+            let problem = format!("`{}` is named twice", arg.name);
+            return Err(ConfigError::Value { key: "model".into(), problem });
+        }
+        seen.push(&arg.name);
+        match models.iter_mut().find(|model| model.name == arg.name) {
+            Some(model) => model.apply(arg),
+            None => {
+                let mut model = ModelConfig::new(arg.name.clone(), arg.source.clone());
+                model.apply(arg);
+                models.push(model);
+            }
+        }
+    }
+    Ok(models)
+}
+
+/// The objective: as stated, else by preset, else the balanced one.
+fn slo(stated: Option<Duration>, preset: Option<Preset>) -> Duration {
+    stated.unwrap_or(match preset.unwrap_or(Preset::Balanced) {
+        Preset::Latency => Duration::from_millis(50),
+        Preset::Balanced => Duration::from_millis(200),
+        Preset::Throughput => Duration::from_secs(1),
+    })
+}

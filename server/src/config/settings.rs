@@ -1,0 +1,233 @@
+//! The settings as a user may give them: each a key of the file, a flag and a variable, each optional.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::models::ModelArg;
+use crate::telemetry::LogFormat;
+
+/// A duration as people write it: `50ms`, `2s`, `1m 30s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HumanDuration(pub Duration);
+
+impl From<HumanDuration> for Duration {
+    fn from(duration: HumanDuration) -> Self {
+        duration.0
+    }
+}
+
+impl FromStr for HumanDuration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = humantime::parse_duration(text);
+        parsed.map(Self).map_err(|_| format!("`{text}` is not a duration such as 50ms or 2s"))
+    }
+}
+
+impl TryFrom<String> for HumanDuration {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Who runs the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "toml::Value")]
+pub enum Workers {
+    /// So many child processes of this server.
+    Local(NonZeroUsize),
+    /// Processes that dial in, started by somebody else.
+    External,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self::Local(NonZeroUsize::MIN)
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "external" => Ok(Self::External),
+            count => match count.parse::<NonZeroUsize>() {
+                Ok(count) if count.get() <= 256 => Ok(Self::Local(count)),
+                _ => Err(format!("`{text}` is neither a number from 1 to 256 nor `external`")),
+            },
+        }
+    }
+}
+
+impl TryFrom<toml::Value> for Workers {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::Integer(count) => count.to_string().parse(),
+            toml::Value::String(text) => text.parse(),
+            other => Err(format!("`{other}` is neither a number from 1 to 256 nor `external`")),
+        }
+    }
+}
+
+/// What local workers compute on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// A GPU where there is one that can be used, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU, or an error.
+    Cuda,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// Who may load and unload models and change settings over gRPC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelControl {
+    /// Nobody: such calls are PERMISSION_DENIED.
+    #[default]
+    None,
+    /// Every client.
+    Explicit,
+}
+
+/// Declares the settings once: a field, its help, its variable; and how one set is laid over another.
+macro_rules! settings {
+    ($($(#[doc = $help:literal])+ $(#[arg($($arg:tt)+)])? $name:ident: $type:ty = $env:literal,)+) => {
+        /// Settings as a user gave them; unset ones have a default.
+        #[derive(Args, Clone, Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Settings {
+            /// Read settings and models from this TOML file; flags and variables win over it.
+            #[arg(long, value_name = "FILE", env = "SHOAL_CONFIG")]
+            #[serde(skip)]
+            pub config: Option<PathBuf>,
+            #[arg(long = "model", value_name = "MODEL", help = ModelArg::HELP)]
+            #[serde(skip)]
+            /// Models named on the command line.
+            pub model: Vec<ModelArg>,
+            $($(#[doc = $help])+
+              #[arg(long, env = $env, $($($arg)+)?)]
+              pub $name: Option<$type>,)+
+        }
+
+        impl Settings {
+            /// Every key of the file, apart from the models.
+            pub(super) const KEYS: &[&str] = &[$(stringify!($name)),+];
+
+            /// These settings, and where they say nothing, `below`.
+            #[must_use]
+            pub(super) fn over(self, below: Self) -> Self {
+                Self {
+                    config: self.config.or(below.config),
+                    model: if self.model.is_empty() { below.model } else { self.model },
+                    $($name: self.$name.or(below.$name),)+
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Address to listen on. Loopback unless told otherwise: whoever can reach the port can use the models [default: 127.0.0.1]
+    #[arg(value_name = "IP")]
+    address: IpAddr = "SHOAL_ADDRESS",
+    /// Port for clients; 0 picks a free one [default: 8001]
+    #[arg(value_name = "PORT")]
+    grpc_port: u16 = "SHOAL_GRPC_PORT",
+    /// Address for metrics and probes [default: that of --address]
+    #[arg(value_name = "IP")]
+    metrics_address: IpAddr = "SHOAL_METRICS_ADDRESS",
+    /// Port for /metrics, /livez and /readyz; 0 picks a free one [default: 8002]
+    #[arg(value_name = "PORT")]
+    metrics_port: u16 = "SHOAL_METRICS_PORT",
+    /// Local worker processes, or `external` for workers that dial in. More workers hide each other's faults and share one machine's memory and processors [default: 1]
+    #[arg(value_name = "N|external")]
+    workers: Workers = "SHOAL_WORKERS",
+    /// Address external workers dial [default: that of --address]
+    #[arg(value_name = "IP")]
+    link_address: IpAddr = "SHOAL_LINK_ADDRESS",
+    /// Port external workers dial; 0 picks a free one [default: 8003]
+    #[arg(value_name = "PORT")]
+    link_port: u16 = "SHOAL_LINK_PORT",
+    /// Token external workers show; better given as a variable or in the file than as a flag, which other users can see
+    #[arg(value_name = "TOKEN", hide_env_values = true)]
+    worker_token: String = "SHOAL_WORKER_TOKEN",
+    /// What local workers compute on [default: auto]
+    #[arg(value_enum)]
+    device: Device = "SHOAL_DEVICE",
+    /// Compute threads of each local worker. Fewer leave processors to the server and to other workers [default: all]
+    #[arg(value_name = "N")]
+    worker_threads: NonZeroUsize = "SHOAL_WORKER_THREADS",
+    /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes next wait for longer [default: by device]
+    #[arg(value_name = "N")]
+    worker_batch_tokens: NonZeroU32 = "SHOAL_WORKER_BATCH_TOKENS",
+    /// Threads that tokenise [default: half the processors]
+    #[arg(value_name = "N")]
+    tokenizer_threads: NonZeroUsize = "SHOAL_TOKENIZER_THREADS",
+    /// Folder that keeps models and tokenizers [default: the platform's cache folder]
+    #[arg(value_name = "FOLDER")]
+    home: PathBuf = "SHOAL_HOME",
+    /// Whether clients may load and unload models and change settings over gRPC [default: none]
+    #[arg(value_enum)]
+    model_control: ModelControl = "SHOAL_MODEL_CONTROL",
+    /// How long a stop waits for calls before it ends them [default: 30s]
+    #[arg(value_name = "TIME")]
+    drain_time_max: HumanDuration = "SHOAL_DRAIN_TIME_MAX",
+    /// What to log: error, warn, info, debug, trace, or per module such as info,shoal_server=debug [default: info]
+    #[arg(value_name = "FILTER")]
+    log: String = "SHOAL_LOG",
+    /// How log lines look [default: text]
+    #[arg(value_enum)]
+    log_format: LogFormat = "SHOAL_LOG_FORMAT",
+    /// Metadata key whose value names the tenant [default: x-shoal-tenant]
+    #[arg(value_name = "KEY")]
+    tenant_key: String = "SHOAL_TENANT_KEY",
+    /// Texts or rows in one call at most [default: 8192]
+    #[arg(value_name = "N")]
+    call_rows_max: NonZeroUsize = "SHOAL_CALL_ROWS_MAX",
+    /// Bytes of one call's message at most [default: 16 MiB]
+    #[arg(value_name = "BYTES")]
+    call_bytes_max: NonZeroUsize = "SHOAL_CALL_BYTES_MAX",
+    /// Client connections open at once; more wait to be accepted [default: 4096]
+    #[arg(value_name = "N")]
+    connections_max: NonZeroUsize = "SHOAL_CONNECTIONS_MAX",
+    /// Rows one tenant may have queued. Lower keeps one tenant from filling the queue [default: 65536]
+    #[arg(value_name = "N")]
+    tenant_requests_max: u32 = "SHOAL_TENANT_REQUESTS_MAX",
+    /// Rows of one class that may be queued [default: 131072]
+    #[arg(value_name = "N")]
+    class_requests_max: u32 = "SHOAL_CLASS_REQUESTS_MAX",
+    /// Bytes of payload that may be queued [default: 1 GiB]
+    #[arg(value_name = "BYTES")]
+    queue_bytes_max: u64 = "SHOAL_QUEUE_BYTES_MAX",
+    /// How often a row is sent to a worker before its call fails [default: 3]
+    #[arg(value_name = "N")]
+    attempts_max: NonZeroU16 = "SHOAL_ATTEMPTS_MAX",
+}

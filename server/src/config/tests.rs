@@ -1,0 +1,88 @@
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn flags(args: &[&str]) -> Settings {
+    let args = std::iter::once("serve").chain(args.iter().copied());
+    Cli::try_parse_from(args).expect("flags").settings
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    let (settings, models) = file::parse(text, Path::new("shoal.toml"))?;
+    Config::check(settings, models)
+}
+
+#[test]
+fn every_key_of_the_file_is_a_flag_and_a_variable() {
+    let command = <Cli as clap::CommandFactory>::command();
+    for key in Settings::KEYS {
+        let arg = command.get_arguments().find(|arg| arg.get_id() == key).unwrap_or_else(|| panic!("no flag {key}"));
+        let long = arg.get_long().expect("long name");
+        assert_eq!(long, key.replace('_', "-"));
+        let variable = arg.get_env().expect("variable").to_str().expect("text");
+        assert_eq!(variable, format!("SHOAL_{}", key.to_uppercase()));
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), "grpc_port = 1\nmetrics_port = 2\n").expect("write");
+    let path = file.path().to_str().expect("path");
+    let config = Config::load(flags(&["--config", path, "--grpc-port", "3"])).expect("config");
+    assert_eq!((config.grpc.port(), config.metrics.port()), (3, 2));
+}
+
+#[test]
+fn a_model_flag_changes_the_model_of_the_file() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), "[models.m]\nsource = \"echo\"\nslo = \"1s\"\nbatch_rows_max = 4\n").expect("write");
+    let path = file.path().to_str().expect("path");
+    let config = Config::load(flags(&["--config", path, "--model", "m=echo,slo=5ms"])).expect("config");
+    assert_eq!(config.models.len(), 1);
+    assert_eq!(config.models[0].slo, Duration::from_millis(5));
+    assert_eq!(config.models[0].batch_rows_max.get(), 4);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest() {
+    let error = parse("grpc_prot = 1").expect_err("error").to_string();
+    assert_eq!(error, "unknown key `grpc_prot`; did you mean `grpc_port`?");
+    let error = parse("[models.echo]\nslow = \"1s\"").expect_err("error").to_string();
+    assert_eq!(error, "unknown key `models.echo.slow`; did you mean `models.echo.slo`?");
+}
+
+#[test]
+fn a_wrong_value_is_named_by_its_key() {
+    for (text, key) in [
+        ("grpc_port = 70000", "`grpc_port`"),
+        ("workers = 0", "`workers`"),
+        ("drain_time_max = \"soon\"", "`drain_time_max`"),
+        ("tenant_key = \"Team\"", "`tenant_key`"),
+        ("models = 3", "`models`"),
+        ("[models.echo]\nslo = \"never\"", "`models.echo.slo`"),
+        ("[models.echo]\nqueue_delay_max = \"1ms\"", "`models.echo.queue_delay_max`"),
+        ("[models.Echo]\nsource = \"echo\"", "`models.Echo`"),
+        ("workers = \"external\"", "`worker_token`"),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.starts_with(key), "{text}: {error}");
+    }
+}
+
+#[test]
+fn defaults_listen_on_loopback_with_one_local_worker() {
+    let config = Config::load(Settings::default()).expect("config");
+    assert_eq!(config.grpc.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.metrics.to_string(), "127.0.0.1:8002");
+    assert_eq!(config.workers, Workers::Local(NonZeroUsize::MIN));
+    assert_eq!(config.link, None);
+}

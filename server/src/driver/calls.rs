@@ -1,0 +1,149 @@
+//! Calls in flight: payloads, reply channels and results, by the ids the core knows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_scheduler::{BatchId, GroupId, ModelId, RequestId, Timestamp};
+use tokio::sync::oneshot;
+
+use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
+
+use super::event::{BatchRow, ItemError};
+
+/// Every call that has no answer yet. A call's rows have consecutive ids, the first of which names the call.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    by_first: BTreeMap<u64, Pending>,
+}
+
+/// One call without an answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) call: Call,
+    pub(super) model: ModelId,
+    pub(super) submitted: Timestamp,
+    pub(super) deadline: Option<Timestamp>,
+    reply: oneshot::Sender<Result<Answer, CallError>>,
+    results: Vec<Option<Vec<Tensor>>>,
+    /// What a worker said of a row it could not compute.
+    pub(super) item_errors: BTreeMap<u32, ItemError>,
+    /// Rows without a result.
+    open_rows: usize,
+    /// Batches holding rows of this call that have not ended.
+    open_batches: usize,
+    queue_time: Duration,
+    batches: Vec<(BatchId, BatchUse)>,
+}
+
+impl Pending {
+    pub(super) fn new(
+        call: Call,
+        model: ModelId,
+        submitted: Timestamp,
+        deadline: Option<Timestamp>,
+        reply: oneshot::Sender<Result<Answer, CallError>>,
+    ) -> Self {
+        let rows = call.rows.len();
+        Self {
+            call,
+            model,
+            submitted,
+            deadline,
+            reply,
+            results: (0..rows).map(|_| None).collect(),
+            item_errors: BTreeMap::new(),
+            open_rows: rows,
+            open_batches: 0,
+            queue_time: Duration::ZERO,
+            batches: Vec::new(),
+        }
+    }
+
+    /// The row leaves for a worker in a batch whose use is described by `entry`.
+    pub(super) fn dispatch(&mut self, row: u32, now: Timestamp, batch: BatchId, entry: BatchUse) -> BatchRow {
+        self.queue_time = self.queue_time.max(now.since(self.submitted));
+        match self.batches.iter_mut().rev().find(|(id, _)| *id == batch) {
+            Some((_, known)) => known.own_rows += 1,
+            None => {
+                self.open_batches += 1;
+                self.batches.push((batch, BatchUse { own_rows: 1, ..entry }));
+            }
+        }
+        let source = &self.call.rows[row as usize];
+        BatchRow {
+            columns: source.columns.clone(),
+            options: source.options,
+            remaining: self.deadline.map(|deadline| deadline.since(now)),
+            trace: self.call.caller.trace.clone(),
+        }
+    }
+
+    /// The row has its result.
+    pub(super) fn complete(&mut self, row: u32, tensors: Vec<Tensor>) {
+        let slot = &mut self.results[row as usize];
+        if slot.replace(tensors).is_none() {
+            self.open_rows -= 1;
+        }
+    }
+
+    /// A batch with rows of this call ended after computing for so long, zero when that is not known.
+    pub(super) fn end_batch(&mut self, batch: BatchId, compute: Duration) {
+        if let Some((_, entry)) = self.batches.iter_mut().find(|(id, _)| *id == batch) {
+            entry.compute_time = compute;
+            self.open_batches -= 1;
+        }
+    }
+
+    /// Every row has a result and every batch has ended.
+    pub(super) fn is_done(&self) -> bool {
+        self.open_rows == 0 && self.open_batches == 0
+    }
+
+    /// Sends the answer.
+    pub(super) fn answer(self) {
+        let batches: Vec<BatchUse> = self.batches.into_iter().map(|(_, entry)| entry).collect();
+        let answer = Answer {
+            rows: self.results.into_iter().map(Option::unwrap_or_default).collect(),
+            queue_time: self.queue_time,
+            compute_time: batches.iter().map(|entry| entry.compute_time).max().unwrap_or_default(),
+            batches,
+        };
+        // A caller that just went away misses nothing.
+        let _ = self.reply.send(Ok(answer));
+    }
+
+    /// Sends an error.
+    pub(super) fn fail(self, error: CallError) {
+        let _ = self.reply.send(Err(error));
+    }
+
+    pub(super) fn model_name(&self) -> &Arc<str> {
+        &self.call.model
+    }
+}
+
+impl Calls {
+    pub(super) fn insert(&mut self, first: u64, pending: Pending) {
+        self.by_first.insert(first, pending);
+    }
+
+    /// The call a request belongs to, and its row.
+    pub(super) fn of(&mut self, request: RequestId) -> Option<(GroupId, u32, &mut Pending)> {
+        let (&first, pending) = self.by_first.range_mut(..=request.0).next_back()?;
+        let row = u32::try_from(request.0 - first).ok()?;
+        ((row as usize) < pending.results.len()).then_some((GroupId(first), row, pending))
+    }
+
+    pub(super) fn group(&mut self, group: GroupId) -> Option<&mut Pending> {
+        self.by_first.get_mut(&group.0)
+    }
+
+    pub(super) fn remove(&mut self, group: GroupId) -> Option<Pending> {
+        self.by_first.remove(&group.0)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_first.len()
+    }
+}

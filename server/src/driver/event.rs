@@ -1,0 +1,139 @@
+//! Everything that can happen to the driver, and everything it can ask of a worker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, DownCause, Epoch, Slot};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
+use crate::card::Card;
+use crate::models::Place;
+
+use super::models::ModelSettings;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A call arrived. `first` is the id of its first row and of its group; the rows' ids follow on.
+    Submit { first: u64, call: Call, reply: oneshot::Sender<Result<Answer, CallError>> },
+    /// A worker attached both its streams.
+    WorkerUp(WorkerUp),
+    /// A worker said something.
+    Worker { epoch: Epoch, said: FromWorker },
+    /// A local worker's process ended.
+    ProcessEnded { worker: Arc<str>, cause: DownCause },
+    /// These are now all the models.
+    Configure(Vec<ModelSettings>),
+    /// A model is to be in memory, or no longer.
+    Want { model: Arc<str>, wanted: bool },
+    /// A tokenizer was read, or could not be.
+    Tokenizer { sha256: String, result: Result<Bytes, String> },
+    /// Bring the gauges up to date.
+    Measure { done: oneshot::Sender<()> },
+    /// Take nothing new; answer when the last call is done or after `grace`.
+    Drain { grace: Duration, done: oneshot::Sender<()> },
+}
+
+/// A worker, as it introduced itself.
+#[derive(Debug)]
+pub struct WorkerUp {
+    /// Names this life of its connection.
+    pub epoch: Epoch,
+    /// Its own name.
+    pub name: Arc<str>,
+    /// What it runs on, for people.
+    pub device: String,
+    /// Started by this server: it is told where to read models.
+    pub local: bool,
+    /// Models it has sources for of its own.
+    pub offers: Vec<Arc<str>>,
+    /// Where to send what it should do. Bounded by its credits and the number of models.
+    pub commands: mpsc::UnboundedSender<ToWorker>,
+}
+
+/// What a worker says.
+#[derive(Debug)]
+pub enum FromWorker {
+    /// It can take one more batch.
+    Credit { slot: Slot, budget: Budget },
+    /// A model of it changed state.
+    Model { model: Arc<str>, state: ModelReport },
+    /// Some items ended.
+    Items { batch: BatchId, attempt: Attempt, items: Vec<ItemResult> },
+    /// A batch ended.
+    BatchEnd { batch: BatchId, attempt: Attempt, compute: Duration },
+    /// A batch failed.
+    BatchFailed { batch: BatchId, attempt: Attempt, reason: BatchFailure, detail: String },
+    /// An artifact it was asked for.
+    Artifact { sha256: String, result: Result<Bytes, String> },
+    /// Its connection is over.
+    Gone { left: bool, reason: String },
+}
+
+/// How a model stands on a worker.
+#[derive(Debug)]
+pub enum ModelReport {
+    Loading,
+    Ready(Arc<Card>),
+    Failed(String),
+    Unloaded,
+}
+
+/// How one item ended.
+#[derive(Debug)]
+pub struct ItemResult {
+    /// Its place in the batch.
+    pub index: u32,
+    /// Its tensors, or why not.
+    pub result: Result<Vec<Tensor>, ItemError>,
+}
+
+/// Why an item has no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemError {
+    /// The model could not compute it.
+    Input(String),
+    /// Its deadline had passed when its turn came.
+    Deadline,
+    /// It was cancelled before its turn came.
+    Cancelled,
+}
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub enum ToWorker {
+    Run(Batch),
+    Cancel { batch: BatchId, items: Vec<u32> },
+    Load { model: Arc<str>, source: Option<Place>, dtype: Arc<str> },
+    Unload { model: Arc<str> },
+    FetchArtifact { sha256: String },
+    Drain { grace: Duration },
+    /// End the connection.
+    Close,
+}
+
+/// A batch on its way to a worker.
+#[derive(Debug)]
+pub struct Batch {
+    pub batch: BatchId,
+    pub attempt: Attempt,
+    pub epoch: Epoch,
+    pub slot: Slot,
+    pub model: Arc<str>,
+    pub card: Arc<Card>,
+    /// In batch order.
+    pub rows: Vec<BatchRow>,
+}
+
+/// One row of a batch on its way.
+#[derive(Debug)]
+pub struct BatchRow {
+    /// Values of each input column, in the order of the card's inputs.
+    pub columns: Vec<Bytes>,
+    pub options: RowOptions,
+    /// Until the client's deadline.
+    pub remaining: Option<Duration>,
+    pub trace: Trace,
+}

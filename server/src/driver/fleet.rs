@@ -1,0 +1,119 @@
+//! The connected workers: how to reach each, and what became of those that left.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_scheduler::{DownCause, Epoch, WorkerId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::event::{ToWorker, WorkerUp};
+
+/// How long a local worker whose connection broke may take to show how its process ended. The difference between a
+/// crash and a kill decides whether its batch is suspect.
+const VERDICT_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// One connected worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) epoch: Epoch,
+    pub(super) name: Arc<str>,
+    pub(super) device: String,
+    pub(super) local: bool,
+    commands: mpsc::UnboundedSender<ToWorker>,
+    /// Its connection is over since; its process may still say why.
+    broken: Option<Instant>,
+}
+
+/// Every connected worker, by epoch; names keep their id.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    live: BTreeMap<Epoch, Worker>,
+    ids: BTreeMap<Arc<str>, WorkerId>,
+    next: u32,
+}
+
+/// A worker that is no longer there.
+#[derive(Debug)]
+pub(super) struct Departed {
+    pub(super) worker: Worker,
+    pub(super) cause: DownCause,
+}
+
+impl Worker {
+    /// Asks the worker for something. One whose connection just broke is told nothing: its `Gone` is on its way.
+    pub(super) fn send(&self, command: ToWorker) {
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Fleet {
+    /// Takes in a worker. Its earlier life, if it is still listed, is returned as lost.
+    pub(super) fn join(&mut self, up: WorkerUp) -> (WorkerId, Option<Departed>) {
+        let id = *self.ids.entry(up.name.clone()).or_insert_with(|| {
+            self.next += 1;
+            WorkerId(self.next)
+        });
+        let old = self.live.values().find(|worker| worker.id == id).map(|worker| worker.epoch);
+        let departed = old.and_then(|epoch| self.remove(epoch, DownCause::Lost));
+        let worker = Worker {
+            id,
+            epoch: up.epoch,
+            name: up.name,
+            device: up.device,
+            local: up.local,
+            commands: up.commands,
+            broken: None,
+        };
+        self.live.insert(up.epoch, worker);
+        (id, departed)
+    }
+
+    /// A connection is over. A local worker is kept a moment longer, until its process shows how it ended.
+    pub(super) fn disconnect(&mut self, epoch: Epoch, left: bool, now: Instant) -> Option<Departed> {
+        let worker = self.live.get_mut(&epoch)?;
+        if left {
+            return self.remove(epoch, DownCause::Left);
+        }
+        if worker.local {
+            worker.broken.get_or_insert(now);
+            return None;
+        }
+        self.remove(epoch, DownCause::Lost)
+    }
+
+    /// A local worker's process ended.
+    pub(super) fn process_ended(&mut self, name: &str, cause: DownCause) -> Option<Departed> {
+        let epoch = self.live.values().find(|worker| &*worker.name == name)?.epoch;
+        self.remove(epoch, cause)
+    }
+
+    /// Takes a worker off the list.
+    pub(super) fn remove(&mut self, epoch: Epoch, cause: DownCause) -> Option<Departed> {
+        let worker = self.live.remove(&epoch)?;
+        worker.send(ToWorker::Close);
+        Some(Departed { worker, cause })
+    }
+
+    /// Workers whose process gave no verdict in time: their link broke, that is all that is known.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<Departed> {
+        let is_overdue = |worker: &&Worker| worker.broken.is_some_and(|since| now >= since + VERDICT_TIME_MAX);
+        let epoch = self.live.values().find(is_overdue)?.epoch;
+        self.remove(epoch, DownCause::Lost)
+    }
+
+    /// When [`Self::overdue`] next has something to say.
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        self.live.values().filter_map(|worker| worker.broken).min().map(|since| since + VERDICT_TIME_MAX)
+    }
+
+    pub(super) fn by_epoch(&self, epoch: Epoch) -> Option<&Worker> {
+        self.live.get(&epoch)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {
+        self.live.values()
+    }
+}

@@ -1,0 +1,204 @@
+//! The driver's own account of each model: settings, card, tokenizer, and which worker has it in which state.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, WorkerId};
+
+use crate::card::Card;
+use crate::models::Place;
+use crate::oip::Statistics;
+use crate::registry::{ModelState, ModelView};
+use crate::tokenize::Tokenizer;
+
+use super::event::ModelReport;
+
+/// A model as configured.
+#[derive(Clone, Debug)]
+pub struct ModelSettings {
+    /// What clients call it.
+    pub name: Arc<str>,
+    /// Where local workers read it; external workers have sources of their own.
+    pub place: Option<Place>,
+    /// What to compute in: `auto`, `f32`, `bf16` or `int8`.
+    pub dtype: Arc<str>,
+    /// The latency objective.
+    pub slo: Duration,
+    /// How long a request may wait.
+    pub queue_time_max: Duration,
+    /// Requests queued at most.
+    pub queue_requests_max: NonZeroU32,
+    /// How long one batch may run.
+    pub batch_time_max: Duration,
+    /// The largest batch in rows.
+    pub batch_rows_max: NonZeroU32,
+    /// The largest batch in tokens.
+    pub batch_tokens_max: NonZeroU32,
+    /// When batches are closed.
+    pub policy: PolicyConfig,
+}
+
+/// One model and all that is known of it.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) settings: ModelSettings,
+    pub(super) card: Option<Arc<Card>>,
+    pub(super) tokenizer: Option<Arc<Tokenizer>>,
+    /// It should be in memory.
+    pub(super) wanted: bool,
+    pub(super) statistics: Arc<Statistics>,
+    /// Why the tokenizer could not be had.
+    pub(super) tokenizer_error: Option<String>,
+    /// The last report of each connected worker.
+    pub(super) workers: BTreeMap<WorkerId, ModelReport>,
+    /// The reason of the last failure, kept when the worker goes.
+    last_failure: Option<String>,
+}
+
+/// Every configured model, by the core's id.
+#[derive(Debug, Default)]
+pub(super) struct Models {
+    by_id: BTreeMap<ModelId, Model>,
+    ids: BTreeMap<Arc<str>, ModelId>,
+    next: u32,
+}
+
+impl Model {
+    fn new(settings: ModelSettings) -> Self {
+        let statistics = Arc::new(Statistics::new(settings.batch_rows_max.get()));
+        Self {
+            settings,
+            wanted: true,
+            statistics,
+            card: None,
+            tokenizer: None,
+            tokenizer_error: None,
+            workers: BTreeMap::new(),
+            last_failure: None,
+        }
+    }
+
+    /// Takes a worker's word on this model.
+    pub(super) fn report(&mut self, worker: WorkerId, report: ModelReport) {
+        match &report {
+            ModelReport::Ready(card) => {
+                self.card = Some(card.clone());
+                self.last_failure = None;
+            }
+            ModelReport::Failed(reason) => self.last_failure = Some(reason.clone()),
+            ModelReport::Loading | ModelReport::Unloaded => {}
+        }
+        self.workers.insert(worker, report);
+    }
+
+    /// What the request path may know.
+    pub(super) fn view(&self) -> ModelView {
+        let ready = self.workers.values().filter(|report| matches!(report, ModelReport::Ready(_))).count();
+        ModelView {
+            name: self.settings.name.clone(),
+            state: self.state(ready > 0),
+            card: self.card.clone(),
+            tokenizer: self.tokenizer.clone(),
+            workers: ready as u32,
+            slo: self.settings.slo,
+            batch_rows_max: self.settings.batch_rows_max.get(),
+            wanted: self.wanted,
+            statistics: self.statistics.clone(),
+        }
+    }
+
+    /// The tokenizer this model still needs.
+    pub(super) fn tokenizer_wanted(&self) -> Option<&str> {
+        let card = self.card.as_ref()?;
+        let wanted = self.tokenizer.is_none() && !card.tokenizer_sha256.is_empty();
+        wanted.then_some(card.tokenizer_sha256.as_str())
+    }
+
+    fn state(&self, ready: bool) -> ModelState {
+        if let Some(reason) = &self.tokenizer_error {
+            return ModelState::Failed(format!("its tokenizer cannot be used: {reason}"));
+        }
+        if ready {
+            return if self.tokenizer_wanted().is_some() { ModelState::Loading } else { ModelState::Ready };
+        }
+        if self.workers.values().any(|report| matches!(report, ModelReport::Loading)) {
+            return ModelState::Loading;
+        }
+        match &self.last_failure {
+            Some(reason) => ModelState::Failed(reason.clone()),
+            None => ModelState::Unloaded,
+        }
+    }
+}
+
+impl Models {
+    /// Makes `all` the configured models, and returns them as the core wants them, and the names that are gone.
+    /// A model that stays keeps its card and its workers' reports.
+    pub(super) fn configure(&mut self, all: Vec<ModelSettings>) -> (Vec<ModelConfig>, Vec<Arc<str>>) {
+        let mut before = std::mem::take(&mut self.by_id);
+        for settings in all {
+            let id = self.intern(&settings.name);
+            let model = match before.remove(&id) {
+                Some(model) => Model { settings, ..model },
+                None => Model::new(settings),
+            };
+            self.by_id.insert(id, model);
+        }
+        let gone = before.into_values().map(|model| model.settings.name).collect();
+        (self.core_configs(), gone)
+    }
+
+    /// The models the core is to know: those that should be in memory.
+    pub(super) fn core_configs(&self) -> Vec<ModelConfig> {
+        let wanted = self.by_id.iter().filter(|(_, model)| model.wanted);
+        wanted.map(|(&id, model)| core_config(id, &model.settings)).collect()
+    }
+
+    /// The id of a configured model.
+    pub(super) fn id(&self, name: &str) -> Option<ModelId> {
+        let id = *self.ids.get(name)?;
+        self.by_id.contains_key(&id).then_some(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ModelId) -> Option<&mut Model> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Model> {
+        self.by_id.values_mut()
+    }
+
+    pub(super) fn get(&self, id: ModelId) -> Option<&Model> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ModelId, &Model)> {
+        self.by_id.iter().map(|(&id, model)| (id, model))
+    }
+
+    /// Names keep their id for the life of the server, so that a model taken out and put back is the same to the core.
+    fn intern(&mut self, name: &Arc<str>) -> ModelId {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = ModelId(self.next);
+        self.next += 1;
+        self.ids.insert(name.clone(), id);
+        id
+    }
+}
+
+fn core_config(id: ModelId, settings: &ModelSettings) -> ModelConfig {
+    ModelConfig {
+        id,
+        objective: settings.slo,
+        queue_requests_max: settings.queue_requests_max,
+        queue_time_max: settings.queue_time_max,
+        batch_time_max: settings.batch_time_max,
+        batch_rows_max: settings.batch_rows_max,
+        batch_tokens_max: settings.batch_tokens_max,
+        policy: settings.policy.clone(),
+    }
+}

@@ -1,0 +1,434 @@
+//! The driver as a function of events: no runtime but for its clock, no wire, scripted workers.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_scheduler::{
+    Attempt, BatchFailure, Budget, Class, DownCause, Epoch, GroupId, Limits, PolicyConfig, QueueLimit, Slot,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, advance};
+
+use super::event::ItemError;
+use super::*;
+use crate::call::{Answer, Call, Caller, DataType, Row, RowOptions, Tensor, Trace};
+use crate::card::{Card, Task, TensorSpec};
+use crate::registry::ModelState;
+
+/// A driver with what surrounds it within reach.
+struct Bench {
+    driver: Driver,
+    registry: Registry,
+    replaced: mpsc::UnboundedReceiver<Arc<str>>,
+    errands: mpsc::UnboundedReceiver<ArtifactWanted>,
+    next_request: u64,
+}
+
+/// A worker whose every answer the test writes.
+struct Scripted {
+    epoch: Epoch,
+    commands: mpsc::UnboundedReceiver<ToWorker>,
+}
+
+type Reply = oneshot::Receiver<Result<Answer, CallError>>;
+
+impl Bench {
+    fn new() -> Self {
+        let registry = Registry::default();
+        let (replace, replaced) = mpsc::unbounded_channel();
+        let (artifacts, errands) = mpsc::unbounded_channel();
+        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), replace, artifacts };
+        let driver = Driver::new(Limits::default(), Instant::now(), around);
+        let mut bench = Self { driver, registry, replaced, errands, next_request: 1 };
+        bench.apply(Event::Configure(vec![settings("m")]));
+        bench
+    }
+
+    fn apply(&mut self, event: Event) {
+        self.driver.apply(Instant::now(), event);
+    }
+
+    fn say(&mut self, worker: &Scripted, said: FromWorker) {
+        self.apply(Event::Worker { epoch: worker.epoch, said });
+    }
+
+    /// Connects a local worker that holds `m` and can take one batch.
+    fn worker(&mut self, name: &str, epoch: u64) -> Scripted {
+        let mut worker = self.connect(name, epoch);
+        assert!(matches!(worker.command(), ToWorker::Load { .. }));
+        let ready = FromWorker::Model { model: "m".into(), state: ModelReport::Ready(card()) };
+        self.say(&worker, ready);
+        self.credit(&worker, 0);
+        worker
+    }
+
+    fn connect(&mut self, name: &str, epoch: u64) -> Scripted {
+        let (commands, commands_in) = mpsc::unbounded_channel();
+        let epoch = Epoch(epoch);
+        self.apply(Event::WorkerUp(WorkerUp {
+            epoch,
+            name: name.into(),
+            device: "cpu".into(),
+            local: true,
+            offers: Vec::new(),
+            commands,
+        }));
+        Scripted { epoch, commands: commands_in }
+    }
+
+    fn credit(&mut self, worker: &Scripted, slot: u32) {
+        let budget = Budget { rows: 8, tokens: 1000, bytes: 1 << 20 };
+        self.say(worker, FromWorker::Credit { slot: Slot(slot), budget });
+    }
+
+    fn call(&mut self, rows: usize) -> Reply {
+        self.call_until(rows, None)
+    }
+
+    fn call_until(&mut self, rows: usize, deadline: Option<Duration>) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        let first = self.next_request;
+        self.next_request += rows as u64;
+        let caller = Caller {
+            tenant: "t".into(),
+            class: Class::Standard,
+            deadline: deadline.map(|left| Instant::now() + left),
+            trace: Trace::default(),
+        };
+        let row = |index: usize| Row {
+            columns: vec![Bytes::from(index.to_le_bytes().to_vec())],
+            tokens: 1,
+            truncated: false,
+            options: RowOptions::default(),
+        };
+        let call = Call { model: "m".into(), caller, rows: (0..rows).map(row).collect() };
+        self.apply(Event::Submit { first, call, reply });
+        answer
+    }
+
+    /// Answers every row of a batch with the row's own bytes, and ends it.
+    fn complete(&mut self, worker: &Scripted, batch: &Batch) {
+        let items = (0..).zip(&batch.rows).map(|(index, row)| ok(index, &row.columns[0])).collect();
+        self.say(worker, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+        self.end(worker, batch);
+    }
+
+    fn end(&mut self, worker: &Scripted, batch: &Batch) {
+        let compute = Duration::from_millis(2);
+        self.say(worker, FromWorker::BatchEnd { batch: batch.batch, attempt: batch.attempt, compute });
+    }
+}
+
+impl Scripted {
+    fn command(&mut self) -> ToWorker {
+        self.commands.try_recv().expect("a command")
+    }
+
+    fn run(&mut self) -> Batch {
+        match self.command() {
+            ToWorker::Run(batch) => batch,
+            other => panic!("not a run: {other:?}"),
+        }
+    }
+}
+
+fn settings(name: &str) -> ModelSettings {
+    ModelSettings {
+        name: name.into(),
+        place: Some(crate::models::Place::Echo),
+        dtype: "auto".into(),
+        slo: Duration::from_millis(50),
+        queue_time_max: Duration::from_secs(10),
+        queue_requests_max: NonZeroU32::new(100).expect("positive"),
+        batch_time_max: Duration::from_secs(30),
+        batch_rows_max: NonZeroU32::new(64).expect("positive"),
+        batch_tokens_max: NonZeroU32::new(4096).expect("positive"),
+        policy: PolicyConfig::Fixed,
+    }
+}
+
+fn card() -> Arc<Card> {
+    let spec = |name: &str| TensorSpec { name: name.into(), data_type: DataType::Bytes, shape: vec![-1] };
+    Arc::new(Card {
+        name: "m".into(),
+        version: "1".into(),
+        weights_sha256: String::new(),
+        architecture: "echo".into(),
+        task: Task::Tensor,
+        dims: 0,
+        labels: Vec::new(),
+        tokens_max: 0,
+        vocabulary: 0,
+        bytes: 0,
+        parameters: 0,
+        dtype: "f32".into(),
+        backend: "echo".into(),
+        tokenizer_sha256: String::new(),
+        inputs: vec![spec("x")],
+        outputs: vec![spec("y")],
+        normalizes: false,
+        smallest_batch: Duration::ZERO,
+    })
+}
+
+fn ok(index: u32, data: &Bytes) -> ItemResult {
+    let tensor = Tensor { name: "y".into(), data_type: DataType::Bytes, shape: vec![8], data: data.clone() };
+    ItemResult { index, result: Ok(vec![tensor]) }
+}
+
+fn outcome(reply: &mut Reply) -> Result<Answer, CallError> {
+    reply.try_recv().expect("an outcome")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_over_several_batches_is_answered_once_and_in_order() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let mut reply = bench.call(10);
+    let first = worker.run();
+    assert_eq!(first.rows.len(), 8);
+    bench.complete(&worker, &first);
+    assert!(reply.try_recv().is_err(), "two rows are still missing");
+    bench.credit(&worker, 0);
+    let second = worker.run();
+    bench.complete(&worker, &second);
+    let answer = outcome(&mut reply).expect("answer");
+    let rows: Vec<_> = answer.rows.iter().map(|row| row[0].data.clone()).collect();
+    let expected: Vec<_> = (0..10_usize).map(|index| Bytes::from(index.to_le_bytes().to_vec())).collect();
+    assert_eq!(rows, expected);
+    let own: Vec<_> = answer.batches.iter().map(|batch| batch.own_rows).collect();
+    assert_eq!(own, [8, 2]);
+    assert_eq!(answer.compute_time, Duration::from_millis(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_waits_for_its_batch_to_end_so_that_it_can_say_what_it_took() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let mut reply = bench.call(1);
+    let batch = worker.run();
+    let items = vec![ok(0, &Bytes::from_static(b"x"))];
+    bench.say(&worker, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+    assert!(reply.try_recv().is_err());
+    bench.end(&worker, &batch);
+    assert!(outcome(&mut reply).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_time_counts_from_admission_to_dispatch() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _running = bench.call(1);
+    let first = worker.run();
+    let mut reply = bench.call(1);
+    advance(Duration::from_millis(30)).await;
+    bench.complete(&worker, &first);
+    bench.credit(&worker, 0);
+    let second = worker.run();
+    bench.complete(&worker, &second);
+    assert_eq!(outcome(&mut reply).expect("answer").queue_time, Duration::from_millis(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_a_waiting_call_without_a_worker() {
+    let mut bench = Bench::new();
+    let mut reply = bench.call_until(1, Some(Duration::from_millis(5)));
+    let wake = bench.driver.next_wake().expect("a wake-up");
+    assert_eq!(wake, Instant::now() + Duration::from_millis(5));
+    advance(Duration::from_millis(5)).await;
+    bench.driver.tick(Instant::now());
+    assert_eq!(outcome(&mut reply).expect_err("error"), CallError::DeadlinePassed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_call_is_taken_from_its_worker() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _reply = bench.call(2);
+    let batch = worker.run();
+    bench.driver.cancel(Instant::now(), GroupId(1));
+    match worker.command() {
+        ToWorker::Cancel { batch: cancelled, items } => {
+            assert_eq!((cancelled, items), (batch.batch, vec![0, 1]));
+        }
+        other => panic!("not a cancel: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_that_overtakes_its_call_keeps_it_from_running() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    bench.driver.cancel(Instant::now(), GroupId(1));
+    let (reply, answer) = oneshot::channel();
+    drop(answer);
+    let caller = Caller { tenant: "t".into(), class: Class::Standard, deadline: None, trace: Trace::default() };
+    let row = Row { columns: vec![Bytes::new()], tokens: 1, truncated: false, options: RowOptions::default() };
+    bench.apply(Event::Submit { first: 1, call: Call { model: "m".into(), caller, rows: vec![row] }, reply });
+    assert!(worker.commands.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_worker_costs_its_calls_an_attempt_and_nothing_else() {
+    let mut bench = Bench::new();
+    let mut first = bench.worker("w", 1);
+    let mut reply = bench.call(1);
+    let _lost = first.run();
+    bench.apply(Event::ProcessEnded { worker: "w".into(), cause: DownCause::Lost });
+    let mut second = bench.worker("w", 2);
+    let batch = second.run();
+    assert_eq!(batch.attempt, Attempt(2));
+    bench.complete(&second, &batch);
+    let answer = outcome(&mut reply).expect("answer");
+    assert_eq!(answer.batches.last().map(|batch| batch.attempt), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_link_waits_for_the_process_to_show_how_it_ended() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let mut reply = bench.call(1);
+    let _lost = worker.run();
+    bench.say(&worker, FromWorker::Gone { left: false, reason: "broken".into() });
+    assert!(reply.try_recv().is_err());
+    // It was alone in its batch, and the process fell over by itself: it is the culprit.
+    bench.apply(Event::ProcessEnded { worker: "w".into(), cause: DownCause::Crashed });
+    assert_eq!(outcome(&mut reply).expect_err("error"), CallError::Poison { field: "[0]".into() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_broke_without_a_verdict_counts_as_lost_in_bounded_time() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _reply = bench.call(1);
+    let _lost = worker.run();
+    bench.say(&worker, FromWorker::Gone { left: false, reason: "broken".into() });
+    let mut other = bench.worker("v", 2);
+    assert!(other.commands.try_recv().is_err(), "the first worker may still be there");
+    advance(Duration::from_secs(1)).await;
+    bench.driver.tick(Instant::now());
+    assert_eq!(other.run().attempt, Attempt(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_row_fails_its_call_and_not_its_mates() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _running = bench.call(1);
+    let first = worker.run();
+    let (mut bad, mut good) = (bench.call(2), bench.call(1));
+    bench.complete(&worker, &first);
+    bench.credit(&worker, 0);
+    let batch = worker.run();
+    assert_eq!(batch.rows.len(), 3);
+    let failed = ItemResult { index: 1, result: Err(ItemError::Input("no such token".into())) };
+    let items = vec![ok(0, &Bytes::new()), failed, ok(2, &Bytes::from_static(b"good"))];
+    bench.say(&worker, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+    bench.end(&worker, &batch);
+    let error = outcome(&mut bad).expect_err("error");
+    assert_eq!(error, CallError::Item { field: "[1]".into(), problem: "no such token".into() });
+    assert_eq!(outcome(&mut good).expect("answer").rows[0][0].data, Bytes::from_static(b"good"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poison_row_is_found_by_halves() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _running = bench.call(1);
+    let first = worker.run();
+    let mut calls: Vec<Reply> = (0..4).map(|_| bench.call(1)).collect();
+    bench.complete(&worker, &first);
+    for _ in 0..16 {
+        bench.credit(&worker, 0);
+        let Ok(ToWorker::Run(batch)) = worker.commands.try_recv() else { break };
+        // The third call's row has the id 4.
+        let culprit = batch.rows.len() == 4 || bench.driver.batches[&batch.batch].requests.contains(&RequestId(4));
+        if culprit {
+            let reason = BatchFailure::Item;
+            let failed =
+                FromWorker::BatchFailed { batch: batch.batch, attempt: batch.attempt, reason, detail: "boom".into() };
+            bench.say(&worker, failed);
+        } else {
+            bench.complete(&worker, &batch);
+        }
+    }
+    let outcomes: Vec<_> = calls.iter_mut().map(|reply| outcome(reply).map(|_| ())).collect();
+    assert_eq!(outcomes[2], Err(CallError::Poison { field: "[0]".into() }));
+    assert!([0, 1, 3].into_iter().all(|index| outcomes[index].is_ok()), "{outcomes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_local_worker_is_replaced() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _reply = bench.call(2);
+    let _batch = worker.run();
+    advance(Duration::from_secs(31)).await;
+    bench.driver.tick(Instant::now());
+    assert_eq!(&*bench.replaced.try_recv().expect("a replacement"), "w");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_refused_with_a_time_to_come_back() {
+    let mut bench = Bench::new();
+    let _queued = bench.call(100);
+    let mut refused = bench.call(1);
+    match outcome(&mut refused).expect_err("error") {
+        CallError::QueueFull { limit: QueueLimit::Model, retry_after } => assert!(retry_after > Duration::ZERO),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_the_last_call_and_refuses_new_ones() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let mut reply = bench.call(1);
+    let batch = worker.run();
+    let (done, mut drained) = oneshot::channel();
+    bench.apply(Event::Drain { grace: Duration::from_secs(5), done });
+    assert_eq!(outcome(&mut bench.call(1)).expect_err("error"), CallError::Draining);
+    assert!(drained.try_recv().is_err());
+    bench.complete(&worker, &batch);
+    assert!(outcome(&mut reply).is_ok());
+    assert!(drained.try_recv().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_whose_workers_are_gone_is_unloaded_and_keeps_its_card() {
+    let mut bench = Bench::new();
+    let _worker = bench.worker("w", 1);
+    assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Ready);
+    bench.apply(Event::ProcessEnded { worker: "w".into(), cause: DownCause::Lost });
+    let view = bench.registry.model("m").expect("model");
+    assert_eq!(view.state, ModelState::Unloaded);
+    assert!(view.card.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_model_is_ready_once_its_tokenizer_is_there() {
+    let mut bench = Bench::new();
+    let mut worker = bench.connect("w", 1);
+    assert!(matches!(worker.command(), ToWorker::Load { .. }));
+    let text_card = Card { tokenizer_sha256: "ab".into(), tokens_max: 16, ..(*card()).clone() };
+    let ready = FromWorker::Model { model: "m".into(), state: ModelReport::Ready(Arc::new(text_card)) };
+    bench.say(&worker, ready);
+    assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Loading);
+    assert!(matches!(bench.errands.try_recv(), Ok(ArtifactWanted::Read { sha256 }) if sha256 == "ab"));
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Err("no such file".into()) });
+    assert!(matches!(worker.command(), ToWorker::FetchArtifact { sha256 } if sha256 == "ab"));
+    let json = Bytes::from_static(br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#);
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Ok(json) });
+    assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_for_a_model_out_of_service_is_refused() {
+    let mut bench = Bench::new();
+    let mut queued = bench.call(1);
+    bench.apply(Event::Configure(Vec::new()));
+    assert_eq!(outcome(&mut queued).expect_err("error"), CallError::ModelRemoved { model: "m".into() });
+    assert!(matches!(outcome(&mut bench.call(1)), Err(CallError::UnknownModel { .. })));
+}

@@ -1,0 +1,241 @@
+//! Between the link's messages and the server's own words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use prost_types::Duration as WireDuration;
+use shoal_proto::link as wire;
+use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
+
+use crate::call::{DataType, Tensor};
+use crate::card::{Card, Task, TensorSpec};
+use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport};
+use crate::models::Place;
+
+/// A duration as the wire writes it. Those of the server are far below the wire's limit.
+pub(super) fn to_wire(duration: Duration) -> WireDuration {
+    WireDuration::try_from(duration).unwrap_or_default()
+}
+
+/// A duration from the wire; absent and negative ones are zero.
+pub(super) fn from_wire(duration: Option<WireDuration>) -> Duration {
+    duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
+}
+
+/// A batch as the link sends it: rows gathered into columns.
+pub(super) fn run(batch: Batch) -> wire::Run {
+    let columns = batch.card.inputs.iter().enumerate().map(|(index, spec)| column(&batch, index, spec)).collect();
+    let items = batch
+        .rows
+        .into_iter()
+        .map(|row| wire::Item {
+            options: Some(wire::ItemOptions { normalize: row.options.normalize, dimensions: row.options.dimensions }),
+            remaining_micros: row.remaining.map(|left| i64::try_from(left.as_micros()).unwrap_or(i64::MAX)),
+            traceparent: row.trace.parent,
+            tracestate: row.trace.state,
+        })
+        .collect();
+    wire::Run {
+        batch: batch.batch.0,
+        attempt: u32::from(batch.attempt.0),
+        epoch: batch.epoch.0,
+        slot: batch.slot.0,
+        model: batch.model.to_string(),
+        columns,
+        items,
+    }
+}
+
+fn column(batch: &Batch, index: usize, spec: &TensorSpec) -> wire::Column {
+    let element = element_bytes(spec.data_type);
+    let mut row_splits = Vec::with_capacity(batch.rows.len() + 1);
+    row_splits.push(0);
+    let mut end = 0;
+    for row in &batch.rows {
+        end += row.columns.get(index).map_or(0, Bytes::len);
+        // A batch's bytes are bounded by its credit, far below 4 GiB.
+        row_splits.push((end / element) as u32);
+    }
+    let data = match &batch.rows[..] {
+        [only] => only.columns.get(index).cloned().unwrap_or_default(),
+        rows => {
+            let mut data = BytesMut::with_capacity(end);
+            rows.iter().filter_map(|row| row.columns.get(index)).for_each(|bytes| data.extend_from_slice(bytes));
+            data.freeze()
+        }
+    };
+    wire::Column {
+        name: spec.name.to_string(),
+        data_type: data_type_to_wire(spec.data_type).into(),
+        row_splits,
+        size: data.len() as u64,
+        data,
+        shared_memory: None,
+    }
+}
+
+/// Bytes of one element; opaque bytes count each.
+fn element_bytes(data_type: DataType) -> usize {
+    match data_type {
+        DataType::I8 | DataType::U8 | DataType::Bool | DataType::Bytes => 1,
+        DataType::F16 | DataType::Bf16 => 2,
+        DataType::F32 | DataType::I32 | DataType::U32 => 4,
+        DataType::I64 => 8,
+    }
+}
+
+/// Where a model is read, as the link says it.
+pub(super) fn source(place: Place) -> wire::ModelSource {
+    use wire::model_source::Source;
+    let source = match place {
+        Place::Folder(path) => Source::Folder(path.to_string_lossy().into_owned()),
+        Place::Echo => Source::Echo(wire::EchoSource {}),
+        Place::Synthetic(model) => Source::Synthetic(model.into()),
+    };
+    wire::ModelSource { source: Some(source) }
+}
+
+/// A granted credit.
+pub(super) fn credit(credit: &wire::Credit) -> FromWorker {
+    let budget = Budget { rows: credit.rows, tokens: credit.tokens, bytes: credit.bytes };
+    FromWorker::Credit { slot: Slot(credit.slot), budget }
+}
+
+/// A model's new state, or what is wrong with the message.
+pub(super) fn model_state(state: wire::ModelState) -> Result<FromWorker, String> {
+    use wire::model_state::State;
+    let report = match state.state() {
+        State::Loading => ModelReport::Loading,
+        State::Ready => {
+            let card = state.card.ok_or_else(|| format!("model `{}` is ready without a card", state.model))?;
+            ModelReport::Ready(Arc::new(self::card(&state.model, card)?))
+        }
+        State::Failed => ModelReport::Failed(state.reason),
+        State::Unloaded => ModelReport::Unloaded,
+        State::Unspecified => return Err(format!("model `{}` has no state", state.model)),
+    };
+    Ok(FromWorker::Model { model: state.model.into(), state: report })
+}
+
+fn card(name: &str, card: wire::ModelCard) -> Result<Card, String> {
+    let task = match card.task() {
+        wire::Task::Embed => Task::Embed,
+        wire::Task::Classify => Task::Classify,
+        wire::Task::Rerank => Task::Rerank,
+        wire::Task::FillMask => Task::FillMask,
+        wire::Task::Generate => Task::Generate,
+        wire::Task::Tensor => Task::Tensor,
+        wire::Task::Unspecified => return Err(format!("the card of `{name}` names no task")),
+    };
+    Ok(Card {
+        name: name.into(),
+        version: if card.version.is_empty() { "1".into() } else { card.version.into() },
+        weights_sha256: card.weights_sha256,
+        architecture: card.architecture,
+        task,
+        dims: card.dims,
+        labels: card.labels,
+        tokens_max: card.tokens_max,
+        vocabulary: card.vocabulary,
+        bytes: card.bytes,
+        parameters: card.parameters,
+        dtype: card.dtype.into(),
+        backend: card.backend,
+        tokenizer_sha256: card.tokenizer_sha256,
+        inputs: card.inputs.into_iter().map(tensor_spec).collect::<Result<_, _>>()?,
+        outputs: card.outputs.into_iter().map(tensor_spec).collect::<Result<_, _>>()?,
+        normalizes: card.normalizes,
+        smallest_batch: from_wire(card.smallest_batch),
+    })
+}
+
+fn tensor_spec(spec: wire::TensorSpec) -> Result<TensorSpec, String> {
+    let data_type = data_type(spec.data_type())?;
+    Ok(TensorSpec { name: spec.name.into(), data_type, shape: spec.shape })
+}
+
+/// Results of items, or what is wrong with them.
+pub(super) fn items(results: wire::Results) -> Result<FromWorker, String> {
+    let (batch, attempt) = (BatchId(results.batch), attempt(results.attempt)?);
+    let items = results.items.into_iter().map(item).collect::<Result<_, _>>()?;
+    Ok(FromWorker::Items { batch, attempt, items })
+}
+
+fn item(item: wire::ItemResult) -> Result<ItemResult, String> {
+    use wire::item_error::Reason;
+    let result = match item.error {
+        None => Ok(item.tensors.into_iter().map(tensor).collect::<Result<_, _>>()?),
+        Some(error) => Err(match error.reason() {
+            Reason::Deadline => ItemError::Deadline,
+            Reason::Cancelled => ItemError::Cancelled,
+            Reason::Input | Reason::Unspecified => ItemError::Input(error.detail),
+        }),
+    };
+    Ok(ItemResult { index: item.index, result })
+}
+
+fn tensor(tensor: wire::Tensor) -> Result<Tensor, String> {
+    let data_type = data_type(tensor.data_type())?;
+    Ok(Tensor { name: tensor.name.into(), data_type, shape: tensor.shape, data: tensor.data })
+}
+
+/// The end of a batch.
+pub(super) fn batch_end(end: &wire::BatchEnd) -> Result<FromWorker, String> {
+    let compute = from_wire(end.compute);
+    Ok(FromWorker::BatchEnd { batch: BatchId(end.batch), attempt: attempt(end.attempt)?, compute })
+}
+
+/// The failure of a batch.
+pub(super) fn batch_failed(failed: wire::BatchFailed) -> Result<FromWorker, String> {
+    use wire::batch_failed::Reason;
+    let reason = match failed.reason() {
+        Reason::Item => BatchFailure::Item,
+        Reason::OutOfMemory => BatchFailure::OutOfMemory,
+        Reason::Device | Reason::Unspecified => BatchFailure::Device,
+        Reason::Timeout => BatchFailure::Timeout,
+    };
+    let attempt = attempt(failed.attempt)?;
+    Ok(FromWorker::BatchFailed { batch: BatchId(failed.batch), attempt, reason, detail: failed.detail })
+}
+
+/// An artifact, or why the worker could not give it.
+pub(super) fn artifact(artifact: wire::Artifact) -> FromWorker {
+    let result = if artifact.error.is_empty() { Ok(artifact.data) } else { Err(artifact.error) };
+    FromWorker::Artifact { sha256: artifact.sha256, result }
+}
+
+fn attempt(attempt: u32) -> Result<Attempt, String> {
+    u16::try_from(attempt).map(Attempt).map_err(|_| format!("attempt {attempt} is out of range"))
+}
+
+fn data_type_to_wire(data_type: DataType) -> wire::DataType {
+    match data_type {
+        DataType::F32 => wire::DataType::F32,
+        DataType::F16 => wire::DataType::F16,
+        DataType::Bf16 => wire::DataType::Bf16,
+        DataType::I8 => wire::DataType::I8,
+        DataType::I32 => wire::DataType::I32,
+        DataType::I64 => wire::DataType::I64,
+        DataType::U8 => wire::DataType::U8,
+        DataType::U32 => wire::DataType::U32,
+        DataType::Bool => wire::DataType::Bool,
+        DataType::Bytes => wire::DataType::Bytes,
+    }
+}
+
+fn data_type(data_type: wire::DataType) -> Result<DataType, String> {
+    Ok(match data_type {
+        wire::DataType::F32 => DataType::F32,
+        wire::DataType::F16 => DataType::F16,
+        wire::DataType::Bf16 => DataType::Bf16,
+        wire::DataType::I8 => DataType::I8,
+        wire::DataType::I32 => DataType::I32,
+        wire::DataType::I64 => DataType::I64,
+        wire::DataType::U8 => DataType::U8,
+        wire::DataType::U32 => DataType::U32,
+        wire::DataType::Bool => DataType::Bool,
+        wire::DataType::Bytes => DataType::Bytes,
+        wire::DataType::Unspecified => return Err("a tensor has no data type".into()),
+    })
+}

@@ -1,0 +1,14 @@
+//! The server's side of the worker link: who may attach, and one session per worker.
+//!
+//! Only this folder knows the link's wire types; it hands the driver events in the server's own words.
+
+mod convert;
+mod frames;
+mod listen;
+mod session;
+
+
+
+
+pub use listen::{LinkAddress, serve};
+pub use session::{LinkOptions, LinkService, Tokens};

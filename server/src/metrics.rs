@@ -1,0 +1,195 @@
+//! What operators count: Prometheus instruments, declared in one place.
+//!
+//! Labels come from closed sets (configured models, connected workers, enum names), never from what a caller sent.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// All instruments. Cheap to clone; every clone counts into the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    calls: Family<OutcomeLabels, Counter>,
+    rejects: Family<ReasonLabels, Counter>,
+    closes: Family<ReasonLabels, Counter>,
+    call_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    queue_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    compute_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    queued_rows: Family<ModelLabels, Gauge>,
+    model_workers: Family<ModelLabels, Gauge>,
+    worker_up: Family<WorkerLabels, Gauge>,
+    worker_restarts: Family<WorkerLabels, Counter>,
+    /// Calls without an answer.
+    pub calls_in_flight: Gauge,
+    /// Rows with a worker.
+    pub rows_in_flight: Gauge,
+    /// Replies of workers dropped for a stale epoch or attempt.
+    pub stale_replies: Gauge<u64, AtomicU64>,
+}
+
+/// The instruments of one model, looked up once.
+#[derive(Clone, Debug)]
+pub struct ModelMetrics {
+    all: Metrics,
+    model: Arc<str>,
+    pub call_duration: Histogram,
+    pub queue_duration: Histogram,
+    pub compute_duration: Histogram,
+    pub batch_rows: Histogram,
+    pub batch_tokens: Histogram,
+    pub queued_rows: Gauge,
+    pub workers: Gauge,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabels {
+    model: String,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabels {
+    model: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WorkerLabels {
+    worker: String,
+}
+
+/// 100 µs to about 100 s.
+fn duration_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_1, 2.0, 21))
+}
+
+/// 1 to 4096.
+fn rows_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 13))
+}
+
+/// 1 to 65,536.
+fn tokens_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 4.0, 9))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Declares every instrument.
+    pub fn new() -> Self {
+        let duration = || Family::new_with_constructor(duration_histogram as fn() -> Histogram);
+        let mut metrics = Self {
+            registry: Arc::default(),
+            calls: Family::default(),
+            rejects: Family::default(),
+            closes: Family::default(),
+            call_duration: duration(),
+            queue_duration: duration(),
+            compute_duration: duration(),
+            batch_rows: Family::new_with_constructor(rows_histogram as fn() -> Histogram),
+            batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
+            queued_rows: Family::default(),
+            model_workers: Family::default(),
+            worker_up: Family::default(),
+            worker_restarts: Family::default(),
+            calls_in_flight: Gauge::default(),
+            rows_in_flight: Gauge::default(),
+            stale_replies: Gauge::default(),
+        };
+        metrics.registry = Arc::new(metrics.registered());
+        metrics
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+
+    /// The instruments of one model.
+    pub fn model(&self, model: &Arc<str>) -> ModelMetrics {
+        let labels = ModelLabels { model: model.to_string() };
+        ModelMetrics {
+            call_duration: self.call_duration.get_or_create_owned(&labels),
+            queue_duration: self.queue_duration.get_or_create_owned(&labels),
+            compute_duration: self.compute_duration.get_or_create_owned(&labels),
+            batch_rows: self.batch_rows.get_or_create_owned(&labels),
+            batch_tokens: self.batch_tokens.get_or_create_owned(&labels),
+            queued_rows: self.queued_rows.get_or_create_owned(&labels),
+            workers: self.model_workers.get_or_create_owned(&labels),
+            all: self.clone(),
+            model: model.clone(),
+        }
+    }
+
+    /// Whether a worker is connected.
+    pub fn worker_up(&self, worker: &str, up: bool) {
+        self.worker_up.get_or_create(&WorkerLabels { worker: worker.to_owned() }).set(i64::from(up));
+    }
+
+    /// A local worker's process was started again.
+    pub fn worker_restarted(&self, worker: &str) {
+        self.worker_restarts.get_or_create(&WorkerLabels { worker: worker.to_owned() }).inc();
+    }
+
+    fn registered(&self) -> Registry {
+        let mut registry = Registry::with_prefix("shoal");
+        registry.register("calls", "Calls ended, by gRPC status", self.calls.clone());
+        registry.register("rejects", "Calls refused or ended without a result, by reason", self.rejects.clone());
+        registry.register("batches", "Batches sent to workers, by why they were closed", self.closes.clone());
+        let seconds = |registry: &mut Registry, name: &str, help: &str, family: &Family<_, _, _>| {
+            registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+        };
+        seconds(&mut registry, "call_duration", "Admission to answer, per call", &self.call_duration);
+        seconds(&mut registry, "queue_duration", "Admission to dispatch, per row", &self.queue_duration);
+        seconds(&mut registry, "compute_duration", "Compute time, per batch", &self.compute_duration);
+        registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
+        registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
+        registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());
+        registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
+        registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
+        registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
+        registry.register("calls_in_flight", "Calls without an answer", self.calls_in_flight.clone());
+        registry.register("rows_in_flight", "Rows with a worker", self.rows_in_flight.clone());
+        registry.register("stale_replies", "Replies of workers dropped as stale", self.stale_replies.clone());
+        registry
+    }
+}
+
+impl ModelMetrics {
+    /// A call ended with this gRPC status.
+    pub fn call(&self, code: &'static str) {
+        self.all.calls.get_or_create(&OutcomeLabels { model: self.model.to_string(), code }).inc();
+    }
+
+    /// A call was refused, or ended without a result, for this reason.
+    pub fn reject(&self, reason: &'static str) {
+        self.all.rejects.get_or_create(&ReasonLabels { model: self.model.to_string(), reason }).inc();
+    }
+
+    /// A batch was closed for this reason.
+    pub fn close(&self, reason: &'static str) {
+        self.all.closes.get_or_create(&ReasonLabels { model: self.model.to_string(), reason }).inc();
+    }
+}

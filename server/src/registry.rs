@@ -1,0 +1,123 @@
+//! The models as the request path sees them: a snapshot per model, replaced whole by the driver, read by everyone.
+//!
+//! Nothing here decides; the driver is the only writer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+
+use crate::call::CallError;
+use crate::card::Card;
+use crate::oip::Statistics;
+use crate::tokenize::Tokenizer;
+
+/// All configured models by name. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    models: Arc<DashMap<Arc<str>, Arc<ModelView>>>,
+    /// Marked on every change.
+    changes: watch::Sender<()>,
+}
+
+/// One model, as it was when last something about it changed.
+#[derive(Clone, Debug)]
+pub struct ModelView {
+    /// The configured name.
+    pub name: Arc<str>,
+    /// The best state any worker has it in.
+    pub state: ModelState,
+    /// Present once any worker loaded it; stays when the workers go.
+    pub card: Option<Arc<Card>>,
+    /// Present once it was fetched, for models that have one.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    /// Workers that hold it ready.
+    pub workers: u32,
+    /// The latency objective (p99).
+    pub slo: Duration,
+    /// The largest batch in rows.
+    pub batch_rows_max: u32,
+    /// It should be in memory: it was not unloaded by a client.
+    pub wanted: bool,
+    /// Its counts, in the protocol's terms.
+    pub statistics: Arc<Statistics>,
+}
+
+/// Where a model stands, over all workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    /// On no worker.
+    Unloaded,
+    /// On its way into some worker's memory.
+    Loading,
+    /// At least one worker can run it, and its texts can be tokenised.
+    Ready,
+    /// Every worker that tried failed; the last reason.
+    Failed(String),
+}
+
+impl ModelView {
+    /// The version served; "1" until a card says otherwise.
+    pub fn version(&self) -> &str {
+        self.card.as_ref().map_or("1", |card| &card.version)
+    }
+
+    /// The card, or why there is none yet.
+    pub fn ready_card(&self) -> Result<&Arc<Card>, CallError> {
+        let missing = || CallError::ModelNotReady {
+            model: self.name.to_string(),
+            reason: match &self.state {
+                ModelState::Failed(reason) => reason.clone(),
+                ModelState::Loading => "it is being loaded".into(),
+                ModelState::Unloaded if !self.wanted => "it was unloaded".into(),
+                ModelState::Unloaded | ModelState::Ready => "no worker has loaded it yet".into(),
+            },
+        };
+        self.card.as_ref().ok_or_else(missing)
+    }
+}
+
+impl Registry {
+    /// Puts a model in place of what was known of it.
+    pub fn publish(&self, view: ModelView) {
+        self.models.insert(view.name.clone(), Arc::new(view));
+        self.changes.send_replace(());
+    }
+
+    /// Forgets a model.
+    pub fn remove(&self, name: &str) {
+        self.models.remove(name);
+        self.changes.send_replace(());
+    }
+
+    /// Tells of every change from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// The model of that name.
+    ///
+    /// # Errors
+    /// `UnknownModel`, with the nearest name there is.
+    pub fn model(&self, name: &str) -> Result<Arc<ModelView>, CallError> {
+        // Copied out at once: a guard of the map is never held.
+        match self.models.get(name).map(|entry| entry.value().clone()) {
+            Some(view) => Ok(view),
+            None => Err(CallError::UnknownModel { model: name.to_owned(), near: self.nearest(name) }),
+        }
+    }
+
+    /// Every model, by name.
+    pub fn all(&self) -> Vec<Arc<ModelView>> {
+        let mut views: Vec<_> = self.models.iter().map(|entry| entry.value().clone()).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    fn nearest(&self, name: &str) -> Option<String> {
+        let known = self.all();
+        let score = |view: &Arc<ModelView>| (strsim::jaro_winkler(&view.name, name) * 1000.0) as u32;
+        known.iter().max_by_key(|view| score(view)).filter(|view| score(view) > 700).map(|view| view.name.to_string())
+    }
+}

@@ -1,0 +1,137 @@
+//! What every client-facing service does alike: find the model, tokenise, submit.
+
+use std::sync::Arc;
+
+use tonic::{Extensions, metadata::MetadataMap};
+
+use crate::call::{Answer, Call, CallError, Caller, Row, RowOptions};
+use crate::card::{Card, Task};
+use crate::driver::Handle;
+use crate::registry::{ModelView, Registry};
+use crate::tokenize::{Cut, Tokenizer, TokenizerPool, Tokens};
+
+use super::caller::{self, ClientTimeout};
+
+/// Limits on one call.
+#[derive(Clone, Debug)]
+pub struct FrontendOptions {
+    /// Metadata key that names the tenant.
+    pub tenant_key: String,
+    /// Rows of one call at most.
+    pub call_rows_max: usize,
+    /// Bytes of one call's message at most.
+    pub call_bytes_max: usize,
+}
+
+impl Default for FrontendOptions {
+    fn default() -> Self {
+        Self { tenant_key: "x-shoal-tenant".into(), call_rows_max: 8192, call_bytes_max: 16 << 20 }
+    }
+}
+
+/// The shared half of the services. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Frontend {
+    pub(super) driver: Handle,
+    pub(super) registry: Registry,
+    pub(super) tokenizers: TokenizerPool,
+    pub(super) options: Arc<FrontendOptions>,
+}
+
+impl Frontend {
+    /// Services that read `registry` and submit to `driver`.
+    pub fn new(driver: Handle, registry: Registry, tokenizers: TokenizerPool, options: FrontendOptions) -> Self {
+        Self { driver, registry, tokenizers, options: Arc::new(options) }
+    }
+
+    /// Who calls.
+    pub(super) fn caller(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Caller, CallError> {
+        let timeout = extensions.get::<ClientTimeout>().copied();
+        caller::caller(metadata, timeout, &self.options.tenant_key)
+    }
+
+    /// The model of that name; an empty name means the only model of that task.
+    pub(super) fn model(&self, name: &str, task: Task) -> Result<Arc<ModelView>, CallError> {
+        if !name.is_empty() {
+            return self.registry.model(name);
+        }
+        let mut fitting = self.registry.all();
+        fitting.retain(|view| view.card.as_ref().is_some_and(|card| card.task == task));
+        match fitting.as_slice() {
+            [only] => Ok(only.clone()),
+            _ => Err(CallError::InvalidArgument {
+                field: "model".into(),
+                problem: format!("must be named: {} models can {}", fitting.len(), task.name()),
+            }),
+        }
+    }
+
+    /// Checks how many rows a call has.
+    pub(super) fn check_rows(&self, field: &str, rows: usize) -> Result<(), CallError> {
+        let problem = match rows {
+            0 => "must not be empty".to_owned(),
+            _ if rows > self.options.call_rows_max => {
+                format!("has {rows} entries, at most {} fit one call", self.options.call_rows_max)
+            }
+            _ => return Ok(()),
+        };
+        Err(CallError::InvalidArgument { field: field.to_owned(), problem })
+    }
+
+    /// Tokenises the texts of a call into rows.
+    pub(super) async fn text_rows(
+        &self,
+        model: &ModelView,
+        texts: Vec<String>,
+        truncate: bool,
+        options: RowOptions,
+    ) -> Result<Vec<Row>, CallError> {
+        let tokens = self.tokens(model, texts, Cut { truncate, pieces: false }).await?;
+        let row = |tokens: Tokens| Row {
+            columns: vec![tokens.ids],
+            tokens: tokens.count,
+            truncated: tokens.truncated,
+            options,
+        };
+        Ok(tokens.into_iter().map(row).collect())
+    }
+
+    /// Tokenises texts.
+    pub(super) async fn tokens(
+        &self,
+        model: &ModelView,
+        texts: Vec<String>,
+        cut: Cut,
+    ) -> Result<Vec<Tokens>, CallError> {
+        let tokenizer = tokenizer(model)?;
+        self.tokenizers.encode(tokenizer, texts, cut).await
+    }
+
+    /// Runs rows on a model.
+    pub(super) async fn submit(&self, model: &ModelView, caller: Caller, rows: Vec<Row>) -> Result<Answer, CallError> {
+        self.driver.submit(Call { model: model.name.clone(), caller, rows }).await
+    }
+}
+
+/// The card of a model that can be asked for `task`.
+pub(super) fn card_for(model: &ModelView, task: Task) -> Result<&Arc<Card>, CallError> {
+    let card = model.ready_card()?;
+    if card.task == task {
+        return Ok(card);
+    }
+    let problem = format!("`{}` is a model to {}, not to {}", model.name, card.task.name(), task.name());
+    Err(CallError::InvalidArgument { field: "model".into(), problem })
+}
+
+fn tokenizer(model: &ModelView) -> Result<&Arc<Tokenizer>, CallError> {
+    let card = model.ready_card()?;
+    if card.tokenizer_sha256.is_empty() {
+        let problem = format!("`{}` takes no text", model.name);
+        return Err(CallError::InvalidArgument { field: "model".into(), problem });
+    }
+    let missing = || CallError::ModelNotReady {
+        model: model.name.to_string(),
+        reason: "its tokenizer is on its way".into(),
+    };
+    model.tokenizer.as_ref().ok_or_else(missing)
+}

@@ -1,0 +1,87 @@
+//! `grpc.health.v1`: whether the server and each of its services can be called.
+//!
+//! The whole server (`""`) and `shoal.v1.Inference` serve once every configured model does; so does each model under
+//! its own name. `liveness` serves for as long as the process answers at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use crate::registry::{ModelState, Registry};
+
+/// Services whose health is that of the whole server.
+const SERVICES: [&str; 3] = ["", "shoal.v1.Inference", "inference.GRPCInferenceService"];
+/// The service that only says that the process answers.
+const LIVENESS: &str = "liveness";
+
+/// Keeps the health service true.
+#[derive(Clone, Debug)]
+pub struct HealthGate {
+    reporter: HealthReporter,
+    registry: Registry,
+    draining: CancellationToken,
+}
+
+impl HealthGate {
+    /// The gate, and the service to mount. Nothing serves until [`Self::watch`] finds it ready.
+    pub async fn new(
+        registry: Registry,
+        draining: CancellationToken,
+    ) -> (Self, tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>) {
+        let (reporter, service) = health_reporter();
+        let gate = Self { reporter, registry, draining };
+        // A reporter starts with the whole server as serving, which is not true yet.
+        for name in SERVICES {
+            gate.reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        gate.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        (gate, service)
+    }
+
+    /// Whether every configured model can be served, and the server is not draining.
+    pub fn is_ready(&self) -> bool {
+        !self.draining.is_cancelled() && self.unready().is_empty()
+    }
+
+    /// Models that cannot be served, and why.
+    pub fn unready(&self) -> Vec<(Arc<str>, ModelState)> {
+        let views = self.registry.all();
+        let unready = views.iter().filter(|view| view.wanted && view.state != ModelState::Ready);
+        unready.map(|view| (view.name.clone(), view.state.clone())).collect()
+    }
+
+    /// Follows the models until the server drains; from then on nothing serves.
+    pub async fn watch(self) {
+        let mut shown: BTreeMap<Arc<str>, bool> = BTreeMap::new();
+        let mut changes = self.registry.changes();
+        loop {
+            for view in self.registry.all() {
+                let ready = view.state == ModelState::Ready;
+                self.show(&mut shown, view.name.clone(), ready).await;
+            }
+            let ready = self.is_ready();
+            for name in SERVICES {
+                self.show(&mut shown, name.into(), ready).await;
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { break },
+                () = self.draining.cancelled() => break,
+            }
+        }
+        for (name, _) in shown {
+            self.reporter.set_service_status(&*name, ServingStatus::NotServing).await;
+        }
+    }
+
+    async fn show(&self, shown: &mut BTreeMap<Arc<str>, bool>, name: Arc<str>, ready: bool) {
+        if shown.get(&name) == Some(&ready) {
+            return;
+        }
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(&*name, status).await;
+        shown.insert(name, ready);
+    }
+}

@@ -1,0 +1,258 @@
+//! `shoal.v1.Inference`: typed calls on text models.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Buf as _;
+use prost_types::Duration as WireDuration;
+use shoal_proto::v1::{self as wire, embed_stream_response, inference_server};
+use shoal_scheduler::CloseReason;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::call::{Answer, BatchUse, CallError, Caller, DataType, RowOptions};
+use crate::card::{Card, Task};
+use crate::registry::{ModelState, ModelView};
+use crate::tokenize::{Cut, Tokens};
+
+use super::frontend::{Frontend, card_for};
+use super::status::{retry_after, status};
+
+/// Calls of one stream that run at once; the stream is not read further beyond that.
+const STREAM_CALLS_MAX: usize = 256;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct InferenceService {
+    frontend: Frontend,
+    /// Streams read no further once the server drains.
+    draining: CancellationToken,
+}
+
+impl InferenceService {
+    /// A service on top of `frontend`.
+    pub fn new(frontend: Frontend, draining: CancellationToken) -> Self {
+        Self { frontend, draining }
+    }
+
+    async fn embed_call(&self, caller: Caller, request: wire::EmbedRequest) -> Result<wire::EmbedResponse, CallError> {
+        let model = self.frontend.model(&request.model, Task::Embed)?;
+        let card = card_for(&model, Task::Embed)?;
+        self.frontend.check_rows("texts", request.texts.len())?;
+        if request.dimensions > card.dims {
+            let problem = format!("is {}, `{}` has {}", request.dimensions, model.name, card.dims);
+            return Err(CallError::InvalidArgument { field: "dimensions".into(), problem });
+        }
+        let options = RowOptions { normalize: request.normalize, dimensions: request.dimensions };
+        let rows = self.frontend.text_rows(&model, request.texts, request.truncate, options).await;
+        let rows = rows.map_err(|error| error.within("texts"))?;
+        let tokens = rows.iter().map(|row| row.tokens).sum();
+        let truncated = rows.iter().filter(|row| row.truncated).count() as u32;
+        let answer = self.frontend.submit(&model, caller, rows).await.map_err(|error| error.within("texts"))?;
+        let usage = usage(&model, card, &answer, tokens, truncated);
+        let embeddings = answer.rows.iter().map(|tensors| embedding(tensors)).collect::<Result<_, _>>()?;
+        Ok(wire::EmbedResponse { embeddings, usage: Some(usage) })
+    }
+}
+
+fn embedding(tensors: &[crate::call::Tensor]) -> Result<wire::Embedding, CallError> {
+    let Some(tensor) = tensors.iter().find(|tensor| tensor.data_type == DataType::F32) else {
+        return Err(CallError::Internal { what: "the worker returned no embedding".into() });
+    };
+    let mut data = tensor.data.clone();
+    let mut values = Vec::with_capacity(data.len() / 4);
+    while data.remaining() >= 4 {
+        values.push(data.get_f32_le());
+    }
+    Ok(wire::Embedding { values })
+}
+
+/// Durations of the server are far below the wire's limit of ten thousand years.
+fn duration(duration: std::time::Duration) -> WireDuration {
+    WireDuration::try_from(duration).unwrap_or_default()
+}
+
+fn usage(model: &ModelView, card: &Card, answer: &Answer, tokens: u32, truncated: u32) -> wire::Usage {
+    wire::Usage {
+        tokens,
+        truncated,
+        queue_time: Some(duration(answer.queue_time)),
+        compute_time: Some(duration(answer.compute_time)),
+        batches: answer.batches.iter().map(batch_usage).collect(),
+        dtype: card.dtype.to_string(),
+        model: model.name.to_string(),
+        model_version: card.version.to_string(),
+        energy_joules: None,
+    }
+}
+
+fn batch_usage(batch: &BatchUse) -> wire::BatchUsage {
+    let close = match batch.close {
+        CloseReason::Drained => wire::CloseReason::Drained,
+        CloseReason::Rows => wire::CloseReason::Rows,
+        CloseReason::Tokens => wire::CloseReason::Tokens,
+        CloseReason::Bytes => wire::CloseReason::Bytes,
+        CloseReason::Preferred => wire::CloseReason::Preferred,
+        CloseReason::Delay => wire::CloseReason::Delay,
+        CloseReason::Isolated => wire::CloseReason::Isolated,
+    };
+    wire::BatchUsage {
+        rows: batch.rows,
+        tokens: batch.tokens,
+        own_rows: batch.own_rows,
+        close_reason: close.into(),
+        compute_time: Some(duration(batch.compute_time)),
+        attempt: u32::from(batch.attempt),
+    }
+}
+
+#[tonic::async_trait]
+impl inference_server::Inference for InferenceService {
+    async fn embed(&self, request: Request<wire::EmbedRequest>) -> Result<Response<wire::EmbedResponse>, Status> {
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = self.frontend.caller(&metadata, &extensions).map_err(|error| status(&error))?;
+        let response = self.embed_call(caller, request).await.map_err(|error| status(&error))?;
+        Ok(Response::new(response))
+    }
+
+    type EmbedStreamStream = Pin<Box<dyn Stream<Item = Result<wire::EmbedStreamResponse, Status>> + Send>>;
+
+    async fn embed_stream(
+        &self,
+        request: Request<Streaming<wire::EmbedStreamRequest>>,
+    ) -> Result<Response<Self::EmbedStreamStream>, Status> {
+        let (metadata, extensions, requests) = request.into_parts();
+        let caller = self.frontend.caller(&metadata, &extensions).map_err(|error| status(&error))?;
+        let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
+        tokio::spawn(self.clone().serve_stream(caller, requests, answers));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<wire::TokenizeRequest>,
+    ) -> Result<Response<wire::TokenizeResponse>, Status> {
+        let request = request.into_inner();
+        let texts = async {
+            let model = self.frontend.model(&request.model, Task::Embed)?;
+            self.frontend.check_rows("texts", request.texts.len())?;
+            let cut = Cut { truncate: request.truncate, pieces: true };
+            self.frontend.tokens(&model, request.texts, cut).await
+        };
+        let texts = texts.await.map_err(|error| status(&error.within("texts")))?;
+        Ok(Response::new(wire::TokenizeResponse { texts: texts.into_iter().map(tokenized).collect() }))
+    }
+
+    async fn list_models(
+        &self,
+        _request: Request<wire::ListModelsRequest>,
+    ) -> Result<Response<wire::ListModelsResponse>, Status> {
+        let models = self.frontend.registry.all().iter().map(|view| listed(view)).collect();
+        Ok(Response::new(wire::ListModelsResponse { models }))
+    }
+}
+
+type StreamAnswers = mpsc::Sender<Result<wire::EmbedStreamResponse, Status>>;
+
+impl InferenceService {
+    /// Answers a stream's calls as each is done. A client that goes away drops its calls.
+    async fn serve_stream(
+        self,
+        caller: Caller,
+        mut requests: Streaming<wire::EmbedStreamRequest>,
+        answers: StreamAnswers,
+    ) {
+        let places = Arc::new(Semaphore::new(STREAM_CALLS_MAX));
+        let mut running = JoinSet::new();
+        loop {
+            // Closed only by this task, which is here.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let request = tokio::select! {
+                request = requests.message() => request,
+                () = answers.closed() => return,
+                () = self.draining.cancelled() => break,
+            };
+            let request = match request {
+                Ok(Some(request)) => request,
+                Ok(None) => break,
+                Err(broken) => {
+                    let _ = answers.send(Err(broken)).await;
+                    return;
+                }
+            };
+            let (service, caller, answers) = (self.clone(), caller.clone(), answers.clone());
+            running.spawn(async move {
+                let response = service.stream_call(caller, request).await;
+                let _ = answers.send(Ok(response)).await;
+                drop(place);
+            });
+            while running.try_join_next().is_some() {}
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    async fn stream_call(&self, caller: Caller, request: wire::EmbedStreamRequest) -> wire::EmbedStreamResponse {
+        use embed_stream_response::Result as Wire;
+        let result = match request.request {
+            Some(embed) => self.embed_call(caller, embed).await,
+            None => {
+                let problem = "must be set".to_owned();
+                Err(CallError::InvalidArgument { field: "request".into(), problem })
+            }
+        };
+        let result = result.map_or_else(|error| Wire::Error(stream_error(&error)), Wire::Response);
+        wire::EmbedStreamResponse { id: request.id, result: Some(result) }
+    }
+}
+
+fn stream_error(error: &CallError) -> wire::Error {
+    let after = retry_after(error).map(duration);
+    let status = status(error);
+    wire::Error { code: status.code().into(), message: status.message().to_owned(), retry_after: after }
+}
+
+fn tokenized(tokens: Tokens) -> wire::TokenizedText {
+    wire::TokenizedText {
+        ids: tokens.pieces.iter().map(|piece| piece.id).collect(),
+        offsets: tokens.pieces.iter().flat_map(|piece| [piece.span.0, piece.span.1]).collect(),
+        tokens: tokens.pieces.into_iter().map(|piece| piece.token).collect(),
+        truncated: tokens.truncated,
+    }
+}
+
+fn listed(view: &ModelView) -> wire::Model {
+    use wire::model::State;
+    let (state, reason) = match &view.state {
+        ModelState::Unloaded => (State::Unloaded, String::new()),
+        ModelState::Loading => (State::Loading, String::new()),
+        ModelState::Ready => (State::Ready, String::new()),
+        ModelState::Failed(reason) => (State::Failed, reason.clone()),
+    };
+    let mut model = wire::Model {
+        name: view.name.to_string(),
+        version: view.version().to_owned(),
+        state: state.into(),
+        reason,
+        workers: view.workers,
+        slo: Some(duration(view.slo)),
+        ..wire::Model::default()
+    };
+    if let Some(card) = &view.card {
+        model.task = card.task.name().to_owned();
+        model.architecture.clone_from(&card.architecture);
+        model.dims = card.dims;
+        model.labels.clone_from(&card.labels);
+        model.tokens_max = card.tokens_max;
+        model.parameters = card.parameters;
+        model.bytes = card.bytes;
+        model.dtype = card.dtype.to_string();
+        model.backend.clone_from(&card.backend);
+        model.weights_sha256.clone_from(&card.weights_sha256);
+        model.tokenizer_sha256.clone_from(&card.tokenizer_sha256);
+    }
+    model
+}

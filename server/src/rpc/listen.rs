@@ -1,0 +1,214 @@
+//! Accepting client connections: bounded in number, patient with a full file table, drained on request.
+//!
+//! Written out rather than left to the gRPC library's own loop, which bounds nothing, cancels calls at their deadline
+//! with the wrong status, and waits without end for open streams when it stops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tower::ServiceExt as _;
+use tracing::{debug, warn};
+
+use super::caller::ClientTimeout;
+
+/// Pause after the system refused a connection, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Room for a large call or a few small ones on their way.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// gRPC's header that says how long the client will wait.
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// Limits on connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerOptions {
+    /// Connections open at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// Calls of one connection that run at once.
+    pub streams_max: u32,
+    /// How often a silent connection is asked whether it is alive.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            streams_max: 4096,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A bound port for clients.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    options: ListenerOptions,
+}
+
+impl Listener {
+    /// Binds; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, options })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system cannot say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `draining`, then lets open calls finish for at most `grace`. Calls whose headers arrived before
+    /// their connection was told to go away are still answered.
+    pub async fn serve(self, routes: Routes, draining: CancellationToken, grace: Duration) {
+        let routes = routes.prepare();
+        let places = Arc::new(Semaphore::new(self.options.connections_max));
+        let connections = TaskTracker::new();
+        let cut = CancellationToken::new();
+        loop {
+            // Closed only when dropped, and it is not.
+            let Ok(place) = places.clone().acquire_owned().await else { break };
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                () = draining.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    debug!(%peer, "connection accepted");
+                    let connection = Connection { stream, place, options: self.options };
+                    connections.spawn(connection.serve(routes.clone(), draining.clone(), cut.clone()));
+                }
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(self.socket);
+        connections.close();
+        if timeout(grace, connections.wait()).await.is_err() {
+            warn!(open = connections.len(), "connections are still busy after {grace:?}, closing them");
+            cut.cancel();
+            connections.wait().await;
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    options: ListenerOptions,
+}
+
+impl Connection {
+    async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
+        // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
+        let _ = self.stream.set_nodelay(true);
+        let service = routes.map_request(|request| take_timeout(request)).map_request(http_body);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.options.streams_max)
+            .keep_alive_interval(self.options.keepalive_interval)
+            .keep_alive_timeout(self.options.keepalive_timeout)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(4 * WINDOW_BYTES)
+            .max_header_list_size(16 << 10);
+        let connection = builder.serve_connection(TokioIo::new(self.stream), TowerToHyperService::new(service));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = cut.cancelled() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "connection broke");
+        }
+        drop(self.place);
+    }
+}
+
+fn http_body(request: http::Request<hyper::body::Incoming>) -> http::Request<tonic::body::Body> {
+    request.map(tonic::body::Body::new)
+}
+
+/// Turns the time-out header into an extension. The core ends a call at its deadline with the right status; with the
+/// header in place the library would end it a moment earlier as cancelled.
+fn take_timeout<B>(mut request: http::Request<B>) -> http::Request<B> {
+    let header = request.headers_mut().remove(TIMEOUT_HEADER);
+    if let Some(left) = header.as_ref().and_then(parse_timeout) {
+        request.extensions_mut().insert(ClientTimeout { arrived: Instant::now(), left });
+    }
+    request
+}
+
+/// `TimeoutValue TimeoutUnit` of the gRPC protocol: at most eight digits and one of H M S m u n.
+fn parse_timeout(header: &HeaderValue) -> Option<Duration> {
+    let text = header.to_str().ok()?;
+    let (value, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if value.is_empty() || value.len() > 8 || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = value.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<Duration> {
+        parse_timeout(&HeaderValue::from_str(text).expect("header"))
+    }
+
+    #[test]
+    fn reads_every_unit_of_the_protocol() {
+        assert_eq!(parse("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(parse("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(parse("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(parse("5m"), Some(Duration::from_millis(5)));
+        assert_eq!(parse("6u"), Some(Duration::from_micros(6)));
+        assert_eq!(parse("99999999n"), Some(Duration::from_nanos(99_999_999)));
+    }
+
+    #[test]
+    fn refuses_what_the_protocol_does_not_allow() {
+        for wrong in ["", "S", "5", "5x", "-5S", "123456789S", "5 S", "1.5S"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! From a call's error to its gRPC status: the one table.
+
+use std::time::Duration;
+
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::call::CallError;
+
+/// Who answers, in `ErrorInfo`.
+const DOMAIN: &str = "shoal";
+
+/// The status a client sees.
+pub(super) fn status(error: &CallError) -> Status {
+    let message = error.to_string();
+    let mut details = ErrorDetails::new();
+    let code = match error {
+        CallError::UnknownModel { model, .. } => {
+            details.set_resource_info("model", model, "", "not configured");
+            Code::NotFound
+        }
+        CallError::UnknownVersion { model, version, .. } => {
+            details.set_resource_info("model version", format!("{model}/{version}"), "", "not served");
+            Code::NotFound
+        }
+        CallError::InvalidArgument { field, problem }
+        | CallError::TooLarge { field, problem }
+        | CallError::Item { field, problem } => {
+            details.add_bad_request_violation(field, problem);
+            Code::InvalidArgument
+        }
+        CallError::DeadlinePassed => Code::DeadlineExceeded,
+        CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => {
+            details.set_retry_info(Some(*retry_after));
+            Code::ResourceExhausted
+        }
+        CallError::OutOfMemory { .. } => {
+            details.set_error_info("OUT_OF_MEMORY", DOMAIN, []);
+            Code::ResourceExhausted
+        }
+        CallError::ModelNotReady { .. } | CallError::Draining | CallError::ModelRemoved { .. } => Code::Unavailable,
+        CallError::WorkerLost { .. } => {
+            details.set_error_info("WORKER_LOST", DOMAIN, []);
+            Code::Unavailable
+        }
+        CallError::Poison { .. } => {
+            details.set_error_info("POISON", DOMAIN, []);
+            Code::Internal
+        }
+        CallError::Unimplemented { .. } => Code::Unimplemented,
+        CallError::PermissionDenied { .. } => Code::PermissionDenied,
+        CallError::Internal { .. } => Code::Internal,
+    };
+    let mut status = Status::with_error_details(code, message, details);
+    if let Some(after) = retry_after(error) {
+        // gRPC's own retry machinery in clients reads this trailer (proposal A6), not the details.
+        let millis = MetadataValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        status.metadata_mut().insert("grpc-retry-pushback-ms", millis);
+    }
+    status
+}
+
+/// When trying again makes sense.
+pub(super) fn retry_after(error: &CallError) -> Option<Duration> {
+    match error {
+        CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => Some(*retry_after),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_field_is_named_in_message_and_details() {
+        let error = CallError::InvalidArgument { field: "texts[2]".into(), problem: "too long".into() };
+        let status = status(&error);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "`texts[2]`: too long");
+        let details = status.get_error_details();
+        let violations = &details.bad_request().expect("details").field_violations;
+        assert_eq!(violations[0].field, "texts[2]");
+    }
+
+    #[test]
+    fn a_full_queue_says_when_to_come_back() {
+        let retry_after = Duration::from_millis(250);
+        let error = CallError::QueueFull { limit: shoal_scheduler::QueueLimit::Model, retry_after };
+        let status = status(&error);
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = status.get_error_details();
+        assert_eq!(details.retry_info().expect("details").retry_delay, Some(retry_after));
+        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").expect("trailer"), "250");
+    }
+
+    #[test]
+    fn the_counted_name_is_the_code_sent() {
+        let errors = [
+            CallError::DeadlinePassed,
+            CallError::Draining,
+            CallError::Poison { field: String::new() },
+            CallError::OutOfMemory { field: String::new() },
+            CallError::WorkerLost { attempts: 3 },
+            CallError::Unimplemented { what: String::new() },
+            CallError::PermissionDenied { what: String::new() },
+        ];
+        for error in errors {
+            let sent = format!("{:?}", status(&error).code()).to_uppercase();
+            assert_eq!(sent, error.code_name().replace('_', ""), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The composition root: starts every part of a server, in order, and stops them in the opposite one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use shoal_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use shoal_proto::v1::inference_server::InferenceServer;
+use shoal_scheduler::Limits;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tracing::info;
+
+use crate::admin::Admin;
+use crate::artifacts;
+use crate::config::{Config, Workers};
+use crate::driver::{Driver, Handle, Inbox, ModelSettings, Surroundings, drive};
+use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
+use crate::metrics::Metrics;
+use crate::registry::{ModelState, Registry};
+use crate::rpc::{Frontend, HealthGate, InferenceService, Listener, OipService};
+use crate::telemetry::LogControl;
+use crate::supervisor::{ChildOptions, GivenUp, Supervisor};
+use crate::tokenize::TokenizerPool;
+
+/// How long a local worker may take to end by itself once its batches are done.
+const WORKER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Answers may be as large as a call with the most rows of the widest embeddings makes them.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen for clients on {address}: {error}{}", port_hint(.error, "grpc-port"))]
+    Grpc { address: SocketAddr, error: io::Error },
+    #[error("cannot listen for metrics on {address}: {error}{}", port_hint(.error, "metrics-port"))]
+    Metrics { address: SocketAddr, error: io::Error },
+    #[error("cannot listen for workers on {address:?}: {error}{}", port_hint(.error, "link-port"))]
+    Link { address: LinkAddress, error: io::Error },
+    #[error("the system refused a thread or a file: {0}")]
+    System(#[from] io::Error),
+}
+
+fn port_hint(error: &io::Error, flag: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("; is a server running already? --{flag} picks another port"),
+        _ => String::new(),
+    }
+}
+
+/// Why a server that started cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    #[error("model `{model}` cannot be served: {reason}")]
+    Model { model: Arc<str>, reason: String },
+    #[error("worker `{}` was given up: {}", .0.worker, .0.reason)]
+    Worker(GivenUp),
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    grpc: SocketAddr,
+    link: LinkAddress,
+    admin: Admin,
+    registry: Registry,
+    driver: Handle,
+    /// Cancelled when the server stops taking calls.
+    draining: CancellationToken,
+    drain_time_max: Duration,
+    listener: tokio::task::JoinHandle<()>,
+    backstage: Backstage,
+    given_up: mpsc::UnboundedReceiver<GivenUp>,
+}
+
+impl Server {
+    /// Binds every port and starts every part. `program` is run for local workers, with `worker_arguments`.
+    ///
+    /// # Errors
+    /// The first port or thread that could not be had.
+    pub async fn start(
+        config: &Config,
+        models: Vec<ModelSettings>,
+        home: PathBuf,
+        program: PathBuf,
+        worker_arguments: Vec<String>,
+        log: LogControl,
+    ) -> Result<Self, StartError> {
+        let listener = Listener::bind(config.grpc, config.listener).await;
+        let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
+        let grpc = listener.address()?;
+        let draining = CancellationToken::new();
+        let registry = Registry::default();
+        let metrics = Metrics::new();
+        let (health, health_service) = HealthGate::new(registry.clone(), draining.clone()).await;
+        let (driver, inbox) = Handle::new();
+        let admin = Admin::start(config.metrics, metrics.clone(), health.clone(), driver.clone())
+            .map_err(|error| StartError::Metrics { address: config.metrics, error })?;
+        let (given_up, given_up_in) = mpsc::unbounded_channel();
+        let plan = BackstagePlan {
+            limits: config.limits,
+            registry: registry.clone(),
+            metrics,
+            home,
+            tokens: Tokens::shared(&config.worker_token),
+            link: config.link.clone(),
+            children: match config.workers {
+                Workers::External => None,
+                Workers::Local(count) => Some((program, worker_arguments, count.get())),
+            },
+            given_up,
+        };
+        let (backstage, link) = Backstage::start(plan, driver.clone(), inbox).await?;
+        driver.configure(models).await;
+        let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
+        let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
+        let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
+        let inference = InferenceService::new(frontend, draining.clone());
+        let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
+        tokio::spawn(health.watch());
+        let listener = tokio::spawn(listener.serve(routes, draining.clone(), config.drain_time_max));
+        Ok(Self {
+            grpc,
+            link,
+            admin,
+            registry,
+            driver,
+            draining,
+            drain_time_max: config.drain_time_max,
+            listener,
+            backstage,
+            given_up: given_up_in,
+        })
+    }
+
+    /// Where clients call.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where metrics and probes are.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Where workers dial.
+    pub fn link_address(&self) -> &LinkAddress {
+        &self.link
+    }
+
+    /// The models and how they stand.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Returns once every model can be served.
+    ///
+    /// # Errors
+    /// The first model or worker of which that will not come true.
+    pub async fn ready(&mut self) -> Result<(), NotReady> {
+        let mut changes = self.registry.changes();
+        loop {
+            let views = self.registry.all();
+            for view in &views {
+                if let ModelState::Failed(reason) = &view.state {
+                    return Err(NotReady::Model { model: view.name.clone(), reason: reason.clone() });
+                }
+            }
+            if views.iter().all(|view| view.state == ModelState::Ready) {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                Some(given_up) = self.given_up.recv() => return Err(NotReady::Worker(given_up)),
+            }
+        }
+    }
+
+    /// Returns when a local worker is given up.
+    pub async fn worker_given_up(&mut self) -> GivenUp {
+        match self.given_up.recv().await {
+            Some(given_up) => given_up,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes no new call, answers those that are there, ends the workers.
+    pub async fn stop(self) {
+        let started = Instant::now();
+        self.draining.cancel();
+        let _ = self.listener.await;
+        let left = self.drain_time_max.saturating_sub(started.elapsed());
+        self.driver.drain(left).await;
+        self.backstage.stop().await;
+        self.admin.stop();
+        info!("stopped after {:?}", started.elapsed());
+    }
+}
+
+fn routes<H: Health>(
+    inference: InferenceService,
+    oip: OipService,
+    health: HealthServer<H>,
+    call_bytes_max: usize,
+) -> Routes {
+    let inference = InferenceServer::new(inference)
+        .max_decoding_message_size(call_bytes_max)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let oip = GrpcInferenceServiceServer::new(oip)
+        .max_decoding_message_size(call_bytes_max)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = Routes::new(inference).add_service(oip).add_service(health);
+    // Both versions of the protocol: ghz and older clients know only v1alpha. The descriptors are compiled in, so
+    // that reading them fails in every build or in none.
+    if let (Ok(v1), Ok(v1alpha)) = (described().build_v1(), described().build_v1alpha()) {
+        routes = routes.add_service(v1).add_service(v1alpha);
+    }
+    routes
+}
+
+/// The driver's thread: driver, worker link, supervisor and disk errands, on a runtime of their own.
+#[derive(Debug)]
+struct Backstage {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+struct BackstagePlan {
+    limits: Limits,
+    registry: Registry,
+    metrics: Metrics,
+    home: PathBuf,
+    tokens: Tokens,
+    link: Option<LinkAddress>,
+    /// Program, arguments and number of local workers.
+    children: Option<(PathBuf, Vec<String>, usize)>,
+    given_up: mpsc::UnboundedSender<GivenUp>,
+}
+
+impl Backstage {
+    async fn start(plan: BackstagePlan, driver: Handle, inbox: Inbox) -> Result<(Self, LinkAddress), StartError> {
+        let stop = CancellationToken::new();
+        let (bound, address) = oneshot::channel();
+        let (done, ended) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stopped = stop.clone();
+        thread::Builder::new().name("driver".into()).spawn(move || {
+            runtime.block_on(plan.run(driver, inbox, bound, stopped));
+            let _ = done.send(());
+        })?;
+        let ended_early = || StartError::System(io::Error::other("the driver's thread ended"));
+        let address = address.await.map_err(|_| ended_early())??;
+        Ok((Self { stop, ended }, address))
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        // An error means that the thread panicked, and said so.
+        let _ = self.ended.await;
+    }
+}
+
+impl BackstagePlan {
+    async fn run(
+        self,
+        driver: Handle,
+        inbox: Inbox,
+        bound: oneshot::Sender<Result<LinkAddress, StartError>>,
+        stop: CancellationToken,
+    ) {
+        // Removed with all that is in it when this function ends.
+        let folder = match tempfile::Builder::new().prefix("shoal-").tempdir() {
+            Ok(folder) => folder,
+            Err(error) => {
+                let _ = bound.send(Err(StartError::System(error)));
+                return;
+            }
+        };
+        let socket = folder.path().join("link.sock");
+        let address = self.link.unwrap_or_else(|| LinkAddress::Unix(socket.clone()));
+        let service = LinkService::new(driver.clone(), LinkOptions::default(), self.tokens.clone());
+        let link_stop = CancellationToken::new();
+        let serving = match link::serve(&address, service, link_stop.clone()).await {
+            Ok((at, serving)) => {
+                let _ = bound.send(Ok(at));
+                serving
+            }
+            Err(error) => {
+                let _ = bound.send(Err(StartError::Link { address, error }));
+                return;
+            }
+        };
+        tokio::spawn(serving);
+        let (replace, replace_in) = mpsc::unbounded_channel();
+        let (errands, errands_in) = mpsc::unbounded_channel();
+        tokio::spawn(artifacts::run_errands(self.home, errands_in, driver.clone()));
+        let around = Surroundings {
+            registry: self.registry,
+            metrics: self.metrics.clone(),
+            replace,
+            artifacts: errands,
+        };
+        tokio::spawn(drive(Driver::new(self.limits, Instant::now(), around), inbox));
+        let supervisor = self.children.map(|(program, arguments, count)| {
+            let options = ChildOptions {
+                program,
+                arguments,
+                socket,
+                count,
+                stop_time_max: WORKER_STOP_TIME_MAX,
+            };
+            Supervisor::start(options, self.tokens, driver, self.metrics, replace_in, self.given_up)
+        });
+        stop.cancelled().await;
+        if let Some(supervisor) = supervisor {
+            supervisor.stop().await;
+        }
+        link_stop.cancel();
+        drop(folder);
+    }
+}

@@ -1,0 +1,289 @@
+//! Local workers: child processes of the running executable, started, watched, started again, ended.
+//!
+//! A child talks over a Unix socket in a folder only this user may open, with a token of its own that it reads from its
+//! standard input. The same pipe ties it to this process: when it closes, the child ends.
+
+use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use shoal_scheduler::DownCause;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::driver::{Event, Handle};
+use crate::link::Tokens;
+use crate::metrics::Metrics;
+
+/// The first pause before a child is started again; doubles with each quick end.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A child that lived this long starts again as if for the first time.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// Quick ends in a row after which a child is given up.
+const QUICK_ENDS_MAX: u32 = 8;
+/// Lines of a child's last words that are kept.
+const LAST_WORDS: usize = 12;
+
+/// How local workers are started.
+#[derive(Clone, Debug)]
+pub struct ChildOptions {
+    /// The running executable.
+    pub program: PathBuf,
+    /// Arguments after `worker`, the same for all.
+    pub arguments: Vec<String>,
+    /// The socket they dial.
+    pub socket: PathBuf,
+    /// How many.
+    pub count: usize,
+    /// How long one may take to end by itself when asked to.
+    pub stop_time_max: Duration,
+}
+
+/// What became of a child that is not started again.
+#[derive(Clone, Debug)]
+pub struct GivenUp {
+    /// Its name.
+    pub worker: Arc<str>,
+    /// Why: how it ended and its last words.
+    pub reason: String,
+}
+
+/// The running local workers.
+#[derive(Debug)]
+pub struct Supervisor {
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+/// What every child's task needs.
+#[derive(Clone, Debug)]
+struct Context {
+    options: Arc<ChildOptions>,
+    tokens: Tokens,
+    driver: Handle,
+    metrics: Metrics,
+    given_up: mpsc::UnboundedSender<GivenUp>,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    /// Starts the local workers on the calling runtime, whose thread must live as long as they do: the system ends a
+    /// child when the thread that started it ends. Names sent on `replace` are killed and started again.
+    pub fn start(
+        options: ChildOptions,
+        tokens: Tokens,
+        driver: Handle,
+        metrics: Metrics,
+        mut replace: mpsc::UnboundedReceiver<Arc<str>>,
+        given_up: mpsc::UnboundedSender<GivenUp>,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let count = options.count;
+        let context = Context { options: Arc::new(options), tokens, driver, metrics, given_up, stop: stop.clone() };
+        let mut kills = Vec::with_capacity(count);
+        let mut tasks = Vec::with_capacity(count);
+        for index in 0..count {
+            let name: Arc<str> = format!("local-{index}").into();
+            let (kill, killed) = mpsc::unbounded_channel();
+            kills.push((name.clone(), kill));
+            tasks.push(tokio::spawn(context.clone().keep_alive(name, killed)));
+        }
+        tokio::spawn(async move {
+            while let Some(name) = replace.recv().await {
+                if let Some((_, kill)) = kills.iter().find(|(known, _)| *known == name) {
+                    let _ = kill.send(());
+                }
+            }
+        });
+        Self { tasks, stop }
+    }
+
+    /// Asks every child to end, and returns when all have; those that take too long are killed.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// How one life of a child ended.
+enum Ended {
+    /// The server is stopping.
+    Stopped,
+    /// By itself, or killed for hanging or from outside.
+    Exited { status: ExitStatus, replaced: bool, last_words: String },
+    /// It could not be started.
+    NotStarted(std::io::Error),
+}
+
+impl Context {
+    async fn keep_alive(self, name: Arc<str>, mut killed: mpsc::UnboundedReceiver<()>) {
+        let mut quick_ends = 0;
+        loop {
+            let started = Instant::now();
+            let ended = self.live(&name, &mut killed).await;
+            let reason = match ended {
+                Ended::Stopped => return,
+                Ended::NotStarted(problem) => format!("it could not be started: {problem}"),
+                Ended::Exited { status, replaced, last_words } => {
+                    let cause = if replaced { DownCause::Crashed } else { cause_of(status) };
+                    self.driver.tell(Event::ProcessEnded { worker: name.clone(), cause }).await;
+                    format!("{status}{last_words}")
+                }
+            };
+            // A token is for one life.
+            quick_ends = if started.elapsed() < HEALTHY_AFTER { quick_ends + 1 } else { 1 };
+            if quick_ends >= QUICK_ENDS_MAX {
+                error!(worker = %name, %reason, "worker given up after {quick_ends} quick ends in a row");
+                let _ = self.given_up.send(GivenUp { worker: name, reason });
+                return;
+            }
+            let pause = backoff(quick_ends);
+            warn!(worker = %name, %reason, "worker ended, starting it again in {pause:?}");
+            self.metrics.worker_restarted(&name);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Starts a child and stays with it to its end.
+    async fn live(&self, name: &Arc<str>, killed: &mut mpsc::UnboundedReceiver<()>) -> Ended {
+        // Held apart from the child: waiting for a child closes its standard input.
+        let (mut child, stdin) = match self.spawn(name).await {
+            Ok(started) => started,
+            Err(problem) => return Ended::NotStarted(problem),
+        };
+        let words = child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr)));
+        let mut replaced = false;
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status,
+                Some(()) = killed.recv(), if !replaced => {
+                    replaced = true;
+                    let _ = child.start_kill();
+                }
+                () = self.stop.cancelled() => {
+                    self.end(name, &mut child, stdin).await;
+                    return Ended::Stopped;
+                }
+            }
+        };
+        let last_words = match words {
+            Some(words) => words.await.unwrap_or_default(),
+            None => String::new(),
+        };
+        match status {
+            Ok(status) => Ended::Exited { status, replaced, last_words },
+            Err(problem) => Ended::NotStarted(problem),
+        }
+    }
+
+    async fn spawn(&self, name: &Arc<str>) -> std::io::Result<(Child, Option<ChildStdin>)> {
+        let token = format!("{:032x}", rand::rng().random::<u128>());
+        self.tokens.admit_child(name, &token);
+        let mut child = Command::new(&self.options.program)
+            .arg("worker")
+            .arg("--child-of")
+            .arg(std::process::id().to_string())
+            .arg("--connect")
+            .arg(format!("unix:{}", self.options.socket.display()))
+            .arg("--name")
+            .arg(&**name)
+            .args(&self.options.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Of its own, so that a terminal's interrupt goes to the server alone, which still needs its workers then.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut stdin = child.stdin.take();
+        if let Some(stdin) = &mut stdin {
+            stdin.write_all(format!("{token}\n").as_bytes()).await?;
+        }
+        info!(worker = %name, pid = child.id(), "worker started");
+        Ok((child, stdin))
+    }
+
+    /// Closing its standard input asks a child to end; one that does not is killed.
+    async fn end(&self, name: &Arc<str>, child: &mut Child, stdin: Option<ChildStdin>) {
+        drop(stdin);
+        if timeout(self.options.stop_time_max, child.wait()).await.is_err() {
+            warn!(worker = %name, "worker did not end in time, killing it");
+            let _ = child.kill().await;
+        }
+    }
+}
+
+/// Passes a child's messages on line by line, and returns the last of them.
+async fn pass_on(stderr: ChildStderr) -> String {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut last: VecDeque<String> = VecDeque::with_capacity(LAST_WORDS);
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{line}");
+        if last.len() == LAST_WORDS {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+    last.iter().map(|line| format!("\n    {line}")).collect()
+}
+
+/// A signal that a fault of the process itself raises is a crash; others were sent from outside.
+fn cause_of(status: ExitStatus) -> DownCause {
+    const SIGILL: i32 = 4;
+    const SIGTRAP: i32 = 5;
+    const SIGABRT: i32 = 6;
+    const SIGBUS: i32 = 7;
+    const SIGFPE: i32 = 8;
+    const SIGSEGV: i32 = 11;
+    const SIGSYS: i32 = 31;
+    match status.signal() {
+        Some(SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGFPE | SIGSEGV | SIGSYS) => DownCause::Crashed,
+        Some(_) => DownCause::Lost,
+        None if status.success() => DownCause::Lost,
+        None => DownCause::Crashed,
+    }
+}
+
+fn backoff(quick_ends: u32) -> Duration {
+    BACKOFF_MIN.saturating_mul(1 << quick_ends.saturating_sub(1).min(10)).min(BACKOFF_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_from_outside_is_no_crash() {
+        assert_eq!(cause_of(ExitStatus::from_raw(9)), DownCause::Lost);
+        assert_eq!(cause_of(ExitStatus::from_raw(15)), DownCause::Lost);
+    }
+
+    #[test]
+    fn an_abort_and_an_exit_code_are_crashes() {
+        assert_eq!(cause_of(ExitStatus::from_raw(6)), DownCause::Crashed);
+        assert_eq!(cause_of(ExitStatus::from_raw(11)), DownCause::Crashed);
+        assert_eq!(cause_of(ExitStatus::from_raw(1 << 8)), DownCause::Crashed);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit() {
+        let pauses: Vec<_> = (1..=9).map(backoff).map(|pause| pause.as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    }
+}

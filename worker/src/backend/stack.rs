@@ -1,0 +1,107 @@
+//! The backends of one worker behind one face: each model runs on the backend its source asks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::echo::Echo;
+use super::synthetic::Synthetic;
+use super::{Backend, Compute, LoadError, PrepareRequest};
+use crate::batch::{BatchError, HostBatch, ItemResult};
+use crate::card::ModelCard;
+use crate::source::ModelSource;
+
+/// Every backend of this build.
+#[derive(Debug, Default)]
+pub(crate) struct Stack {
+    echo: Echo,
+    synthetic: Synthetic,
+    homes: BTreeMap<Arc<str>, Home>,
+}
+
+/// Which backend holds a model.
+#[derive(Clone, Copy, Debug)]
+enum Home {
+    Echo,
+    Synthetic,
+}
+
+/// A model prepared for one of the backends.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    Echo(<Echo as Backend>::Prepared),
+    Synthetic(<Synthetic as Backend>::Prepared),
+}
+
+/// A batch launched on one of the backends.
+#[derive(Debug)]
+pub(crate) enum Ticket {
+    Echo(<Echo as Backend>::Ticket),
+    Synthetic(<Synthetic as Backend>::Ticket),
+}
+
+impl Backend for Stack {
+    type Prepared = Prepared;
+    type Ticket = Ticket;
+
+    fn prepare(
+        request: &PrepareRequest,
+        compute: &Compute,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<(Prepared, ModelCard), LoadError> {
+        Ok(match &request.source {
+            ModelSource::Echo => {
+                let (prepared, card) = Echo::prepare(request, compute, progress)?;
+                (Prepared::Echo(prepared), card)
+            }
+            ModelSource::Synthetic(_) => {
+                let (prepared, card) = Synthetic::prepare(request, compute, progress)?;
+                (Prepared::Synthetic(prepared), card)
+            }
+            ModelSource::Folder(_) => return Err(LoadError::NoFolders),
+        })
+    }
+
+    /// As deep as the shallowest: a device is shared by all models, so its batches are counted together.
+    fn depth(&self) -> usize {
+        self.echo.depth().min(self.synthetic.depth())
+    }
+
+    fn install(&mut self, name: &Arc<str>, prepared: Prepared) -> Result<(), LoadError> {
+        self.evict(name);
+        let home = match prepared {
+            Prepared::Echo(prepared) => {
+                self.echo.install(name, prepared)?;
+                Home::Echo
+            }
+            Prepared::Synthetic(prepared) => {
+                self.synthetic.install(name, prepared)?;
+                Home::Synthetic
+            }
+        };
+        self.homes.insert(name.clone(), home);
+        Ok(())
+    }
+
+    fn evict(&mut self, name: &str) {
+        match self.homes.remove(name) {
+            Some(Home::Echo) => self.echo.evict(name),
+            Some(Home::Synthetic) => self.synthetic.evict(name),
+            None => {}
+        }
+    }
+
+    fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Ticket, BatchError> {
+        match self.homes.get(&batch.model) {
+            Some(Home::Echo) => self.echo.launch(batch, live).map(Ticket::Echo),
+            Some(Home::Synthetic) => self.synthetic.launch(batch, live).map(Ticket::Synthetic),
+            None => Err(BatchError::Device(format!("model `{}` is not in memory", batch.model))),
+        }
+    }
+
+    fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {
+        match ticket {
+            Ticket::Echo(ticket) => self.echo.poll(ticket),
+            Ticket::Synthetic(ticket) => self.synthetic.poll(ticket),
+        }
+    }
+}

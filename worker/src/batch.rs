@@ -1,0 +1,215 @@
+//! A batch in the worker's own words: what goes into a backend and what comes out. Nothing here names the wire's types.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+/// What a batch is called. A reply that carries another key than a batch in flight is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct BatchKey {
+    /// Which life of the connection it came over.
+    pub(crate) epoch: u64,
+    pub(crate) batch: u64,
+    /// How often the server has sent this batch, this time included.
+    pub(crate) attempt: u32,
+}
+
+/// Element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataType {
+    F32,
+    F16,
+    Bf16,
+    I8,
+    I32,
+    I64,
+    U8,
+    U32,
+    Bool,
+    /// Opaque bytes, such as one text.
+    Bytes,
+}
+
+impl DataType {
+    /// Bytes of one element.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::I64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I8 | Self::U8 | Self::Bool | Self::Bytes => 1,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::I8 => "I8",
+            Self::I32 => "I32",
+            Self::I64 => "I64",
+            Self::U8 => "U8",
+            Self::U32 => "U32",
+            Self::Bool => "BOOL",
+            Self::Bytes => "BYTES",
+        }
+    }
+}
+
+/// One batch, checked against its model's card: columns come in the card's order and hold one row per item.
+#[derive(Debug)]
+pub(crate) struct HostBatch {
+    pub(crate) key: BatchKey,
+    pub(crate) model: Arc<str>,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) items: Vec<Item>,
+    /// Whether a row's length in the first column counts as tokens.
+    pub(crate) has_tokens: bool,
+    pub(crate) cancelled: Arc<CancelFlags>,
+    /// When its last byte came.
+    pub(crate) arrived: Instant,
+}
+
+impl HostBatch {
+    /// Tokens of row `row`; 0 for models that have none.
+    pub(crate) fn tokens(&self, row: usize) -> u32 {
+        let Some(column) = self.columns.first().filter(|_| self.has_tokens) else { return 0 };
+        column.row_splits[row + 1] - column.row_splits[row]
+    }
+}
+
+/// The values of all rows of one input, little-endian, one row after the other with no padding.
+#[derive(Debug)]
+pub(crate) struct Column {
+    pub(crate) data_type: DataType,
+    /// Row i is elements `row_splits[i]..row_splits[i + 1]`: rows + 1 entries, from 0, never falling, within `data`.
+    pub(crate) row_splits: Vec<u32>,
+    pub(crate) data: Bytes,
+}
+
+impl Column {
+    /// Elements of row `row`.
+    pub(crate) fn len(&self, row: usize) -> usize {
+        let Range { start, end } = self.range(row);
+        end - start
+    }
+
+    /// Bytes of row `row`, sharing the column's memory.
+    pub(crate) fn row(&self, row: usize) -> Bytes {
+        let Range { start, end } = self.range(row);
+        let size = self.data_type.size();
+        self.data.slice(start * size..end * size)
+    }
+
+    fn range(&self, row: usize) -> Range<usize> {
+        self.row_splits[row] as usize..self.row_splits[row + 1] as usize
+    }
+}
+
+/// What one row of a batch was asked with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Item {
+    pub(crate) options: ItemOptions,
+    /// Nothing is computed for it after this.
+    pub(crate) deadline: Option<Instant>,
+    /// W3C trace context; empty when the call carried none.
+    pub(crate) traceparent: String,
+}
+
+/// What a caller may ask of a model for one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ItemOptions {
+    /// Overrides the model's own normalisation.
+    pub(crate) normalize: Option<bool>,
+    /// Keeps only the first so many dimensions; 0 keeps all.
+    pub(crate) dimensions: u32,
+}
+
+/// Which items of a batch are no longer wanted: set by the link at any time, read by the executor before it computes.
+#[derive(Debug)]
+pub(crate) struct CancelFlags(Box<[AtomicBool]>);
+
+impl CancelFlags {
+    pub(crate) fn new(items: usize) -> Self {
+        Self((0..items).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    /// Says whether the item was wanted until now.
+    pub(crate) fn set(&self, item: usize) -> bool {
+        self.0.get(item).is_some_and(|flag| !flag.swap(true, Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_all(&self) {
+        for flag in &self.0 {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_set(&self, item: usize) -> bool {
+        self.0.get(item).is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+/// One output of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) name: Arc<str>,
+    pub(crate) data_type: DataType,
+    /// Without the row dimension.
+    pub(crate) shape: Vec<i64>,
+    /// Little-endian values.
+    pub(crate) data: Bytes,
+}
+
+/// What became of one row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ItemResult {
+    /// Its position in the batch.
+    pub(crate) index: u32,
+    /// The outputs in the order of the model's card.
+    pub(crate) outcome: Result<Vec<Tensor>, ItemError>,
+}
+
+/// Why one row has no outputs while its mates may have.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum ItemError {
+    #[error("{0}")]
+    Input(String),
+    #[error("the deadline had passed before it ran")]
+    Deadline,
+}
+
+/// Why a whole batch has no results.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum BatchError {
+    /// Something in the batch itself; a part of it may run.
+    #[error("{0}")]
+    Item(String),
+    /// A smaller batch may fit.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The worker is at fault, or does not hold the model.
+    #[error("{0}")]
+    Device(String),
+}
+
+/// A batch the executor is done with.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) key: BatchKey,
+    /// From arrival of the last byte to the start of compute.
+    pub(crate) waited: Duration,
+    /// Time the device spent on it; zero when nothing was left to compute.
+    pub(crate) compute: Duration,
+    /// Rows and tokens computed.
+    pub(crate) rows: u64,
+    pub(crate) tokens: u64,
+    /// Items dropped because they were cancelled before they ran.
+    pub(crate) cancelled: u64,
+    /// One entry for each item that was not cancelled.
+    pub(crate) outcome: Result<Vec<ItemResult>, BatchError>,
+}

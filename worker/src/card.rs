@@ -1,0 +1,64 @@
+//! What a model is: made by a backend when it reads the model, sent to the server when the model is ready.
+
+use std::time::Duration;
+
+use crate::batch::DataType;
+
+/// A model's description.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelCard {
+    /// SHA-256 of the weights file, lower-case hex; empty for models without weights.
+    pub(crate) weights_sha256: String,
+    pub(crate) architecture: &'static str,
+    pub(crate) task: Task,
+    /// Length of an embedding; 0 where there is none.
+    pub(crate) dims: u32,
+    /// Tokens in one input at most, special tokens included; 0 for models without tokens.
+    pub(crate) tokens_max: u32,
+    /// Ids are in [0, vocabulary); 0 for models without token ids.
+    pub(crate) vocabulary: u32,
+    /// Memory the model takes.
+    pub(crate) bytes: u64,
+    pub(crate) parameters: u64,
+    /// What it computes in.
+    pub(crate) dtype: &'static str,
+    pub(crate) backend: &'static str,
+    /// SHA-256 of its tokenizer.json, lower-case hex; empty for models without one.
+    pub(crate) tokenizer_sha256: String,
+    pub(crate) inputs: Vec<TensorSpec>,
+    pub(crate) outputs: Vec<TensorSpec>,
+    /// Whether the model normalises its embeddings unless asked not to.
+    pub(crate) normalizes: bool,
+    /// Time to run its smallest batch, as measured at load.
+    pub(crate) smallest_batch: Duration,
+}
+
+impl ModelCard {
+    /// Whether a row's length in its first input counts as tokens.
+    pub(crate) fn has_tokens(&self) -> bool {
+        self.tokens_max > 0
+    }
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Embed,
+    /// Tensors in, tensors out.
+    Tensor,
+}
+
+/// One input or output, without the row dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorSpec {
+    pub(crate) name: &'static str,
+    pub(crate) data_type: DataType,
+    /// At most one entry is -1: the length that varies.
+    pub(crate) shape: Vec<i64>,
+}
+
+impl TensorSpec {
+    pub(crate) fn new(name: &'static str, data_type: DataType, shape: &[i64]) -> Self {
+        Self { name, data_type, shape: shape.to_vec() }
+    }
+}

@@ -1,0 +1,55 @@
+//! The thread that reads models, one after the other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Event, Order, panic_message};
+use crate::backend::{Backend, Compute, PrepareRequest};
+
+/// Reads what it is asked to and hands it to the thread that owns the backend.
+pub(super) struct Loader<B: Backend> {
+    compute: Compute,
+    requests: flume::Receiver<PrepareRequest>,
+    /// Weak, so that the owning thread ends when the executor's handle is dropped.
+    orders: flume::WeakSender<Order<B::Prepared>>,
+    events: flume::Sender<Event>,
+}
+
+impl<B: Backend> Loader<B> {
+    pub(super) fn new(
+        compute: Compute,
+        requests: flume::Receiver<PrepareRequest>,
+        orders: flume::WeakSender<Order<B::Prepared>>,
+        events: flume::Sender<Event>,
+    ) -> Self {
+        Self { compute, requests, orders, events }
+    }
+
+    /// Until nobody can ask for another.
+    pub(super) fn run(self) {
+        while let Ok(request) = self.requests.recv() {
+            if self.load(&request).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// None when nobody wants the model any more.
+    fn load(&self, request: &PrepareRequest) -> Option<()> {
+        let name = request.name.clone();
+        self.events.send(Event::Loading { name: name.clone(), progress: 0.0 }).ok()?;
+        let mut progress = |part| {
+            // Only news for a person to watch: not worth waiting for room.
+            let _: Result<(), flume::TrySendError<Event>> =
+                self.events.try_send(Event::Loading { name: name.clone(), progress: part });
+        };
+        let prepared = catch_unwind(AssertUnwindSafe(|| B::prepare(request, &self.compute, &mut progress)));
+        let reason = match prepared {
+            Ok(Ok((prepared, card))) => {
+                return self.orders.upgrade()?.send(Order::Install { name, prepared, card }).ok();
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("reading it panicked: {}", panic_message(&*panic)),
+        };
+        self.events.send(Event::LoadFailed { name, reason }).ok()
+    }
+}

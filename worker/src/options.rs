@@ -1,0 +1,178 @@
+//! What a worker is started with.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tonic::transport::Uri;
+
+use crate::ModelSource;
+
+/// Everything `run` needs to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the server listens for workers.
+    pub connect: Endpoint,
+    /// The worker's own name, stable across reconnects and unique among workers of one server.
+    pub name: String,
+    /// The token the server gave to this child, or the cluster's shared token.
+    pub auth: Secret,
+    /// What to compute on.
+    pub device: DeviceChoice,
+    /// Threads to compute on; all the machine offers when unset. Loading, the link and logging run on others.
+    pub threads: Option<NonZeroUsize>,
+    /// Models this worker has a source for by itself. Empty for a server's own children, which are told a source with
+    /// each load.
+    pub offers: BTreeMap<String, ModelSource>,
+    /// What one batch may hold at most.
+    pub budget: Budget,
+    /// How long batches may still run once asked to stop. A server's own drain request brings its own bound.
+    pub grace: Duration,
+    /// Process id of the parent this worker must not outlive; unset for one started by hand.
+    ///
+    /// On Linux the kernel kills the worker when the *thread* that started it ends, so a parent starts it from a thread
+    /// that lives as long as itself.
+    pub parent: Option<u32>,
+    /// Exit when standard input ends, which is what a parent's death looks like on any system.
+    pub exit_on_stdin_end: bool,
+    /// The program's version, for the server's log.
+    pub version: String,
+}
+
+impl Options {
+    /// With every default.
+    pub fn new(connect: Endpoint, name: impl Into<String>, auth: impl Into<Secret>) -> Self {
+        Self {
+            connect,
+            name: name.into(),
+            auth: auth.into(),
+            device: DeviceChoice::default(),
+            threads: None,
+            offers: BTreeMap::new(),
+            budget: Budget::default(),
+            grace: Duration::from_secs(25),
+            parent: None,
+            exit_on_stdin_end: false,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Where a server listens for workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// `http://host:port`.
+    Tcp(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    /// An absolute path, `unix:PATH` or `http://host:port`.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err(EndpointError(text.to_owned()));
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        if text.starts_with('/') {
+            return Ok(Self::Unix(text.into()));
+        }
+        match text.parse::<Uri>() {
+            Ok(uri) if uri.scheme_str() == Some("http") && uri.port().is_some() => Ok(Self::Tcp(text.to_owned())),
+            _ => Err(EndpointError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(uri) => f.write_str(uri),
+        }
+    }
+}
+
+/// Text that names no place to connect to.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is neither an absolute path of a Unix socket nor `http://host:port`")]
+pub struct EndpointError(String);
+
+/// What to compute on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best there is: the CPU, in this build.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// What one batch may hold at most. Memory for a batch is bounded by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Rows.
+    pub rows: u32,
+    /// Tokens of all rows.
+    pub tokens: u32,
+    /// Bytes of payload.
+    pub bytes: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { rows: 1024, tokens: 16_384, bytes: 64 << 20 }
+    }
+}
+
+/// Text that no log shows.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_path_or_a_place_with_a_port() {
+        assert_eq!("/run/s.sock".parse::<Endpoint>().unwrap(), Endpoint::Unix("/run/s.sock".into()));
+        assert_eq!("unix:s.sock".parse::<Endpoint>().unwrap(), Endpoint::Unix("s.sock".into()));
+        assert_eq!("http://[::1]:8003".parse::<Endpoint>().unwrap(), Endpoint::Tcp("http://[::1]:8003".into()));
+        for bad in ["", "unix:", "host:8003", "http://", "http://host", "https://host:1"] {
+            let error = bad.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{bad}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let options = Options::new(Endpoint::Unix("/s".into()), "w", "hunter2");
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Puts the parts together and keeps them for as long as the worker lives.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::backend::{Compute, Stack};
+use crate::executor::Executor;
+use crate::link::{Link, Stop};
+use crate::{DeviceChoice, Options};
+
+/// How a worker's life ended in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything it had taken is answered.
+    Drained,
+    /// The time to drain ended before the batches did.
+    GraceEnded,
+    /// The server will never have it.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// The server's words.
+        detail: String,
+    },
+    /// The process that started it is gone.
+    ParentGone,
+}
+
+/// Why a server will never have a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// They have no version of the protocol in common.
+    Protocol,
+    /// The token is wrong.
+    Auth,
+}
+
+/// Why a worker could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The device asked for is not in this build.
+    #[error("--device cuda: this build has no CUDA backend yet; use --device cpu or auto")]
+    NoCuda,
+    /// The system gives no threads.
+    #[error("cannot start the compute threads")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[from] io::Error),
+    /// The kernel will not tell of the parent's death.
+    #[error("cannot ask the kernel to end this worker with its parent")]
+    ParentDeath(#[source] io::Error),
+    /// The thread that owns the device is gone, so nothing can be computed any more.
+    #[error("the executor ended; its panic is in the log")]
+    ExecutorEnded,
+}
+
+/// Runs a worker until it is told to stop, by `shutdown` or by its server, and has drained.
+///
+/// Needs a tokio runtime with time and I/O. When it returns, the process should end: a batch that hangs keeps its thread.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<Exit, RunError> {
+    if options.device == DeviceChoice::Cuda {
+        return Err(RunError::NoCuda);
+    }
+    if let Some(parent) = options.parent
+        && !bind_to_parent(parent).map_err(RunError::ParentDeath)?
+    {
+        return Ok(Exit::ParentGone);
+    }
+    let stdin_ends = options.exit_on_stdin_end.then(watch_stdin).transpose()?;
+    let compute = Compute::new(options.threads)?;
+    let threads = compute.threads();
+    let executor = Executor::start(Stack::default, compute)?;
+    let (stop, stopped) = watch::channel(Stop::Not);
+    let mut link = pin!(Link::new(options, executor, threads, stopped).run());
+    let stop_cause = async {
+        tokio::select! {
+            () = shutdown => Stop::Drain,
+            Ok(()) = async { match stdin_ends { Some(ends) => ends.await, None => std::future::pending().await } } => {
+                Stop::ParentGone
+            }
+            else => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        exit = &mut link => return exit,
+        cause = stop_cause => stop.send_replace(cause),
+    };
+    link.await
+}
+
+/// Asks the kernel to kill this process when its parent dies. False if the parent is dead already.
+#[cfg(target_os = "linux")]
+fn bind_to_parent(parent: u32) -> io::Result<bool> {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+    if !is_parent(parent) {
+        return Ok(false);
+    }
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Again after asking: a parent that died in between left no signal, but another parent.
+    Ok(is_parent(parent))
+}
+
+/// Other systems have no such signal; there the end of standard input tells.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "asking the kernel can fail where there is a way to ask it")]
+fn bind_to_parent(parent: u32) -> io::Result<bool> {
+    Ok(is_parent(parent))
+}
+
+/// Whether this process is still the child of `parent`.
+fn is_parent(parent: u32) -> bool {
+    rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent)
+}
+
+/// Resolves when standard input ends. Its thread ends with it, or with the process.
+fn watch_stdin() -> io::Result<oneshot::Receiver<()>> {
+    let (ended, ends) = oneshot::channel();
+    std::thread::Builder::new().name("shoal-stdin".to_owned()).spawn(move || {
+        // What it says does not matter, nor why it ended; a receiver that is gone does not wait for it.
+        let _: io::Result<u64> = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _: Result<(), ()> = ended.send(());
+    })?;
+    Ok(ends)
+}

@@ -1,0 +1,89 @@
+//! Loading, unloading, and what is said of models.
+
+use shoal_proto::link::{Load, ModelSource, Task, Unload, control_response, data_request, model_source, model_state};
+use shoal_worker::ModelSource as OwnSource;
+
+use crate::server::{Server, Worker};
+
+#[tokio::test]
+async fn a_card_says_what_the_model_takes_and_gives() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    let card = peer.load_echo().await;
+    assert_eq!((card.name.as_str(), card.version.as_str(), card.backend.as_str()), ("echo", "1", "echo"));
+    assert_eq!(card.task(), Task::Tensor);
+    assert_eq!((card.inputs[0].name.as_str(), &card.inputs[0].shape[..]), ("x", &[-1][..]));
+    assert_eq!((card.outputs[0].name.as_str(), &card.outputs[0].shape[..]), ("y", &[-1][..]));
+}
+
+#[tokio::test]
+async fn loads_its_own_source_by_name() {
+    let mut server = Server::start();
+    let mut options = server.options();
+    options.offers.insert("mine".to_owned(), OwnSource::Echo);
+    let _worker = Worker::start(options);
+    let mut peer = server.peer(1).await;
+    assert_eq!(peer.hello.offers[0].name, "mine");
+    assert!(peer.hello.offers[0].card.is_none());
+    let load = |model: &str| Load { model: model.to_owned(), ..Load::default() };
+    peer.send(control_response::Message::Load(load("mine"))).await;
+    assert_eq!(peer.model_state().await.state(), model_state::State::Loading);
+    assert_eq!(peer.model_state().await.state(), model_state::State::Ready);
+    peer.send(control_response::Message::Load(load("yours"))).await;
+    let state = peer.model_state().await;
+    assert_eq!(state.state(), model_state::State::Failed);
+    assert!(state.reason.contains("`yours`") && state.reason.contains("mine"), "{}", state.reason);
+}
+
+#[tokio::test]
+async fn loading_what_is_loaded_is_ready_at_once() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    let card = peer.load_echo().await;
+    assert_eq!(peer.load_echo().await, card);
+}
+
+#[tokio::test]
+async fn says_which_dtypes_there_are() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    for (dtype, says) in [("bf16", "only in f32"), ("f64", "none of auto, f32, bf16, int8")] {
+        let source = Some(ModelSource { source: Some(model_source::Source::Echo(Default::default())) });
+        let load = Load { model: "echo".to_owned(), source, dtype: dtype.to_owned() };
+        peer.send(control_response::Message::Load(load)).await;
+        let state = loop {
+            let state = peer.model_state().await;
+            if state.state() != model_state::State::Loading {
+                break state;
+            }
+        };
+        assert_eq!(state.state(), model_state::State::Failed);
+        assert!(state.reason.contains(says), "{}", state.reason);
+    }
+}
+
+#[tokio::test]
+async fn unloads_and_loads_again() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    for _ in 0..2 {
+        peer.load_echo().await;
+        peer.send(control_response::Message::Unload(Unload { model: "echo".to_owned() })).await;
+        assert_eq!(peer.model_state().await.state(), model_state::State::Unloaded);
+    }
+}
+
+#[tokio::test]
+async fn says_why_an_artifact_does_not_come() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    let fetch = shoal_proto::link::FetchArtifact { sha256: "00".repeat(32) };
+    peer.send(control_response::Message::FetchArtifact(fetch)).await;
+    let data_request::Message::Artifact(artifact) = peer.data().await else { panic!("no artifact") };
+    assert!(artifact.error.contains("no model"), "{artifact:?}");
+}

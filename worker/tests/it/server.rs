@@ -1,0 +1,412 @@
+//! A server that says what the test tells it to and hands over whatever the worker says.
+
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost_types::Duration as WireDuration;
+use shoal_proto::link::worker_link_server::{WorkerLink, WorkerLinkServer};
+use shoal_proto::link::{
+    BatchEnd, BatchFailed, Column, ControlRequest, ControlResponse, Credit, DataRequest, DataResponse, DataType,
+    EchoSource, Heartbeat, Hello, Item, ItemResult, Load, ModelCard, ModelSource, ModelState, Run, Stats,
+    SyntheticSource, Welcome, control_request, control_response, data_request, data_response, model_source,
+    model_state,
+};
+use shoal_worker::{Endpoint, Exit, Options, RunError};
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Longer than anything here takes, shorter than a person waits.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A listening server. Each connection of a worker arrives as a [`Peer`].
+pub struct Server {
+    folder: TempDir,
+    connections: mpsc::Receiver<Streams>,
+    task: JoinHandle<()>,
+}
+
+/// The streams of one kind a worker opened.
+enum Streams {
+    Control(Streaming<ControlRequest>, mpsc::Sender<Result<ControlResponse, Status>>),
+    Data(Streaming<DataRequest>, mpsc::Sender<Result<DataResponse, Status>>),
+}
+
+/// A worker that said hello and was not answered yet.
+pub struct Caller {
+    pub hello: Hello,
+    control_in: Streaming<ControlRequest>,
+    control_out: mpsc::Sender<Result<ControlResponse, Status>>,
+}
+
+/// A worker that was welcomed and attached.
+pub struct Peer {
+    pub epoch: u64,
+    pub hello: Hello,
+    control_in: Streaming<ControlRequest>,
+    control_out: mpsc::Sender<Result<ControlResponse, Status>>,
+    data_in: Streaming<DataRequest>,
+    data_out: mpsc::Sender<Result<DataResponse, Status>>,
+    /// Credits that came while something else was awaited.
+    credits: Vec<Credit>,
+    /// Barriers so far.
+    barriers: u64,
+}
+
+/// How a batch ended.
+#[derive(Debug)]
+pub enum Answer {
+    Results { items: Vec<ItemResult>, end: BatchEnd },
+    Failed(BatchFailed),
+}
+
+impl Answer {
+    pub fn items(self) -> Vec<ItemResult> {
+        match self {
+            Self::Results { items, .. } => items,
+            Self::Failed(failed) => panic!("the batch failed: {failed:?}"),
+        }
+    }
+
+    pub fn failed(self) -> BatchFailed {
+        match self {
+            Self::Failed(failed) => failed,
+            Self::Results { items, .. } => panic!("the batch ran: {items:?}"),
+        }
+    }
+}
+
+struct Service(mpsc::Sender<Streams>);
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl WorkerLink for Service {
+    type ControlStream = Outgoing<ControlResponse>;
+    type DataStream = Outgoing<DataResponse>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<ControlRequest>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let (out, queue) = mpsc::channel(64);
+        self.0.send(Streams::Control(request.into_inner(), out)).await.map_err(|_| Status::unavailable("gone"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
+    }
+
+    async fn data(&self, request: Request<Streaming<DataRequest>>) -> Result<Response<Self::DataStream>, Status> {
+        let (out, queue) = mpsc::channel(64);
+        self.0.send(Streams::Data(request.into_inner(), out)).await.map_err(|_| Status::unavailable("gone"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
+    }
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+        let (streams, connections) = mpsc::channel(8);
+        let service = WorkerLinkServer::new(Service(streams)).max_decoding_message_size(4 << 20);
+        let task = tokio::spawn(async move {
+            let incoming = UnixListenerStream::new(listener);
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { folder, connections, task }
+    }
+
+    pub fn options(&self) -> Options {
+        let mut options = Options::new(Endpoint::Unix(self.socket()), "w1", "token");
+        options.threads = NonZeroUsize::new(1);
+        options
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("s")
+    }
+
+    /// The next worker to say hello.
+    pub async fn call(&mut self) -> Caller {
+        let Streams::Control(mut control_in, control_out) = within(self.connections.recv()).await.unwrap() else {
+            panic!("the worker opened Data first");
+        };
+        let Some(control_request::Message::Hello(hello)) = within(control_in.message()).await.unwrap().unwrap().message
+        else {
+            panic!("the worker did not say hello first");
+        };
+        Caller { hello, control_in, control_out }
+    }
+
+    /// The next worker to say hello, welcomed.
+    pub async fn peer(&mut self, epoch: u64) -> Peer {
+        let caller = self.call().await;
+        self.welcome(caller, epoch, Duration::from_secs(5)).await
+    }
+
+    pub async fn welcome(&mut self, caller: Caller, epoch: u64, silence_max: Duration) -> Peer {
+        let Caller { hello, control_in, control_out } = caller;
+        let welcome = Welcome {
+            protocol: 1,
+            epoch,
+            heartbeat_interval: Some(WireDuration { seconds: 0, nanos: 50_000_000 }),
+            silence_max: Some(silence_max.try_into().unwrap()),
+        };
+        let message = Some(control_response::Message::Welcome(welcome));
+        control_out.send(Ok(ControlResponse { message })).await.unwrap();
+        let Streams::Data(mut data_in, data_out) = within(self.connections.recv()).await.unwrap() else {
+            panic!("the worker opened Control again");
+        };
+        let Some(data_request::Message::Attach(attach)) = within(data_in.message()).await.unwrap().unwrap().message
+        else {
+            panic!("the worker did not attach first");
+        };
+        assert_eq!((attach.epoch, attach.worker.as_str(), attach.auth.as_str()), (epoch, "w1", "token"));
+        Peer { epoch, hello, control_in, control_out, data_in, data_out, credits: Vec::new(), barriers: 0 }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Caller {
+    pub async fn refuse(self, refused: shoal_proto::link::Refused) {
+        let message = Some(control_response::Message::Refused(refused));
+        self.control_out.send(Ok(ControlResponse { message })).await.unwrap();
+    }
+}
+
+impl Peer {
+    pub async fn send(&self, message: control_response::Message) {
+        self.control_out.send(Ok(ControlResponse { message: Some(message) })).await.unwrap();
+    }
+
+    pub async fn send_data(&self, message: data_response::Message) {
+        self.data_out.send(Ok(DataResponse { message: Some(message) })).await.unwrap();
+    }
+
+    /// The next control message that is no heartbeat and no statistic, or none at the end. Heartbeats are answered.
+    pub async fn try_control(&mut self) -> Option<control_request::Message> {
+        loop {
+            let message = within(self.control_in.message()).await.ok()??.message.unwrap();
+            match message {
+                control_request::Message::Heartbeat(mut heartbeat) => {
+                    heartbeat.reply = true;
+                    let message = Some(control_response::Message::Heartbeat(heartbeat));
+                    // The worker may be gone by now.
+                    drop(self.control_out.send(Ok(ControlResponse { message })).await);
+                }
+                control_request::Message::Stats(_) => {}
+                message => return Some(message),
+            }
+        }
+    }
+
+    /// The next control message of any kind, unanswered.
+    pub async fn raw_control(&mut self) -> control_request::Message {
+        within(self.control_in.message()).await.unwrap().unwrap().message.unwrap()
+    }
+
+    /// Returns once the worker has handled every control message sent before: it answers them in order.
+    pub async fn barrier(&mut self) {
+        let sent_micros = u64::MAX - self.barriers;
+        self.barriers += 1;
+        self.send(control_response::Message::Heartbeat(Heartbeat { sent_micros, reply: false })).await;
+        loop {
+            match self.raw_control().await {
+                control_request::Message::Heartbeat(heartbeat) if heartbeat.reply => {
+                    assert_eq!(heartbeat.sent_micros, sent_micros);
+                    return;
+                }
+                control_request::Message::Credit(credit) => self.credits.push(credit),
+                control_request::Message::Heartbeat(_) | control_request::Message::Stats(_) => {}
+                other => panic!("no heartbeat but {other:?}"),
+            }
+        }
+    }
+
+    /// The next statistics.
+    pub async fn stats(&mut self) -> Stats {
+        loop {
+            match self.raw_control().await {
+                control_request::Message::Stats(stats) => return stats,
+                control_request::Message::Credit(credit) => self.credits.push(credit),
+                control_request::Message::Heartbeat(_) => {}
+                other => panic!("no statistics but {other:?}"),
+            }
+        }
+    }
+
+    pub async fn credit(&mut self) -> Credit {
+        if let Some(credit) = self.credits.pop() {
+            return credit;
+        }
+        match self.try_control().await {
+            Some(control_request::Message::Credit(credit)) => credit,
+            other => panic!("no credit but {other:?}"),
+        }
+    }
+
+    pub async fn model_state(&mut self) -> ModelState {
+        loop {
+            match self.try_control().await {
+                Some(control_request::Message::ModelState(state)) => return state,
+                Some(control_request::Message::Credit(credit)) => self.credits.push(credit),
+                other => panic!("no model state but {other:?}"),
+            }
+        }
+    }
+
+    /// Loads a model and waits until it is ready.
+    pub async fn load(&mut self, model: &str, source: model_source::Source) -> ModelCard {
+        let source = Some(ModelSource { source: Some(source) });
+        self.send(control_response::Message::Load(Load { model: model.to_owned(), source, dtype: String::new() }))
+            .await;
+        loop {
+            let state = self.model_state().await;
+            match state.state() {
+                model_state::State::Loading => {}
+                model_state::State::Ready => return state.card.unwrap(),
+                _ => panic!("did not load: {state:?}"),
+            }
+        }
+    }
+
+    pub async fn load_echo(&mut self) -> ModelCard {
+        self.load("echo", model_source::Source::Echo(EchoSource {})).await
+    }
+
+    pub async fn load_synthetic(&mut self) -> ModelCard {
+        let source = SyntheticSource { faults: true, ..SyntheticSource::default() };
+        self.load("synthetic", model_source::Source::Synthetic(source)).await
+    }
+
+    /// Sends a batch on the next credit.
+    pub async fn run(&mut self, mut run: Run) {
+        run.slot = self.credit().await.slot;
+        run.epoch = self.epoch;
+        self.send_data(data_response::Message::Run(run)).await;
+    }
+
+    pub async fn data(&mut self) -> data_request::Message {
+        within(self.data_in.message()).await.unwrap().unwrap().message.unwrap()
+    }
+
+    /// How a batch ended. Fragments are put together, parts of an item too.
+    pub async fn answer(&mut self, batch: u64) -> Answer {
+        let mut items: Vec<ItemResult> = Vec::new();
+        loop {
+            match self.data().await {
+                data_request::Message::Results(results) => {
+                    assert_eq!((results.batch, results.epoch), (batch, self.epoch));
+                    for mut part in results.items {
+                        self.complete(&mut part).await;
+                        match items.last_mut() {
+                            Some(before) if before.index == part.index => before.tensors.append(&mut part.tensors),
+                            _ => items.push(part),
+                        }
+                    }
+                }
+                data_request::Message::BatchEnd(end) => {
+                    assert_eq!((end.batch, end.epoch), (batch, self.epoch));
+                    return Answer::Results { items, end };
+                }
+                data_request::Message::BatchFailed(failed) => {
+                    assert_eq!((failed.batch, failed.epoch), (batch, self.epoch));
+                    return Answer::Failed(failed);
+                }
+                other => panic!("no result but {other:?}"),
+            }
+        }
+    }
+
+    async fn complete(&mut self, part: &mut ItemResult) {
+        let Some(tensor) = part.tensors.last_mut() else { return };
+        let mut data = tensor.data.to_vec();
+        while (data.len() as u64) < tensor.size {
+            match within(self.data_in.message()).await.unwrap().unwrap().message.unwrap() {
+                data_request::Message::Fragment(fragment) => data.extend_from_slice(&fragment.data),
+                other => panic!("no fragment but {other:?}"),
+            }
+        }
+        tensor.data = data.into();
+    }
+}
+
+/// A worker running in this process.
+pub struct Worker {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<Exit, RunError>>,
+}
+
+impl Worker {
+    pub fn start(options: Options) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            // A sender that is dropped never shuts anything down.
+            if stopped.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        Self { stop: Some(stop), task: tokio::spawn(shoal_worker::run(options, shutdown)) }
+    }
+
+    pub fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    pub async fn exit(self) -> Exit {
+        within(self.task).await.unwrap().unwrap()
+    }
+}
+
+/// A batch for the echo model, one row per slice.
+pub fn echo_run(batch: u64, rows: &[&[f32]]) -> Run {
+    let data: Vec<u8> = rows.concat().iter().flat_map(|value| value.to_le_bytes()).collect();
+    run(batch, "echo", "x", DataType::F32, rows.iter().map(|row| row.len()), data.into())
+}
+
+/// A batch for the synthetic model, one row per text.
+pub fn text_run(batch: u64, texts: &[&str]) -> Run {
+    let data = texts.concat().into_bytes().into();
+    run(batch, "synthetic", "text", DataType::Bytes, texts.iter().map(|text| text.len()), data)
+}
+
+fn run(
+    batch: u64,
+    model: &str,
+    column: &str,
+    data_type: DataType,
+    lengths: impl Iterator<Item = usize>,
+    data: Bytes,
+) -> Run {
+    let mut row_splits = vec![0];
+    for length in lengths {
+        row_splits.push(row_splits[row_splits.len() - 1] + length as u32);
+    }
+    let items = vec![Item::default(); row_splits.len() - 1];
+    let column = Column {
+        name: column.to_owned(),
+        data_type: data_type.into(),
+        row_splits,
+        size: data.len() as u64,
+        data,
+        shared_memory: None,
+    };
+    Run { batch, attempt: 1, model: model.to_owned(), columns: vec![column], items, ..Run::default() }
+}
+
+/// Fails a test that would hang.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("nothing happened in time")
+}
