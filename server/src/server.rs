@@ -219,6 +219,9 @@ fn routes<H: Health>(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("shoal.v1.Inference")
+            .with_service_name("inference.GRPCInferenceService")
+            .with_service_name("grpc.health.v1.Health")
     };
     let mut routes = Routes::new(inference).add_service(oip).add_service(health);
     // Both versions of the protocol: ghz and older clients know only v1alpha. The descriptors are compiled in, so

@@ -64,6 +64,8 @@ pub struct GivenUp {
 pub struct Supervisor {
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
+    driver: Handle,
+    stop_time_max: Duration,
 }
 
 /// What every child's task needs.
@@ -89,8 +91,8 @@ impl Supervisor {
         given_up: mpsc::UnboundedSender<GivenUp>,
     ) -> Self {
         let stop = CancellationToken::new();
-        let count = options.count;
-        let context = Context { options: Arc::new(options), tokens, driver, metrics, given_up, stop: stop.clone() };
+        let (count, stop_time_max) = (options.count, options.stop_time_max);
+        let context = Context { options: Arc::new(options), tokens, driver: driver.clone(), metrics, given_up, stop: stop.clone() };
         let mut kills = Vec::with_capacity(count);
         let mut tasks = Vec::with_capacity(count);
         for index in 0..count {
@@ -106,11 +108,12 @@ impl Supervisor {
                 }
             }
         });
-        Self { tasks, stop }
+        Self { tasks, stop, driver, stop_time_max }
     }
 
-    /// Asks every child to end, and returns when all have; those that take too long are killed.
+    /// Dismisses every child, and returns when all have ended; those that take too long are killed.
     pub async fn stop(self) {
+        self.driver.tell(Event::Dismiss { grace: self.stop_time_max / 2 }).await;
         self.stop.cancel();
         for task in self.tasks {
             let _ = task.await;
@@ -219,10 +222,15 @@ impl Context {
         Ok((child, stdin))
     }
 
-    /// Closing its standard input asks a child to end; one that does not is killed.
+    /// A child that was dismissed over its link ends by itself. One that has no link is told by the end of its standard
+    /// input, and one that does not listen to that either is killed.
     async fn end(&self, name: &Arc<str>, child: &mut Child, stdin: Option<ChildStdin>) {
+        let patience = self.options.stop_time_max / 2;
+        if timeout(patience, child.wait()).await.is_ok() {
+            return;
+        }
         drop(stdin);
-        if timeout(self.options.stop_time_max, child.wait()).await.is_err() {
+        if timeout(patience, child.wait()).await.is_err() {
             warn!(worker = %name, "worker did not end in time, killing it");
             let _ = child.kill().await;
         }

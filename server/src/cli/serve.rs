@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, ModelConfig, Settings, Workers};
 use crate::driver::ModelSettings;
+use crate::link::LinkAddress;
 use crate::models::Store;
 use crate::server::Server;
 use crate::telemetry::{self, LogControl};
@@ -49,6 +50,9 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
         }
     };
     let mut server = start(&config, models, &store, log).await?;
+    if let LinkAddress::Tcp(address) = server.link_address() {
+        println!("workers dial http://{address}");
+    }
     let started = tokio::select! {
         ready = server.ready() => ready,
         () = stops.next() => {

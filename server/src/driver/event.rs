@@ -30,6 +30,8 @@ pub enum Event {
     Want { model: Arc<str>, wanted: bool },
     /// A tokenizer was read, or could not be.
     Tokenizer { sha256: String, result: Result<Bytes, String> },
+    /// Local workers are to finish what they run and end, within `grace`.
+    Dismiss { grace: Duration },
     /// Bring the gauges up to date.
     Measure { done: oneshot::Sender<()> },
     /// Take nothing new; answer when the last call is done or after `grace`.

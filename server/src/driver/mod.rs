@@ -116,6 +116,11 @@ impl Driver {
             Event::Configure(settings) => self.configure(now, settings),
             Event::Want { model, wanted } => self.want(now, &model, wanted),
             Event::Tokenizer { sha256, result } => self.tokenizer_read(&sha256, result),
+            Event::Dismiss { grace } => {
+                for worker in self.fleet.iter().filter(|worker| worker.local) {
+                    worker.send(ToWorker::Drain { grace });
+                }
+            }
             Event::Measure { done } => {
                 self.measure();
                 let _ = done.send(());

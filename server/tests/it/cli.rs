@@ -1,0 +1,89 @@
+//! Words on the command line: what is refused, and how.
+
+use std::process::Output;
+
+use crate::process::{Shoal, shoal, wait_for};
+
+fn run(args: &[&str]) -> Output {
+    let home = tempfile::tempdir().expect("folder");
+    shoal(home.path()).args(args).output().expect("shoal runs")
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_wrong_key_in_the_file_is_named_with_the_nearest() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("shoal.toml");
+    std::fs::write(&path, "grpc_prot = 1\n").expect("file");
+    let output = run(&["serve", "--config", path.to_str().expect("path")]);
+    assert!(!output.status.success());
+    assert_eq!(error(&output), "shoal: unknown key `grpc_prot`; did you mean `grpc_port`?\n");
+}
+
+#[test]
+fn a_server_without_a_model_says_how_to_name_one() {
+    let output = run(&["serve"]);
+    assert!(!output.status.success());
+    assert!(error(&output).contains("--model minilm"), "{}", error(&output));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = held.local_addr().expect("address").port().to_string();
+    let output = run(&["serve", "--model", "echo", "--grpc-port", &port, "--metrics-port", "0"]);
+    assert!(!output.status.success());
+    assert!(error(&output).contains(&port) && error(&output).contains("--grpc-port"), "{}", error(&output));
+}
+
+#[test]
+fn a_folder_without_a_model_is_named_before_anything_is_served() {
+    let folder = tempfile::tempdir().expect("folder");
+    let source = format!("m={}/", folder.path().display());
+    let output = run(&["serve", "--model", &source, "--grpc-port", "0", "--metrics-port", "0"]);
+    assert!(!output.status.success());
+    assert!(error(&output).contains("config.json"), "{}", error(&output));
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_ends_the_server_with_the_reason() {
+    let folder = tempfile::tempdir().expect("folder");
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::write(folder.path().join(file), "{}").expect("file");
+    }
+    let source = format!("m={}/", folder.path().display());
+    let output = run(&["serve", "--model", &source, "--grpc-port", "0", "--metrics-port", "0"]);
+    assert!(!output.status.success());
+    assert!(error(&output).contains("model `m` cannot be served"), "{}", error(&output));
+}
+
+#[test]
+fn probes_and_metrics_answer() {
+    let shoal = Shoal::serve(&["--model", "echo"]);
+    assert_eq!(shoal.page("/livez").0, "HTTP/1.1 200 OK");
+    assert_eq!(shoal.page("/readyz").0, "HTTP/1.1 200 OK");
+    assert_eq!(shoal.page("/nothing").0, "HTTP/1.1 404 Not Found");
+    assert_eq!(shoal.metric("shoal_worker_up{worker=\"local-0\"}"), 1.0);
+}
+
+#[test]
+fn an_idle_server_is_small_and_sleeps() {
+    let shoal = Shoal::serve(&["--model", "echo"]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", shoal.pid())).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+    assert!(kib < 60 * 1024, "{kib} KiB resident");
+    // Processor time in clock ticks (1/100 s), user and system.
+    let busy = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", shoal.pid())).expect("stat");
+        let fields: Vec<u64> = stat.rsplit(')').next().expect("fields").split(' ').filter_map(|f| f.parse().ok()).collect();
+        fields[10] + fields[11]
+    };
+    let before = busy();
+    let since = std::time::Instant::now();
+    wait_for("two quiet seconds", || (since.elapsed().as_secs() >= 2).then_some(()));
+    assert!(busy() - before < 20, "an idle server used {} ms of 2 s", (busy() - before) * 10);
+}

@@ -1,0 +1,201 @@
+//! What clients see when things break.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use shoal_proto::inference as wire;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::oip::{floats, texts};
+use crate::process::{Shoal, wait_for};
+
+fn hashes(answer: &wire::ModelInferResponse) -> Vec<i64> {
+    let bytes = &answer.raw_output_contents[0];
+    bytes.chunks_exact(8).map(|chunk| i64::from_le_bytes(chunk.try_into().expect("eight bytes"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_while_it_runs_costs_nothing_but_time() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=400ms", "--workers", "2"]);
+    let mut client = shoal.oip().await;
+    let expected = hashes(client.model_infer(texts("s", &["a", "b"])).await.expect("answer").get_ref());
+    let running = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.model_infer(texts("s", &["a", "b"])).await }
+    });
+    let workers = shoal.wait_for_workers(2, &[]);
+    wait_for("the batch to run", || (shoal.metric("shoal_rows_in_flight") > 0.0).then_some(()));
+    for pid in &workers {
+        signal_if_there(*pid);
+    }
+    let answer = running.await.expect("task").expect("answer").into_inner();
+    assert_eq!(hashes(&answer), expected);
+    shoal.wait_for_workers(2, &workers);
+    let (status, _) = shoal.stop();
+    assert!(status.success());
+}
+
+fn signal_if_there(pid: u32) {
+    crate::process::signal(pid, Signal::KILL);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_ends_its_worker_is_poison_and_its_mates_are_answered() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=50ms+faults"]);
+    let client = shoal.oip().await;
+    // One batch runs while the others gather behind it.
+    let inputs = ["first", "one", "two", "!exit 3", "three"];
+    let calls = inputs.map(|text| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(texts("s", &[text])).await })
+    });
+    for (text, call) in inputs.iter().zip(calls) {
+        let outcome = call.await.expect("task");
+        if *text == "!exit 3" {
+            let status = outcome.expect_err("poison");
+            assert_eq!(status.code(), Code::Internal);
+            let details = status.get_error_details();
+            assert_eq!(details.error_info().expect("details").reason, "POISON");
+        } else {
+            outcome.unwrap_or_else(|status| panic!("{text}: {status:?}"));
+        }
+    }
+    client.clone().model_infer(texts("s", &["after"])).await.expect("the worker is back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_fails_alone_leaves_its_mates() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=50ms+faults"]);
+    let client = shoal.oip().await;
+    let inputs = ["first", "one", "!fail cannot say that", "two", "!break"];
+    let calls = inputs.map(|text| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(texts("s", &[text])).await })
+    });
+    for (text, call) in inputs.iter().zip(calls) {
+        match (*text, call.await.expect("task")) {
+            ("!fail cannot say that", outcome) => {
+                let status = outcome.expect_err("failed");
+                assert_eq!(status.code(), Code::InvalidArgument);
+                assert!(status.message().contains("cannot say that"), "{}", status.message());
+                assert!(status.message().contains("inputs[0][0]"), "{}", status.message());
+            }
+            ("!break", outcome) => assert_eq!(outcome.expect_err("broken").code(), Code::Internal),
+            (text, outcome) => drop(outcome.unwrap_or_else(|status| panic!("{text}: {status:?}"))),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_too_large_for_memory_runs_in_parts() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=1ms+memory_rows=4"]);
+    let mut client = shoal.oip().await;
+    let inputs: Vec<String> = (0..32).map(|index| format!("text {index}")).collect();
+    let refs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let together = hashes(client.model_infer(texts("s", &refs)).await.expect("answer").get_ref());
+    assert_eq!(together.len(), 32);
+    let alone = hashes(client.model_infer(texts("s", &[refs[31]])).await.expect("answer").get_ref());
+    assert_eq!(alone[0], together[31]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept_and_frees_the_call() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=300ms"]);
+    let mut client = shoal.oip().await;
+    // Without a clock in the client, which would fire first with a code of its library's choosing.
+    let path = "/inference.GRPCInferenceService/ModelInfer";
+    let code = shoal.raw_status(path, &[("grpc-timeout", "50m")], &texts("s", &["a"])).await;
+    assert_eq!(code, Code::DeadlineExceeded);
+    wait_for("the queue to be empty", || (shoal.metric("shoal_calls_in_flight") == 0.0).then_some(()));
+    client.model_infer(texts("s", &["b"])).await.expect("the server is fine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_call_leaves_nothing_behind() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=200ms"]);
+    let client = shoal.oip().await;
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.model_infer(texts("s", &["a"])).await })
+        })
+        .collect();
+    wait_for("the calls to arrive", || (shoal.metric("shoal_calls_in_flight") == 20.0).then_some(()));
+    calls.iter().for_each(|call| call.abort());
+    wait_for("the calls to be gone", || (shoal.metric("shoal_calls_in_flight") == 0.0).then_some(()));
+    assert!(shoal.metric("shoal_calls_total{model=\"s\",code=\"CANCELLED\"}") > 0.0);
+    client.clone().model_infer(texts("s", &["b"])).await.expect("the server is fine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_answers_what_is_open_and_leaves_no_process() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=500ms"]);
+    let client = shoal.oip().await;
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.model_infer(texts("s", &["a"])).await })
+        })
+        .collect();
+    wait_for("the calls to arrive", || (shoal.metric("shoal_calls_in_flight") == 4.0).then_some(()));
+    let (status, log) = tokio::task::spawn_blocking(|| shoal.stop()).await.expect("stop");
+    assert!(status.success(), "{status:?}\n{log:#?}");
+    for call in calls {
+        call.await.expect("task").expect("an answer in spite of the stop");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_refused_with_a_time_to_come_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = folder.path().join("shoal.toml");
+    std::fs::write(&config, "[models.s]\nsource = \"synthetic:base=300ms\"\nqueue_requests_max = 2\nbatch_rows_max = 1\n")
+        .expect("config");
+    let shoal = Shoal::serve(&["--config", config.to_str().expect("path")]);
+    let client = shoal.oip().await;
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.model_infer(texts("s", &["a"])).await })
+        })
+        .collect();
+    let (mut answered, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.expect("task") {
+            Ok(_) => answered += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                let details = status.get_error_details();
+                let after = details.retry_info().expect("details").retry_delay.expect("delay");
+                assert!(after > Duration::ZERO && after < Duration::from_secs(60), "{after:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(answered >= 2 && refused >= 1, "{answered} answered, {refused} refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_elsewhere_dials_in_with_the_token() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut command = crate::process::shoal(folder.path());
+    command.args(["serve", "--model", "echo", "--workers", "external", "--worker-token", "secret"]);
+    command.args(["--grpc-port", "0", "--metrics-port", "0", "--link-port", "0"]);
+    let mut shoal = Shoal::spawn(command);
+    let dial = shoal.line_with("workers dial ");
+    let address = dial.split_whitespace().last().expect("address").to_owned();
+    let mut wrong = crate::process::shoal(folder.path());
+    wrong.args(["worker", "--connect", &address, "--worker-token", "guess", "--model", "echo"]);
+    let output = wrong.output().expect("a worker");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("refused"), "{output:?}");
+    let mut worker = crate::process::shoal(folder.path());
+    worker.args(["worker", "--connect", &address, "--worker-token", "secret", "--model", "echo"]);
+    let worker = Shoal::spawn(worker);
+    let serving = shoal.line_with("gRPC on ");
+    shoal.grpc = serving.split([' ', ',']).nth(2).expect("address").to_owned();
+    shoal.oip().await.model_infer(floats(&[&[1.0]])).await.expect("answer");
+    let (status, _) = worker.stop();
+    assert!(status.success());
+}

@@ -1,0 +1,8 @@
+//! The real binary, real workers, real sockets.
+
+mod cli;
+mod faults;
+mod inference;
+mod minilm;
+mod oip;
+mod process;

@@ -1,0 +1,223 @@
+//! A server of its own for each test: the real binary on free ports, ended when the test is.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shoal_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use shoal_proto::v1::inference_client::InferenceClient;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longer than anything here takes, even on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The `shoal` binary of this build.
+pub(crate) const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
+
+/// A running `shoal serve`.
+pub(crate) struct Shoal {
+    child: Child,
+    pub(crate) grpc: String,
+    pub(crate) metrics: String,
+    lines: mpsc::Receiver<String>,
+    log: thread::JoinHandle<Vec<String>>,
+}
+
+/// A command that touches nothing of the user's.
+pub(crate) fn shoal(home: &Path) -> Command {
+    let mut command = Command::new(SHOAL);
+    command.env("SHOAL_HOME", home).env_remove("SHOAL_LOG").stdin(Stdio::null());
+    command
+}
+
+impl Shoal {
+    /// Serves what `args` say, and returns once it says that it does.
+    pub(crate) fn serve(args: &[&str]) -> Self {
+        let home = tempfile::tempdir().expect("folder").keep();
+        Self::serve_in(&home, args)
+    }
+
+    /// As [`Self::serve`], with models in `home`.
+    pub(crate) fn serve_in(home: &Path, args: &[&str]) -> Self {
+        let mut command = shoal(home);
+        command.args(["serve", "--grpc-port", "0", "--metrics-port", "0"]).args(args);
+        let mut server = Self::spawn(command);
+        let serving = server.line_with("gRPC on ");
+        // "gRPC on 127.0.0.1:1, metrics and probes on http://127.0.0.1:2, workers: 1 local"
+        let words: Vec<&str> = serving.split([' ', ',']).collect();
+        server.grpc = words[2].to_owned();
+        let metrics = words.iter().find_map(|word| word.strip_prefix("http://"));
+        server.metrics = metrics.expect("the metrics address").to_owned();
+        server
+    }
+
+    /// Starts a command and collects what it prints.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shoal starts");
+        let (line, lines) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().expect("stdout"));
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
+        let stderr = BufReader::new(child.stderr.take().expect("stderr"));
+        let log = thread::spawn(move || {
+            let keep = |text: String| {
+                eprintln!("{text}");
+                text
+            };
+            stderr.lines().map_while(Result::ok).map(keep).collect()
+        });
+        Self { child, grpc: String::new(), metrics: String::new(), lines, log }
+    }
+
+    /// The next line of standard output that has `text` in it.
+    pub(crate) fn line_with(&mut self, text: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(_) => {
+                    let status = self.child.try_wait();
+                    panic!("shoal never printed `{text}`; its status is {status:?}");
+                }
+            }
+        }
+    }
+
+    /// Process ids of its local workers.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        children_of(self.child.id())
+    }
+
+    /// Process ids of its local workers once there are `count` that are none of `but`.
+    pub(crate) fn wait_for_workers(&self, count: usize, but: &[u32]) -> Vec<u32> {
+        wait_for("workers", || {
+            let mut workers = self.workers();
+            workers.retain(|pid| !but.contains(pid));
+            (workers.len() == count).then_some(workers)
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to stop, and returns how it ended and what it logged.
+    pub(crate) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        let workers = self.workers();
+        signal(self.child.id(), rustix::process::Signal::TERM);
+        let status = wait_for("the end of the server", || self.child.try_wait().expect("status"));
+        for pid in workers {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "worker {pid} outlived its server");
+        }
+        let log = std::mem::replace(&mut self.log, thread::spawn(Vec::new)).join().expect("log");
+        (status, log)
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("endpoint");
+        endpoint.connect().await.expect("connection")
+    }
+
+    /// The status of a call made without a gRPC library, with just these headers.
+    pub(crate) async fn raw_status(
+        &self,
+        path: &str,
+        headers: &[(&'static str, &'static str)],
+        message: &impl prost::Message,
+    ) -> tonic::Code {
+        use http_body_util::{BodyExt as _, Full};
+        use hyper_util::rt::{TokioExecutor, TokioIo};
+        let stream = tokio::net::TcpStream::connect(&self.grpc).await.expect("connection");
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.expect("handshake");
+        tokio::spawn(connection);
+        let mut frame = vec![0; 5];
+        message.encode(&mut frame).expect("a vector grows");
+        let length = (frame.len() - 5) as u32;
+        frame[1..5].copy_from_slice(&length.to_be_bytes());
+        let mut request = http::Request::post(format!("http://{}{path}", self.grpc))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(bytes::Bytes::from(frame))).expect("request");
+        let response = sender.send_request(request).await.expect("response");
+        let in_head = response.headers().get("grpc-status").cloned();
+        let trailers = response.into_body().collect().await.expect("body").trailers().cloned();
+        let status = in_head.or_else(|| trailers?.get("grpc-status").cloned()).expect("a status");
+        tonic::Code::from_bytes(status.as_bytes())
+    }
+
+    pub(crate) async fn inference(&self) -> InferenceClient<Channel> {
+        InferenceClient::new(self.channel().await).max_decoding_message_size(64 << 20)
+    }
+
+    pub(crate) async fn oip(&self) -> GrpcInferenceServiceClient<Channel> {
+        GrpcInferenceServiceClient::new(self.channel().await).max_decoding_message_size(64 << 20)
+    }
+
+    /// A page of the admin port: its status line and its text.
+    pub(crate) fn page(&self, path: &str) -> (String, String) {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(&self.metrics).expect("admin port");
+        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("request");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("page");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    }
+
+    /// The value of a metric, written as on the page.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (_, page) = self.page("/metrics");
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no metric {name} on\n{page}"))
+    }
+}
+
+impl Drop for Shoal {
+    fn drop(&mut self) {
+        // Its workers end with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("signal");
+}
+
+/// Children of a process, over all its threads.
+fn children_of(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let read = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let lists: Vec<String> = tasks.filter_map(Result::ok).map(read).collect();
+    lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Asks again and again, for things that have no event to wait for.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(found) = ask() {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{what} never came");
+}
+
+/// The folder models are kept in between test runs.
+pub(crate) fn shared_home() -> PathBuf {
+    match std::env::var_os("SHOAL_HOME") {
+        Some(home) => home.into(),
+        None => shoal_server::models::Store::from_env().expect("a home").home().to_owned(),
+    }
+}
