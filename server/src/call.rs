@@ -184,17 +184,16 @@ impl CallError {
     /// Puts a field's name before an index: inside the server rows are `[3]`, to the caller of Embed `texts[3]`.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {
-        match &mut self {
+        let field = match &mut self {
             Self::InvalidArgument { field, .. }
             | Self::TooLarge { field, .. }
             | Self::Item { field, .. }
             | Self::Poison { field }
-            | Self::OutOfMemory { field } => {
-                if field.is_empty() || field.starts_with('[') {
-                    field.insert_str(0, outer);
-                }
-            }
-            _ => {}
+            | Self::OutOfMemory { field } => field,
+            _ => return self,
+        };
+        if field.is_empty() || field.starts_with('[') {
+            field.insert_str(0, outer);
         }
         self
     }

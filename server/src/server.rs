@@ -25,8 +25,8 @@ use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
 use crate::rpc::{Frontend, HealthGate, InferenceService, Listener, OipService};
-use crate::telemetry::LogControl;
 use crate::supervisor::{ChildOptions, GivenUp, Supervisor};
+use crate::telemetry::LogControl;
 use crate::tokenize::TokenizerPool;
 
 /// How long a local worker may take to end by itself once its batches are done.
@@ -308,21 +308,11 @@ impl BackstagePlan {
         let (replace, replace_in) = mpsc::unbounded_channel();
         let (errands, errands_in) = mpsc::unbounded_channel();
         tokio::spawn(artifacts::run_errands(self.home, errands_in, driver.clone()));
-        let around = Surroundings {
-            registry: self.registry,
-            metrics: self.metrics.clone(),
-            replace,
-            artifacts: errands,
-        };
+        let around =
+            Surroundings { registry: self.registry, metrics: self.metrics.clone(), replace, artifacts: errands };
         tokio::spawn(drive(Driver::new(self.limits, Instant::now(), around), inbox));
         let supervisor = self.children.map(|(program, arguments, count)| {
-            let options = ChildOptions {
-                program,
-                arguments,
-                socket,
-                count,
-                stop_time_max: WORKER_STOP_TIME_MAX,
-            };
+            let options = ChildOptions { program, arguments, socket, count, stop_time_max: WORKER_STOP_TIME_MAX };
             Supervisor::start(options, self.tokens, driver, self.metrics, replace_in, self.given_up)
         });
         stop.cancelled().await;

@@ -92,7 +92,14 @@ impl Supervisor {
     ) -> Self {
         let stop = CancellationToken::new();
         let (count, stop_time_max) = (options.count, options.stop_time_max);
-        let context = Context { options: Arc::new(options), tokens, driver: driver.clone(), metrics, given_up, stop: stop.clone() };
+        let context = Context {
+            options: Arc::new(options),
+            tokens,
+            driver: driver.clone(),
+            metrics,
+            given_up,
+            stop: stop.clone(),
+        };
         let mut kills = Vec::with_capacity(count);
         let mut tasks = Vec::with_capacity(count);
         for index in 0..count {

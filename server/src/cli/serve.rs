@@ -32,7 +32,9 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
     let config = Config::load(args.settings)?;
     let log = telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
     if config.models.is_empty() {
-        anyhow::bail!("no model to serve: name one, for example `shoal serve --model minilm`, or see `shoal models list`");
+        anyhow::bail!(
+            "no model to serve: name one, for example `shoal serve --model minilm`, or see `shoal models list`"
+        );
     }
     super::runtime()?.block_on(serve(config, log))
 }

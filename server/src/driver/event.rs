@@ -107,11 +107,24 @@ pub enum ItemError {
 #[derive(Debug)]
 pub enum ToWorker {
     Run(Batch),
-    Cancel { batch: BatchId, items: Vec<u32> },
-    Load { model: Arc<str>, source: Option<Place>, dtype: Arc<str> },
-    Unload { model: Arc<str> },
-    FetchArtifact { sha256: String },
-    Drain { grace: Duration },
+    Cancel {
+        batch: BatchId,
+        items: Vec<u32>,
+    },
+    Load {
+        model: Arc<str>,
+        source: Option<Place>,
+        dtype: Arc<str>,
+    },
+    Unload {
+        model: Arc<str>,
+    },
+    FetchArtifact {
+        sha256: String,
+    },
+    Drain {
+        grace: Duration,
+    },
     /// End the connection.
     Close,
 }

@@ -17,17 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, Group, GroupId, Input, ItemOutcome,
-    Limits, ModelId, Output, Reject, Request, RequestId, Scheduler, TenantId, Timestamp, WorkerId,
+    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, Group, GroupId, Input, ItemOutcome, Limits, ModelId,
+    Output, Reject, Request, RequestId, Scheduler, TenantId, Timestamp, WorkerId,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-pub use event::{
-    Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ModelReport, ToWorker,
-    WorkerUp,
-};
+pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ModelReport, ToWorker, WorkerUp};
 pub use models::ModelSettings;
 pub use run::{Handle, Inbox, drive};
 
@@ -182,7 +179,10 @@ impl Driver {
             return;
         };
         if let Some(unloaded) = self.models.get(model).filter(|model| !model.wanted) {
-            let error = CallError::ModelNotReady { model: unloaded.settings.name.to_string(), reason: "it was unloaded".into() };
+            let error = CallError::ModelNotReady {
+                model: unloaded.settings.name.to_string(),
+                reason: "it was unloaded".into(),
+            };
             let _ = reply.send(Err(error));
             return;
         }
@@ -194,7 +194,10 @@ impl Driver {
             tenant: self.tenant(&call.caller.tenant),
             class: call.caller.class,
             deadline,
-            requests: (first..).zip(&call.rows).map(|(id, row)| Request { id: RequestId(id), cost: row.cost() }).collect(),
+            requests: (first..)
+                .zip(&call.rows)
+                .map(|(id, row)| Request { id: RequestId(id), cost: row.cost() })
+                .collect(),
         };
         self.calls.insert(first, Pending::new(call, model, stamp, deadline, reply));
         self.feed(now, Input::SubmitGroup(group), None);
@@ -570,7 +573,8 @@ impl Driver {
         let (error, reason) = match why {
             Failure::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
             Failure::QueueTimeout => {
-                let waited = self.models.get(pending.model).map_or(Duration::ZERO, |model| model.settings.queue_time_max);
+                let waited =
+                    self.models.get(pending.model).map_or(Duration::ZERO, |model| model.settings.queue_time_max);
                 (CallError::QueueTimeout { waited, retry_after: Duration::from_secs(1) }, "queue_timeout")
             }
             Failure::Item => match pending.item_errors.remove(&row) {

@@ -419,7 +419,9 @@ async fn a_text_model_is_ready_once_its_tokenizer_is_there() {
     assert!(matches!(bench.errands.try_recv(), Ok(ArtifactWanted::Read { sha256 }) if sha256 == "ab"));
     bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Err("no such file".into()) });
     assert!(matches!(worker.command(), ToWorker::FetchArtifact { sha256 } if sha256 == "ab"));
-    let json = Bytes::from_static(br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#);
+    let json = Bytes::from_static(
+        br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#,
+    );
     bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Ok(json) });
     assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Ready);
 }

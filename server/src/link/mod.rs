@@ -7,8 +7,8 @@ mod frames;
 mod listen;
 mod session;
 
-
-
+#[cfg(test)]
+mod tests;
 
 pub use listen::{LinkAddress, serve};
 pub use session::{LinkOptions, LinkService, Tokens};

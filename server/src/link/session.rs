@@ -11,8 +11,8 @@ use shoal_proto::link::{self as wire, control_request, control_response, data_re
 use shoal_scheduler::Epoch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
@@ -79,6 +79,13 @@ impl Tokens {
             Some(expected) => same(&expected, token).then_some(Origin::Child),
             None => (!self.shared.is_empty() && same(&self.shared, token)).then_some(Origin::Elsewhere),
         }
+    }
+}
+
+#[cfg(test)]
+impl Tokens {
+    pub(super) fn admits(&self, name: &str, token: &str) -> bool {
+        self.check(name, token).is_some()
     }
 }
 

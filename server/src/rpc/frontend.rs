@@ -129,9 +129,7 @@ fn tokenizer(model: &ModelView) -> Result<&Arc<Tokenizer>, CallError> {
         let problem = format!("`{}` takes no text", model.name);
         return Err(CallError::InvalidArgument { field: "model".into(), problem });
     }
-    let missing = || CallError::ModelNotReady {
-        model: model.name.to_string(),
-        reason: "its tokenizer is on its way".into(),
-    };
+    let missing =
+        || CallError::ModelNotReady { model: model.name.to_string(), reason: "its tokenizer is on its way".into() };
     model.tokenizer.as_ref().ok_or_else(missing)
 }

@@ -125,7 +125,7 @@ impl Connection {
     async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
-        let service = routes.map_request(|request| take_timeout(request)).map_request(http_body);
+        let service = routes.map_request(take_timeout).map_request(http_body);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

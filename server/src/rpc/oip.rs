@@ -21,8 +21,8 @@ use crate::call::{Answer, CallError, Caller};
 use crate::config::ModelControl;
 use crate::oip::{
     CallTimes, GRPC_ERROR_METADATA, InferRequest, Limits, LogSettings, Payload, Signature, TraceLevel, TraceSampler,
-    TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata,
-    stream_answer, stream_failure, unload_request,
+    TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata, stream_answer,
+    stream_failure, unload_request,
 };
 use crate::registry::{ModelState, ModelView};
 use crate::telemetry::LogControl;

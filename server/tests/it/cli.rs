@@ -79,7 +79,8 @@ fn an_idle_server_is_small_and_sleeps() {
     // Processor time in clock ticks (1/100 s), user and system.
     let busy = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", shoal.pid())).expect("stat");
-        let fields: Vec<u64> = stat.rsplit(')').next().expect("fields").split(' ').filter_map(|f| f.parse().ok()).collect();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().expect("fields").split(' ').filter_map(|f| f.parse().ok()).collect();
         fields[10] + fields[11]
     };
     let before = busy();

@@ -150,8 +150,11 @@ async fn a_stop_answers_what_is_open_and_leaves_no_process() {
 async fn a_full_queue_is_refused_with_a_time_to_come_back() {
     let folder = tempfile::tempdir().expect("folder");
     let config = folder.path().join("shoal.toml");
-    std::fs::write(&config, "[models.s]\nsource = \"synthetic:base=300ms\"\nqueue_requests_max = 2\nbatch_rows_max = 1\n")
-        .expect("config");
+    std::fs::write(
+        &config,
+        "[models.s]\nsource = \"synthetic:base=300ms\"\nqueue_requests_max = 2\nbatch_rows_max = 1\n",
+    )
+    .expect("config");
     let shoal = Shoal::serve(&["--config", config.to_str().expect("path")]);
     let client = shoal.oip().await;
     let calls: Vec<_> = (0..8)

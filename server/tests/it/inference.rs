@@ -13,7 +13,8 @@ use crate::process::Shoal;
 #[tokio::test]
 async fn models_are_listed_with_their_state() {
     let shoal = Shoal::serve(&["--model", "echo", "--model", "s=synthetic,slo=20ms"]);
-    let models = shoal.inference().await.list_models(wire::ListModelsRequest {}).await.expect("list").into_inner().models;
+    let models =
+        shoal.inference().await.list_models(wire::ListModelsRequest {}).await.expect("list").into_inner().models;
     let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
     assert_eq!(names, ["echo", "s"]);
     assert!(models.iter().all(|model| model.state() == wire::model::State::Ready && model.workers == 1));

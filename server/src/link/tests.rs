@@ -1,0 +1,100 @@
+//! Payloads in parts, and who may attach.
+
+use bytes::Bytes;
+use shoal_proto::link::{Artifact, Column, ItemResult, Results, Run, Tensor};
+
+use super::frames::{Assembly, FRAME_BYTES, FrameError, Whole, cut};
+use super::session::Tokens;
+
+fn column(bytes: usize, fill: u8) -> Column {
+    Column { name: "x".into(), data: vec![fill; bytes].into(), ..Default::default() }
+}
+
+fn results(declared: u64, data: &[u8]) -> Results {
+    let tensor = Tensor { size: declared, data: Bytes::copy_from_slice(data), ..Default::default() };
+    let item = ItemResult { last: true, tensors: vec![tensor], ..Default::default() };
+    Results { batch: 7, items: vec![item], ..Default::default() }
+}
+
+fn data_of(whole: Whole) -> Bytes {
+    match whole {
+        Whole::Results(mut results) => results.items.remove(0).tensors.remove(0).data,
+        Whole::Artifact(artifact) => artifact.data,
+    }
+}
+
+#[test]
+fn a_run_that_fits_a_frame_is_not_cut() {
+    let (run, fragments) = cut(Run { columns: vec![column(10, 1), column(20, 2)], ..Default::default() });
+    assert!(fragments.is_empty());
+    assert_eq!(run.columns.iter().map(|column| column.size).collect::<Vec<_>>(), [10, 20]);
+}
+
+#[test]
+fn a_large_run_is_cut_in_the_order_of_its_columns() {
+    let sizes = [FRAME_BYTES / 2, FRAME_BYTES, 3];
+    let columns = sizes.iter().zip(1..).map(|(&size, fill)| column(size, fill)).collect();
+    let (run, fragments) = cut(Run { columns, ..Default::default() });
+    let inline: Vec<_> = run.columns.iter().map(|column| column.data.len()).collect();
+    assert_eq!(inline, [FRAME_BYTES / 2, FRAME_BYTES / 2, 0]);
+    assert!(fragments.iter().all(|fragment| fragment.len() <= FRAME_BYTES));
+    let mut rest: Vec<u8> = fragments.concat();
+    for (column, fill) in run.columns.iter().zip(1..) {
+        let missing = column.size as usize - column.data.len();
+        let tail: Vec<u8> = rest.drain(..missing).collect();
+        assert!(tail.iter().all(|&byte| byte == fill));
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn a_payload_in_parts_is_put_together() {
+    let mut assembly = Assembly::default();
+    assert!(assembly.results(results(6, b"ab")).expect("begun").is_none());
+    assert!(assembly.fragment(&Bytes::from_static(b"cd")).expect("more").is_none());
+    let whole = assembly.fragment(&Bytes::from_static(b"ef")).expect("whole").expect("a message");
+    assert_eq!(data_of(whole), Bytes::from_static(b"abcdef"));
+    assert!(assembly.check_closed().is_ok());
+}
+
+#[test]
+fn a_whole_message_needs_no_fragment() {
+    let mut assembly = Assembly::default();
+    let whole = assembly.results(results(2, b"ab")).expect("whole").expect("a message");
+    assert_eq!(data_of(whole), Bytes::from_static(b"ab"));
+    let artifact = Artifact { size: 1, data: Bytes::from_static(b"a"), ..Default::default() };
+    assert!(assembly.artifact(artifact).expect("whole").is_some());
+}
+
+#[test]
+fn a_sender_that_breaks_the_rules_is_named() {
+    let fragment = Bytes::from_static(b"abc");
+    assert_eq!(Assembly::default().fragment(&fragment).expect_err("stray"), FrameError::Stray);
+    let mut open = Assembly::default();
+    open.results(results(4, b"ab")).expect("begun");
+    assert_eq!(open.check_closed(), Err(FrameError::Interrupted));
+    assert_eq!(open.results(results(2, b"ab")).expect_err("interrupted"), FrameError::Interrupted);
+    assert_eq!(open.fragment(&fragment).expect_err("overrun"), FrameError::Overrun(4));
+    let huge = Assembly::default().results(results(1 << 40, b"")).expect_err("too large");
+    assert_eq!(huge, FrameError::TooLarge(1 << 40));
+    let mut inside = results(4, b"ab");
+    inside.items.extend(results(2, b"cd").items);
+    assert_eq!(Assembly::default().results(inside).expect_err("cut inside"), FrameError::CutInside);
+}
+
+#[test]
+fn a_child_needs_its_own_token_and_nobody_elses() {
+    let tokens = Tokens::shared("cluster");
+    tokens.admit_child("local-0", "secret");
+    assert!(tokens.admits("local-0", "secret"));
+    assert!(!tokens.admits("local-0", "cluster"));
+    assert!(!tokens.admits("local-0", "Secret"));
+    assert!(tokens.admits("elsewhere", "cluster"));
+    assert!(!tokens.admits("elsewhere", "cluste"));
+}
+
+#[test]
+fn without_a_shared_token_only_children_get_in() {
+    let tokens = Tokens::default();
+    assert!(!tokens.admits("elsewhere", ""));
+}
