@@ -11,7 +11,7 @@ use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
 use crate::call::{DataType, Tensor};
 use crate::card::{Card, Task, TensorSpec};
 use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport};
-use crate::models::Place;
+use crate::models::{Place, Synthetic};
 
 /// A duration as the wire writes it. Those of the server are far below the wire's limit.
 pub(super) fn to_wire(duration: Duration) -> WireDuration {
@@ -91,9 +91,23 @@ pub(super) fn source(place: Place) -> wire::ModelSource {
     let source = match place {
         Place::Folder(path) => Source::Folder(path.to_string_lossy().into_owned()),
         Place::Echo => Source::Echo(wire::EchoSource {}),
-        Place::Synthetic(model) => Source::Synthetic(model.into()),
+        Place::Synthetic(model) => Source::Synthetic(synthetic(&model)),
     };
     wire::ModelSource { source: Some(source) }
+}
+
+fn synthetic(model: &Synthetic) -> wire::SyntheticSource {
+    wire::SyntheticSource {
+        floor: Some(to_wire(model.floor)),
+        base: Some(to_wire(model.base)),
+        per_row: Some(to_wire(model.per_row)),
+        per_token: Some(to_wire(model.per_token)),
+        nanos_per_token_squared: model.nanos_per_token_squared,
+        noise: model.noise,
+        seed: model.seed,
+        faults: model.faults,
+        memory_rows: model.memory_rows,
+    }
 }
 
 /// A granted credit.

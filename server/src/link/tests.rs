@@ -1,8 +1,9 @@
 //! Payloads in parts, and who may attach.
 
 use bytes::Bytes;
-use shoal_proto::link::{Artifact, Column, ItemResult, Results, Run, Tensor};
+use shoal_proto::link::{Artifact, Column, ItemResult, Results, Run, Tensor, model_source::Source};
 
+use super::convert;
 use super::frames::{Assembly, FRAME_BYTES, FrameError, Whole, cut};
 use super::session::Tokens;
 
@@ -21,6 +22,15 @@ fn data_of(whole: Whole) -> Bytes {
         Whole::Results(mut results) => results.items.remove(0).tensors.remove(0).data,
         Whole::Artifact(artifact) => artifact.data,
     }
+}
+
+#[test]
+fn a_synthetic_model_reaches_the_wire_unchanged() {
+    let model = "base=2500us+noise=0.1+memory_rows=3".parse().expect("options");
+    let source = convert::source(crate::models::Place::Synthetic(model)).source;
+    let Some(Source::Synthetic(wire)) = source else { panic!("{source:?}") };
+    assert_eq!(wire.base, Some(prost_types::Duration { seconds: 0, nanos: 2_500_000 }));
+    assert_eq!((wire.noise, wire.memory_rows, wire.faults), (0.1, 3, false));
 }
 
 #[test]

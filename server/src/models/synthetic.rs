@@ -7,8 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use shoal_proto::link::SyntheticSource;
-
 /// The cost curve: t = max(floor, base + rows·n + tokens·T + tokens_squared·ΣL²) · noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Synthetic {
@@ -124,29 +122,6 @@ impl fmt::Display for Synthetic {
         write!(f, "+noise={}+seed={}", self.noise, self.seed)?;
         write!(f, "+faults={}+memory_rows={}", self.faults, self.memory_rows)
     }
-}
-
-impl From<Synthetic> for SyntheticSource {
-    fn from(options: Synthetic) -> Self {
-        Self {
-            floor: Some(span(options.floor)),
-            base: Some(span(options.base)),
-            per_row: Some(span(options.per_row)),
-            per_token: Some(span(options.per_token)),
-            nanos_per_token_squared: options.nanos_per_token_squared,
-            noise: options.noise,
-            seed: options.seed,
-            faults: options.faults,
-            memory_rows: options.memory_rows,
-        }
-    }
-}
-
-/// Saturates instead of failing: a parsed duration is at most a minute, one made by hand may be anything.
-fn span(duration: Duration) -> prost_types::Duration {
-    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    // Nanoseconds of a second are below 10⁹ and fit.
-    prost_types::Duration { seconds, nanos: duration.subsec_nanos() as i32 }
 }
 
 fn duration(option: &'static str, text: &str) -> Result<Duration, SyntheticError> {

@@ -1,7 +1,5 @@
 use std::time::Duration;
 
-use shoal_proto::link::SyntheticSource;
-
 use super::{Synthetic, SyntheticError};
 
 #[test]
@@ -60,11 +58,4 @@ fn names_the_option_that_is_wrong() {
         let found = error(text);
         assert!(matches!(found, SyntheticError::Value { option: o, .. } if o == option), "{text}: {found}");
     }
-}
-
-#[test]
-fn reaches_the_wire_unchanged() {
-    let wire = SyntheticSource::from("base=2500us+noise=0.1+memory_rows=3".parse::<Synthetic>().unwrap());
-    assert_eq!(wire.base, Some(prost_types::Duration { seconds: 0, nanos: 2_500_000 }));
-    assert_eq!((wire.noise, wire.memory_rows, wire.faults), (0.1, 3, false));
 }
