@@ -193,3 +193,17 @@ impl ModelMetrics {
         self.all.closes.get_or_create(&ReasonLabels { model: self.model.to_string(), reason }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let page = include_str!("../docs/metrics.md");
+        let text = Metrics::new().encode().expect("page");
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let missing: Vec<_> = names.filter(|name| !page.contains(name)).collect();
+        assert!(missing.is_empty(), "not in server/docs/metrics.md: {missing:?}");
+    }
+}
