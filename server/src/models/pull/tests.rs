@@ -18,7 +18,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// Three files; the weights are longer than any buffer on the way.
 fn files() -> Vec<(&'static str, Vec<u8>)> {
-    let weights = (0..300_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let weights = (0..75_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     vec![
         ("config.json", b"{\"model_type\": \"bert\"}".to_vec()),
         ("tokenizer.json", b"{}".to_vec()),
@@ -61,9 +61,10 @@ impl Bench {
     fn new(hub: &str) -> Self {
         let settings = PullSettings {
             hub_endpoint: hub.to_owned(),
-            connect_time_max: Duration::from_secs(2),
-            answer_time_max: Duration::from_millis(300),
-            stall_time_max: Duration::from_millis(300),
+            // Generous, since a loaded machine may be slow; tests of a limit shorten it.
+            connect_time_max: Duration::from_secs(20),
+            answer_time_max: Duration::from_secs(20),
+            stall_time_max: Duration::from_secs(20),
             pip: Vec::new(),
             pip_time_max: Duration::from_secs(20),
             lock_time_max: Duration::from_secs(20),
@@ -136,7 +137,7 @@ fn pulls_from_the_hub_and_then_needs_no_network() {
 #[test]
 fn goes_on_after_a_cut_connection_without_fetching_twice() {
     let hub = TestHub::new(move |request| match (request.file(), request.from) {
-        ("model.safetensors", None) => Reply::Cut { bytes: bytes_of("model.safetensors"), after: 500_000 },
+        ("model.safetensors", None) => Reply::Cut { bytes: bytes_of("model.safetensors"), after: 150_000 },
         (file, from) => Reply::File { bytes: bytes_of(file), from: from.unwrap_or(0) },
     });
     let mut bench = Bench::new(&hub.endpoint());
@@ -144,7 +145,7 @@ fn goes_on_after_a_cut_connection_without_fetching_twice() {
     assert_whole(&folder);
     assert!(bench.skipped().is_empty());
     let last = hub.requests().pop().unwrap();
-    assert_eq!((last.file(), last.from), ("model.safetensors", Some(500_000)));
+    assert_eq!((last.file(), last.from), ("model.safetensors", Some(150_000)));
     let done = |event: &Progress| if let Progress::Bytes { done, .. } = event { *done } else { 0 };
     assert_eq!(bench.events.iter().map(done).max(), Some(entry(&[HUB]).size()), "no byte is counted twice");
 }
@@ -218,7 +219,7 @@ fn a_wrong_length_is_noticed_before_the_body_comes() {
     let hub = TestHub::serving(other);
     let mut bench = Bench::new(&hub.endpoint());
     let error = bench.pull(&entry(&[HUB])).unwrap_err().to_string();
-    assert!(error.contains("1200001 bytes where 1200000 are pinned"), "{error}");
+    assert!(error.contains("300001 bytes where 300000 are pinned"), "{error}");
 }
 
 #[test]
@@ -239,6 +240,7 @@ fn a_missing_file_and_a_refusal_skip_the_mirror() {
 fn a_hub_that_hangs_is_skipped_within_the_limit() {
     let hub = TestHub::new(|_| Reply::Hang);
     let mut bench = Bench::new(&hub.endpoint());
+    bench.settings.answer_time_max = Duration::from_millis(300);
     let start = Instant::now();
     let error = bench.pull(&entry(&[HUB])).unwrap_err();
     assert!(error.to_string().contains("cannot be reached"), "{error}");
@@ -252,6 +254,7 @@ fn a_transfer_that_stalls_is_given_up_unless_it_moves_on() {
         file => Reply::File { bytes: bytes_of(file), from: 0 },
     });
     let mut bench = Bench::new(&hub.endpoint());
+    bench.settings.stall_time_max = Duration::from_millis(300);
     let error = bench.pull(&entry(&[HUB])).unwrap_err();
     assert!(error.to_string().contains("broke off"), "{error}");
 }
@@ -274,9 +277,7 @@ fn when_all_mirrors_fail_the_error_says_what_was_tried_and_what_helps() {
 #[test]
 fn two_pulls_at_once_fetch_once() {
     let hub = TestHub::serving(files());
-    let mut bench = Bench::new(&hub.endpoint());
-    // A loaded machine may keep the first waiting; this test is not about time.
-    bench.settings.answer_time_max = Duration::from_secs(20);
+    let bench = Bench::new(&hub.endpoint());
     let (bench, entry) = (&bench, &entry(&[HUB]));
     let pull = || pull_entry(entry, &bench.shelf(), &bench.settings, &mut |_| {}).unwrap();
     std::thread::scope(|scope| {

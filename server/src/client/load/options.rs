@@ -1,0 +1,178 @@
+//! What load to make, as flags.
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::client::Address;
+
+/// Call a running server at a stated pace and report latency, throughput and batching.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LoadOptions {
+    /// Where the server listens.
+    #[arg(long, value_name = "HOST:PORT", default_value = Address::DEFAULT, env = "SHOAL_ADDR")]
+    pub addr: Address,
+    /// Which model; `--api embed` needs it only when the server has several.
+    #[arg(long, default_value = "")]
+    pub model: String,
+    /// What to call. `embed` sends texts and reports tokens; `infer` speaks the Open Inference Protocol, which is also the way to
+    /// `echo` and `synthetic` models.
+    #[arg(long, value_enum, default_value_t = Api::Embed)]
+    pub api: Api,
+    /// Open loop: send so many calls a second, however slow the answers are. Latency then counts from the moment a call should
+    /// have been sent, which is what users of a busy service feel.
+    #[arg(long, value_name = "CALLS/S", conflicts_with = "concurrency")]
+    pub rate: Option<f64>,
+    /// How calls are spread over time in an open loop: `poisson` is like many independent users, `constant` is kinder to the
+    /// server than any real traffic.
+    #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
+    pub arrivals: Arrivals,
+    /// Closed loop: so many callers, each waiting for its answer before it asks again. More find the highest throughput and make
+    /// every call wait longer.
+    #[arg(long, default_value_t = 32)]
+    pub concurrency: u32,
+    /// Measure for this long. Longer runs tell more about rare slow calls: p99.9 wants at least 10,000 calls. 10s unless --count
+    /// is given.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Stop after so many measured calls.
+    #[arg(long)]
+    pub count: Option<NonZeroU64>,
+    /// Run this long before measuring, so that connections, caches and learned costs have settled.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub warmup: Duration,
+    /// Give each call this deadline. It is sent to the server, which does no work for a call that is over.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// HTTP/2 connections to spread calls over; one is enough for most, several avoid queueing in a single one.
+    #[arg(long, default_value_t = 4)]
+    pub connections: u32,
+    /// Calls on their way at most in an open loop. What the schedule wants beyond is not sent but counted as overflow.
+    #[arg(long, value_name = "CALLS", default_value_t = 4096)]
+    pub outstanding_max: u32,
+    /// A file of texts, one a line; without it, some three hundred English sentences.
+    #[arg(long, value_name = "FILE")]
+    pub texts: Option<PathBuf>,
+    /// Texts (or rows) in each call: more cost less per text and make each call slower.
+    #[arg(long, default_value_t = 1)]
+    pub texts_per_call: u32,
+    /// Numbers in each row of a model that takes FP32.
+    #[arg(long, default_value_t = 16)]
+    pub row_length: u32,
+    /// Let the server cut texts that are too long for the model instead of failing the call.
+    #[arg(long)]
+    pub truncate: bool,
+    /// The account the calls count on.
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// How urgent the calls are: interactive, standard or bulk.
+    #[arg(long)]
+    pub class: Option<String>,
+    /// Seed of the Poisson schedule.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which service is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Api {
+    /// `shoal.v1.Inference/Embed`.
+    Embed,
+    /// `inference.GRPCInferenceService/ModelInfer`.
+    Infer,
+}
+
+/// How calls of an open loop are spread over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arrivals {
+    /// Independent of each other: exponential gaps.
+    Poisson,
+    /// Equal gaps.
+    Constant,
+}
+
+impl LoadOptions {
+    /// Measured when neither a duration nor a count is asked for.
+    pub const DURATION: Duration = Duration::from_secs(10);
+    const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+    const RATE_MAX: f64 = 1e6;
+    const CONCURRENCY_MAX: u32 = 65_536;
+    const CONNECTIONS_MAX: u32 = 1_024;
+    const TEXTS_PER_CALL_MAX: u32 = 65_536;
+    const ROW_LENGTH_MAX: u32 = 1 << 20;
+
+    /// What the flags say by default, for a server at `addr`.
+    pub fn new(addr: Address) -> Self {
+        Self {
+            addr,
+            model: String::new(),
+            api: Api::Embed,
+            rate: None,
+            arrivals: Arrivals::Poisson,
+            concurrency: 32,
+            duration: None,
+            count: None,
+            warmup: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+            connections: 4,
+            outstanding_max: 4096,
+            texts: None,
+            texts_per_call: 1,
+            row_length: 16,
+            truncate: false,
+            tenant: None,
+            class: None,
+            seed: 0,
+            json: false,
+        }
+    }
+
+    /// How long is measured; `None` when only the count ends it.
+    pub fn duration(&self) -> Option<Duration> {
+        match (self.duration, self.count) {
+            (None, None) => Some(Self::DURATION),
+            (duration, _) => duration,
+        }
+    }
+
+    /// Whether every option is within its limits.
+    pub(super) fn check(&self) -> Result<(), OptionsError> {
+        let day = Duration::ZERO..=Self::DURATION_MAX;
+        let rate = self.rate.unwrap_or(1.0);
+        let wrong = [
+            ("rate", "more than 0 and at most 1,000,000", rate > 0.0 && rate <= Self::RATE_MAX),
+            ("concurrency", "1 to 65,536", (1..=Self::CONCURRENCY_MAX).contains(&self.concurrency)),
+            ("outstanding-max", "1 to 65,536", (1..=Self::CONCURRENCY_MAX).contains(&self.outstanding_max)),
+            ("connections", "1 to 1,024", (1..=Self::CONNECTIONS_MAX).contains(&self.connections)),
+            ("texts-per-call", "1 to 65,536", (1..=Self::TEXTS_PER_CALL_MAX).contains(&self.texts_per_call)),
+            ("row-length", "1 to 1,048,576", (1..=Self::ROW_LENGTH_MAX).contains(&self.row_length)),
+            (
+                "duration",
+                "more than 0 and at most a day",
+                self.duration.is_none_or(|d| !d.is_zero() && day.contains(&d)),
+            ),
+            ("warmup", "at most a day", day.contains(&self.warmup)),
+            ("timeout", "more than 0 and at most a day", !self.timeout.is_zero() && day.contains(&self.timeout)),
+            ("model", "a name, since `--api infer` needs one", self.api == Api::Embed || !self.model.is_empty()),
+        ];
+        match wrong.into_iter().find(|(_, _, right)| !right) {
+            Some((option, expected, _)) => Err(OptionsError { option, expected }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An option that is out of its limits.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("--{option} must be {expected}")]
+pub struct OptionsError {
+    /// The flag's name.
+    pub option: &'static str,
+    /// What it may be.
+    pub expected: &'static str,
+}

@@ -1,0 +1,236 @@
+//! How it went, as a table for people and JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::clock::Window;
+use super::options::{Api, Arrivals, LoadOptions};
+use super::tally::Tally;
+
+/// The result of a run. Its JSON has these fields under these names; fields may be added, none is renamed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// As asked for; empty for the server's only model.
+    pub model: String,
+    pub api: Api,
+    pub load: Load,
+    pub texts_per_call: u32,
+    pub connections: u32,
+    /// Length of the measured time. With `--count` it ends with the last answer.
+    pub seconds: f64,
+    pub calls: Calls,
+    pub rates: Rates,
+    /// Of answered calls, from the intended moment of sending to the whole answer.
+    pub latency_us: Percentiles,
+    /// How late calls were sent. If this is not small against the latency, the load generator was too slow.
+    pub send_lag_us: Percentiles,
+    /// As the server told: longest wait of a call's rows from admission to dispatch.
+    pub queue_us: Percentiles,
+    /// As the server told: longest compute time among a call's batches.
+    pub compute_us: Percentiles,
+    /// Rows in the mean batch, other clients' rows included; `null` where the server did not tell.
+    pub batch_rows_mean: Option<f64>,
+    /// By gRPC status, `OK` included.
+    pub outcomes: BTreeMap<String, OutcomeReport>,
+}
+
+/// How calls were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "mode", rename_all = "lowercase")]
+pub enum Load {
+    /// By the clock.
+    Open { rate: f64, arrivals: Arrivals, outstanding_max: u32, seed: u64 },
+    /// By callers that wait for their answers.
+    Closed { concurrency: u32 },
+}
+
+/// Measured calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Calls {
+    pub sent: u64,
+    pub ok: u64,
+    pub failed: u64,
+    /// Wanted by the schedule but not sent, since too many calls were on their way.
+    pub overflow: u64,
+}
+
+/// Per second of the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rates {
+    /// What an open loop asked for.
+    pub asked: Option<f64>,
+    /// What was sent of it.
+    pub sent: f64,
+    /// Calls answered in the measured time.
+    pub ok: f64,
+    /// Texts, or rows, answered in it.
+    pub texts: f64,
+    /// Tokens answered in it.
+    pub tokens: f64,
+}
+
+/// A distribution in microseconds, with three significant digits. All zero when nothing was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Percentiles {
+    pub count: u64,
+    pub mean: f64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p95: u64,
+    pub p99: u64,
+    #[serde(rename = "p99.9")]
+    pub p99_9: u64,
+    pub max: u64,
+}
+
+/// Calls that ended with one status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OutcomeReport {
+    pub calls: u64,
+    /// What the server said the first time; empty for `OK`.
+    pub first_message: String,
+}
+
+impl Report {
+    pub(super) fn new(options: &LoadOptions, model: &str, window: &Window, tally: &Tally) -> Self {
+        let load = match options.rate {
+            Some(rate) => Load::Open {
+                rate,
+                arrivals: options.arrivals,
+                outstanding_max: options.outstanding_max,
+                seed: options.seed,
+            },
+            None => Load::Closed { concurrency: options.concurrency },
+        };
+        let outcome = |(name, outcome): (&&str, &super::tally::Outcome)| {
+            let report = OutcomeReport { calls: outcome.calls, first_message: outcome.first_message.clone() };
+            ((*name).to_owned(), report)
+        };
+        let seconds = seconds(window, tally.last_done);
+        let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
+        let ok = tally.ok();
+        Self {
+            model: model.to_owned(),
+            api: options.api,
+            load,
+            texts_per_call: options.texts_per_call,
+            connections: options.connections,
+            seconds,
+            calls: Calls { sent: tally.sent, ok, failed: tally.sent - ok, overflow: tally.overflow },
+            rates: Rates {
+                asked: options.rate,
+                sent: rate(tally.sent),
+                ok: rate(tally.throughput.calls),
+                texts: rate(tally.throughput.rows),
+                tokens: rate(tally.throughput.tokens),
+            },
+            latency_us: (&tally.latency).into(),
+            send_lag_us: (&tally.lag).into(),
+            queue_us: (&tally.queue).into(),
+            compute_us: (&tally.compute).into(),
+            batch_rows_mean: tally.batches.rows_mean(),
+            outcomes: tally.outcomes.iter().map(outcome).collect(),
+        }
+    }
+
+    /// The report as one line of JSON.
+    pub fn to_json(&self) -> String {
+        // Fails only for maps with keys that are no text, of which there are none.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The most frequent failure, in words.
+    pub fn first_error(&self) -> Option<String> {
+        let failures = self.outcomes.iter().filter(|(name, _)| name.as_str() != "OK");
+        let (name, outcome) = failures.max_by_key(|(_, outcome)| outcome.calls)?;
+        Some(format!("{name}: {}", outcome.first_message))
+    }
+}
+
+/// Length of the measured time: as asked for if that ended it, else until the last answer.
+fn seconds(window: &Window, last_done: Duration) -> f64 {
+    let until_last = last_done.saturating_sub(window.warmup());
+    match window.duration() {
+        // With both a duration and a count, the one that came first ended it.
+        Some(duration) if !window.ended_by_count() => duration,
+        Some(duration) => until_last.min(duration),
+        None => until_last,
+    }
+    .as_secs_f64()
+}
+
+impl From<&Histogram<u64>> for Percentiles {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default();
+        }
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self {
+            count: histogram.len(),
+            mean: histogram.mean(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: histogram.max(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { calls, rates, .. } = self;
+        match self.load {
+            Load::Open { rate, arrivals, .. } => {
+                let arrivals = format!("{arrivals:?}").to_lowercase();
+                writeln!(f, "open loop, {rate} calls/s asked ({arrivals}), {:.1} s measured", self.seconds)?;
+            }
+            Load::Closed { concurrency } => {
+                writeln!(f, "closed loop, {concurrency} callers, {:.1} s measured", self.seconds)?;
+            }
+        }
+        writeln!(f)?;
+        writeln!(f, "  calls       {} sent, {} ok, {} failed", calls.sent, calls.ok, calls.failed)?;
+        if calls.overflow > 0 {
+            writeln!(f, "  not sent    {} (more than --outstanding-max on their way)", calls.overflow)?;
+        }
+        write!(f, "  throughput  {:.1} calls/s, {:.1} texts/s", rates.ok, rates.texts)?;
+        writeln!(f, "{}", if rates.tokens > 0.0 { format!(", {:.0} tokens/s", rates.tokens) } else { String::new() })?;
+        if let Some(rows) = self.batch_rows_mean {
+            writeln!(f, "  batches     {rows:.2} rows in the mean")?;
+        }
+        writeln!(f, "\n  ms             p50       p90       p95       p99     p99.9       max")?;
+        let rows = [
+            ("latency", &self.latency_us),
+            ("queue", &self.queue_us),
+            ("compute", &self.compute_us),
+            ("send lag", &self.send_lag_us),
+        ];
+        for (name, percentiles) in rows {
+            if percentiles.count > 0 {
+                writeln!(f, "  {name:<9}{}", Row(percentiles))?;
+            }
+        }
+        for (name, outcome) in self.outcomes.iter().filter(|(name, _)| name.as_str() != "OK") {
+            writeln!(f, "\n  {} calls ended with {name}, first: {}", outcome.calls, outcome.first_message)?;
+        }
+        Ok(())
+    }
+}
+
+struct Row<'a>(&'a Percentiles);
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Percentiles { p50, p90, p95, p99, p99_9, max, .. } = *self.0;
+        [p50, p90, p95, p99, p99_9, max].into_iter().try_for_each(|us| write!(f, " {:>9.2}", us as f64 / 1e3))
+    }
+}
+
+#[cfg(test)]
+mod tests;

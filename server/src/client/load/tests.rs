@@ -1,0 +1,182 @@
+use std::num::NonZeroU64;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+use indicatif::ProgressBar;
+
+use super::{Api, Arrivals, LoadError, LoadOptions, Report, command, run};
+use crate::client::testing::TestServer;
+
+fn options(server: &TestServer) -> LoadOptions {
+    LoadOptions { warmup: Duration::ZERO, connections: 1, ..LoadOptions::new(server.address()) }
+}
+
+async fn report(options: &LoadOptions) -> Report {
+    run(options, &ProgressBar::hidden()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_loop_keeps_exactly_so_many_calls_on_their_way() {
+    let server = TestServer::start().await;
+    let count = NonZeroU64::new(200);
+    let options = LoadOptions { concurrency: 4, count, texts_per_call: 3, ..options(&server) };
+    let report = report(&options).await;
+    assert_eq!((report.calls.sent, report.calls.ok, report.calls.overflow), (200, 200, 0));
+    assert!(server.seen.most.load(Ordering::Relaxed) <= 4);
+    assert_eq!(server.seen.calls.load(Ordering::Relaxed), 200);
+    assert_eq!(server.seen.rows.load(Ordering::Relaxed), 600);
+    assert_eq!(report.batch_rows_mean, Some(8.0));
+    assert!(report.rates.tokens > report.rates.texts && report.rates.texts > 2.9 * report.rates.ok);
+    assert_eq!(report.latency_us.count, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_loop_sends_what_the_schedule_says() {
+    let server = TestServer::start().await;
+    let duration = Some(Duration::from_millis(400));
+    let warmup = Duration::from_millis(100);
+    let arrivals = Arrivals::Constant;
+    let options = LoadOptions { rate: Some(250.0), arrivals, duration, warmup, ..options(&server) };
+    let report = report(&options).await;
+    assert_eq!((report.calls.sent, report.calls.ok), (100, 100));
+    assert_eq!(server.seen.calls.load(Ordering::Relaxed), 125, "the warm-up was sent too");
+    assert_eq!((report.rates.asked, report.rates.sent), (Some(250.0), 250.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_of_the_server_shows_in_every_call_that_should_have_been_sent() {
+    let server = TestServer::start().await;
+    let duration = Some(Duration::from_millis(800));
+    let arrivals = Arrivals::Constant;
+    let model = "stall".to_owned();
+    let options = LoadOptions { model, rate: Some(200.0), arrivals, duration, ..options(&server) };
+    let report = report(&options).await;
+    assert_eq!(report.calls.ok, 160);
+    // It stands still for 300 ms, so 60 calls wait 300, 295, 290 … ms: a third of them all, and not one.
+    assert!(report.latency_us.max >= 290_000, "{report}");
+    assert!(report.latency_us.p90 >= 180_000, "{report}");
+    assert!(report.latency_us.mean >= 40_000.0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_sent_is_counted() {
+    let server = TestServer::start().await;
+    let options = LoadOptions {
+        model: "hang".to_owned(),
+        rate: Some(1000.0),
+        arrivals: Arrivals::Constant,
+        duration: Some(Duration::from_millis(50)),
+        timeout: Duration::from_secs(1),
+        outstanding_max: 5,
+        ..options(&server)
+    };
+    let report = report(&options).await;
+    assert_eq!((report.calls.sent, report.calls.ok, report.calls.overflow), (5, 0, 45));
+    assert_eq!(report.outcomes["DEADLINE_EXCEEDED"].calls, 5);
+    assert_eq!(server.seen.with_timeout.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_counted_by_status() {
+    let server = TestServer::start().await;
+    let tenant = Some("team-a".to_owned());
+    let count = NonZeroU64::new(50);
+    let options = LoadOptions { model: "full-half".to_owned(), concurrency: 1, count, tenant, ..options(&server) };
+    let report = report(&options).await;
+    assert_eq!((report.calls.ok, report.calls.failed), (25, 25));
+    let full = &report.outcomes["RESOURCE_EXHAUSTED"];
+    assert_eq!((full.calls, full.first_message.as_str()), (25, "the model's queue is full"));
+    assert_eq!(server.seen.with_tenant.load(Ordering::Relaxed), 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn speaks_the_open_inference_protocol_with_texts_and_with_numbers() {
+    let server = TestServer::start().await;
+    let count = NonZeroU64::new(20);
+    for model in ["synthetic", "echo"] {
+        let api = Api::Infer;
+        let options = LoadOptions { model: model.to_owned(), api, count, texts_per_call: 2, ..options(&server) };
+        let report = report(&options).await;
+        assert_eq!(report.calls.ok, 20, "{model}: {report}");
+        assert_eq!(report.batch_rows_mean, Some(8.0));
+        assert_eq!(report.queue_us.max, 1000);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_takes_something_else_is_refused_by_what_it_takes() {
+    let server = TestServer::start().await;
+    let options = LoadOptions { model: "tokens".to_owned(), api: Api::Infer, ..options(&server) };
+    let error = run(&options, &ProgressBar::hidden()).await.unwrap_err();
+    assert!(matches!(&error, LoadError::Inputs { found, .. } if found == "input_ids INT64"), "{error}");
+    let options = LoadOptions { model: "missing".to_owned(), ..options };
+    let error = run(&options, &ProgressBar::hidden()).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot learn what `missing` takes: NotFound"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_a_run_ends_its_calls() {
+    let server = TestServer::start().await;
+    let options = LoadOptions { model: "hang".to_owned(), concurrency: 3, ..options(&server) };
+    let bar = ProgressBar::hidden();
+    let mut running = Box::pin(run(&options, &bar));
+    let start = Instant::now();
+    while server.seen.now.load(Ordering::Relaxed) < 3 {
+        assert!(start.elapsed() < Duration::from_secs(10), "no calls came");
+        let _ = tokio::time::timeout(Duration::from_millis(5), &mut running).await;
+    }
+    drop(running);
+    while server.seen.now.load(Ordering::Relaxed) > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "calls were left behind");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_verb_fails_when_no_call_succeeded_and_says_why() {
+    let server = TestServer::start().await;
+    let count = NonZeroU64::new(3);
+    let options = LoadOptions { model: "missing".to_owned(), count, json: true, ..options(&server) };
+    let mut out = Vec::new();
+    let error = command(&options, &mut out).await.unwrap_err().to_string();
+    assert_eq!(error, "no call succeeded: NOT_FOUND: model `missing` is not served here");
+    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(json["calls"]["failed"], 3);
+}
+
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    options: LoadOptions,
+}
+
+#[test]
+fn flags_and_defaults_agree() {
+    let flags = Cli::try_parse_from(["shoal"]).unwrap().options;
+    let defaults = LoadOptions::new(crate::client::Address::DEFAULT.parse().unwrap());
+    assert_eq!(format!("{flags:?}"), format!("{defaults:?}"));
+    assert_eq!(defaults.duration(), Some(LoadOptions::DURATION));
+    assert_eq!(LoadOptions { count: NonZeroU64::new(1), ..defaults }.duration(), None);
+    assert!(Cli::try_parse_from(["shoal", "--rate", "5", "--concurrency", "2"]).is_err());
+}
+
+#[test]
+fn options_out_of_their_limits_are_named() {
+    let options = LoadOptions::new(crate::client::Address::DEFAULT.parse().unwrap());
+    options.check().unwrap();
+    let wrong = [
+        ("rate", LoadOptions { rate: Some(f64::NAN), ..options.clone() }),
+        ("rate", LoadOptions { rate: Some(0.0), ..options.clone() }),
+        ("concurrency", LoadOptions { concurrency: 0, ..options.clone() }),
+        ("connections", LoadOptions { connections: 0, ..options.clone() }),
+        ("texts-per-call", LoadOptions { texts_per_call: 0, ..options.clone() }),
+        ("outstanding-max", LoadOptions { outstanding_max: 0, ..options.clone() }),
+        ("duration", LoadOptions { duration: Some(Duration::ZERO), ..options.clone() }),
+        ("timeout", LoadOptions { timeout: Duration::MAX, ..options.clone() }),
+        ("model", LoadOptions { api: Api::Infer, ..options.clone() }),
+    ];
+    for (option, options) in wrong {
+        assert_eq!(options.check().unwrap_err().option, option);
+    }
+}

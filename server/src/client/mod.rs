@@ -1,0 +1,17 @@
+//! The other end of the line: programs that call a running server over gRPC, as any client would.
+//!
+//! Nothing here reaches into the server; it speaks only what is in `shoal-proto`.
+
+mod address;
+mod deadline;
+pub mod demo;
+pub mod embed;
+pub mod load;
+pub mod sentences;
+mod vector;
+
+#[cfg(test)]
+mod testing;
+
+pub use address::{Address, AddressError, ConnectError};
+pub use demo::run as demo;
