@@ -5,6 +5,7 @@ pub mod artifacts;
 pub mod call;
 pub mod card;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod driver;
 pub mod link;

@@ -50,8 +50,8 @@ pub struct Neighbour {
     pub cosine: f64,
 }
 
-/// Runs the demo against the server at `address`. `batched` and `single` name the same weights, once as they are usually served
-/// and once with batches of one row. Writes to `out` as it goes; takes about ten seconds.
+/// Runs the demo against the server at `address`. `batched` and `single` name the same weights, once as they are
+/// usually served and once with batches of one row. Writes to `out` as it goes; takes about ten seconds.
 pub async fn run(
     address: impl Into<Address>,
     batched: &str,

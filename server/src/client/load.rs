@@ -1,11 +1,12 @@
 //! `shoal load`: calls a running server at a stated pace and says how it went.
 //!
-//! Open loop (`--rate`): calls are sent when the schedule says, however slow the answers are, and latency counts from the
-//! *intended* moment, so a server that stalls cannot hide it by slowing the client down (no coordinated omission). Closed loop
-//! (`--concurrency`): each of so many callers waits for its answer before it asks again; it finds the highest throughput but says
-//! little about latency under a given load.
+//! Open loop (`--rate`): calls are sent when the schedule says, however slow the answers are, and latency counts from
+//! the *intended* moment, so a server that stalls cannot hide it by slowing the client down (no coordinated omission).
+//! Closed loop (`--concurrency`): each of so many callers waits for its answer before it asks again; it finds the
+//! highest throughput but says little about latency under a given load.
 //!
-//! The number of calls on their way is bounded; what the schedule wants beyond that is counted as overflow and never sent late.
+//! The number of calls on their way is bounded; what the schedule wants beyond that is counted as overflow and never
+//! sent late.
 
 mod clock;
 mod options;
@@ -95,8 +96,8 @@ impl Run {
         }
     }
 
-    /// Sends by the clock until the window closes. The clock has a thread of its own, since a runtime's timer ticks only once a
-    /// millisecond.
+    /// Sends by the clock until the window closes. The clock has a thread of its own, since a runtime's timer ticks
+    /// only once a millisecond.
     async fn open(&self, schedule: Schedule, outstanding_max: u32) {
         let slots = Arc::new(Semaphore::new(outstanding_max as usize));
         let (run, runtime) = (self.clone(), tokio::runtime::Handle::current());

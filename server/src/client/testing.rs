@@ -203,7 +203,8 @@ macro_rules! open_inference {
                 let (input, datatype) = input_of(&name);
                 let (name, input, datatype) = (name, input.to_owned(), datatype.to_owned());
                 let input = TensorMetadata { name: input, datatype, shape: vec![-1] };
-                Ok(Response::new(ModelMetadataResponse { name, inputs: vec![input], ..ModelMetadataResponse::default() }))
+                let inputs = vec![input];
+                Ok(Response::new(ModelMetadataResponse { name, inputs, ..ModelMetadataResponse::default() }))
             }
 
             async fn model_infer(
@@ -221,7 +222,8 @@ macro_rules! open_inference {
                     "FP32" => expect(raw.len() as i64 == 4 * input.shape.iter().product::<i64>(), "raw FP32")?,
                     _ => expect(is_framed(raw, rows), "raw BYTES")?,
                 }
-                let output = InferOutputTensor { name: "y".to_owned(), shape: vec![rows, 1], ..InferOutputTensor::default() };
+                let (name, shape) = ("y".to_owned(), vec![rows, 1]);
+                let output = InferOutputTensor { name, shape, ..InferOutputTensor::default() };
                 let parameter = |n| InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(n)) };
                 let told = [("queue_us", 1000), ("batch_rows", 8)];
                 let parameters = told.into_iter().map(|(name, n)| (name.to_owned(), parameter(n))).collect();

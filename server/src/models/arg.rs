@@ -1,7 +1,7 @@
 //! One `--model` argument: `NAME[=SOURCE][,slo=50ms][,preset=balanced][,dtype=f32]`.
 //!
-//! A comma always begins a setting; a source therefore has none (the options of `synthetic` are joined by `+`, and a folder
-//! with a comma in its path can be named in the configuration file).
+//! A comma always begins a setting; a source therefore has none (the options of `synthetic` are joined by `+`, and a
+//! folder with a comma in its path can be named in the configuration file).
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,9 +29,11 @@ impl ModelArg {
     /// Help for a flag that takes this, without the flag's name.
     pub const HELP: &str = "\
 A model to serve: NAME[=SOURCE][,slo=50ms][,preset=balanced][,dtype=f32].
-SOURCE is a catalogue entry (`shoal models list`), a folder in Hugging Face layout (anything with a `/`), hf:org/name@revision, \
+SOURCE is a catalogue entry (`shoal models list`), a folder in Hugging Face layout (anything with a `/`), \
+hf:org/name@revision, \
 `echo`, or `synthetic:base=2ms+per_row=100us` (options joined by `+`); without it NAME is the source.
-slo is the p99 latency to keep: a longer one buys throughput. preset (latency, balanced, throughput) says the same in words. \
+slo is the p99 latency to keep: a longer one buys throughput. preset (latency, balanced, throughput) says the same in \
+words. \
 dtype (auto, f32, bf16, int8) trades exactness for speed.";
 
     /// Shortest and longest objective.

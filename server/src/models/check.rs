@@ -1,7 +1,7 @@
 //! Says what is wrong with a model's folder before a worker stumbles over it: one line for each problem.
 //!
-//! Reads configuration, the tokenizer and the header of the weights, and hashes files whose hash is known. Does not run the
-//! model; a folder without problems can still hold weights that were trained badly.
+//! Reads configuration, the tokenizer and the header of the weights, and hashes files whose hash is known. Does not run
+//! the model; a folder without problems can still hold weights that were trained badly.
 
 mod config;
 mod tokenizer;

@@ -19,8 +19,8 @@ pub enum ModelsCommand {
     List,
     /// Bring models into $SHOAL_HOME, so that serving them needs no network.
     Pull {
-        /// Catalogue entries (`minilm`) or repositories (`hf:org/name@revision`). A commit as revision makes sure that every
-        /// pull gives the same files; a branch is looked up once and then stays as it was.
+        /// Catalogue entries (`minilm`) or repositories (`hf:org/name@revision`). A commit as revision makes sure that
+        /// every pull gives the same files; a branch is looked up once and then stays as it was.
         #[arg(required = true)]
         models: Vec<Source>,
     },

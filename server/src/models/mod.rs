@@ -1,7 +1,9 @@
-//! Where weights come from: named sources, a catalogue with pinned hashes, and a store on disk that mirrors are pulled into.
+//! Where weights come from: named sources, a catalogue with pinned hashes, and a store on disk that mirrors are pulled
+//! into.
 //!
-//! [`resolve`] turns a [`Source`] into what a worker is told to load. Nothing here reads weights into memory or knows how to run
-//! a model; [`check`](check::check) only reads headers. All of it blocks: call it before the runtime starts, or on a thread for blocking work.
+//! [`resolve`] turns a [`Source`] into what a worker is told to load. Nothing here reads weights into memory or knows
+//! how to run a model; [`check`](check::check) only reads headers. All of it blocks: call it before the runtime starts,
+//! or on a thread for blocking work.
 
 mod arg;
 pub mod catalogue;

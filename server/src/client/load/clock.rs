@@ -91,8 +91,8 @@ impl Window {
     }
 }
 
-/// Calls `send` at each moment of the schedule until the window closes or `stop` is called. Moments that have passed are sent at
-/// once, still with the moment that was intended. Blocks.
+/// Calls `send` at each moment of the schedule until the window closes or `stop` is called. Moments that have passed
+/// are sent at once, still with the moment that was intended. Blocks.
 pub(super) fn run(
     schedule: Schedule,
     window: &Window,

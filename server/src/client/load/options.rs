@@ -15,24 +15,24 @@ pub struct LoadOptions {
     /// Which model; `--api embed` needs it only when the server has several.
     #[arg(long, default_value = "")]
     pub model: String,
-    /// What to call. `embed` sends texts and reports tokens; `infer` speaks the Open Inference Protocol, which is also the way to
-    /// `echo` and `synthetic` models.
+    /// What to call. `embed` sends texts and reports tokens; `infer` speaks the Open Inference Protocol, which is also
+    /// the way to `echo` and `synthetic` models.
     #[arg(long, value_enum, default_value_t = Api::Embed)]
     pub api: Api,
-    /// Open loop: send so many calls a second, however slow the answers are. Latency then counts from the moment a call should
-    /// have been sent, which is what users of a busy service feel.
+    /// Open loop: send so many calls a second, however slow the answers are. Latency then counts from the moment a call
+    /// should have been sent, which is what users of a busy service feel.
     #[arg(long, value_name = "CALLS/S", conflicts_with = "concurrency")]
     pub rate: Option<f64>,
-    /// How calls are spread over time in an open loop: `poisson` is like many independent users, `constant` is kinder to the
-    /// server than any real traffic.
+    /// How calls are spread over time in an open loop: `poisson` is like many independent users, `constant` is kinder
+    /// to the server than any real traffic.
     #[arg(long, value_enum, default_value_t = Arrivals::Poisson)]
     pub arrivals: Arrivals,
-    /// Closed loop: so many callers, each waiting for its answer before it asks again. More find the highest throughput and make
-    /// every call wait longer.
+    /// Closed loop: so many callers, each waiting for its answer before it asks again. More find the highest throughput
+    /// and make every call wait longer.
     #[arg(long, default_value_t = 32)]
     pub concurrency: u32,
-    /// Measure for this long. Longer runs tell more about rare slow calls: p99.9 wants at least 10,000 calls. 10s unless --count
-    /// is given.
+    /// Measure for this long. Longer runs tell more about rare slow calls: p99.9 wants at least 10,000 calls. 10s
+    /// unless --count is given.
     #[arg(long, value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
     /// Stop after so many measured calls.

@@ -26,8 +26,8 @@ pub(super) struct Finished {
     pub result: Result<Answer, Status>,
 }
 
-/// Sums over a run. Latencies and outcomes are of measured calls; throughput is of all calls that were done in the measured
-/// time, whenever they began.
+/// Sums over a run. Latencies and outcomes are of measured calls; throughput is of all calls that were done in the
+/// measured time, whenever they began.
 #[derive(Debug)]
 pub(super) struct Tally {
     pub latency: Histogram<u64>,

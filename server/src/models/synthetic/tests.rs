@@ -4,7 +4,8 @@ use super::{Synthetic, SyntheticError};
 
 #[test]
 fn reads_every_option() {
-    let text = "base=3ms+per_row=100us+per_token=1us+floor=1ms+noise=0.05+seed=7+faults+memory_rows=64+nanos_per_token_squared=0.5";
+    let text = "base=3ms+per_row=100us+per_token=1us+floor=1ms+noise=0.05+seed=7+faults+memory_rows=64\
+                +nanos_per_token_squared=0.5";
     let options: Synthetic = text.parse().unwrap();
     let expected = Synthetic {
         floor: Duration::from_millis(1),
