@@ -10,7 +10,7 @@ use clap::Args;
 use crate::client;
 use crate::config::{Config, ModelConfig, Settings};
 use crate::models::{ModelName, Source};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, LogControl, LogFormat};
 
 use super::{Outcome, serve};
 
@@ -21,17 +21,17 @@ pub struct DemoArgs {
     #[arg(long, default_value = "minilm")]
     model: Source,
     /// What to log.
-    #[arg(long, value_name = "FILTER", env = "SHOAL_LOG", default_value = "warn")]
+    #[arg(long, value_name = "FILTER", env = "SHOAL_LOG", default_value = "warn,shoal::models=info")]
     log: String,
 }
 
 pub(super) fn run(args: DemoArgs) -> Outcome {
-    telemetry::init(&args.log, LogFormat::Text).map_err(anyhow::Error::msg)?;
-    super::runtime()?.block_on(demo(args))
+    let log = telemetry::init(&args.log, LogFormat::Text).map_err(anyhow::Error::msg)?;
+    super::runtime()?.block_on(demo(args, log))
 }
 
 /// The same weights twice: once batched, once in batches of one, to show what batching buys.
-async fn demo(args: DemoArgs) -> Outcome {
+async fn demo(args: DemoArgs, log: LogControl) -> Outcome {
     let mut config = Config::load(Settings::default())?;
     let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     (config.grpc, config.metrics) = (anywhere, anywhere);
@@ -46,7 +46,7 @@ async fn demo(args: DemoArgs) -> Outcome {
         let (config, store) = (config.clone(), store.clone());
         tokio::task::spawn_blocking(move || serve::model_settings(&config, &store)).await??
     };
-    let mut server = serve::start(&config, models, &store).await?;
+    let mut server = serve::start(&config, models, &store, log).await?;
     let address = server.grpc_address();
     println!("server on {address}, one local worker");
     let result = tokio::select! {

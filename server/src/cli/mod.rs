@@ -1,6 +1,7 @@
 //! The command line: what a user types, and what each verb does.
 
 mod banner;
+mod demo;
 mod serve;
 mod worker;
 
@@ -9,7 +10,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::client::{self, embed::EmbedArgs, load::LoadOptions};
+use crate::models::command::ModelsCommand;
 use crate::models::{ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
+use crate::telemetry::{self, LogFormat};
 
 pub use worker::{StandardInput, WorkerArgs};
 
@@ -27,6 +31,15 @@ pub struct Cli {
 pub enum Command {
     /// Serve models: the scheduler and, unless told otherwise, its local workers.
     Serve(serve::ServeArgs),
+    /// Pull a small model, serve it, ask it for neighbours, and measure what batching buys.
+    Demo(demo::DemoArgs),
+    /// Ask a running server for embeddings.
+    Embed(EmbedArgs),
+    /// Put load on a running server and report latency and throughput.
+    Load(LoadOptions),
+    /// List, pull and check models.
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Run models for a server. Local workers are started by the server itself.
     Worker(WorkerArgs),
 }
@@ -38,6 +51,21 @@ pub type Outcome = anyhow::Result<ExitCode>;
 pub fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Embed(args) => {
+            let stdin = std::io::stdin().lock();
+            runtime()?.block_on(client::embed::run(&args, stdin, &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Load(options) => {
+            runtime()?.block_on(client::load::command(&options, &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Models(command) => {
+            telemetry::init("info", LogFormat::Text).map_err(anyhow::Error::msg)?;
+            command.run(&store(None)?, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Worker(_) => anyhow::bail!("the worker role is started by the binary"),
     }
 }

@@ -91,7 +91,6 @@ fn defaults_listen_on_loopback_with_one_local_worker() {
 fn every_key_is_documented() {
     let page = include_str!("../../docs/configuration.md");
     let documented = |key: &str| page.lines().any(|line| line.starts_with(&format!("| `{key}` |")));
-    let missing: Vec<_> =
-        Settings::KEYS.iter().chain(model::ModelFile::KEYS).filter(|key| !documented(key)).collect();
+    let missing: Vec<_> = Settings::KEYS.iter().chain(model::ModelFile::KEYS).filter(|key| !documented(key)).collect();
     assert!(missing.is_empty(), "not in server/docs/configuration.md: {missing:?}");
 }
