@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     pub(crate) link: Option<Link>,
     /// Outlives the connection: the device behind it is the same.
     pub(crate) caps: BTreeMap<ModelId, Cap>,
+    /// Outlives the connection: a worker that keeps crashing owes what it owed.
+    pub(crate) turns: Turns,
 }
 
 /// One life of a worker's connection.
@@ -49,7 +51,6 @@ pub(crate) struct Link {
     pub(crate) outstanding: VecDeque<BatchId>,
     /// Rows of the outstanding batches.
     pub(crate) rows: u64,
-    pub(crate) turns: Turns,
 }
 
 impl Link {
@@ -83,8 +84,9 @@ impl Fleet {
     pub(crate) fn connect(&mut self, id: WorkerId, epoch: Epoch, offers: Vec<ModelId>) {
         let holdings = offers.into_iter().map(|model| (model, Holding::Unloaded)).collect();
         let link = Some(Link { holdings, ..Link::default() });
-        let caps = self.workers.remove(&id).map(|worker| worker.caps).unwrap_or_default();
-        self.workers.insert(id, Worker { epoch, link, caps });
+        let known = self.workers.remove(&id).map(|worker| (worker.caps, worker.turns));
+        let (caps, turns) = known.unwrap_or_default();
+        self.workers.insert(id, Worker { epoch, link, caps, turns });
     }
 
     /// Ends a worker's connection and hands out what was in it.
@@ -136,6 +138,11 @@ impl Fleet {
         if let Some(cap) = self.workers.get_mut(&id).and_then(|worker| worker.caps.get_mut(&model)) {
             cap.count_good();
         }
+    }
+
+    /// Keeps count of turns; see [`Turns::count`].
+    pub(crate) fn turns_mut(&mut self, id: WorkerId) -> Option<&mut Turns> {
+        Some(&mut self.workers.get_mut(&id)?.turns)
     }
 
     /// Forgets what was learned of models that are gone.

@@ -17,6 +17,14 @@ const CLASS_PATIENCE: ByClass<u32> = [u32::MAX, 8, 16];
 /// them. Due times alone would let a backlog that is long overdue hold up models that are still on time.
 const MODEL_PATIENCE: u32 = 2;
 
+/// What waits for a worker in the queue of a model it offers. One that is still loading keeps its place in the counts, or
+/// a worker that crashes again and again would begin them anew each time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitingFor {
+    pub(crate) is_ready: bool,
+    pub(crate) classes: ByClass<bool>,
+}
+
 /// Counts of batches that passed over somebody, on one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
@@ -25,24 +33,27 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// Notes a batch of `model` led by `lead` with requests of the `taken` classes in it. `waiting` are the models the
-    /// worker could run next, with the classes that wait there.
+    /// Notes a batch of `model` led by `lead` with requests of the `taken` classes in it.
     pub(crate) fn count(
         &mut self,
         model: ModelId,
         lead: Class,
         taken: ByClass<bool>,
-        waiting: &BTreeMap<ModelId, ByClass<bool>>,
+        queues: &BTreeMap<ModelId, WaitingFor>,
     ) {
         for class in Class::ALL {
             let at = class as usize;
-            let is_passed = !taken[at] && waiting.values().any(|classes| classes[at]);
-            self.classes[at] = if is_passed { self.classes[at].saturating_add(1) } else { 0 };
+            let mut waiting = queues.values().filter(|queue| queue.classes[at]);
+            if taken[at] || waiting.clone().next().is_none() {
+                self.classes[at] = 0;
+            } else if waiting.any(|queue| queue.is_ready) {
+                self.classes[at] = self.classes[at].saturating_add(1);
+            }
         }
-        let is_waiting = |of: ModelId, class: Class| waiting.get(&of).is_some_and(|classes| classes[class as usize]);
+        let is_waiting = |of: ModelId, class: Class| queues.get(&of).is_some_and(|queue| queue.classes[class as usize]);
         self.models.retain(|(class, of), _| is_waiting(*of, *class) && (*of != model || !taken[*class as usize]));
-        for of in waiting.keys().copied().filter(|of| *of != model && is_waiting(*of, lead)) {
-            let passed = self.models.entry((lead, of)).or_default();
+        for (of, _) in queues.iter().filter(|(of, queue)| **of != model && queue.is_ready && is_waiting(**of, lead)) {
+            let passed = self.models.entry((lead, *of)).or_default();
             *passed = passed.saturating_add(1);
         }
     }

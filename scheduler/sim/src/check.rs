@@ -48,10 +48,11 @@ impl Judge {
     pub fn new(limits: Limits) -> Self {
         let checks: Vec<Box<dyn Check>> = vec![
             Box::new(rules::Deadlines),
-            Box::new(rules::Credits),
             Box::new(batches::Homogeneity::default()),
             Box::new(batches::Order),
             Box::new(batches::CloseReasons),
+            Box::new(batches::Patience::default()),
+            Box::new(rules::Credits),
             Box::new(rules::Progress),
             Box::new(rules::Innocence::default()),
             Box::new(rules::Models),

@@ -77,6 +77,8 @@ struct World {
     arriving: BTreeMap<(WorkerId, bool), Timestamp>,
     /// Lives whose last words are lost.
     muted: BTreeSet<(WorkerId, u64)>,
+    /// Until when the last words of a life are held up.
+    held_up: BTreeMap<(WorkerId, u64), Timestamp>,
     truth: BTreeMap<RequestId, (Cost, Nature)>,
     strikes: u64,
     changes: u64,
@@ -107,6 +109,7 @@ impl World {
             last_epoch: 0,
             arriving: BTreeMap::new(),
             muted: BTreeSet::new(),
+            held_up: BTreeMap::new(),
             truth: BTreeMap::new(),
             strikes: 0,
             changes: 0,
@@ -213,11 +216,18 @@ impl World {
             return Ok(());
         }
         if is_dead && self.plan.faults.delivers_late && self.rng.per_mille(300) {
-            let delay = self.rng.time(Duration::ZERO, self.plan.away.1);
-            self.agenda.after(delay, Happening::Message { worker, life, input });
-            return Ok(());
+            let until = self.agenda.now() + self.rng.time(Duration::ZERO, self.plan.away.1);
+            let held_up = self.held_up.entry((worker, life)).or_default();
+            *held_up = until.max(*held_up);
         }
-        self.tell(input)
+        // What was sent behind it is held up with it: a stream keeps its order.
+        match self.held_up.get(&(worker, life)) {
+            Some(until) if *until > self.agenda.now() => {
+                self.agenda.at(*until, Happening::Message { worker, life, input });
+                Ok(())
+            }
+            _ => self.tell(input),
+        }
     }
 
     /// Carries out what a worker asks for.

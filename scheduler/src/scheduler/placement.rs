@@ -5,10 +5,11 @@ use core::time::Duration;
 
 use super::Scheduler;
 use crate::batch::Draft;
+use crate::fleet::Holding;
 use crate::inflight::Batch;
 use crate::policy::{Close, Decision};
 use crate::queue::Rank;
-use crate::turns::ByClass;
+use crate::turns::{ByClass, WaitingFor};
 use crate::{Attempt, Budget, Class, CloseReason, Dispatch, Epoch, ModelId, Output, Slot, Timestamp, WorkerId};
 
 /// A batch that could be formed now.
@@ -79,10 +80,10 @@ impl Scheduler {
             }
         }
         let best = best?;
-        let link = self.fleet.link(best.worker)?;
-        let turn = link.turns.classes_owed(best.rank.class).find_map(|class| self.choose_led_by(class, best.worker));
+        let (turns, link) = (&self.fleet.get(best.worker)?.turns, self.fleet.link(best.worker)?);
+        let turn = turns.classes_owed(best.rank.class).find_map(|class| self.choose_led_by(class, best.worker));
         let best = turn.unwrap_or(best);
-        let mut owed = link.turns.models_owed(best.rank.class, link.ready_models().count());
+        let mut owed = turns.models_owed(best.rank.class, link.ready_models().count());
         let turn = owed.find_map(|model| self.consider(model, best.worker, Some(best.rank.class)));
         Some(turn.unwrap_or(best))
     }
@@ -177,10 +178,13 @@ impl Scheduler {
     /// Keeps count of the turns on the worker of a batch.
     fn count_turn(&mut self, choice: Choice, taken: ByClass<bool>) {
         let Some(link) = self.fleet.link(choice.worker) else { return };
-        let waiting = link.ready_models().filter_map(|id| Some((id, self.models.get(&id)?.queue.classes())));
-        let waiting = waiting.collect();
-        if let Some(link) = self.fleet.link_mut(choice.worker) {
-            link.turns.count(choice.model, choice.rank.class, taken, &waiting);
+        let queue_of = |(id, holding): (&ModelId, &Holding)| {
+            let classes = self.models.get(id)?.queue.classes();
+            Some((*id, WaitingFor { is_ready: *holding == Holding::Ready, classes }))
+        };
+        let queues = link.holdings.iter().filter_map(queue_of).collect();
+        if let Some(turns) = self.fleet.turns_mut(choice.worker) {
+            turns.count(choice.model, choice.rank.class, taken, &queues);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Rules on what is in a batch, in which order, and why it was closed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_scheduler::{BatchId, Class, CloseReason, Dispatch, Output, PolicyConfig, RequestId};
+use shoal_scheduler::{BatchId, Class, CloseReason, Dispatch, ModelId, Output, PolicyConfig, RequestId, WorkerId};
 
 use super::{Check, output};
-use crate::reference::{Ledger, Record, ensure, is_budget};
+use crate::reference::{Holding, Ledger, Record, ensure, is_budget};
 use crate::transcript::Entry;
 
 /// A batch has one model and no request twice, its id is new, and suspects are only with the suspects of one batch.
@@ -96,6 +96,64 @@ impl Check for CloseReasons {
             (close, policy) => is_budget(close) && (!took_all || matches!(policy, Some(PolicyConfig::Triton { .. }))),
         };
         ensure(is_true, || format!("{:?} is not why it was closed, of {} waiting", dispatch.close, waiting.len()))
+    }
+}
+
+/// A worker does not pass over a class, or over a model in the class that leads, batch after batch.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Batches of a worker since one with the class in it, while it waited.
+    classes: BTreeMap<(WorkerId, Class), usize>,
+    /// Batches of a worker led by the class since one of the model, while it waited.
+    models: BTreeMap<(WorkerId, Class, ModelId), usize>,
+}
+
+/// Sixteen for bulk, and one for standard when both are owed a turn at once.
+const CLASS_PASSES_MAX: usize = 17;
+
+impl Check for Patience {
+    fn name(&self) -> &'static str {
+        "patience"
+    }
+
+    fn see(&mut self, ledger: &Ledger, entry: &Entry) -> Result<(), String> {
+        let Some(Output::Dispatch(dispatch)) = output(entry) else { return Ok(()) };
+        let Some(worker) = ledger.workers.get(&dispatch.worker) else { return Ok(()) };
+        let classes = || dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|record| record.class);
+        let Some(lead) = classes().next() else { return Ok(()) };
+        // Suspects ride with the most urgent of their part, and policies may wait: only the others can count on a turn.
+        let is_offered = |id: &ModelId| worker.models.contains_key(id);
+        let is_fixed = |id| ledger.models.get(id).is_some_and(|model| model.policy == PolicyConfig::Fixed);
+        let plain = ledger.queued().filter(|(_, record)| record.suspect.is_none());
+        let plain = plain.filter(|(_, record)| is_offered(&record.model) && is_fixed(&record.model));
+        let waiting: BTreeSet<(Class, ModelId)> = plain.map(|(_, record)| (record.class, record.model)).collect();
+        let is_ready = |id: &ModelId| worker.models.get(id) == Some(&Holding::Ready);
+        for class in Class::ALL {
+            let mut of_class = waiting.iter().filter(|(of, _)| *of == class);
+            let passes = self.classes.entry((dispatch.worker, class)).or_default();
+            if classes().any(|taken| taken == class) || of_class.clone().next().is_none() {
+                *passes = 0;
+            } else if of_class.any(|(_, model)| is_ready(model)) {
+                *passes += 1;
+            }
+            let is_bounded = *passes <= CLASS_PASSES_MAX || class == Class::Interactive;
+            ensure(is_bounded, || format!("{class:?} was passed over {passes} times"))?;
+        }
+        let took = |class: Class, model: ModelId| model == dispatch.model && classes().any(|taken| taken == class);
+        self.models.retain(|(of, class, model), _| {
+            *of != dispatch.worker || (waiting.contains(&(*class, *model)) && !took(*class, *model))
+        });
+        for (_, model) in waiting.iter().filter(|(class, model)| *class == lead && is_ready(model)) {
+            // Parts are few and soon gone; which class leads one was settled when it was made.
+            if *model == dispatch.model || dispatch.close == CloseReason::Isolated {
+                continue;
+            }
+            let passes = self.models.entry((dispatch.worker, lead, *model)).or_default();
+            *passes += 1;
+            // Two for each model the worker may hold, and one for each that may be owed a turn as well.
+            ensure(*passes <= 3 * worker.models.len(), || format!("model {model} was passed over {passes} times"))?;
+        }
+        Ok(())
     }
 }
 

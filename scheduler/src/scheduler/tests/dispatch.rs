@@ -170,6 +170,39 @@ fn gives_bulk_one_batch_in_seventeen_of_a_worker_that_is_always_wanted() {
 }
 
 #[test]
+fn remembers_whose_turn_it_is_when_the_worker_comes_back() {
+    let one_row = Budget { rows: 1, ..AMPLE };
+    let mut stage = Stage::with_worker();
+    stage.queue([1_000]);
+    stage.submit(Group { class: Class::Interactive, ..call(1, 1..=20) });
+    let mut order = Vec::new();
+    for _ in 0..9 {
+        order.extend(ids(&only_dispatch(stage.credit(WORKER, 0, one_row))));
+        stage.ready(WORKER); // in a new epoch; what ran before is queued again
+    }
+    assert_eq!(order.iter().position(|id| *id == 1_000), Some(8), "{order:?}");
+}
+
+#[test]
+fn keeps_the_place_of_a_model_that_is_still_loading() {
+    let one_row = Budget { rows: 1, ..AMPLE };
+    let mut stage = Stage::new(Limits::default(), vec![config(MODEL), config(OTHER_MODEL)]);
+    stage.ready(WORKER);
+    stage.submit(call(1, 1..=30));
+    stage.pass(1_000);
+    stage.submit(Group { model: OTHER_MODEL, ..call(2, [101]) });
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        // The other model is passed over once, and once more is not there to be passed over.
+        order.extend(ids(&only_dispatch(stage.credit(WORKER, 0, one_row))));
+        stage.model(WORKER, OTHER_MODEL, ModelState::Loading);
+        order.extend(ids(&only_dispatch(stage.credit(WORKER, 0, one_row))));
+        stage.model(WORKER, OTHER_MODEL, ModelState::Ready);
+    }
+    assert_eq!(order.iter().position(|id| *id == 101), Some(8), "{order:?}");
+}
+
+#[test]
 fn gives_standard_its_turn_inside_a_model_too() {
     let one_row = Budget { rows: 1, ..AMPLE };
     let mut stage = Stage::with_worker();
