@@ -127,18 +127,7 @@ fn settings_of(model: &ModelConfig, store: &Store, local: bool) -> anyhow::Resul
         true => Some(super::find(store, &model.source).with_context(|| format!("model `{}`", model.name))?.place),
         false => None,
     };
-    Ok(ModelSettings {
-        name: model.name.as_str().into(),
-        place,
-        dtype: model.dtype.as_str().into(),
-        slo: model.slo,
-        queue_time_max: model.queue_time_max,
-        queue_requests_max: model.queue_requests_max,
-        batch_time_max: model.batch_time_max,
-        batch_rows_max: model.batch_rows_max,
-        batch_tokens_max: model.batch_tokens_max,
-        policy: model.policy.clone(),
-    })
+    Ok(model.settings(place))
 }
 
 /// Requests to stop: SIGTERM, and SIGINT from a terminal.

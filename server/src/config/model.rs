@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use shoal_scheduler::PolicyConfig;
 
-use crate::models::{Dtype, ModelArg, ModelName, Preset, Source};
+use crate::driver::ModelSettings;
+use crate::models::{Dtype, ModelArg, ModelName, Place, Preset, Source};
 
 use super::file::ConfigError;
 use super::settings::HumanDuration;
@@ -142,6 +143,22 @@ impl ModelConfig {
             batch_rows_max: BATCH_ROWS_MAX,
             batch_tokens_max: BATCH_TOKENS_MAX,
             policy: PolicyConfig::Fixed,
+        }
+    }
+
+    /// The model as the driver wants it; `place` is where local workers read it.
+    pub fn settings(&self, place: Option<Place>) -> ModelSettings {
+        ModelSettings {
+            name: self.name.as_str().into(),
+            place,
+            dtype: self.dtype.as_str().into(),
+            slo: self.slo,
+            queue_time_max: self.queue_time_max,
+            queue_requests_max: self.queue_requests_max,
+            batch_time_max: self.batch_time_max,
+            batch_rows_max: self.batch_rows_max,
+            batch_tokens_max: self.batch_tokens_max,
+            policy: self.policy.clone(),
         }
     }
 
