@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use crate::batch::{BatchError, HostBatch, ItemResult};
 use crate::card::ModelCard;
+use crate::model::ReadError;
 use crate::source::{ModelSource, Precision};
 
+mod candle;
 mod echo;
 mod stack;
 mod synthetic;
@@ -84,8 +86,10 @@ impl Compute {
 /// Why a model cannot be served: one line a person can act on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    #[error("this build has no backend that reads a folder")]
-    NoFolders,
+    #[error("the candle backend reads models from a folder only")]
+    NoFolder,
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("the {backend} backend does not compute in {wanted}, only in {offered}")]
     Precision { backend: &'static str, wanted: &'static str, offered: &'static str },
     #[error("synthetic.{field} is {value}, but must be from 0 to {max}")]

@@ -21,6 +21,8 @@ mod batch;
 mod card;
 mod executor;
 mod link;
+mod model;
+mod ops;
 mod options;
 mod run;
 mod session;

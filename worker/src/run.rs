@@ -73,7 +73,13 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let stdin_ends = options.exit_on_stdin_end.then(watch_stdin).transpose()?;
     let compute = Compute::new(options.threads)?;
     let threads = compute.threads();
-    let executor = Executor::start(Stack::default, compute)?;
+    let executor = Executor::start(
+        {
+            let compute = compute.clone();
+            || Stack::new(compute)
+        },
+        compute,
+    )?;
     let (stop, stopped) = watch::channel(Stop::Not);
     let mut link = pin!(Link::new(options, executor, threads, stopped).run());
     let stop_cause = async {

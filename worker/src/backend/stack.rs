@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::candle::Candle;
 use super::echo::Echo;
 use super::synthetic::Synthetic;
 use super::{Backend, Compute, LoadError, PrepareRequest};
@@ -11,8 +12,9 @@ use crate::card::ModelCard;
 use crate::source::ModelSource;
 
 /// Every backend of this build.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stack {
+    candle: Candle,
     echo: Echo,
     synthetic: Synthetic,
     homes: BTreeMap<Arc<str>, Home>,
@@ -21,6 +23,7 @@ pub(crate) struct Stack {
 /// Which backend holds a model.
 #[derive(Clone, Copy, Debug)]
 enum Home {
+    Candle,
     Echo,
     Synthetic,
 }
@@ -28,6 +31,7 @@ enum Home {
 /// A model prepared for one of the backends.
 #[derive(Debug)]
 pub(crate) enum Prepared {
+    Candle(<Candle as Backend>::Prepared),
     Echo(<Echo as Backend>::Prepared),
     Synthetic(<Synthetic as Backend>::Prepared),
 }
@@ -35,8 +39,15 @@ pub(crate) enum Prepared {
 /// A batch launched on one of the backends.
 #[derive(Debug)]
 pub(crate) enum Ticket {
+    Candle(<Candle as Backend>::Ticket),
     Echo(<Echo as Backend>::Ticket),
     Synthetic(<Synthetic as Backend>::Ticket),
+}
+
+impl Stack {
+    pub(crate) fn new(compute: Compute) -> Self {
+        Self { candle: Candle::new(compute), echo: Echo, synthetic: Synthetic::default(), homes: BTreeMap::new() }
+    }
 }
 
 impl Backend for Stack {
@@ -57,18 +68,25 @@ impl Backend for Stack {
                 let (prepared, card) = Synthetic::prepare(request, compute, progress)?;
                 (Prepared::Synthetic(prepared), card)
             }
-            ModelSource::Folder(_) => return Err(LoadError::NoFolders),
+            ModelSource::Folder(_) => {
+                let (prepared, card) = Candle::prepare(request, compute, progress)?;
+                (Prepared::Candle(prepared), card)
+            }
         })
     }
 
     /// As deep as the shallowest: a device is shared by all models, so its batches are counted together.
     fn depth(&self) -> usize {
-        self.echo.depth().min(self.synthetic.depth())
+        self.candle.depth().min(self.echo.depth()).min(self.synthetic.depth())
     }
 
     fn install(&mut self, name: &Arc<str>, prepared: Prepared) -> Result<(), LoadError> {
         self.evict(name);
         let home = match prepared {
+            Prepared::Candle(prepared) => {
+                self.candle.install(name, prepared)?;
+                Home::Candle
+            }
             Prepared::Echo(prepared) => {
                 self.echo.install(name, prepared)?;
                 Home::Echo
@@ -84,6 +102,7 @@ impl Backend for Stack {
 
     fn evict(&mut self, name: &str) {
         match self.homes.remove(name) {
+            Some(Home::Candle) => self.candle.evict(name),
             Some(Home::Echo) => self.echo.evict(name),
             Some(Home::Synthetic) => self.synthetic.evict(name),
             None => {}
@@ -92,6 +111,7 @@ impl Backend for Stack {
 
     fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Ticket, BatchError> {
         match self.homes.get(&batch.model) {
+            Some(Home::Candle) => self.candle.launch(batch, live).map(Ticket::Candle),
             Some(Home::Echo) => self.echo.launch(batch, live).map(Ticket::Echo),
             Some(Home::Synthetic) => self.synthetic.launch(batch, live).map(Ticket::Synthetic),
             None => Err(BatchError::Device(format!("model `{}` is not in memory", batch.model))),
@@ -100,6 +120,7 @@ impl Backend for Stack {
 
     fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {
         match ticket {
+            Ticket::Candle(ticket) => self.candle.poll(ticket),
             Ticket::Echo(ticket) => self.echo.poll(ticket),
             Ticket::Synthetic(ticket) => self.synthetic.poll(ticket),
         }
