@@ -270,11 +270,12 @@ impl Worker {
         let done = |batch, attempt| Act::Data(Input::ItemDone { worker, epoch, batch, attempt, request, outcome });
         let mut acts = vec![done(batch, attempt)];
         if self.rng.per_mille(faults.echo_per_mille) {
-            acts.push(match self.rng.below(3) {
-                0 => done(batch, attempt),
-                1 => done(batch, Attempt(attempt.0 + 1)),
-                _ => done(BatchId(batch.0.saturating_sub(1)), attempt),
-            });
+            // The wrong ones come first, while the request is still waited for.
+            match self.rng.below(3) {
+                0 => acts.push(done(batch, attempt)),
+                1 => acts.insert(0, done(batch, Attempt(attempt.0 + 1))),
+                _ => acts.insert(0, done(BatchId(batch.0.saturating_sub(1)), attempt)),
+            }
         }
         acts
     }

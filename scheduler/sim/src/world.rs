@@ -281,7 +281,10 @@ impl World {
     fn connect(&mut self, id: WorkerId) -> Result<(), Violation> {
         self.last_epoch += 1;
         let Some(worker) = self.workers.get_mut(&id) else { return Ok(()) };
-        let acts = worker.connect(Epoch(self.last_epoch));
+        let mut acts = worker.connect(Epoch(self.last_epoch));
+        if self.rng.per_mille(self.plan.faults.echo_per_mille) {
+            acts.extend(acts.first().cloned());
+        }
         self.act(id, acts)
     }
 

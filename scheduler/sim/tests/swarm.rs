@@ -15,12 +15,12 @@ const SEEDS: u64 = 1_000;
 /// Broken worlds after which a thread stops looking.
 const BROKEN_MAX: u64 = 5;
 
-/// Worlds that once broke the contract, and how. They are in the ordinary swarm only by chance.
+/// Worlds that broke the contract before something was mended, and how. A change to what a seed draws takes the point out
+/// of them; the unit test written for each stays.
 const REGRESSIONS: &[(u64, &str)] = &[
     (37, "a worker's turns were forgotten when it crashed, so bulk waited for ever behind a poison's parts"),
-    (44_679, "the turn of a model was forgotten whenever the worker came back and had not loaded it yet"),
-    (64_011, "the same, with batches of three classes"),
-    (27_145, "no fault of the core: a message held up on the way was overtaken by the one sent after it"),
+    (6_050, "the turn of a class was forgotten when its only model was still loading after a reconnect"),
+    (44_679, "the turn of a model was forgotten when it was still loading after a reconnect"),
 ];
 
 /// What a thousand worlds must have shown, or they prove nothing about it.
