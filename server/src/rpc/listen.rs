@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,16 +19,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use super::caller::ClientTimeout;
+use super::open_calls::OpenCalls;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Room for a large call or a few small ones on their way.
 const WINDOW_BYTES: u32 = 1 << 20;
+/// How long a new connection may take to say anything.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a connection without open calls may take to close once it was told to go away.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// gRPC's header that says how long the client will wait.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
 
@@ -125,7 +132,13 @@ impl Connection {
     async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
-        let service = routes.map_request(take_timeout).map_request(http_body);
+        let silent = async { timeout(HELLO_TIME_MAX, self.stream.readable()).await.is_err() };
+        tokio::select! {
+            silent = silent => if silent { return },
+            () = draining.cancelled() => return,
+        }
+        let calls = OpenCalls::new();
+        let service = calls.count(routes).map_request(take_timeout).map_request(http_body);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -144,6 +157,8 @@ impl Connection {
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = cut.cancelled() => Ok(()),
+                    // A client that does not even answer a ping must not hold up the end.
+                    () = calls.none_for(IDLE_TIME_MAX) => Ok(()),
                 }
             }
         };
@@ -154,8 +169,8 @@ impl Connection {
     }
 }
 
-fn http_body(request: http::Request<hyper::body::Incoming>) -> http::Request<tonic::body::Body> {
-    request.map(tonic::body::Body::new)
+fn http_body(request: http::Request<Incoming>) -> http::Request<Body> {
+    request.map(Body::new)
 }
 
 /// Turns the time-out header into an extension. The core ends a call at its deadline with the right status; with the

@@ -8,6 +8,7 @@ mod health;
 mod inference;
 mod listen;
 mod oip;
+mod open_calls;
 mod status;
 
 pub use frontend::{Frontend, FrontendOptions};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use shoal_proto::inference as wire;
 use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
 use crate::oip::{floats, texts};
@@ -201,4 +202,30 @@ async fn a_worker_elsewhere_dials_in_with_the_token() {
     shoal.oip().await.model_infer(floats(&[&[1.0]])).await.expect("answer");
     let (status, _) = worker.stop();
     assert!(status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_does_not_hold_up_a_stop() {
+    let shoal = Shoal::serve(&["--model", "echo"]);
+    let silent = std::net::TcpStream::connect(&shoal.grpc).expect("connection");
+    // One that spoke once and is now deaf: its runtime does not run while the server stops.
+    let runtime = tokio::task::spawn_blocking({
+        let address = format!("http://{}", shoal.grpc);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let client = runtime.block_on(async {
+                let mut client = HealthClient::new(tonic::transport::Endpoint::from_shared(address)?.connect().await?);
+                client.check(HealthCheckRequest { service: "liveness".into() }).await.expect("answer");
+                Ok::<_, tonic::transport::Error>(client)
+            });
+            (runtime, client.expect("client"))
+        }
+    });
+    let deaf = runtime.await.expect("task");
+    let started = std::time::Instant::now();
+    let (status, _) = tokio::task::spawn_blocking(|| shoal.stop()).await.expect("stop");
+    assert!(status.success());
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    drop(silent);
+    tokio::task::spawn_blocking(move || drop(deaf)).await.expect("dropped");
 }
