@@ -148,7 +148,8 @@ impl Context {
                 Ended::Stopped => return,
                 Ended::NotStarted(problem) => format!("it could not be started: {problem}"),
                 Ended::Exited { status, replaced, last_words } => {
-                    let cause = if replaced { DownCause::Crashed } else { cause_of(status) };
+                    // What it ran was judged when it was given up; the end of its process adds nothing to that.
+                    let cause = if replaced { DownCause::Lost } else { cause_of(status) };
                     self.driver.tell(Event::ProcessEnded { worker: name.clone(), cause }).await;
                     format!("{status}{last_words}")
                 }

@@ -37,12 +37,13 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
     let embed = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Embed));
     let tensor = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Tensor));
     if let Some(view) = embed {
+        let shoal = std::env::args().next().unwrap_or_else(|| "shoal".into());
         let model = &view.name;
         let data = format!(r#"{{"model": "{model}", "texts": ["the cat sat", "a kitten rests"]}}"#);
         let _ = writeln!(
             page,
             "Try it:\n  \
-             shoal embed --addr {grpc} \"the cat sat\" \"a kitten rests\"\n  \
+             {shoal} embed --addr {grpc} \"the cat sat\" \"a kitten rests\"\n  \
              grpcurl -plaintext -d '{data}' {grpc} shoal.v1.Inference/Embed\n  \
              ghz --insecure --call shoal.v1.Inference/Embed -d '{data}' -n 2000 -c 32 {grpc}\n  \
              python3 -c 'import numpy as np, tritonclient.grpc as t; c = t.InferenceServerClient(\"{grpc}\"); \

@@ -143,6 +143,8 @@ impl Driver {
     /// The time asked for by [`Self::next_wake`] has come.
     pub fn tick(&mut self, now: Instant) {
         while let Some(departed) = self.fleet.overdue(now) {
+            // Its process is there and does not dial again: stopped, or stuck.
+            let _ = self.around.replace.send(departed.worker.name.clone());
             self.depart(now, Some(departed));
         }
         self.feed(now, Input::Tick, None);

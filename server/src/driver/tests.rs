@@ -310,6 +310,7 @@ async fn a_link_that_broke_without_a_verdict_counts_as_lost_in_bounded_time() {
     advance(Duration::from_secs(1)).await;
     bench.driver.tick(Instant::now());
     assert_eq!(other.run().attempt, Attempt(2));
+    assert_eq!(&*bench.replaced.try_recv().expect("a process that does not dial again is replaced"), "w");
 }
 
 #[tokio::test(start_paused = true)]

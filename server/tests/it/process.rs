@@ -24,6 +24,8 @@ pub(crate) struct Shoal {
     pub(crate) metrics: String,
     lines: mpsc::Receiver<String>,
     log: thread::JoinHandle<Vec<String>>,
+    /// Folders of this server; gone with it.
+    scratch: Vec<tempfile::TempDir>,
 }
 
 /// A command that touches nothing of the user's.
@@ -36,8 +38,10 @@ pub(crate) fn shoal(home: &Path) -> Command {
 impl Shoal {
     /// Serves what `args` say, and returns once it says that it does.
     pub(crate) fn serve(args: &[&str]) -> Self {
-        let home = tempfile::tempdir().expect("folder").keep();
-        Self::serve_in(&home, args)
+        let scratch = tempfile::tempdir().expect("folder");
+        let mut server = Self::serve_in(scratch.path(), args);
+        server.scratch.push(scratch);
+        server
     }
 
     /// As [`Self::serve`], with models in `home`.
@@ -56,7 +60,9 @@ impl Shoal {
 
     /// Starts a command and collects what it prints.
     pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shoal starts");
+        // Its own, since a server that is killed cannot clean up.
+        let temporary = tempfile::tempdir().expect("folder");
+        let mut child = command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shoal starts");
         let (line, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("stdout"));
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
@@ -68,7 +74,7 @@ impl Shoal {
             };
             stderr.lines().map_while(Result::ok).map(keep).collect()
         });
-        Self { child, grpc: String::new(), metrics: String::new(), lines, log }
+        Self { child, grpc: String::new(), metrics: String::new(), lines, log, scratch: vec![temporary] }
     }
 
     /// The next line of standard output that has `text` in it.
