@@ -69,3 +69,16 @@ async fn a_wrong_class_is_named() {
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("x-shoal-class"), "{}", status.message());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_context_reaches_the_worker() {
+    let shoal = Shoal::serve(&["--model", "echo", "--log", "debug"]);
+    let mut request = tonic::Request::new(crate::oip::floats(&[&[1.0]]));
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    request.metadata_mut().insert("traceparent", parent.parse().expect("metadata"));
+    shoal.oip().await.model_infer(request).await.expect("answer");
+    let (status, log) = tokio::task::spawn_blocking(|| shoal.stop()).await.expect("stop");
+    assert!(status.success());
+    assert!(log.iter().any(|line| line.contains(trace)), "{log:#?}");
+}

@@ -62,7 +62,12 @@ impl Shoal {
     pub(crate) fn spawn(mut command: Command) -> Self {
         // Its own, since a server that is killed cannot clean up.
         let temporary = tempfile::tempdir().expect("folder");
-        let mut child = command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("shoal starts");
+        let mut child = command
+            .env("TMPDIR", temporary.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("shoal starts");
         let (line, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("stdout"));
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
