@@ -128,7 +128,9 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { rows: 1024, tokens: 16_384, bytes: 64 << 20 }
+        // A 22M-parameter encoder on two processors computes 10,500 tokens/s in batches of 256 tokens, 15,400 in 1,024,
+        // 16,800 in 4,096 and no more in 16,384: beyond about here a larger batch only makes the next one wait.
+        Self { rows: 1024, tokens: 2048, bytes: 64 << 20 }
     }
 }
 
