@@ -30,7 +30,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "N", env = "SHOAL_WORKER_THREADS")]
     pub worker_threads: Option<NonZeroUsize>,
     /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes
-    /// next wait for longer [default: by device]
+    /// next wait for longer [default: 2048 on a CPU]
     #[arg(long, value_name = "N", env = "SHOAL_WORKER_BATCH_TOKENS")]
     pub worker_batch_tokens: Option<NonZeroU32>,
     /// What to log.

@@ -185,7 +185,7 @@ settings! {
     /// Compute threads of each local worker. Fewer leave processors to the server and to other workers [default: all]
     #[arg(value_name = "N")]
     worker_threads: NonZeroUsize = "SHOAL_WORKER_THREADS",
-    /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes next wait for longer [default: by device]
+    /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes next wait for longer [default: 2048 on a CPU]
     #[arg(value_name = "N")]
     worker_batch_tokens: NonZeroU32 = "SHOAL_WORKER_BATCH_TOKENS",
     /// Threads that tokenise [default: half the processors]
