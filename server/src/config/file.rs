@@ -1,31 +1,14 @@
 //! Reading the configuration file, with errors that name the key and the nearest one there is.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
 
 use crate::models::ModelName;
 
+use super::error::{BYTES_MAX, ConfigError};
 use super::model::{ModelConfig, ModelFile};
 use super::settings::Settings;
-
-/// Files longer than this are not configuration.
-const BYTES_MAX: u64 = 1 << 20;
-
-/// What is wrong with the configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("cannot read {path}: {error}")]
-    Read { path: PathBuf, error: std::io::Error },
-    #[error("{path} has {bytes} bytes, more than the {BYTES_MAX} a configuration may have")]
-    TooLong { path: PathBuf, bytes: u64 },
-    #[error("{path}: {error}")]
-    Syntax { path: PathBuf, error: toml::de::Error },
-    #[error("unknown key `{key}`; did you mean `{near}`?")]
-    UnknownKey { key: String, near: String },
-    #[error("`{key}`: {problem}")]
-    Value { key: String, problem: String },
-}
 
 /// The file's settings and models.
 pub(super) fn read(path: &Path) -> Result<(Settings, Vec<ModelConfig>), ConfigError> {

@@ -3,6 +3,7 @@
 //! A flag wins over a variable, a variable over the file, the file over the default. All of it is checked before a port
 //! is bound; what comes out cannot be wrong.
 
+mod error;
 mod file;
 mod model;
 mod settings;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use shoal_scheduler::Limits;
 
-pub use file::ConfigError;
+pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
 pub use settings::{Device, ModelControl, Settings, Workers};
 

@@ -9,7 +9,7 @@ use shoal_scheduler::PolicyConfig;
 use crate::driver::ModelSettings;
 use crate::models::{Dtype, ModelArg, ModelName, Place, Preset, Source};
 
-use super::file::ConfigError;
+use super::error::ConfigError;
 use super::settings::HumanDuration;
 
 /// The largest batch in rows unless a model says otherwise.

@@ -11,7 +11,7 @@ use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
 use crate::card::Card;
 use crate::models::Place;
 
-use super::models::ModelSettings;
+use super::models::{ModelReport, ModelSettings};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -72,15 +72,6 @@ pub enum FromWorker {
     Artifact { sha256: String, result: Result<Bytes, String> },
     /// Its connection is over.
     Gone { left: bool, reason: String },
-}
-
-/// How a model stands on a worker.
-#[derive(Debug)]
-pub enum ModelReport {
-    Loading,
-    Ready(Arc<Card>),
-    Failed(String),
-    Unloaded,
 }
 
 /// How one item ended.

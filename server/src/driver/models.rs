@@ -13,8 +13,6 @@ use crate::oip::Statistics;
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
-use super::event::ModelReport;
-
 /// A model as configured.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
@@ -38,6 +36,15 @@ pub struct ModelSettings {
     pub batch_tokens_max: NonZeroU32,
     /// When batches are closed.
     pub policy: PolicyConfig,
+}
+
+/// How a model stands on a worker.
+#[derive(Debug)]
+pub enum ModelReport {
+    Loading,
+    Ready(Arc<Card>),
+    Failed(String),
+    Unloaded,
 }
 
 /// One model and all that is known of it.

@@ -1,0 +1,200 @@
+//! Carrying out what the core decides.
+
+use std::time::Duration;
+
+use shoal_scheduler::{
+    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, QueueLimit, Reject,
+    RequestId, Timestamp,
+};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Driver;
+use super::event::{Batch, ItemError, ToWorker};
+use super::fleet::Departed;
+use crate::call::{BatchUse, CallError, Tensor};
+
+impl Driver {
+    /// One input, then all that follows from it. `tensors` belong to the item that `input` reports.
+    pub(super) fn feed(&mut self, now: Instant, input: Input, mut tensors: Option<Vec<Tensor>>) {
+        let stamp = self.stamp(now);
+        self.core.handle(stamp, input);
+        loop {
+            while let Some(output) = self.core.poll_output() {
+                self.perform(stamp, output, &mut tensors);
+            }
+            match self.follow_ups.pop_front() {
+                Some(next) => self.core.handle(stamp, next),
+                None => break,
+            }
+        }
+    }
+
+    pub(super) fn perform(&mut self, now: Timestamp, output: Output, tensors: &mut Option<Vec<Tensor>>) {
+        match output {
+            Output::Dispatch(dispatch) => self.dispatch(now, dispatch),
+            Output::Complete { request } => {
+                let Some((group, row, pending)) = self.calls.of(request) else { return };
+                pending.complete(row, tensors.take().unwrap_or_default());
+                self.finish_if_done(now, group);
+            }
+            Output::Fail { request, why } => self.failed(request, why),
+            Output::Reject { group, why } => self.rejected(group, why),
+            Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(epoch, batch, &requests),
+            Output::Load { epoch, model, .. } => self.load(epoch, model),
+            Output::Unload { epoch, model, .. } => {
+                if let (Some(worker), Some(model)) = (self.fleet.by_epoch(epoch), self.models.get(model)) {
+                    worker.send(ToWorker::Unload { model: model.settings.name.clone() });
+                }
+            }
+            Output::Replace { epoch, batch, .. } => self.replace(now, epoch, batch),
+            Output::Drained => {
+                if let Some(done) = self.drained.take() {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    pub(super) fn dispatch(&mut self, now: Timestamp, dispatch: Dispatch) {
+        let Some(model) = self.models.get(dispatch.model) else { return };
+        let Some(card) = model.card.clone() else { return };
+        let (mut rows, mut tokens) = (0, 0);
+        for &request in &dispatch.requests {
+            if let Some((_, row, pending)) = self.calls.of(request) {
+                let cost = pending.call.rows[row as usize].cost();
+                rows += cost.rows;
+                tokens += cost.tokens;
+            }
+        }
+        let entry = BatchUse {
+            rows,
+            tokens,
+            own_rows: 0,
+            close: dispatch.close,
+            compute_time: Duration::ZERO,
+            attempt: dispatch.attempt.0,
+        };
+        let metrics = self.model_metrics.get(&dispatch.model);
+        let mut batch_rows = Vec::with_capacity(dispatch.requests.len());
+        for &request in &dispatch.requests {
+            let Some((_, row, pending)) = self.calls.of(request) else { continue };
+            if let Some(metrics) = metrics {
+                metrics.queue_duration.observe(now.since(pending.submitted).as_secs_f64());
+            }
+            batch_rows.push(pending.dispatch(row, now, dispatch.batch, entry));
+        }
+        if let Some(metrics) = metrics {
+            metrics.batch_rows.observe(f64::from(rows));
+            metrics.batch_tokens.observe(f64::from(tokens));
+            metrics.close(close_name(dispatch.close));
+        }
+        debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
+        if let Some(worker) = self.fleet.by_epoch(dispatch.epoch) {
+            worker.send(ToWorker::Run(Batch {
+                batch: dispatch.batch,
+                attempt: dispatch.attempt,
+                epoch: dispatch.epoch,
+                slot: dispatch.slot,
+                model: model.settings.name.clone(),
+                card,
+                rows: batch_rows,
+            }));
+        }
+        self.batches.insert(dispatch.batch, dispatch);
+    }
+
+    /// One row failed, so its call fails, and what is left of the call is no longer wanted.
+    pub(super) fn failed(&mut self, request: RequestId, why: Failure) {
+        let Some((group, row, pending)) = self.calls.of(request) else { return };
+        let field = format!("[{row}]");
+        let (error, reason) = match why {
+            Failure::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
+            Failure::QueueTimeout => {
+                let waited =
+                    self.models.get(pending.model).map_or(Duration::ZERO, |model| model.settings.queue_time_max);
+                (CallError::QueueTimeout { waited, retry_after: Duration::from_secs(1) }, "queue_timeout")
+            }
+            Failure::Item => match pending.item_errors.remove(&row) {
+                Some(ItemError::Deadline) => (CallError::DeadlinePassed, "deadline_passed"),
+                Some(ItemError::Input(problem)) => (CallError::Item { field, problem }, "item"),
+                Some(ItemError::Cancelled) | None => {
+                    (CallError::Item { field, problem: "the worker gave no result".into() }, "item")
+                }
+            },
+            Failure::Poison => (CallError::Poison { field }, "poison"),
+            Failure::OutOfMemory => (CallError::OutOfMemory { field }, "out_of_memory"),
+            Failure::WorkerLost { attempts } => (CallError::WorkerLost { attempts: attempts.0 }, "worker_lost"),
+            Failure::ModelRemoved => {
+                (CallError::ModelRemoved { model: pending.model_name().to_string() }, "model_removed")
+            }
+            Failure::Drained => (CallError::Draining, "draining"),
+        };
+        self.refuse(group, error, reason);
+        self.follow_ups.push_back(Input::Cancel(group));
+    }
+
+    pub(super) fn rejected(&mut self, group: GroupId, why: Reject) {
+        let Some(pending) = self.calls.group(group) else { return };
+        let model = pending.model_name().to_string();
+        let too_large = |problem: &str| CallError::TooLarge { field: String::new(), problem: problem.to_owned() };
+        let (error, reason) = match why {
+            Reject::UnknownModel => (CallError::UnknownModel { model, near: None }, "unknown_model"),
+            Reject::Draining => (CallError::Draining, "draining"),
+            Reject::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
+            Reject::GroupTooLarge => (too_large("the call has more rows than the queue may ever hold"), "too_large"),
+            Reject::RequestTooLarge => (too_large("one row is more than a whole batch may hold"), "too_large"),
+            Reject::QueueFull { limit, retry_after } => {
+                (CallError::QueueFull { limit, retry_after }, limit_label(limit))
+            }
+        };
+        self.refuse(group, error, reason);
+    }
+
+    pub(super) fn cancel_running(&self, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
+        let Some(flight) = self.batches.get(&batch) else { return };
+        let Some(worker) = self.fleet.by_epoch(epoch) else { return };
+        let in_batch = flight.requests.iter().enumerate();
+        let items = in_batch.filter(|(_, id)| requests.contains(id)).map(|(index, _)| index as u32).collect();
+        worker.send(ToWorker::Cancel { batch, items });
+    }
+
+    pub(super) fn load(&self, epoch: Epoch, model: ModelId) {
+        let (Some(worker), Some(model)) = (self.fleet.by_epoch(epoch), self.models.get(model)) else { return };
+        // A worker elsewhere has its own disk: it is told the name and reads its own source.
+        let source = if worker.local { model.settings.place.clone() } else { None };
+        let settings = &model.settings;
+        worker.send(ToWorker::Load { model: settings.name.clone(), source, dtype: settings.dtype.clone() });
+    }
+
+    /// The core gave a worker up for hung: its process has to go.
+    pub(super) fn replace(&mut self, now: Timestamp, epoch: Epoch, batch: BatchId) {
+        let Some(Departed { worker, .. }) = self.fleet.remove(epoch, DownCause::Crashed) else { return };
+        warn!(worker = %worker.name, batch = batch.0, device = %worker.device, "worker hangs, replacing it");
+        self.forget(now, &worker);
+        if worker.local {
+            let _ = self.around.replace.send(worker.name);
+        }
+    }
+}
+
+fn close_name(close: CloseReason) -> &'static str {
+    match close {
+        CloseReason::Drained => "drained",
+        CloseReason::Rows => "rows",
+        CloseReason::Tokens => "tokens",
+        CloseReason::Bytes => "bytes",
+        CloseReason::Preferred => "preferred",
+        CloseReason::Delay => "delay",
+        CloseReason::Isolated => "isolated",
+    }
+}
+
+fn limit_label(limit: QueueLimit) -> &'static str {
+    match limit {
+        QueueLimit::Model => "model_queue_full",
+        QueueLimit::Tenant => "tenant_queue_full",
+        QueueLimit::Class => "class_queue_full",
+        QueueLimit::Bytes => "queue_bytes_full",
+    }
+}

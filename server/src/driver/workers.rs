@@ -1,0 +1,141 @@
+//! What workers do, and what becomes of that: they come, report, and go.
+
+use std::time::Duration;
+
+use shoal_scheduler::{Attempt, BatchId, Dispatch, DownCause, Epoch, Input, ItemOutcome, ModelId, Timestamp, WorkerId};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Driver;
+use super::event::{FromWorker, ItemResult, WorkerUp};
+use super::fleet::{Departed, Worker};
+use crate::oip::BatchTimes;
+
+impl Driver {
+    pub(super) fn worker_up(&mut self, now: Instant, up: WorkerUp) {
+        let epoch = up.epoch;
+        info!(worker = %up.name, epoch = epoch.0, device = %up.device, "worker connected");
+        self.around.metrics.worker_up(&up.name, true);
+        // A local worker reads whatever it is told to; another one only what it has sources for.
+        let models: Vec<ModelId> = match up.local {
+            true => self.models.iter().map(|(id, _)| id).collect(),
+            false => up.offers.iter().filter_map(|name| self.models.id(name)).collect(),
+        };
+        let (worker, departed) = self.fleet.join(up);
+        self.depart(now, departed);
+        self.feed(now, Input::WorkerUp { worker, epoch, models }, None);
+    }
+
+    pub(super) fn worker_said(&mut self, now: Instant, epoch: Epoch, said: FromWorker) {
+        if let FromWorker::Gone { left, reason } = said {
+            if let Some(worker) = self.fleet.by_epoch(epoch) {
+                info!(worker = %worker.name, epoch = epoch.0, %reason, "worker disconnected");
+            }
+            let departed = self.fleet.disconnect(epoch, left, now);
+            return self.depart(now, departed);
+        }
+        let Some(worker) = self.fleet.by_epoch(epoch).map(|worker| worker.id) else {
+            return; // A life that is over.
+        };
+        match said {
+            FromWorker::Credit { slot, budget } => {
+                self.feed(now, Input::WorkerCredit { worker, epoch, slot, budget }, None);
+            }
+            FromWorker::Model { model, state } => self.model_report(now, worker, epoch, &model, state),
+            FromWorker::Items { batch, attempt, items } => {
+                for item in items {
+                    self.item(now, worker, epoch, batch, attempt, item);
+                }
+            }
+            FromWorker::BatchEnd { batch, attempt, compute } => {
+                self.feed(now, Input::BatchEnd { worker, epoch, batch, attempt, compute }, None);
+                self.end_batch(self.stamp(now), batch, Some(compute));
+            }
+            FromWorker::BatchFailed { batch, attempt, reason, detail } => {
+                warn!(worker = worker.0, batch = batch.0, ?reason, %detail, "batch failed");
+                self.feed(now, Input::BatchFailed { worker, epoch, batch, attempt, reason }, None);
+                self.end_batch(self.stamp(now), batch, None);
+            }
+            FromWorker::Artifact { sha256, result } => self.artifact(sha256, result),
+            FromWorker::Gone { .. } => {}
+        }
+    }
+
+    pub(super) fn depart(&mut self, now: Instant, departed: Option<Departed>) {
+        let Some(Departed { worker, cause }) = departed else { return };
+        if cause == DownCause::Left {
+            info!(worker = %worker.name, "worker left");
+        } else {
+            warn!(worker = %worker.name, ?cause, "worker is gone");
+        }
+        self.feed(now, Input::WorkerDown { worker: worker.id, epoch: worker.epoch, cause }, None);
+        self.forget(self.stamp(now), &worker);
+    }
+
+    /// Ends all that hung on a worker the core no longer counts on.
+    pub(super) fn forget(&mut self, now: Timestamp, worker: &Worker) {
+        self.around.metrics.worker_up(&worker.name, false);
+        let lost = |flight: &&Dispatch| flight.epoch == worker.epoch;
+        let batches: Vec<BatchId> = self.batches.values().filter(lost).map(|flight| flight.batch).collect();
+        for batch in batches {
+            self.end_batch(now, batch, None);
+        }
+        for model in self.models.iter_mut() {
+            if model.workers.remove(&worker.id).is_some() {
+                self.around.registry.publish(model.view());
+            }
+        }
+        self.count_model_workers();
+    }
+
+    pub(super) fn item(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        epoch: Epoch,
+        batch: BatchId,
+        attempt: Attempt,
+        item: ItemResult,
+    ) {
+        let requests = self.batches.get(&batch).map(|flight| &flight.requests);
+        let Some(&request) = requests.and_then(|requests| requests.get(item.index as usize)) else {
+            return; // Of a batch that is over.
+        };
+        let (outcome, tensors) = match item.result {
+            Ok(tensors) => (ItemOutcome::Ok, Some(tensors)),
+            Err(error) => {
+                if let Some((_, row, pending)) = self.calls.of(request) {
+                    pending.item_errors.insert(row, error);
+                }
+                (ItemOutcome::Failed, None)
+            }
+        };
+        let input = Input::ItemDone { worker, epoch, batch, attempt, request, outcome };
+        self.feed(now, input, tensors);
+    }
+
+    /// A batch is over: calls that waited only for its compute time can be answered.
+    pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
+        let Some(flight) = self.batches.remove(&batch) else { return };
+        if let (Some(compute), Some(metrics)) = (compute, self.model_metrics.get(&flight.model)) {
+            metrics.compute_duration.observe(compute.as_secs_f64());
+        }
+        if let (Some(compute), Some(model)) = (compute, self.models.get(flight.model)) {
+            let times = BatchTimes { compute_infer: compute, ..BatchTimes::default() };
+            model.statistics.record_batch(flight.requests.len() as u32, &times);
+        }
+        let mut last = None;
+        for &request in &flight.requests {
+            let Some((group, _, pending)) = self.calls.of(request) else { continue };
+            if last.replace(group) == Some(group) {
+                continue; // Rows of one call follow each other in a batch more often than not.
+            }
+            pending.end_batch(batch, compute.unwrap_or_default());
+        }
+        for request in flight.requests {
+            if let Some((group, _, _)) = self.calls.of(request) {
+                self.finish_if_done(now, group);
+            }
+        }
+    }
+}
