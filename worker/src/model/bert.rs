@@ -28,6 +28,9 @@ use crate::ops::attend::Attend;
 use crate::ops::embed::Embed;
 use crate::ops::normalize::{AddNormalize, Norm};
 
+#[cfg(test)]
+mod tests;
+
 /// Architectures of `config.json` that this file runs, by their common encoder.
 const ARCHITECTURES: [&str; 3] = ["BertModel", "BertForMaskedLM", "BertForPreTraining"];
 /// Prefixes of tensor names: a bare encoder's and one with a head beside it.
