@@ -177,7 +177,7 @@ impl Bert {
         self.parameters
     }
 
-    /// Ids [T] in, hidden states [T, H] out. `splits` are where sequences begin and, last, where they end; ids are below
+    /// Ids `[T]` in, hidden states `[T, H]` out. `splits` are where sequences begin and, last, where they end; ids are below
     /// V and sequences at most P long.
     pub(crate) fn forward(&self, ids: &[u32], splits: &[usize]) -> Result<Tensor> {
         let mut x = self.embed.forward(ids, splits)?;
