@@ -18,6 +18,8 @@ use crate::batch::{BatchError, Finished, HostBatch, ItemError, ItemResult};
 use crate::card::ModelCard;
 
 mod loader;
+#[cfg(test)]
+mod tests;
 
 use loader::Loader;
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) mod bert;
 pub(crate) mod folder;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod weights;
 
 /// Why a folder is not a model that can run: one line that names the file and what is wrong with it.

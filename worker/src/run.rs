@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
 
 use tokio::sync::{oneshot, watch};
 
@@ -73,27 +72,21 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let stdin_ends = options.exit_on_stdin_end.then(watch_stdin).transpose()?;
     let compute = Compute::new(options.threads)?;
     let threads = compute.threads();
-    let executor = Executor::start(
-        {
-            let compute = compute.clone();
-            || Stack::new(compute)
-        },
-        compute,
-    )?;
+    let device = compute.clone();
+    let executor = Executor::start(move || Stack::new(device), compute)?;
     let (stop, stopped) = watch::channel(Stop::Not);
-    let mut link = pin!(Link::new(options, executor, threads, stopped).run());
-    let stop_cause = async {
-        tokio::select! {
-            () = shutdown => Stop::Drain,
-            Ok(()) = async { match stdin_ends { Some(ends) => ends.await, None => std::future::pending().await } } => {
-                Stop::ParentGone
-            }
-            else => std::future::pending().await,
+    // Boxed, or everyone who runs a worker would carry its whole state in a future of their own.
+    let mut link = Box::pin(Link::new(options, executor, threads, stopped).run());
+    let stdin_ended = async {
+        match stdin_ends {
+            Some(ends) => ends.await.unwrap_or(()),
+            None => std::future::pending().await,
         }
     };
     tokio::select! {
         exit = &mut link => return exit,
-        cause = stop_cause => stop.send_replace(cause),
+        () = shutdown => stop.send_replace(Stop::Drain),
+        () = stdin_ended => stop.send_replace(Stop::ParentGone),
     };
     link.await
 }

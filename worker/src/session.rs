@@ -10,6 +10,8 @@ use crate::batch::{BatchKey, CancelFlags, Finished};
 
 mod models;
 mod pace;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use models::{LoadStep, ModelStatus, Models};
 use pace::Pace;

@@ -24,6 +24,9 @@ use crate::model::weights::{WeightsFile, sha256};
 use crate::ops::pool::{Pool, Pooling};
 use crate::source::{ModelSource, Precision};
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens in a chunk at most, unless one sequence has more: their widest matrix fits a core's cache.
 const CHUNK_TOKENS_MAX: usize = 512;
 /// Fewer tokens are not worth a chunk: the weights would be read for too little.

@@ -1,4 +1,4 @@
-//! The model that only takes time: column `text` (BYTES) in, tensor `hash` (I64 [1]) out, after as long as its curve
+//! The model that only takes time: column `text` (BYTES) in, tensor `hash` (one I64) out, after as long as its curve
 //! says. For load tests, demos and everything that must see faults.
 //!
 //! The hash is 64-bit FNV-1a of the bytes, its bits read as a signed number, so that any client can check that it got

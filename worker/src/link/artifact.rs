@@ -54,3 +54,27 @@ pub(super) fn read(path: &Path, sha256: &str) -> Result<Bytes, ArtifactError> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_only_what_has_the_hash_that_was_asked_for() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, "{}").unwrap();
+        let sha256 = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        assert_eq!(read(&path, sha256).unwrap(), "{}");
+        std::fs::write(&path, "{ }").unwrap();
+        assert!(matches!(read(&path, sha256), Err(ArtifactError::Changed { .. })));
+        std::fs::remove_file(&path).unwrap();
+        let error = read(&path, sha256).unwrap_err();
+        assert!(error.to_string().contains("tokenizer.json"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_hash_finds_nothing() {
+        assert!(matches!(find(&Models::new(Default::default()), ""), Err(ArtifactError::Unknown)));
+    }
+}

@@ -18,6 +18,9 @@ use crate::card::{ModelCard, Task, TensorSpec};
 use crate::session::{ModelStatus, Totals};
 use crate::source::{ModelSource, SyntheticCurve};
 
+#[cfg(test)]
+mod tests;
+
 /// Deadlines further off than this are as good as none.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 

@@ -7,6 +7,9 @@ use shoal_proto::link::{Artifact, Column, Fragment, ItemResult, Results, Run, Te
 
 use crate::batch::BatchKey;
 
+#[cfg(test)]
+mod tests;
+
 /// Payload bytes of one message at most.
 pub(super) const FRAME_BYTES: usize = 1 << 20;
 /// Bytes of one encoded message at most: a frame and what is said about it.

@@ -28,6 +28,9 @@ use crate::ops::attend::Attend;
 use crate::ops::embed::Embed;
 use crate::ops::normalize::{AddNormalize, Norm};
 
+#[cfg(test)]
+mod tests;
+
 /// Architectures of `config.json` that this file runs, by their common encoder.
 const ARCHITECTURES: [&str; 3] = ["BertModel", "BertForMaskedLM", "BertForPreTraining"];
 /// Prefixes of tensor names: a bare encoder's and one with a head beside it.
@@ -174,7 +177,7 @@ impl Bert {
         self.parameters
     }
 
-    /// Ids [T] in, hidden states [T, H] out. `splits` are where sequences begin and, last, where they end; ids are below
+    /// Ids `[T]` in, hidden states `[T, H]` out. `splits` are where sequences begin and, last, where they end; ids are below
     /// V and sequences at most P long.
     pub(crate) fn forward(&self, ids: &[u32], splits: &[usize]) -> Result<Tensor> {
         let mut x = self.embed.forward(ids, splits)?;

@@ -13,6 +13,9 @@ use super::ReadError;
 use super::bert::BertConfig;
 use crate::ops::pool::Pooling;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of a settings file at most.
 const SETTINGS_BYTES_MAX: u64 = 4 << 20;
 

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 use super::{expect_len, math, rows, values_mut, vectorize};
 
 #[cfg(test)]
-pub(super) mod reference;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -133,10 +133,10 @@ fn multiply(out: &mut [f32], stride: usize, scale: f32, left: &Matrix<'_>, right
     assert_eq!(k, right.rows.0, "inner dimensions");
     let written = Matrix { values: out, rows: (m, stride), columns: (n, 1) }.span();
     assert!(written <= out.len() && left.span() <= left.values.len() && right.span() <= right.values.len());
+    assert!(n <= stride, "rows of the output overlap");
     // SAFETY: the kernel reads exactly the elements (row, column) of `left` and `right` at `row · row stride + column ·
     // column stride` and writes those of `out`, whose last ones were just found to be within their slices; `out` is
-    // borrowed for writing alone, and its rows do not overlap since it is n <= stride wide.
-    assert!(n <= stride);
+    // borrowed for writing alone, and its rows do not overlap.
     unsafe {
         gemm::gemm(
             m,

@@ -1,4 +1,4 @@
-//! `x[t] = layer_norm(words[id[t]] + positions[place of t in its sequence])`: [T] ids in, [T, H] out.
+//! `x[t] = layer_norm(words[id[t]] + positions[place of t in its sequence])`: `[T]` ids in, `[T, H]` out.
 
 use candle_core::{Device, Result, Tensor, bail};
 

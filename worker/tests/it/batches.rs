@@ -1,10 +1,12 @@
 //! What becomes of batches.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use shoal_proto::link::batch_failed::Reason;
 use shoal_proto::link::{Cancel, DataType, Fragment, Run, control_response, data_response, item_error};
 
-use crate::server::{Server, Worker, echo_run, text_run};
+use crate::server::{Answer, Server, Worker, echo_run, text_run};
 
 /// 64-bit FNV-1a, which is what the synthetic model answers with.
 fn fnv1a(text: &str) -> i64 {
@@ -223,4 +225,20 @@ async fn drops_a_batch_of_another_epoch_and_one_sent_twice() {
     peer.run(echo_run(3, &[&[3.0]])).await;
     assert_eq!(peer.answer(3).await.items()[0].tensors[0].data, Bytes::copy_from_slice(&3.0f32.to_le_bytes()));
     assert_eq!(peer.stats().await.dropped, 2);
+}
+
+#[tokio::test]
+async fn says_how_long_a_batch_waited_and_computed() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    peer.load_synthetic().await;
+    peer.run(text_run(1, &["!sleep 30ms", "short"])).await;
+    let Answer::Results { end, .. } = peer.answer(1).await else { panic!("the batch failed") };
+    let compute = Duration::try_from(end.compute.unwrap()).unwrap();
+    assert!(compute >= Duration::from_millis(30) && compute < Duration::from_secs(10), "{compute:?}");
+    assert!(end.waited.is_some());
+    assert!(cfg!(not(target_os = "linux")) || end.memory_bytes > 0);
+    let stats = peer.stats().await;
+    assert_eq!((stats.batches, stats.rows, stats.tokens), (1, 2, 16));
 }

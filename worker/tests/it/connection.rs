@@ -32,6 +32,16 @@ async fn says_who_it_is() {
 }
 
 #[tokio::test]
+async fn links_over_tcp_as_well() {
+    let mut server = Server::start_tcp().await;
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    peer.load_echo().await;
+    peer.run(echo_run(1, &[&[1.0]])).await;
+    assert_eq!(peer.answer(1).await.items().len(), 1);
+}
+
+#[tokio::test]
 async fn a_refusal_for_good_ends_it_with_the_reason() {
     let mut server = Server::start();
     let worker = Worker::start(server.options());

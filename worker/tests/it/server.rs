@@ -1,6 +1,7 @@
 //! A server that says what the test tells it to and hands over whatever the worker says.
 
 use std::future::Future;
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -17,20 +18,23 @@ use shoal_proto::link::{
 };
 use shoal_worker::{Endpoint, Exit, Options, RunError};
 use tempfile::TempDir;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longer than anything here takes, shorter than a person waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A listening server. Each connection of a worker arrives as a [`Peer`].
-pub struct Server {
+pub(crate) struct Server {
     folder: TempDir,
+    endpoint: Endpoint,
     connections: mpsc::Receiver<Streams>,
     task: JoinHandle<()>,
 }
@@ -42,16 +46,16 @@ enum Streams {
 }
 
 /// A worker that said hello and was not answered yet.
-pub struct Caller {
-    pub hello: Hello,
+pub(crate) struct Caller {
+    pub(crate) hello: Hello,
     control_in: Streaming<ControlRequest>,
     control_out: mpsc::Sender<Result<ControlResponse, Status>>,
 }
 
 /// A worker that was welcomed and attached.
-pub struct Peer {
-    pub epoch: u64,
-    pub hello: Hello,
+pub(crate) struct Peer {
+    pub(crate) epoch: u64,
+    pub(crate) hello: Hello,
     control_in: Streaming<ControlRequest>,
     control_out: mpsc::Sender<Result<ControlResponse, Status>>,
     data_in: Streaming<DataRequest>,
@@ -64,20 +68,20 @@ pub struct Peer {
 
 /// How a batch ended.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     Results { items: Vec<ItemResult>, end: BatchEnd },
     Failed(BatchFailed),
 }
 
 impl Answer {
-    pub fn items(self) -> Vec<ItemResult> {
+    pub(crate) fn items(self) -> Vec<ItemResult> {
         match self {
             Self::Results { items, .. } => items,
             Self::Failed(failed) => panic!("the batch failed: {failed:?}"),
         }
     }
 
-    pub fn failed(self) -> BatchFailed {
+    pub(crate) fn failed(self) -> BatchFailed {
         match self {
             Self::Failed(failed) => failed,
             Self::Results { items, .. } => panic!("the batch ran: {items:?}"),
@@ -111,30 +115,49 @@ impl WorkerLink for Service {
 }
 
 impl Server {
-    pub fn start() -> Self {
+    /// On a Unix socket of its own.
+    pub(crate) fn start() -> Self {
         let folder = TempDir::new().unwrap();
         let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+        let endpoint = Endpoint::Unix(folder.path().join("s"));
+        Self::serve(folder, endpoint, UnixListenerStream::new(listener))
+    }
+
+    /// On a TCP port that the system chose.
+    pub(crate) async fn start_tcp() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        Self::serve(TempDir::new().unwrap(), endpoint, TcpListenerStream::new(listener))
+    }
+
+    fn serve<I>(
+        folder: TempDir,
+        endpoint: Endpoint,
+        incoming: impl Stream<Item = io::Result<I>> + Send + 'static,
+    ) -> Self
+    where
+        I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let (streams, connections) = mpsc::channel(8);
         let service = WorkerLinkServer::new(Service(streams)).max_decoding_message_size(4 << 20);
         let task = tokio::spawn(async move {
-            let incoming = UnixListenerStream::new(listener);
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        Self { folder, connections, task }
+        Self { folder, endpoint, connections, task }
     }
 
-    pub fn options(&self) -> Options {
-        let mut options = Options::new(Endpoint::Unix(self.socket()), "w1", "token");
+    pub(crate) fn options(&self) -> Options {
+        let mut options = Options::new(self.endpoint.clone(), "w1", "token");
         options.threads = NonZeroUsize::new(1);
         options
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("s")
     }
 
     /// The next worker to say hello.
-    pub async fn call(&mut self) -> Caller {
+    pub(crate) async fn call(&mut self) -> Caller {
         let Streams::Control(mut control_in, control_out) = within(self.connections.recv()).await.unwrap() else {
             panic!("the worker opened Data first");
         };
@@ -146,12 +169,12 @@ impl Server {
     }
 
     /// The next worker to say hello, welcomed.
-    pub async fn peer(&mut self, epoch: u64) -> Peer {
+    pub(crate) async fn peer(&mut self, epoch: u64) -> Peer {
         let caller = self.call().await;
         self.welcome(caller, epoch, Duration::from_secs(5)).await
     }
 
-    pub async fn welcome(&mut self, caller: Caller, epoch: u64, silence_max: Duration) -> Peer {
+    pub(crate) async fn welcome(&mut self, caller: Caller, epoch: u64, silence_max: Duration) -> Peer {
         let Caller { hello, control_in, control_out } = caller;
         let welcome = Welcome {
             protocol: 1,
@@ -180,23 +203,23 @@ impl Drop for Server {
 }
 
 impl Caller {
-    pub async fn refuse(self, refused: shoal_proto::link::Refused) {
+    pub(crate) async fn refuse(self, refused: shoal_proto::link::Refused) {
         let message = Some(control_response::Message::Refused(refused));
         self.control_out.send(Ok(ControlResponse { message })).await.unwrap();
     }
 }
 
 impl Peer {
-    pub async fn send(&self, message: control_response::Message) {
+    pub(crate) async fn send(&self, message: control_response::Message) {
         self.control_out.send(Ok(ControlResponse { message: Some(message) })).await.unwrap();
     }
 
-    pub async fn send_data(&self, message: data_response::Message) {
+    pub(crate) async fn send_data(&self, message: data_response::Message) {
         self.data_out.send(Ok(DataResponse { message: Some(message) })).await.unwrap();
     }
 
     /// The next control message that is no heartbeat and no statistic, or none at the end. Heartbeats are answered.
-    pub async fn try_control(&mut self) -> Option<control_request::Message> {
+    pub(crate) async fn try_control(&mut self) -> Option<control_request::Message> {
         loop {
             let message = within(self.control_in.message()).await.ok()??.message.unwrap();
             match message {
@@ -212,13 +235,20 @@ impl Peer {
         }
     }
 
+    /// Returns when the worker's control stream is over.
+    pub(crate) async fn ends_without_goodbye(&mut self) {
+        while let Some(message) = self.try_control().await {
+            assert!(!matches!(message, control_request::Message::Goodbye(_)), "{message:?}");
+        }
+    }
+
     /// The next control message of any kind, unanswered.
-    pub async fn raw_control(&mut self) -> control_request::Message {
+    pub(crate) async fn raw_control(&mut self) -> control_request::Message {
         within(self.control_in.message()).await.unwrap().unwrap().message.unwrap()
     }
 
     /// Returns once the worker has handled every control message sent before: it answers them in order.
-    pub async fn barrier(&mut self) {
+    pub(crate) async fn barrier(&mut self) {
         let sent_micros = u64::MAX - self.barriers;
         self.barriers += 1;
         self.send(control_response::Message::Heartbeat(Heartbeat { sent_micros, reply: false })).await;
@@ -235,8 +265,9 @@ impl Peer {
         }
     }
 
-    /// The next statistics.
-    pub async fn stats(&mut self) -> Stats {
+    /// Statistics made after everything that came so far.
+    pub(crate) async fn stats(&mut self) -> Stats {
+        self.barrier().await;
         loop {
             match self.raw_control().await {
                 control_request::Message::Stats(stats) => return stats,
@@ -247,7 +278,7 @@ impl Peer {
         }
     }
 
-    pub async fn credit(&mut self) -> Credit {
+    pub(crate) async fn credit(&mut self) -> Credit {
         if let Some(credit) = self.credits.pop() {
             return credit;
         }
@@ -257,7 +288,7 @@ impl Peer {
         }
     }
 
-    pub async fn model_state(&mut self) -> ModelState {
+    pub(crate) async fn model_state(&mut self) -> ModelState {
         loop {
             match self.try_control().await {
                 Some(control_request::Message::ModelState(state)) => return state,
@@ -268,7 +299,7 @@ impl Peer {
     }
 
     /// Loads a model and waits until it is ready.
-    pub async fn load(&mut self, model: &str, source: model_source::Source) -> ModelCard {
+    pub(crate) async fn load(&mut self, model: &str, source: model_source::Source) -> ModelCard {
         let source = Some(ModelSource { source: Some(source) });
         self.send(control_response::Message::Load(Load { model: model.to_owned(), source, dtype: String::new() }))
             .await;
@@ -282,28 +313,28 @@ impl Peer {
         }
     }
 
-    pub async fn load_echo(&mut self) -> ModelCard {
+    pub(crate) async fn load_echo(&mut self) -> ModelCard {
         self.load("echo", model_source::Source::Echo(EchoSource {})).await
     }
 
-    pub async fn load_synthetic(&mut self) -> ModelCard {
+    pub(crate) async fn load_synthetic(&mut self) -> ModelCard {
         let source = SyntheticSource { faults: true, ..SyntheticSource::default() };
         self.load("synthetic", model_source::Source::Synthetic(source)).await
     }
 
     /// Sends a batch on the next credit.
-    pub async fn run(&mut self, mut run: Run) {
+    pub(crate) async fn run(&mut self, mut run: Run) {
         run.slot = self.credit().await.slot;
         run.epoch = self.epoch;
         self.send_data(data_response::Message::Run(run)).await;
     }
 
-    pub async fn data(&mut self) -> data_request::Message {
+    pub(crate) async fn data(&mut self) -> data_request::Message {
         within(self.data_in.message()).await.unwrap().unwrap().message.unwrap()
     }
 
     /// How a batch ended. Fragments are put together, parts of an item too.
-    pub async fn answer(&mut self, batch: u64) -> Answer {
+    pub(crate) async fn answer(&mut self, batch: u64) -> Answer {
         let mut items: Vec<ItemResult> = Vec::new();
         loop {
             match self.data().await {
@@ -344,13 +375,13 @@ impl Peer {
 }
 
 /// A worker running in this process.
-pub struct Worker {
+pub(crate) struct Worker {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<Exit, RunError>>,
 }
 
 impl Worker {
-    pub fn start(options: Options) -> Self {
+    pub(crate) fn start(options: Options) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             // A sender that is dropped never shuts anything down.
@@ -361,25 +392,31 @@ impl Worker {
         Self { stop: Some(stop), task: tokio::spawn(shoal_worker::run(options, shutdown)) }
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
-    pub async fn exit(self) -> Exit {
+    pub(crate) async fn exit(self) -> Exit {
         within(self.task).await.unwrap().unwrap()
     }
 }
 
 /// A batch for the echo model, one row per slice.
-pub fn echo_run(batch: u64, rows: &[&[f32]]) -> Run {
+pub(crate) fn echo_run(batch: u64, rows: &[&[f32]]) -> Run {
     let data: Vec<u8> = rows.concat().iter().flat_map(|value| value.to_le_bytes()).collect();
     run(batch, "echo", "x", DataType::F32, rows.iter().map(|row| row.len()), data.into())
 }
 
 /// A batch for the synthetic model, one row per text.
-pub fn text_run(batch: u64, texts: &[&str]) -> Run {
+pub(crate) fn text_run(batch: u64, texts: &[&str]) -> Run {
     let data = texts.concat().into_bytes().into();
     run(batch, "synthetic", "text", DataType::Bytes, texts.iter().map(|text| text.len()), data)
+}
+
+/// A batch of token ids, one row per slice.
+pub(crate) fn ids_run(batch: u64, model: &str, rows: &[&[i32]]) -> Run {
+    let data: Vec<u8> = rows.concat().iter().flat_map(|id| id.to_le_bytes()).collect();
+    run(batch, model, "input_ids", DataType::I32, rows.iter().map(|row| row.len()), data.into())
 }
 
 fn run(
@@ -407,6 +444,6 @@ fn run(
 }
 
 /// Fails a test that would hang.
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("nothing happened in time")
 }
