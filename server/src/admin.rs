@@ -28,6 +28,12 @@ pub struct Admin {
     thread: JoinHandle<()>,
 }
 
+/// A bound port that nobody answers yet.
+#[derive(Debug)]
+pub struct BoundAdmin {
+    socket: TcpListener,
+}
+
 #[derive(Clone)]
 struct Pages {
     metrics: Metrics,
@@ -36,12 +42,34 @@ struct Pages {
 }
 
 impl Admin {
-    /// Binds and serves.
+    /// Binds; nothing answers yet.
     ///
     /// # Errors
-    /// When the address cannot be bound, or the system gives no more threads.
-    pub fn start(address: SocketAddr, metrics: Metrics, health: HealthGate, driver: Handle) -> io::Result<Self> {
-        let socket = TcpListener::bind(address)?;
+    /// When the address cannot be bound.
+    pub fn bind(address: SocketAddr) -> io::Result<BoundAdmin> {
+        Ok(BoundAdmin { socket: TcpListener::bind(address)? })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        self.stop.cancel();
+        // A panic of that thread has been printed; there is nothing to add.
+        let _ = self.thread.join();
+    }
+}
+
+impl BoundAdmin {
+    /// Serves.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn start(self, metrics: Metrics, health: HealthGate, driver: Handle) -> io::Result<Admin> {
+        let socket = self.socket;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         let stop = CancellationToken::new();
@@ -62,19 +90,7 @@ impl Admin {
                 tracing::error!(%error, "metrics and probes have ended");
             }
         })?;
-        Ok(Self { address, stop, thread })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Ends it.
-    pub fn stop(self) {
-        self.stop.cancel();
-        // A panic of that thread has been printed; there is nothing to add.
-        let _ = self.thread.join();
+        Ok(Admin { address, stop, thread })
     }
 }
 

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::driver::{ArtifactWanted, Event, Handle};
+use crate::driver::{ArtifactError, ArtifactWanted, Event, Handle};
 use crate::models::Digest;
+use crate::tokenize::Vocabulary;
 
 /// Runs the driver's errands until the driver is gone. Files live in `home/tokenizers`.
 pub async fn run_errands(home: PathBuf, mut errands: mpsc::UnboundedReceiver<ArtifactWanted>, driver: Handle) {
@@ -21,23 +22,29 @@ pub async fn run_errands(home: PathBuf, mut errands: mpsc::UnboundedReceiver<Art
     }
 }
 
-fn run(folder: &Path, errand: ArtifactWanted) -> (String, Result<Bytes, String>) {
+fn run(folder: &Path, errand: ArtifactWanted) -> (String, Result<Vocabulary, ArtifactError>) {
     match errand {
         ArtifactWanted::Read { sha256 } => {
-            let result = read(folder, &sha256);
+            let found = read(folder, &sha256).map_err(ArtifactError::Missing);
+            let result = found.and_then(|data| parse(&sha256, &data));
             (sha256, result)
         }
         ArtifactWanted::Keep { sha256, data } => {
-            let result = check(&sha256, &data).map(|()| {
-                // A tokenizer that cannot be kept is fetched again next time; this time it is here.
-                if let Err(error) = keep(folder, &sha256, &data) {
-                    warn!(%error, folder = %folder.display(), "cannot keep a tokenizer");
-                }
-                data
-            });
+            let checked = check(&sha256, &data).map_err(ArtifactError::Missing);
+            let result = checked.and_then(|()| parse(&sha256, &data));
+            if result.is_ok()
+                && let Err(error) = keep(folder, &sha256, &data)
+            {
+                // One that cannot be kept is fetched again next time; this time it is here.
+                warn!(%error, folder = %folder.display(), "cannot keep a tokenizer");
+            }
             (sha256, result)
         }
     }
+}
+
+fn parse(sha256: &str, data: &[u8]) -> Result<Vocabulary, ArtifactError> {
+    Vocabulary::parse(sha256, data).map_err(ArtifactError::Unusable)
 }
 
 fn read(folder: &Path, sha256: &str) -> Result<Bytes, String> {
@@ -75,15 +82,18 @@ fn check_name(sha256: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    const TOKENIZER: &[u8] =
+        br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
+
     #[test]
     fn keeps_what_it_is_given_and_finds_it_again() {
         let folder = tempfile::tempdir().expect("folder");
-        let data = Bytes::from_static(b"{}");
-        let sha256 = Digest::of(&data).to_string();
-        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256: sha256.clone(), data: data.clone() });
-        assert_eq!(kept, Ok(data.clone()));
+        let sha256 = Digest::of(TOKENIZER).to_string();
+        let data = Bytes::from_static(TOKENIZER);
+        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256: sha256.clone(), data });
+        assert!(kept.is_ok(), "{kept:?}");
         let (_, found) = run(folder.path(), ArtifactWanted::Read { sha256 });
-        assert_eq!(found, Ok(data));
+        assert!(found.is_ok(), "{found:?}");
     }
 
     #[test]
@@ -91,13 +101,22 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let sha256 = Digest::of(b"one").to_string();
         let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"two") });
-        assert!(kept.is_err());
+        assert!(matches!(kept, Err(ArtifactError::Missing(_))), "{kept:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
+    }
+
+    #[test]
+    fn what_no_parser_reads_is_unusable_and_not_kept() {
+        let folder = tempfile::tempdir().expect("folder");
+        let sha256 = Digest::of(b"{}").to_string();
+        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"{}") });
+        assert!(matches!(kept, Err(ArtifactError::Unusable(_))), "{kept:?}");
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
     }
 
     #[test]
     fn a_hash_is_never_a_path() {
         let (_, result) = run(Path::new("/tmp"), ArtifactWanted::Read { sha256: "../../etc/passwd".into() });
-        assert!(result.expect_err("error").contains("no SHA-256"));
+        assert!(matches!(result, Err(ArtifactError::Missing(why)) if why.contains("no SHA-256")));
     }
 }

@@ -148,6 +148,11 @@ impl Metrics {
         self.worker_up.get_or_create(&WorkerLabels { worker: worker.to_owned() }).set(i64::from(up));
     }
 
+    /// A worker elsewhere is gone, and its name with it.
+    pub fn forget_worker(&self, worker: &str) {
+        self.worker_up.remove(&WorkerLabels { worker: worker.to_owned() });
+    }
+
     /// A local worker's process was started again.
     pub fn worker_restarted(&self, worker: &str) {
         self.worker_restarts.get_or_create(&WorkerLabels { worker: worker.to_owned() }).inc();

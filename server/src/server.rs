@@ -11,11 +11,12 @@ use shoal_proto::inference::grpc_inference_service_server::GrpcInferenceServiceS
 use shoal_proto::v1::inference_server::InferenceServer;
 use shoal_scheduler::Limits;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::admin::Admin;
 use crate::artifacts;
@@ -63,6 +64,15 @@ pub enum NotReady {
     Worker(GivenUp),
 }
 
+/// Something that does not mend by itself.
+#[derive(Debug)]
+pub struct Trouble {
+    /// What it is.
+    pub what: String,
+    /// There is no point in serving on.
+    pub fatal: bool,
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -77,6 +87,8 @@ pub struct Server {
     listener: tokio::task::JoinHandle<()>,
     backstage: Backstage,
     given_up: mpsc::UnboundedReceiver<GivenUp>,
+    /// Local workers that were not given up.
+    workers_left: usize,
 }
 
 impl Server {
@@ -100,13 +112,13 @@ impl Server {
         let metrics = Metrics::new();
         let (health, health_service) = HealthGate::new(registry.clone(), draining.clone()).await;
         let (driver, inbox) = Handle::new();
-        let admin = Admin::start(config.metrics, metrics.clone(), health.clone(), driver.clone())
-            .map_err(|error| StartError::Metrics { address: config.metrics, error })?;
+        let admin =
+            Admin::bind(config.metrics).map_err(|error| StartError::Metrics { address: config.metrics, error })?;
         let (given_up, given_up_in) = mpsc::unbounded_channel();
         let plan = BackstagePlan {
             limits: config.limits,
             registry: registry.clone(),
-            metrics,
+            metrics: metrics.clone(),
             home,
             tokens: Tokens::shared(&config.worker_token),
             link: config.link.clone(),
@@ -117,7 +129,9 @@ impl Server {
             given_up,
         };
         let (backstage, link) = Backstage::start(plan, driver.clone(), inbox).await?;
+        // Known before anyone can ask: a server without models is ready at once, and this one is not.
         driver.configure(models).await;
+        let admin = admin.start(metrics, health.clone(), driver.clone())?;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
@@ -136,6 +150,10 @@ impl Server {
             listener,
             backstage,
             given_up: given_up_in,
+            workers_left: match config.workers {
+                Workers::Local(count) => count.get(),
+                Workers::External => 0,
+            },
         })
     }
 
@@ -182,11 +200,16 @@ impl Server {
         }
     }
 
-    /// Returns when a local worker is given up.
-    pub async fn worker_given_up(&mut self) -> GivenUp {
-        match self.given_up.recv().await {
-            Some(given_up) => given_up,
-            None => std::future::pending().await,
+    /// Returns when something is wrong that does not mend by itself.
+    pub async fn trouble(&mut self) -> Trouble {
+        tokio::select! {
+            Some(given_up) = self.given_up.recv() => {
+                self.workers_left = self.workers_left.saturating_sub(1);
+                Trouble { what: format!("worker `{}` was given up: {}", given_up.worker, given_up.reason), fatal: self.workers_left == 0 }
+            }
+            _ = &mut self.backstage.ended => {
+                Trouble { what: "the driver or the worker link ended by itself".into(), fatal: true }
+            }
         }
     }
 
@@ -269,8 +292,10 @@ impl Backstage {
 
     async fn stop(self) {
         self.stop.cancel();
-        // An error means that the thread panicked, and said so.
-        let _ = self.ended.await;
+        // It may have ended by itself, or with a panic that it reported.
+        if !self.ended.is_terminated() {
+            let _ = self.ended.await;
+        }
     }
 }
 
@@ -304,18 +329,34 @@ impl BackstagePlan {
                 return;
             }
         };
-        tokio::spawn(serving);
-        let (replace, replace_in) = mpsc::unbounded_channel();
+        // None of these ends before the server does; if one does, the server is no server any more.
+        let mut parts = JoinSet::new();
+        parts.spawn(async move {
+            let _ = serving.await;
+            "worker link"
+        });
+        let (supervisor, told) = mpsc::unbounded_channel();
         let (errands, errands_in) = mpsc::unbounded_channel();
-        tokio::spawn(artifacts::run_errands(self.home, errands_in, driver.clone()));
+        let errands_done = artifacts::run_errands(self.home, errands_in, driver.clone());
+        parts.spawn(async move {
+            errands_done.await;
+            "disk errands"
+        });
         let around =
-            Surroundings { registry: self.registry, metrics: self.metrics.clone(), replace, artifacts: errands };
-        tokio::spawn(drive(Driver::new(self.limits, Instant::now(), around), inbox));
+            Surroundings { registry: self.registry, metrics: self.metrics.clone(), supervisor, artifacts: errands };
+        let driving = drive(Driver::new(self.limits, Instant::now(), around), inbox);
+        parts.spawn(async move {
+            driving.await;
+            "driver"
+        });
         let supervisor = self.children.map(|(program, arguments, count)| {
             let options = ChildOptions { program, arguments, socket, count, stop_time_max: WORKER_STOP_TIME_MAX };
-            Supervisor::start(options, self.tokens, driver, self.metrics, replace_in, self.given_up)
+            Supervisor::start(options, self.tokens, driver, self.metrics, told, self.given_up)
         });
-        stop.cancelled().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(ended) = parts.join_next() => error!(?ended, "a part of the server ended by itself"),
+        }
         if let Some(supervisor) = supervisor {
             supervisor.stop().await;
         }

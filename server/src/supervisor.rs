@@ -12,26 +12,27 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use shoal_scheduler::DownCause;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::driver::{Event, Handle};
+use crate::driver::{Event, Handle, ToSupervisor};
 use crate::link::Tokens;
 use crate::metrics::Metrics;
 
-/// The first pause before a child is started again; doubles with each quick end.
+/// The first pause before a child is started again; doubles with each useless life.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// A child that lived this long starts again as if for the first time.
-const HEALTHY_AFTER: Duration = Duration::from_secs(30);
-/// Quick ends in a row after which a child is given up.
-const QUICK_ENDS_MAX: u32 = 8;
+/// Lives in a row that loaded no model, after which a child is given up. One that loaded a model was brought down by
+/// what it ran, and finding the culprit may take many lives.
+const USELESS_LIVES_MAX: u32 = 8;
+/// Bytes of one line of a child's messages; longer ones are cut in several.
+const LINE_BYTES_MAX: u64 = 16 << 10;
 /// Lines of a child's last words that are kept.
 const LAST_WORDS: usize = 12;
 
@@ -81,13 +82,13 @@ struct Context {
 
 impl Supervisor {
     /// Starts the local workers on the calling runtime, whose thread must live as long as they do: the system ends a
-    /// child when the thread that started it ends. Names sent on `replace` are killed and started again.
+    /// child when the thread that started it ends. `told` is what the driver knows of them.
     pub fn start(
         options: ChildOptions,
         tokens: Tokens,
         driver: Handle,
         metrics: Metrics,
-        mut replace: mpsc::UnboundedReceiver<Arc<str>>,
+        mut told: mpsc::UnboundedReceiver<ToSupervisor>,
         given_up: mpsc::UnboundedSender<GivenUp>,
     ) -> Self {
         let stop = CancellationToken::new();
@@ -100,18 +101,19 @@ impl Supervisor {
             given_up,
             stop: stop.clone(),
         };
-        let mut kills = Vec::with_capacity(count);
+        let mut children = Vec::with_capacity(count);
         let mut tasks = Vec::with_capacity(count);
         for index in 0..count {
             let name: Arc<str> = format!("local-{index}").into();
-            let (kill, killed) = mpsc::unbounded_channel();
-            kills.push((name.clone(), kill));
-            tasks.push(tokio::spawn(context.clone().keep_alive(name, killed)));
+            let (news, news_in) = mpsc::unbounded_channel();
+            children.push((name.clone(), news));
+            tasks.push(tokio::spawn(context.clone().keep_alive(name, news_in)));
         }
         tokio::spawn(async move {
-            while let Some(name) = replace.recv().await {
-                if let Some((_, kill)) = kills.iter().find(|(known, _)| *known == name) {
-                    let _ = kill.send(());
+            while let Some(news) = told.recv().await {
+                let (ToSupervisor::Replace(name) | ToSupervisor::Useful(name)) = &news;
+                if let Some((_, child)) = children.iter().find(|(known, _)| known == name) {
+                    let _ = child.send(news);
                 }
             }
         });
@@ -133,35 +135,38 @@ enum Ended {
     /// The server is stopping.
     Stopped,
     /// By itself, or killed for hanging or from outside.
-    Exited { status: ExitStatus, replaced: bool, last_words: String },
+    Exited { status: ExitStatus, replaced: bool, useful: bool, last_words: String },
     /// It could not be started.
     NotStarted(std::io::Error),
 }
 
 impl Context {
-    async fn keep_alive(self, name: Arc<str>, mut killed: mpsc::UnboundedReceiver<()>) {
-        let mut quick_ends = 0;
+    async fn keep_alive(self, name: Arc<str>, mut news: mpsc::UnboundedReceiver<ToSupervisor>) {
+        let mut useless_lives = 0;
         loop {
-            let started = Instant::now();
-            let ended = self.live(&name, &mut killed).await;
+            // News of an earlier life is not about the next one.
+            while news.try_recv().is_ok() {}
+            useless_lives += 1;
+            let ended = self.live(&name, &mut news).await;
             let reason = match ended {
                 Ended::Stopped => return,
                 Ended::NotStarted(problem) => format!("it could not be started: {problem}"),
-                Ended::Exited { status, replaced, last_words } => {
+                Ended::Exited { status, replaced, useful, last_words } => {
+                    if useful {
+                        useless_lives = 1;
+                    }
                     // What it ran was judged when it was given up; the end of its process adds nothing to that.
                     let cause = if replaced { DownCause::Lost } else { cause_of(status) };
                     self.driver.tell(Event::ProcessEnded { worker: name.clone(), cause }).await;
                     format!("{status}{last_words}")
                 }
             };
-            // A token is for one life.
-            quick_ends = if started.elapsed() < HEALTHY_AFTER { quick_ends + 1 } else { 1 };
-            if quick_ends >= QUICK_ENDS_MAX {
-                error!(worker = %name, %reason, "worker given up after {quick_ends} quick ends in a row");
+            if useless_lives >= USELESS_LIVES_MAX {
+                error!(worker = %name, %reason, "worker given up: {useless_lives} lives in a row loaded no model");
                 let _ = self.given_up.send(GivenUp { worker: name, reason });
                 return;
             }
-            let pause = backoff(quick_ends);
+            let pause = backoff(useless_lives);
             warn!(worker = %name, %reason, "worker ended, starting it again in {pause:?}");
             self.metrics.worker_restarted(&name);
             tokio::select! {
@@ -172,21 +177,24 @@ impl Context {
     }
 
     /// Starts a child and stays with it to its end.
-    async fn live(&self, name: &Arc<str>, killed: &mut mpsc::UnboundedReceiver<()>) -> Ended {
+    async fn live(&self, name: &Arc<str>, news: &mut mpsc::UnboundedReceiver<ToSupervisor>) -> Ended {
         // Held apart from the child: waiting for a child closes its standard input.
         let (mut child, stdin) = match self.spawn(name).await {
             Ok(started) => started,
             Err(problem) => return Ended::NotStarted(problem),
         };
         let words = child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr)));
-        let mut replaced = false;
+        let (mut replaced, mut useful) = (false, false);
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status,
-                Some(()) = killed.recv(), if !replaced => {
-                    replaced = true;
-                    let _ = child.start_kill();
-                }
+                Some(news) = news.recv() => match news {
+                    ToSupervisor::Useful(_) => useful = true,
+                    ToSupervisor::Replace(_) => {
+                        replaced = true;
+                        let _ = child.start_kill();
+                    }
+                },
                 () = self.stop.cancelled() => {
                     self.end(name, &mut child, stdin).await;
                     return Ended::Stopped;
@@ -198,12 +206,13 @@ impl Context {
             None => String::new(),
         };
         match status {
-            Ok(status) => Ended::Exited { status, replaced, last_words },
+            Ok(status) => Ended::Exited { status, replaced, useful, last_words },
             Err(problem) => Ended::NotStarted(problem),
         }
     }
 
     async fn spawn(&self, name: &Arc<str>) -> std::io::Result<(Child, Option<ChildStdin>)> {
+        // A token is for one life.
         let token = format!("{:032x}", rand::rng().random::<u128>());
         self.tokens.admit_child(name, &token);
         let mut child = Command::new(&self.options.program)
@@ -247,9 +256,13 @@ impl Context {
 
 /// Passes a child's messages on line by line, and returns the last of them.
 async fn pass_on(stderr: ChildStderr) -> String {
-    let mut lines = BufReader::new(stderr).lines();
+    let mut stderr = BufReader::new(stderr);
     let mut last: VecDeque<String> = VecDeque::with_capacity(LAST_WORDS);
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut bytes = Vec::new();
+    // Whatever a child writes, its pipe stays open: one that cannot write its messages would fail for that.
+    while let Ok(1..) = (&mut stderr).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes).await {
+        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        bytes.clear();
         eprintln!("{line}");
         if last.len() == LAST_WORDS {
             last.pop_front();
@@ -276,8 +289,8 @@ fn cause_of(status: ExitStatus) -> DownCause {
     }
 }
 
-fn backoff(quick_ends: u32) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << quick_ends.saturating_sub(1).min(10)).min(BACKOFF_MAX)
+fn backoff(useless_lives: u32) -> Duration {
+    BACKOFF_MIN.saturating_mul(1 << useless_lives.saturating_sub(1).min(10)).min(BACKOFF_MAX)
 }
 
 #[cfg(test)]

@@ -22,8 +22,15 @@ const BYTES_PER_TOKEN_MAX: usize = 1024;
 
 /// A model's tokenizer, with padding and truncation of its own switched off.
 pub struct Tokenizer {
-    inner: HuggingFaceTokenizer,
-    tokens_max: usize,
+    vocabulary: Vocabulary,
+    tokens_max: u32,
+}
+
+/// A tokenizer's file, read. Cheap to clone: models that share it differ only in their limit.
+#[derive(Clone)]
+pub struct Vocabulary {
+    sha256: Arc<str>,
+    inner: Arc<HuggingFaceTokenizer>,
 }
 
 /// One tokenised text.
@@ -61,21 +68,39 @@ pub struct Cut {
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokenizer").field("tokens_max", &self.tokens_max).finish_non_exhaustive()
+        f.debug_struct("Tokenizer").field("vocabulary", &self.vocabulary).field("tokens_max", &self.tokens_max).finish()
     }
 }
 
-impl Tokenizer {
-    /// Reads a `tokenizer.json`. Inputs have at most `tokens_max` tokens, special tokens included.
+impl fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vocabulary").field("sha256", &self.sha256).finish_non_exhaustive()
+    }
+}
+
+impl Vocabulary {
+    /// Reads a `tokenizer.json` of that SHA-256. Takes up to seconds for large ones.
     ///
     /// # Errors
     /// What the file's parser says.
-    pub fn parse(json: &[u8], tokens_max: u32) -> Result<Self, String> {
+    pub fn parse(sha256: &str, json: &[u8]) -> Result<Self, String> {
         let mut inner = HuggingFaceTokenizer::from_bytes(json).map_err(|error| error.to_string())?;
         // The file carries settings of whoever trained the model; ours are per call.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
-        Ok(Self { inner, tokens_max: tokens_max as usize })
+        Ok(Self { sha256: sha256.into(), inner: Arc::new(inner) })
+    }
+}
+
+impl Tokenizer {
+    /// Cuts texts into at most `tokens_max` tokens, special tokens included.
+    pub fn new(vocabulary: Vocabulary, tokens_max: u32) -> Self {
+        Self { vocabulary, tokens_max }
+    }
+
+    /// Whether this is the tokenizer a model with that hash and limit needs.
+    pub fn is(&self, sha256: &str, tokens_max: u32) -> bool {
+        *self.vocabulary.sha256 == *sha256 && self.tokens_max == tokens_max
     }
 
     /// Tokenises one text.
@@ -83,15 +108,16 @@ impl Tokenizer {
     /// # Errors
     /// Says why the text cannot be an input.
     pub fn encode(&self, text: &str, cut: Cut) -> Result<Tokens, String> {
-        let bytes_max = self.tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX);
+        let tokens_max = self.tokens_max as usize;
+        let bytes_max = tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX);
         let (text, cut_early) = match text.len() > bytes_max {
             true if cut.truncate => (&text[..text.floor_char_boundary(bytes_max)], true),
             true => return Err(format!("{} bytes cannot fit {} tokens", text.len(), self.tokens_max)),
             false => (text, false),
         };
-        let mut encoding = self.inner.encode(text, true).map_err(|error| error.to_string())?;
+        let mut encoding = self.vocabulary.inner.encode(text, true).map_err(|error| error.to_string())?;
         let length = encoding.len();
-        let over = length > self.tokens_max;
+        let over = length > tokens_max;
         if over {
             if !cut.truncate {
                 return Err(format!(
@@ -113,14 +139,15 @@ impl Tokenizer {
 
     /// The first tokens of a text, with the special tokens still in their places.
     fn truncated(&self, text: &str) -> Result<tokenizers::Encoding, String> {
-        let mut bare = self.inner.encode(text, false).map_err(|error| error.to_string())?;
-        let special = self.inner.get_post_processor().map_or(0, |processor| {
+        let inner = &self.vocabulary.inner;
+        let mut bare = inner.encode(text, false).map_err(|error| error.to_string())?;
+        let special = inner.get_post_processor().map_or(0, |processor| {
             use tokenizers::PostProcessor as _;
             processor.added_tokens(false)
         });
-        let keep = self.tokens_max.saturating_sub(special);
+        let keep = (self.tokens_max as usize).saturating_sub(special);
         bare.truncate(keep, 0, tokenizers::TruncationDirection::Right);
-        self.inner.post_process(bare, None, true).map_err(|error| error.to_string())
+        inner.post_process(bare, None, true).map_err(|error| error.to_string())
     }
 }
 
@@ -158,7 +185,8 @@ impl TokenizerPool {
             let waiting = waiting.clone();
             thread::Builder::new().name(format!("tokenize-{index}")).spawn(move || {
                 while let Ok(job) = waiting.recv() {
-                    job.run();
+                    // A text that makes the library panic fails its own call; the thread goes on with the next.
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()));
                 }
             })?;
         }
@@ -175,7 +203,7 @@ impl TokenizerPool {
         texts: Vec<String>,
         cut: Cut,
     ) -> Result<Vec<Tokens>, CallError> {
-        let lost = || CallError::Internal { what: "a tokenizer thread ended".into() };
+        let lost = || CallError::Internal { what: "the tokenizer failed on these texts".into() };
         let mut answers = Vec::with_capacity(texts.len().div_ceil(TEXTS_PER_JOB));
         let mut texts = texts.into_iter();
         let mut first = 0;

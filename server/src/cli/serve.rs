@@ -36,7 +36,11 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
             "no model to serve: name one, for example `shoal serve --model minilm`, or see `shoal models list`"
         );
     }
-    super::runtime()?.block_on(serve(config, log))
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(serve(config, log));
+    // A pull that was interrupted goes on in a thread of its own; nobody waits for it.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(config: Config, log: LogControl) -> Outcome {
@@ -57,15 +61,11 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
     }
     let started = tokio::select! {
         ready = server.ready() => ready,
-        () = stops.next() => {
-            server.stop().await;
-            return Ok(ExitCode::SUCCESS);
-        }
+        () = stops.next() => return Ok(stops.stop(server, ExitCode::SUCCESS).await),
     };
     if let Err(problem) = started {
         error!("{problem}");
-        server.stop().await;
-        return Ok(ExitCode::FAILURE);
+        return Ok(stops.stop(server, ExitCode::FAILURE).await);
     }
     let page = banner::page(&server, &config);
     // A closed standard output is no reason not to serve.
@@ -74,19 +74,16 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
     loop {
         tokio::select! {
             () = stops.next() => break,
-            given_up = server.worker_given_up() => {
-                error!(worker = %given_up.worker, "serving goes on without this worker: {}", given_up.reason);
+            trouble = server.trouble() => {
+                error!("{}", trouble.what);
+                if trouble.fatal {
+                    return Ok(stops.stop(server, ExitCode::FAILURE).await);
+                }
             }
         }
     }
     info!("stopping: no new calls, open ones have {:?}", config.drain_time_max);
-    tokio::select! {
-        () = server.stop() => Ok(ExitCode::SUCCESS),
-        () = stops.next() => {
-            warn!("stopped at once by a second signal");
-            Ok(ExitCode::from(130))
-        }
-    }
+    Ok(stops.stop(server, ExitCode::SUCCESS).await)
 }
 
 /// Starts a server whose local workers are children of this executable.
@@ -140,6 +137,17 @@ struct Stops {
 impl Stops {
     fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Stops the server; a second request to stop does not wait for it.
+    async fn stop(&mut self, server: Server, code: ExitCode) -> ExitCode {
+        tokio::select! {
+            () = server.stop() => code,
+            () = self.next() => {
+                warn!("stopped at once by a second signal");
+                ExitCode::from(130)
+            }
+        }
     }
 
     async fn next(&mut self) {

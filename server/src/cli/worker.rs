@@ -83,6 +83,9 @@ impl WorkerArgs {
         if args.is_empty() && self.child_of.is_none() {
             args = super::models_of_environment()?;
         }
+        if args.is_empty() {
+            return Ok(Vec::new());
+        }
         let store = super::store(None)?;
         args.iter().map(|arg| Ok((arg.name.to_string(), super::find(&store, &arg.source)?.place))).collect()
     }

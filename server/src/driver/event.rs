@@ -10,8 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
 use crate::card::Card;
 use crate::models::Place;
+use crate::tokenize::Vocabulary;
 
 use super::models::{ModelReport, ModelSettings};
+use super::tokenizers::ArtifactError;
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -24,12 +26,12 @@ pub enum Event {
     Worker { epoch: Epoch, said: FromWorker },
     /// A local worker's process ended.
     ProcessEnded { worker: Arc<str>, cause: DownCause },
-    /// These are now all the models.
-    Configure(Vec<ModelSettings>),
+    /// These are now all the models; answered once they are known.
+    Configure { models: Vec<ModelSettings>, done: oneshot::Sender<()> },
     /// A model is to be in memory, or no longer.
-    Want { model: Arc<str>, wanted: bool },
+    Want { model: Arc<str>, wanted: bool, done: oneshot::Sender<()> },
     /// A tokenizer was read, or could not be.
-    Tokenizer { sha256: String, result: Result<Bytes, String> },
+    Tokenizer { sha256: String, result: Result<Vocabulary, ArtifactError> },
     /// Local workers are to finish what they run and end, within `grace`.
     Dismiss { grace: Duration },
     /// Bring the gauges up to date.

@@ -50,13 +50,18 @@ impl Worker {
 }
 
 impl Fleet {
-    /// Takes in a worker. Its earlier life, if it is still listed, is returned as lost.
-    pub(super) fn join(&mut self, up: WorkerUp) -> (WorkerId, Option<Departed>) {
+    /// Takes in a worker, unless a later life of it is here already. Its earlier life, if it is still listed, is
+    /// returned as lost.
+    pub(super) fn join(&mut self, up: WorkerUp) -> Option<(WorkerId, Option<Departed>)> {
         let id = *self.ids.entry(up.name.clone()).or_insert_with(|| {
             self.next += 1;
             WorkerId(self.next)
         });
         let old = self.live.values().find(|worker| worker.id == id).map(|worker| worker.epoch);
+        if old.is_some_and(|epoch| epoch > up.epoch) {
+            let _ = up.commands.send(ToWorker::Close);
+            return None;
+        }
         let departed = old.and_then(|epoch| self.remove(epoch, DownCause::Lost));
         let worker = Worker {
             id,
@@ -68,7 +73,7 @@ impl Fleet {
             broken: None,
         };
         self.live.insert(up.epoch, worker);
-        (id, departed)
+        Some((id, departed))
     }
 
     /// A connection is over. A local worker is kept a moment longer, until its process shows how it ended.

@@ -10,6 +10,8 @@ mod models;
 mod outputs;
 mod run;
 mod served;
+mod tenants;
+mod tokenizers;
 mod workers;
 
 #[cfg(test)]
@@ -19,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shoal_scheduler::{
-    BatchId, Dispatch, Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, TenantId, Timestamp,
+    BatchId, Dispatch, Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -27,6 +29,7 @@ use tokio::time::Instant;
 pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, WorkerUp};
 pub use models::{ModelReport, ModelSettings};
 pub use run::{Handle, Inbox, drive};
+pub use tokenizers::{ArtifactError, ArtifactWanted};
 
 use crate::call::{Answer, Call, CallError};
 use crate::metrics::{Metrics, ModelMetrics};
@@ -34,10 +37,9 @@ use crate::registry::Registry;
 
 use calls::{Calls, Pending};
 use fleet::Fleet;
-use models::Models;
-
-/// Tenants counted apart; those beyond share one account. Bounds what made-up tenant names can cost.
-const TENANTS_MAX: usize = 4096;
+use models::{Model, Models};
+use tenants::Tenants;
+use tokenizers::Fetches;
 
 /// What the driver needs besides events.
 #[derive(Debug)]
@@ -46,19 +48,19 @@ pub struct Surroundings {
     pub registry: Registry,
     /// Where things are counted.
     pub metrics: Metrics,
-    /// Who ends a local worker's process that hangs.
-    pub replace: mpsc::UnboundedSender<Arc<str>>,
+    /// Who starts and ends the processes of local workers.
+    pub supervisor: mpsc::UnboundedSender<ToSupervisor>,
     /// Who reads and keeps tokenizers.
     pub artifacts: mpsc::UnboundedSender<ArtifactWanted>,
 }
 
-/// An errand about a tokenizer, for whoever owns the disk; answered with [`Event::Tokenizer`].
-#[derive(Debug)]
-pub enum ArtifactWanted {
-    /// Find it on disk.
-    Read { sha256: String },
-    /// Keep this one.
-    Keep { sha256: String, data: bytes::Bytes },
+/// What the supervisor of local workers is told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ToSupervisor {
+    /// The process hangs: end it and start another.
+    Replace(Arc<str>),
+    /// The worker has loaded a model: this life of it was worth starting.
+    Useful(Arc<str>),
 }
 
 /// The state machine around the core.
@@ -73,7 +75,8 @@ pub struct Driver {
     models: Models,
     model_metrics: BTreeMap<ModelId, ModelMetrics>,
     fleet: Fleet,
-    tenants: BTreeMap<Arc<str>, TenantId>,
+    tenants: Tenants,
+    fetches: Fetches,
     drained: Option<oneshot::Sender<()>>,
     /// Inputs that outputs gave rise to, fed once the outputs are drained.
     follow_ups: VecDeque<Input>,
@@ -91,7 +94,8 @@ impl Driver {
             models: Models::default(),
             model_metrics: BTreeMap::new(),
             fleet: Fleet::default(),
-            tenants: BTreeMap::new(),
+            tenants: Tenants::default(),
+            fetches: Fetches::default(),
             drained: None,
             follow_ups: VecDeque::new(),
             around,
@@ -108,8 +112,14 @@ impl Driver {
                 let departed = self.fleet.process_ended(&worker, cause);
                 self.depart(now, departed);
             }
-            Event::Configure(settings) => self.configure(now, settings),
-            Event::Want { model, wanted } => self.want(now, &model, wanted),
+            Event::Configure { models, done } => {
+                self.configure(now, models);
+                let _ = done.send(());
+            }
+            Event::Want { model, wanted, done } => {
+                self.want(now, &model, wanted);
+                let _ = done.send(());
+            }
             Event::Tokenizer { sha256, result } => self.tokenizer_read(&sha256, result),
             Event::Dismiss { grace } => {
                 for worker in self.fleet.iter().filter(|worker| worker.local) {
@@ -130,7 +140,7 @@ impl Driver {
 
     /// A call's client cancelled it or went away.
     pub fn cancel(&mut self, now: Instant, group: GroupId) {
-        if let Some(pending) = self.calls.remove(group) {
+        if let Some(pending) = self.take_call(group) {
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.call("CANCELLED");
             }
@@ -142,7 +152,7 @@ impl Driver {
     pub fn tick(&mut self, now: Instant) {
         while let Some(departed) = self.fleet.overdue(now) {
             // Its process is there and does not dial again: stopped, or stuck.
-            let _ = self.around.replace.send(departed.worker.name.clone());
+            let _ = self.around.supervisor.send(ToSupervisor::Replace(departed.worker.name.clone()));
             self.depart(now, Some(departed));
         }
         self.feed(now, Input::Tick, None);
@@ -176,12 +186,12 @@ impl Driver {
             let _ = reply.send(Err(error));
             return;
         };
-        if let Some(unloaded) = self.models.get(model).filter(|model| !model.wanted) {
-            let error = CallError::ModelNotReady {
-                model: unloaded.settings.name.to_string(),
-                reason: "it was unloaded".into(),
-            };
-            let _ = reply.send(Err(error));
+        if let Some(reason) = self.models.get(model).and_then(Model::refusal) {
+            if let Some(metrics) = self.model_metrics.get(&model) {
+                metrics.reject("model_not_ready");
+                metrics.call("UNAVAILABLE");
+            }
+            let _ = reply.send(Err(CallError::ModelNotReady { model: call.model.to_string(), reason }));
             return;
         }
         let stamp = self.stamp(now);
@@ -189,7 +199,7 @@ impl Driver {
         let group = Group {
             id: GroupId(first),
             model,
-            tenant: self.tenant(&call.caller.tenant),
+            tenant: self.tenants.enter(&call.caller.tenant),
             class: call.caller.class,
             deadline,
             requests: (first..)
@@ -201,20 +211,15 @@ impl Driver {
         self.feed(now, Input::SubmitGroup(group), None);
     }
 
-    fn tenant(&mut self, name: &Arc<str>) -> TenantId {
-        if let Some(&id) = self.tenants.get(name) {
-            return id;
-        }
-        if self.tenants.len() >= TENANTS_MAX {
-            return TenantId(u32::MAX);
-        }
-        let id = TenantId(self.tenants.len() as u32);
-        self.tenants.insert(name.clone(), id);
-        id
+    /// Takes a call off the books.
+    fn take_call(&mut self, group: GroupId) -> Option<Pending> {
+        let pending = self.calls.remove(group)?;
+        self.tenants.leave(&pending.call.caller.tenant);
+        Some(pending)
     }
 
     fn refuse(&mut self, group: GroupId, error: CallError, reason: &'static str) {
-        if let Some(pending) = self.calls.remove(group) {
+        if let Some(pending) = self.take_call(group) {
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.reject(reason);
                 metrics.call(error.code_name());
@@ -227,7 +232,7 @@ impl Driver {
         if !self.calls.group(group).is_some_and(|pending| pending.is_done()) {
             return;
         }
-        if let Some(pending) = self.calls.remove(group) {
+        if let Some(pending) = self.take_call(group) {
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.call("OK");
                 metrics.call_duration.observe(now.since(pending.submitted).as_secs_f64());

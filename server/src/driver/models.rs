@@ -91,6 +91,12 @@ impl Model {
     pub(super) fn report(&mut self, worker: WorkerId, report: ModelReport) {
         match &report {
             ModelReport::Ready(card) => {
+                let (sha256, tokens_max) = (card.tokenizer_sha256.as_str(), card.tokens_max);
+                if !self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.is(sha256, tokens_max)) {
+                    // Another model under the same name: the old tokenizer would cut its texts wrongly.
+                    self.tokenizer = None;
+                    self.tokenizer_error = None;
+                }
                 self.card = Some(card.clone());
                 self.last_failure = None;
             }
@@ -102,18 +108,39 @@ impl Model {
 
     /// What the request path may know.
     pub(super) fn view(&self) -> ModelView {
-        let ready = self.workers.values().filter(|report| matches!(report, ModelReport::Ready(_))).count();
+        let ready = self.ready_workers();
         ModelView {
             name: self.settings.name.clone(),
             state: self.state(ready > 0),
             card: self.card.clone(),
             tokenizer: self.tokenizer.clone(),
-            workers: ready as u32,
+            workers: ready,
             slo: self.settings.slo,
             batch_rows_max: self.settings.batch_rows_max.get(),
             wanted: self.wanted,
             statistics: self.statistics.clone(),
         }
+    }
+
+    /// Workers that hold it.
+    pub(super) fn ready_workers(&self) -> u32 {
+        self.workers.values().filter(|report| matches!(report, ModelReport::Ready(_))).count() as u32
+    }
+
+    /// Why a call for it is refused at once, if it is. A model whose workers are gone for a moment is waited for.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match self.state(self.ready_workers() > 0) {
+            ModelState::Failed(reason) => Some(reason),
+            _ if !self.wanted => Some("it was unloaded".into()),
+            ModelState::Unloaded | ModelState::Loading | ModelState::Ready => None,
+        }
+    }
+
+    /// Lets it be tried again.
+    pub(super) fn forget_failures(&mut self) {
+        self.last_failure = None;
+        self.tokenizer_error = None;
+        self.workers.retain(|_, report| !matches!(report, ModelReport::Failed(_)));
     }
 
     /// The tokenizer this model still needs.

@@ -9,9 +9,9 @@ use shoal_scheduler::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::Driver;
 use super::event::{Batch, ItemError, ToWorker};
 use super::fleet::Departed;
+use super::{Driver, ToSupervisor};
 use crate::call::{BatchUse, CallError, Tensor};
 
 impl Driver {
@@ -56,7 +56,10 @@ impl Driver {
         }
     }
 
-    pub(super) fn dispatch(&mut self, now: Timestamp, dispatch: Dispatch) {
+    pub(super) fn dispatch(&mut self, now: Timestamp, mut dispatch: Dispatch) {
+        // A call that failed a moment ago takes its rows along; the core hears of it once its outputs are drained. What
+        // is sent, what is kept and what is cancelled must be the same list: items are known by their place in it.
+        dispatch.requests.retain(|request| self.calls.of(*request).is_some());
         let Some(model) = self.models.get(dispatch.model) else { return };
         let Some(card) = model.card.clone() else { return };
         let (mut rows, mut tokens) = (0, 0);
@@ -111,9 +114,14 @@ impl Driver {
         let (error, reason) = match why {
             Failure::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
             Failure::QueueTimeout => {
-                let waited =
-                    self.models.get(pending.model).map_or(Duration::ZERO, |model| model.settings.queue_time_max);
-                (CallError::QueueTimeout { waited, retry_after: Duration::from_secs(1) }, "queue_timeout")
+                let model = self.models.get(pending.model);
+                let waited = model.map_or(Duration::ZERO, |model| model.settings.queue_time_max);
+                if model.is_some_and(|model| model.ready_workers() > 0) {
+                    (CallError::QueueTimeout { waited, retry_after: Duration::from_secs(1) }, "queue_timeout")
+                } else {
+                    let reason = format!("no worker has held it for {}", humantime::format_duration(waited));
+                    (CallError::ModelNotReady { model: pending.model_name().to_string(), reason }, "queue_timeout")
+                }
             }
             Failure::Item => match pending.item_errors.remove(&row) {
                 Some(ItemError::Deadline) => (CallError::DeadlinePassed, "deadline_passed"),
@@ -173,7 +181,7 @@ impl Driver {
         warn!(worker = %worker.name, batch = batch.0, device = %worker.device, "worker hangs, replacing it");
         self.forget(now, &worker);
         if worker.local {
-            let _ = self.around.replace.send(worker.name);
+            let _ = self.around.supervisor.send(ToSupervisor::Replace(worker.name));
         }
     }
 }

@@ -61,12 +61,17 @@ impl Handle {
 
     /// Makes these all the models.
     pub async fn configure(&self, models: Vec<ModelSettings>) {
-        self.tell(Event::Configure(models)).await;
+        let (done, known) = oneshot::channel();
+        self.tell(Event::Configure { models, done }).await;
+        // An error means that the driver ended, which its own thread reports.
+        let _ = known.await;
     }
 
     /// Has a model loaded, or unloaded. Its state in the registry says when that is done.
     pub async fn want(&self, model: &str, wanted: bool) {
-        self.tell(Event::Want { model: model.into(), wanted }).await;
+        let (done, known) = oneshot::channel();
+        self.tell(Event::Want { model: model.into(), wanted, done }).await;
+        let _ = known.await;
     }
 
     /// Refuses new calls, and returns when the last one is answered or `grace` is over.

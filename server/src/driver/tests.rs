@@ -16,12 +16,13 @@ use super::*;
 use crate::call::{Answer, Call, Caller, DataType, Row, RowOptions, Tensor, Trace};
 use crate::card::{Card, Task, TensorSpec};
 use crate::registry::ModelState;
+use crate::tokenize::Vocabulary;
 
 /// A driver with what surrounds it within reach.
 struct Bench {
     driver: Driver,
     registry: Registry,
-    replaced: mpsc::UnboundedReceiver<Arc<str>>,
+    told: mpsc::UnboundedReceiver<ToSupervisor>,
     errands: mpsc::UnboundedReceiver<ArtifactWanted>,
     next_request: u64,
 }
@@ -37,13 +38,28 @@ type Reply = oneshot::Receiver<Result<Answer, CallError>>;
 impl Bench {
     fn new() -> Self {
         let registry = Registry::default();
-        let (replace, replaced) = mpsc::unbounded_channel();
+        let (supervisor, told) = mpsc::unbounded_channel();
         let (artifacts, errands) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), replace, artifacts };
+        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts };
         let driver = Driver::new(Limits::default(), Instant::now(), around);
-        let mut bench = Self { driver, registry, replaced, errands, next_request: 1 };
-        bench.apply(Event::Configure(vec![settings("m")]));
+        let mut bench = Self { driver, registry, told, errands, next_request: 1 };
+        bench.configure(vec![settings("m")]);
         bench
+    }
+
+    fn configure(&mut self, models: Vec<ModelSettings>) {
+        let (done, _) = oneshot::channel();
+        self.apply(Event::Configure { models, done });
+    }
+
+    /// The next worker whose process is to be replaced.
+    fn replaced(&mut self) -> Arc<str> {
+        loop {
+            match self.told.try_recv().expect("a replacement") {
+                ToSupervisor::Replace(name) => return name,
+                ToSupervisor::Useful(_) => {}
+            }
+        }
     }
 
     fn apply(&mut self, event: Event) {
@@ -310,7 +326,7 @@ async fn a_link_that_broke_without_a_verdict_counts_as_lost_in_bounded_time() {
     advance(Duration::from_secs(1)).await;
     bench.driver.tick(Instant::now());
     assert_eq!(other.run().attempt, Attempt(2));
-    assert_eq!(&*bench.replaced.try_recv().expect("a process that does not dial again is replaced"), "w");
+    assert_eq!(&*bench.replaced(), "w");
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,7 +384,7 @@ async fn a_hanging_local_worker_is_replaced() {
     let _batch = worker.run();
     advance(Duration::from_secs(31)).await;
     bench.driver.tick(Instant::now());
-    assert_eq!(&*bench.replaced.try_recv().expect("a replacement"), "w");
+    assert_eq!(&*bench.replaced(), "w");
 }
 
 #[tokio::test(start_paused = true)]
@@ -408,30 +424,140 @@ async fn a_model_whose_workers_are_gone_is_unloaded_and_keeps_its_card() {
     assert!(view.card.is_some());
 }
 
+/// Reports `m` as a text model with a tokenizer of this hash.
+fn text_model(bench: &mut Bench, worker: &Scripted, sha256: &str) {
+    let card = Card { tokenizer_sha256: sha256.into(), tokens_max: 16, ..(*card()).clone() };
+    bench.say(worker, FromWorker::Model { model: "m".into(), state: ModelReport::Ready(Arc::new(card)) });
+}
+
+fn vocabulary(sha256: &str) -> Vocabulary {
+    let json = br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
+    Vocabulary::parse(sha256, json).expect("a tokenizer")
+}
+
+fn missing() -> Result<Vocabulary, ArtifactError> {
+    Err(ArtifactError::Missing("no such file".into()))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_text_model_is_ready_once_its_tokenizer_is_there() {
     let mut bench = Bench::new();
     let mut worker = bench.connect("w", 1);
     assert!(matches!(worker.command(), ToWorker::Load { .. }));
-    let text_card = Card { tokenizer_sha256: "ab".into(), tokens_max: 16, ..(*card()).clone() };
-    let ready = FromWorker::Model { model: "m".into(), state: ModelReport::Ready(Arc::new(text_card)) };
-    bench.say(&worker, ready);
+    text_model(&mut bench, &worker, "ab");
     assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Loading);
     assert!(matches!(bench.errands.try_recv(), Ok(ArtifactWanted::Read { sha256 }) if sha256 == "ab"));
-    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Err("no such file".into()) });
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: missing() });
     assert!(matches!(worker.command(), ToWorker::FetchArtifact { sha256 } if sha256 == "ab"));
-    let json = Bytes::from_static(
-        br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#,
-    );
-    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Ok(json) });
+    bench.say(&worker, FromWorker::Artifact { sha256: "ab".into(), result: Ok(Bytes::from_static(b"json")) });
+    assert!(matches!(bench.errands.try_recv(), Ok(ArtifactWanted::Keep { sha256, .. }) if sha256 == "ab"));
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Ok(vocabulary("ab")) });
     assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tokenizer_is_looked_for_once_however_many_workers_report_its_model() {
+    let mut bench = Bench::new();
+    for (name, epoch) in [("a", 1), ("b", 2), ("c", 3)] {
+        let worker = bench.connect(name, epoch);
+        text_model(&mut bench, &worker, "ab");
+    }
+    assert!(bench.errands.try_recv().is_ok());
+    assert!(bench.errands.try_recv().is_err(), "one search is enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_give_its_tokenizer_or_goes_is_followed_by_the_next() {
+    let mut bench = Bench::new();
+    let mut workers: Vec<Scripted> = [("a", 1), ("b", 2), ("c", 3)]
+        .map(|(name, epoch)| {
+            let mut worker = bench.connect(name, epoch);
+            assert!(matches!(worker.command(), ToWorker::Load { .. }));
+            text_model(&mut bench, &worker, "ab");
+            worker
+        })
+        .into();
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: missing() });
+    assert!(matches!(workers[0].command(), ToWorker::FetchArtifact { .. }));
+    let busy = FromWorker::Artifact { sha256: "ab".into(), result: Err("busy".into()) };
+    bench.say(&workers[0], busy);
+    assert!(matches!(workers[1].command(), ToWorker::FetchArtifact { .. }));
+    bench.apply(Event::ProcessEnded { worker: "b".into(), cause: DownCause::Lost });
+    assert!(matches!(workers[2].command(), ToWorker::FetchArtifact { .. }));
+    let unasked = FromWorker::Artifact { sha256: "ab".into(), result: Ok(Bytes::new()) };
+    bench.say(&workers[0], unasked);
+    let _read = bench.errands.try_recv();
+    assert!(bench.errands.try_recv().is_err(), "only the worker asked is listened to");
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Ok(vocabulary("ab")) });
+    assert_eq!(bench.registry.model("m").expect("model").state, ModelState::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_model_under_the_same_name_never_gets_the_old_tokenizer() {
+    let mut bench = Bench::new();
+    let worker = bench.connect("w", 1);
+    text_model(&mut bench, &worker, "ab");
+    bench.apply(Event::Tokenizer { sha256: "ab".into(), result: Ok(vocabulary("ab")) });
+    assert!(bench.registry.model("m").expect("model").tokenizer.is_some());
+    text_model(&mut bench, &worker, "cd");
+    let view = bench.registry.model("m").expect("model");
+    assert!(view.tokenizer.is_none());
+    assert_eq!(view.state, ModelState::Loading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_call_that_fails_as_its_batch_is_sent_shift_nobody_elses_answer() {
+    let mut bench = Bench::new();
+    let mut first = bench.worker("w", 1);
+    bench.say(&first, FromWorker::Credit { slot: Slot(0), budget: Budget { rows: 1, tokens: 1000, bytes: 1 << 20 } });
+    let mut failing = bench.call(2);
+    assert_eq!(first.run().rows.len(), 1);
+    advance(Duration::from_secs(5)).await;
+    let mut others = [bench.call(1), bench.call(1)];
+    bench.apply(Event::ProcessEnded { worker: "w".into(), cause: DownCause::Lost });
+    // The second row has waited too long by now; the first, waiting again since the loss, has not.
+    advance(Duration::from_secs(5)).await;
+    let mut second = bench.worker("w", 2);
+    let batch = second.run();
+    assert_eq!(batch.rows.len(), 2, "the failed call's row is not among them");
+    let items = vec![ok(0, &Bytes::from_static(b"zero")), ok(1, &Bytes::from_static(b"one"))];
+    bench.say(&second, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+    bench.end(&second, &batch);
+    assert!(matches!(outcome(&mut failing), Err(CallError::QueueTimeout { .. } | CallError::ModelNotReady { .. })));
+    let answers = others.each_mut().map(|reply| outcome(reply).expect("answer").rows[0][0].data.clone());
+    assert_eq!(answers, [Bytes::from_static(b"zero"), Bytes::from_static(b"one")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_can_say_nothing_about_anothers_batch() {
+    let mut bench = Bench::new();
+    let mut holder = bench.worker("w", 1);
+    let mut reply = bench.call(1);
+    let batch = holder.run();
+    let liar = bench.worker("v", 2);
+    bench.end(&liar, &batch);
+    let items = vec![ok(0, &Bytes::from_static(b"wrong"))];
+    bench.say(&liar, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+    assert!(reply.try_recv().is_err());
+    bench.complete(&holder, &batch);
+    assert_ne!(outcome(&mut reply).expect("answer").rows[0][0].data, Bytes::from_static(b"wrong"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_failed_to_load_is_refused_at_once_with_the_reason() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("w", 1);
+    let failed = FromWorker::Model { model: "m".into(), state: ModelReport::Failed("no such file".into()) };
+    bench.say(&worker, failed);
+    let error = outcome(&mut bench.call(1)).expect_err("error");
+    assert_eq!(error, CallError::ModelNotReady { model: "m".into(), reason: "no such file".into() });
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_for_a_model_out_of_service_is_refused() {
     let mut bench = Bench::new();
     let mut queued = bench.call(1);
-    bench.apply(Event::Configure(Vec::new()));
+    bench.configure(Vec::new());
     assert_eq!(outcome(&mut queued).expect_err("error"), CallError::ModelRemoved { model: "m".into() });
     assert!(matches!(outcome(&mut bench.call(1)), Err(CallError::UnknownModel { .. })));
 }

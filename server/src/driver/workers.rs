@@ -15,14 +15,15 @@ impl Driver {
     pub(super) fn worker_up(&mut self, now: Instant, up: WorkerUp) {
         let epoch = up.epoch;
         info!(worker = %up.name, epoch = epoch.0, device = %up.device, "worker connected");
-        self.around.metrics.worker_up(&up.name, true);
         // A local worker reads whatever it is told to; another one only what it has sources for.
         let models: Vec<ModelId> = match up.local {
             true => self.models.iter().map(|(id, _)| id).collect(),
             false => up.offers.iter().filter_map(|name| self.models.id(name)).collect(),
         };
-        let (worker, departed) = self.fleet.join(up);
+        let name = up.name.clone();
+        let Some((worker, departed)) = self.fleet.join(up) else { return };
         self.depart(now, departed);
+        self.around.metrics.worker_up(&name, true);
         self.feed(now, Input::WorkerUp { worker, epoch, models }, None);
     }
 
@@ -48,15 +49,21 @@ impl Driver {
                 }
             }
             FromWorker::BatchEnd { batch, attempt, compute } => {
+                let known = self.is_flight(epoch, batch, attempt);
                 self.feed(now, Input::BatchEnd { worker, epoch, batch, attempt, compute }, None);
-                self.end_batch(self.stamp(now), batch, Some(compute));
+                if known {
+                    self.end_batch(self.stamp(now), batch, Some(compute));
+                }
             }
             FromWorker::BatchFailed { batch, attempt, reason, detail } => {
                 warn!(worker = worker.0, batch = batch.0, ?reason, %detail, "batch failed");
+                let known = self.is_flight(epoch, batch, attempt);
                 self.feed(now, Input::BatchFailed { worker, epoch, batch, attempt, reason }, None);
-                self.end_batch(self.stamp(now), batch, None);
+                if known {
+                    self.end_batch(self.stamp(now), batch, None);
+                }
             }
-            FromWorker::Artifact { sha256, result } => self.artifact(sha256, result),
+            FromWorker::Artifact { sha256, result } => self.artifact(epoch, sha256, result),
             FromWorker::Gone { .. } => {}
         }
     }
@@ -74,7 +81,12 @@ impl Driver {
 
     /// Ends all that hung on a worker the core no longer counts on.
     pub(super) fn forget(&mut self, now: Timestamp, worker: &Worker) {
-        self.around.metrics.worker_up(&worker.name, false);
+        match worker.local {
+            true => self.around.metrics.worker_up(&worker.name, false),
+            // Names of workers elsewhere come and go; their labels must not pile up.
+            false => self.around.metrics.forget_worker(&worker.name),
+        }
+        self.fetch_elsewhere(worker.epoch);
         let lost = |flight: &&Dispatch| flight.epoch == worker.epoch;
         let batches: Vec<BatchId> = self.batches.values().filter(lost).map(|flight| flight.batch).collect();
         for batch in batches {
@@ -97,9 +109,12 @@ impl Driver {
         attempt: Attempt,
         item: ItemResult,
     ) {
+        if !self.is_flight(epoch, batch, attempt) {
+            return; // Of a batch that is over, or another worker's.
+        }
         let requests = self.batches.get(&batch).map(|flight| &flight.requests);
         let Some(&request) = requests.and_then(|requests| requests.get(item.index as usize)) else {
-            return; // Of a batch that is over.
+            return; // It made that item up.
         };
         let (outcome, tensors) = match item.result {
             Ok(tensors) => (ItemOutcome::Ok, Some(tensors)),
@@ -112,6 +127,11 @@ impl Driver {
         };
         let input = Input::ItemDone { worker, epoch, batch, attempt, request, outcome };
         self.feed(now, input, tensors);
+    }
+
+    /// Whether that is a batch that worker has, as it has it.
+    fn is_flight(&self, epoch: Epoch, batch: BatchId, attempt: Attempt) -> bool {
+        self.batches.get(&batch).is_some_and(|flight| flight.epoch == epoch && flight.attempt == attempt)
     }
 
     /// A batch is over: calls that waited only for its compute time can be answered.
