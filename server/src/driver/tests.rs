@@ -515,9 +515,13 @@ async fn rows_of_a_call_that_fails_as_its_batch_is_sent_shift_nobody_elses_answe
     advance(Duration::from_secs(5)).await;
     let mut others = [bench.call(1), bench.call(1)];
     bench.apply(Event::ProcessEnded { worker: "w".into(), cause: DownCause::Lost });
-    // The second row has waited too long by now; the first, waiting again since the loss, has not.
+    let mut second = bench.connect("w", 2);
+    assert!(matches!(second.command(), ToWorker::Load { .. }));
+    bench.say(&second, FromWorker::Model { model: "m".into(), state: ModelReport::Ready(card()) });
+    // The second row has waited too long by now; the first, waiting again since the loss, has not. Both come to light
+    // with the credit.
     advance(Duration::from_secs(5)).await;
-    let mut second = bench.worker("w", 2);
+    bench.credit(&second, 0);
     let batch = second.run();
     assert_eq!(batch.rows.len(), 2, "the failed call's row is not among them");
     let items = vec![ok(0, &Bytes::from_static(b"zero")), ok(1, &Bytes::from_static(b"one"))];
