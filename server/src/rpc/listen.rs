@@ -25,6 +25,7 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::body_until::BodyUntil;
 use super::caller::ClientTimeout;
 use super::open_calls::OpenCalls;
 
@@ -34,6 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const WINDOW_BYTES: u32 = 1 << 20;
 /// gRPC's header that says how long the client will wait.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
+/// What the paths of reflection's calls begin with, in both versions.
+const REFLECTION_PATH: &str = "/grpc.reflection.";
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +147,7 @@ impl Connection {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
         let calls = OpenCalls::new();
-        let service = calls.count(routes).map_request(take_timeout).map_request(http_body);
+        let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&draining));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -189,8 +192,20 @@ async fn to_close(calls: &OpenCalls, hello_time_max: Duration, draining: &Cancel
     }
 }
 
-fn http_body(request: http::Request<Incoming>) -> http::Request<Body> {
-    request.map(Body::new)
+/// Hands the request's body over. Reflection's streams ask until their client is done, which may be never: their
+/// requests are over when the server drains.
+fn request_body(
+    draining: &CancellationToken,
+) -> impl Fn(http::Request<Incoming>) -> http::Request<Body> + Clone + use<> {
+    let draining = draining.clone();
+    move |request| {
+        let reflection = request.uri().path().starts_with(REFLECTION_PATH);
+        let until = reflection.then(|| draining.clone());
+        request.map(|body| match until {
+            Some(until) => Body::new(BodyUntil::new(Body::new(body), until)),
+            None => Body::new(body),
+        })
+    }
 }
 
 /// Turns the time-out header into an extension. The core ends a call at its deadline with the right status; with the
