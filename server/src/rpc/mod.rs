@@ -17,3 +17,6 @@ pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};
 pub use oip::OipService;
+
+#[cfg(test)]
+mod tests;
