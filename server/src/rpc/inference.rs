@@ -132,7 +132,10 @@ impl inference_server::Inference for InferenceService {
         let service = self.clone();
         tokio::spawn(async move {
             let deadline = caller.deadline;
-            let served = async { Ok(service.serve_stream(caller, requests, &answers).await) };
+            let served = async {
+                service.serve_stream(caller, requests, &answers).await;
+                Ok(())
+            };
             if let Err(late) = by_deadline(deadline, served).await {
                 let _ = answers.send(Err(status(&late))).await;
             }

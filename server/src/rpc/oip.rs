@@ -293,7 +293,10 @@ impl GrpcInferenceService for OipService {
         let deadline = caller.deadline;
         tokio::spawn(self.clone().read_stream(caller, requests, running));
         tokio::spawn(async move {
-            let answered = async { Ok(answer_stream(finished, &answers, as_status).await) };
+            let answered = async {
+                answer_stream(finished, &answers, as_status).await;
+                Ok(())
+            };
             if let Err(late) = by_deadline(deadline, answered).await {
                 let _ = answers.send(Err(status(&late))).await;
             }
