@@ -10,8 +10,11 @@ use tokio::sync::watch;
 
 use crate::call::CallError;
 use crate::card::Card;
-use crate::oip::Statistics;
+use crate::oip::{Short, Statistics};
 use crate::tokenize::Tokenizer;
+
+/// Bytes of a model's name.
+const NAME_BYTES_MAX: usize = 64;
 
 /// All configured models by name. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -104,7 +107,7 @@ impl Registry {
         // Copied out at once: a guard of the map is never held.
         match self.models.get(name).map(|entry| entry.value().clone()) {
             Some(view) => Ok(view),
-            None => Err(CallError::UnknownModel { model: name.to_owned(), near: self.nearest(name) }),
+            None => Err(CallError::UnknownModel { model: Short(name).to_string(), near: self.nearest(name) }),
         }
     }
 
@@ -116,8 +119,46 @@ impl Registry {
     }
 
     fn nearest(&self, name: &str) -> Option<String> {
+        // It may be as long as a message; comparing it takes its length times that of every name.
+        if name.len() > NAME_BYTES_MAX {
+            return None;
+        }
         let known = self.all();
         let score = |view: &Arc<ModelView>| (strsim::jaro_winkler(&view.name, name) * 1000.0) as u32;
         known.iter().max_by_key(|view| score(view)).filter(|view| score(view) > 700).map(|view| view.name.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        let registry = Registry::default();
+        registry.publish(ModelView {
+            name: "minilm".into(),
+            state: ModelState::Unloaded,
+            card: None,
+            tokenizer: None,
+            workers: 0,
+            slo: Duration::from_millis(50),
+            batch_rows_max: 1,
+            wanted: true,
+            statistics: Arc::new(Statistics::new(1)),
+        });
+        registry
+    }
+
+    #[test]
+    fn the_nearest_name_is_offered() {
+        let error = registry().model("minlm").expect_err("unknown");
+        assert_eq!(error, CallError::UnknownModel { model: "minlm".into(), near: Some("minilm".into()) });
+    }
+
+    #[test]
+    fn a_name_longer_than_any_is_compared_with_none_and_shown_in_short() {
+        let error = registry().model(&format!("minilm{}", "m".repeat(1 << 20))).expect_err("unknown");
+        assert!(matches!(error, CallError::UnknownModel { near: None, .. }), "{error}");
+        assert!(error.to_string().len() < 200, "{error}");
     }
 }

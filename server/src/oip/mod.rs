@@ -32,6 +32,7 @@ mod trace_settings;
 pub use log_settings::LogSettings;
 pub use metadata::{model_config, model_metadata, server_metadata};
 pub use options::Options;
+pub(crate) use quote::Short;
 pub use repository::{load_request, repository_index, unload_request};
 pub use request::{InferRequest, Limits, Payload};
 pub use response::{GRPC_ERROR_METADATA, ReplyForm, Usage, stream_answer, stream_failure};

@@ -19,7 +19,7 @@ impl fmt::Display for Quoted<'_> {
 
 /// A text of a client's, to be put into a path or between backticks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Short<'a>(pub(super) &'a str);
+pub(crate) struct Short<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,7 +7,7 @@ use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
 use opentelemetry::trace::TraceContextExt as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use shoal_scheduler::Class;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::metadata::MetadataMap;
 
 use crate::call::{CallError, Caller, Trace};
@@ -24,6 +24,28 @@ const TENANT_BYTES_MAX: usize = 128;
 pub(super) struct ClientTimeout {
     pub(super) arrived: Instant,
     pub(super) left: Duration,
+}
+
+impl ClientTimeout {
+    /// When the client stops waiting.
+    pub(super) fn deadline(self) -> Instant {
+        self.arrived + self.left
+    }
+}
+
+/// What `work` comes to, unless the client's time is up first. For all that runs outside the core, which keeps the
+/// deadlines of what it was given.
+///
+/// # Errors
+/// `DeadlinePassed`, and what `work` fails with.
+pub(super) async fn by_deadline<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => timeout_at(deadline, work).await.unwrap_or(Err(CallError::DeadlinePassed)),
+    }
 }
 
 struct Metadata<'a>(&'a MetadataMap);
@@ -58,7 +80,7 @@ pub(super) fn caller(
     Ok(Caller {
         tenant: Arc::from(tenant),
         class: class(metadata)?,
-        deadline: timeout.map(|timeout| timeout.arrived + timeout.left),
+        deadline: timeout.map(ClientTimeout::deadline),
         trace: trace(metadata),
     })
 }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, metadata::MetadataMap};
 
 use crate::call::{Answer, Call, CallError, Caller, Row, RowOptions};
 use crate::card::{Card, Task};
 use crate::driver::Handle;
-use crate::registry::{ModelView, Registry};
+use crate::registry::{ModelState, ModelView, Registry};
 use crate::tokenize::{Cut, Tokenizer, TokenizerPool, Tokens};
 
-use super::caller::{self, ClientTimeout};
+use super::caller::{self, ClientTimeout, by_deadline};
 
 /// Limits on one call.
 #[derive(Clone, Debug)]
@@ -50,6 +52,11 @@ impl Frontend {
         caller::caller(metadata, timeout, &self.options.tenant_key)
     }
 
+    /// When the client stops waiting.
+    pub(super) fn deadline(extensions: &Extensions) -> Option<Instant> {
+        extensions.get::<ClientTimeout>().map(|timeout| timeout.deadline())
+    }
+
     /// The model of that name; an empty name means the only model of that task.
     pub(super) fn model(&self, name: &str, task: Task) -> Result<Arc<ModelView>, CallError> {
         if !name.is_empty() {
@@ -82,11 +89,12 @@ impl Frontend {
     pub(super) async fn text_rows(
         &self,
         model: &ModelView,
+        deadline: Option<Instant>,
         texts: Vec<String>,
         truncate: bool,
         options: RowOptions,
     ) -> Result<Vec<Row>, CallError> {
-        let tokens = self.tokens(model, texts, Cut { truncate, pieces: false }).await?;
+        let tokens = self.tokens(model, deadline, texts, Cut { truncate, pieces: false }).await?;
         let row = |tokens: Tokens| Row {
             columns: vec![tokens.ids],
             tokens: tokens.count,
@@ -96,15 +104,38 @@ impl Frontend {
         Ok(tokens.into_iter().map(row).collect())
     }
 
-    /// Tokenises texts.
+    /// Tokenises texts, waiting for its turn no longer than the client waits.
     pub(super) async fn tokens(
         &self,
         model: &ModelView,
+        deadline: Option<Instant>,
         texts: Vec<String>,
         cut: Cut,
     ) -> Result<Vec<Tokens>, CallError> {
         let tokenizer = tokenizer(model)?;
-        self.tokenizers.encode(tokenizer, texts, cut).await
+        by_deadline(deadline, self.tokenizers.encode(tokenizer, texts, cut)).await
+    }
+
+    /// Has a model loaded, and returns when it can be served or the server drains.
+    pub(super) async fn load(&self, name: &str, draining: &CancellationToken) -> Result<(), CallError> {
+        let mut changes = self.registry.changes();
+        self.registry.model(name)?;
+        self.driver.want(name, true).await;
+        loop {
+            let view = self.registry.model(name)?;
+            match &view.state {
+                ModelState::Ready => return Ok(()),
+                ModelState::Failed(reason) => {
+                    let reason = reason.clone();
+                    return Err(CallError::ModelNotReady { model: name.to_owned(), reason });
+                }
+                ModelState::Unloaded | ModelState::Loading => {}
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Err(CallError::Draining) },
+                () = draining.cancelled() => return Err(CallError::Draining),
+            }
+        }
     }
 
     /// Runs rows on a model.

@@ -53,12 +53,13 @@ impl HealthGate {
         unready.map(|view| (view.name.clone(), view.state.clone())).collect()
     }
 
-    /// Follows the models until the server drains; from then on nothing serves.
-    pub async fn watch(self) {
+    /// Follows the models until the server drains; from then on nothing serves, and open watches end.
+    pub async fn watch(mut self) {
         let mut shown: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         let mut changes = self.registry.changes();
         loop {
-            for view in self.registry.all() {
+            // A model may have any name; the process's own is not a model's to set.
+            for view in self.registry.all().iter().filter(|view| *view.name != *LIVENESS) {
                 let ready = view.state == ModelState::Ready;
                 self.show(&mut shown, view.name.clone(), ready).await;
             }
@@ -73,7 +74,10 @@ impl HealthGate {
         }
         for (name, _) in shown {
             self.reporter.set_service_status(&*name, ServingStatus::NotServing).await;
+            // Ends its watches once they have said so; an open one would hold up the stop.
+            self.reporter.clear_service_status(&name).await;
         }
+        self.reporter.clear_service_status(LIVENESS).await;
     }
 
     async fn show(&self, shown: &mut BTreeMap<Arc<str>, bool>, name: Arc<str>, ready: bool) {
@@ -83,5 +87,60 @@ impl HealthGate {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.reporter.set_service_status(&*name, status).await;
         shown.insert(name, ready);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus as Shown;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+    use crate::oip::Statistics;
+    use crate::registry::ModelView;
+
+    fn model(name: &str, state: ModelState) -> ModelView {
+        ModelView {
+            name: name.into(),
+            state,
+            card: None,
+            tokenizer: None,
+            workers: 1,
+            slo: Duration::from_millis(50),
+            batch_rows_max: 1,
+            wanted: true,
+            statistics: Arc::new(Statistics::new(1)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_does_not_speak_for_the_process_and_watches_end_with_the_server() {
+        let (registry, draining) = (Registry::default(), CancellationToken::new());
+        let (gate, service) = HealthGate::new(registry.clone(), draining.clone()).await;
+        registry.publish(model("liveness", ModelState::Loading));
+        registry.publish(model("other", ModelState::Ready));
+        let mut client = HealthClient::new(service);
+        let ask = |service: &str| HealthCheckRequest { service: service.into() };
+        let mut live = client.watch(ask("liveness")).await.expect("watch").into_inner();
+        let mut whole = client.watch(ask("")).await.expect("watch").into_inner();
+        assert_eq!(live.message().await.expect("status").expect("one").status(), Shown::Serving);
+        assert_eq!(whole.message().await.expect("status").expect("one").status(), Shown::NotServing);
+        let watching = tokio::spawn(gate.watch());
+        registry.publish(model("liveness", ModelState::Ready));
+        assert_eq!(whole.message().await.expect("status").expect("one").status(), Shown::Serving);
+        registry.publish(model("liveness", ModelState::Failed("of it".into())));
+        assert_eq!(whole.message().await.expect("status").expect("one").status(), Shown::NotServing);
+        assert_eq!(client.check(ask("liveness")).await.expect("status").into_inner().status(), Shown::Serving);
+        draining.cancel();
+        watching.await.expect("task");
+        let patience = Duration::from_secs(60);
+        for mut watch in [live, whole] {
+            let rest = async { while watch.message().await.expect("no error").is_some() {} };
+            timeout(patience, rest).await.expect("the watch ends");
+        }
     }
 }

@@ -19,6 +19,7 @@ use crate::card::{Card, Task};
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::{Cut, Tokens};
 
+use super::caller::by_deadline;
 use super::frontend::{Frontend, card_for};
 use super::status::{retry_after, status};
 
@@ -48,7 +49,7 @@ impl InferenceService {
             return Err(CallError::InvalidArgument { field: "dimensions".into(), problem });
         }
         let options = RowOptions { normalize: request.normalize, dimensions: request.dimensions };
-        let rows = self.frontend.text_rows(&model, request.texts, request.truncate, options).await;
+        let rows = self.frontend.text_rows(&model, caller.deadline, request.texts, request.truncate, options).await;
         let rows = rows.map_err(|error| error.within("texts"))?;
         let tokens = rows.iter().map(|row| row.tokens).sum();
         let truncated = rows.iter().filter(|row| row.truncated).count() as u32;
@@ -128,7 +129,17 @@ impl inference_server::Inference for InferenceService {
         let (metadata, extensions, requests) = request.into_parts();
         let caller = self.frontend.caller(&metadata, &extensions).map_err(|error| status(&error))?;
         let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
-        tokio::spawn(self.clone().serve_stream(caller, requests, answers));
+        let service = self.clone();
+        tokio::spawn(async move {
+            let deadline = caller.deadline;
+            let served = async {
+                service.serve_stream(caller, requests, &answers).await;
+                Ok(())
+            };
+            if let Err(late) = by_deadline(deadline, served).await {
+                let _ = answers.send(Err(status(&late))).await;
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -136,12 +147,13 @@ impl inference_server::Inference for InferenceService {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
+        let deadline = Frontend::deadline(request.extensions());
         let request = request.into_inner();
         let texts = async {
             let model = self.frontend.model(&request.model, Task::Embed)?;
             self.frontend.check_rows("texts", request.texts.len())?;
             let cut = Cut { truncate: request.truncate, pieces: true };
-            self.frontend.tokens(&model, request.texts, cut).await
+            self.frontend.tokens(&model, deadline, request.texts, cut).await
         };
         let texts = texts.await.map_err(|error| status(&error.within("texts")))?;
         Ok(Response::new(wire::TokenizeResponse { texts: texts.into_iter().map(tokenized).collect() }))
@@ -161,23 +173,26 @@ type StreamAnswers = mpsc::Sender<Result<wire::EmbedStreamResponse, Status>>;
 impl InferenceService {
     /// Answers a stream's calls as each is done. A client that goes away drops its calls.
     async fn serve_stream(
-        self,
+        &self,
         caller: Caller,
         mut requests: Streaming<wire::EmbedStreamRequest>,
-        answers: StreamAnswers,
+        answers: &StreamAnswers,
     ) {
         let places = Arc::new(Semaphore::new(STREAM_CALLS_MAX));
         let mut running = JoinSet::new();
         loop {
-            // Closed only by this task, which is here.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let request = tokio::select! {
-                request = requests.message() => request,
+            let next = async {
+                // Closed only by this task, which is here.
+                let place = places.clone().acquire_owned().await.map_err(|lost| Status::internal(lost.to_string()))?;
+                Ok(requests.message().await?.map(|request| (place, request)))
+            };
+            let next = tokio::select! {
+                next = next => next,
                 () = answers.closed() => return,
                 () = self.draining.cancelled() => break,
             };
-            let request = match request {
-                Ok(Some(request)) => request,
+            let (place, request) = match next {
+                Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(broken) => {
                     let _ = answers.send(Err(broken)).await;
@@ -192,7 +207,10 @@ impl InferenceService {
             });
             while running.try_join_next().is_some() {}
         }
-        while running.join_next().await.is_some() {}
+        tokio::select! {
+            () = async { while running.join_next().await.is_some() {} } => {}
+            () = answers.closed() => {}
+        }
     }
 
     async fn stream_call(&self, caller: Caller, request: wire::EmbedStreamRequest) -> wire::EmbedStreamResponse {

@@ -3,6 +3,7 @@
 //! Written out rather than left to the gRPC library's own loop, which bounds nothing, cancels calls at their deadline
 //! with the wrong status, and waits without end for open streams when it stops.
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -24,6 +25,7 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::body_until::BodyUntil;
 use super::caller::ClientTimeout;
 use super::open_calls::OpenCalls;
 
@@ -31,12 +33,10 @@ use super::open_calls::OpenCalls;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Room for a large call or a few small ones on their way.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// How long a new connection may take to say anything.
-const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a connection without open calls may take to close once it was told to go away.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// gRPC's header that says how long the client will wait.
 const TIMEOUT_HEADER: &str = "grpc-timeout";
+/// What the paths of reflection's calls begin with, in both versions.
+const REFLECTION_PATH: &str = "/grpc.reflection.";
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -49,15 +49,21 @@ pub struct ListenerOptions {
     pub keepalive_interval: Duration,
     /// How long it may take to answer.
     pub keepalive_timeout: Duration,
+    /// How long a new connection may take to its first call; then it is told to go away.
+    pub hello_time_max: Duration,
+    /// How long a connection without open calls may take to close once it was told to go away.
+    pub farewell_time_max: Duration,
 }
 
 impl Default for ListenerOptions {
     fn default() -> Self {
         Self {
             connections_max: 4096,
-            streams_max: 4096,
+            streams_max: 256,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
+            hello_time_max: Duration::from_secs(10),
+            farewell_time_max: Duration::from_secs(1),
         }
     }
 }
@@ -94,14 +100,12 @@ impl Listener {
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         loop {
-            // Closed only when dropped, and it is not.
-            let Ok(place) = places.clone().acquire_owned().await else { break };
             let accepted = tokio::select! {
-                accepted = self.socket.accept() => accepted,
+                accepted = accept(&self.socket, &places) => accepted,
                 () = draining.cancelled() => break,
             };
             match accepted {
-                Ok((stream, peer)) => {
+                Ok((stream, peer, place)) => {
                     debug!(%peer, "connection accepted");
                     let connection = Connection { stream, place, options: self.options };
                     connections.spawn(connection.serve(routes.clone(), draining.clone(), cut.clone()));
@@ -122,6 +126,16 @@ impl Listener {
     }
 }
 
+/// The next connection, once there is a place for it.
+async fn accept(
+    socket: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = socket.accept().await?;
+    Ok((stream, peer, place))
+}
+
 struct Connection {
     stream: TcpStream,
     place: OwnedSemaphorePermit,
@@ -132,13 +146,8 @@ impl Connection {
     async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
-        let silent = async { timeout(HELLO_TIME_MAX, self.stream.readable()).await.is_err() };
-        tokio::select! {
-            silent = silent => if silent { return },
-            () = draining.cancelled() => return,
-        }
         let calls = OpenCalls::new();
-        let service = calls.count(routes).map_request(take_timeout).map_request(http_body);
+        let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&draining));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -152,13 +161,14 @@ impl Connection {
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = draining.cancelled() => {
+            () = to_close(&calls, self.options.hello_time_max, &draining) => {
+                // What is in the socket already is still read, a first call included.
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection.as_mut() => ended,
                     () = cut.cancelled() => Ok(()),
                     // A client that does not even answer a ping must not hold up the end.
-                    () = calls.none_for(IDLE_TIME_MAX) => Ok(()),
+                    () = calls.none_for(self.options.farewell_time_max) => Ok(()),
                 }
             }
         };
@@ -169,8 +179,33 @@ impl Connection {
     }
 }
 
-fn http_body(request: http::Request<Incoming>) -> http::Request<Body> {
-    request.map(Body::new)
+/// Returns when a connection is to be told to go away: the server drains, or the client came and asked for nothing.
+async fn to_close(calls: &OpenCalls, hello_time_max: Duration, draining: &CancellationToken) {
+    let silent = async {
+        if timeout(hello_time_max, calls.any()).await.is_ok() {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = silent => {}
+        () = draining.cancelled() => {}
+    }
+}
+
+/// Hands the request's body over. Reflection's streams ask until their client is done, which may be never: their
+/// requests are over when the server drains.
+fn request_body(
+    draining: &CancellationToken,
+) -> impl Fn(http::Request<Incoming>) -> http::Request<Body> + Clone + use<> {
+    let draining = draining.clone();
+    move |request| {
+        let reflection = request.uri().path().starts_with(REFLECTION_PATH);
+        let until = reflection.then(|| draining.clone());
+        request.map(|body| match until {
+            Some(until) => Body::new(BodyUntil::new(Body::new(body), until)),
+            None => Body::new(body),
+        })
+    }
 }
 
 /// Turns the time-out header into an extension. The core ends a call at its deadline with the right status; with the
@@ -204,7 +239,114 @@ fn parse_timeout(header: &HeaderValue) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper::client::conn::http2::{Builder, SendRequest};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinHandle;
+
     use super::*;
+
+    const BRIEF: Duration = Duration::from_millis(50);
+    const ANSWER_BYTES: usize = 8 << 20;
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A listener that answers every call with [`ANSWER_BYTES`].
+    struct Serving {
+        address: SocketAddr,
+        draining: CancellationToken,
+        ended: JoinHandle<()>,
+    }
+
+    impl Serving {
+        async fn start(options: ListenerOptions) -> Self {
+            Self::start_with_grace(options, PATIENCE).await
+        }
+
+        async fn start_with_grace(options: ListenerOptions, grace: Duration) -> Self {
+            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options).await.expect("port");
+            let address = listener.address().expect("address");
+            let draining = CancellationToken::new();
+            // Of one piece, as the answers of gRPC are.
+            let large = || async { Bytes::from(vec![7; ANSWER_BYTES]) };
+            let routes = Routes::from(Router::new().route("/large", get(large)));
+            let ended = tokio::spawn(listener.serve(routes, draining.clone(), grace));
+            Self { address, draining, ended }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.expect("connection")
+        }
+
+        async fn client(&self) -> SendRequest<Empty<Bytes>> {
+            let io = TokioIo::new(self.connect().await);
+            let handshake = Builder::new(TokioExecutor::new()).initial_stream_window_size(1 << 16).handshake(io);
+            let (client, connection) = handshake.await.expect("handshake");
+            tokio::spawn(connection);
+            client
+        }
+
+        async fn stop(self) {
+            self.draining.cancel();
+            timeout(PATIENCE / 2, self.ended).await.expect("it ends in time").expect("task");
+        }
+    }
+
+    fn request() -> http::Request<Empty<Bytes>> {
+        http::Request::get("http://shoal/large").body(Empty::new()).expect("request")
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_an_answer_that_is_read_slowly() {
+        let serving = Serving::start(ListenerOptions { farewell_time_max: BRIEF, ..Default::default() }).await;
+        let answer = serving.client().await.send_request(request()).await.expect("answer");
+        // All of it is in the connection's queue by now, or will be; the client's window lets little of it go.
+        sleep(BRIEF).await;
+        serving.draining.cancel();
+        sleep(6 * BRIEF).await;
+        let body = answer.into_body().collect().await.expect("the whole body").to_bytes();
+        assert_eq!(body.len(), ANSWER_BYTES);
+        serving.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_a_place() {
+        let options = ListenerOptions { connections_max: 1, ..Default::default() };
+        let serving = Serving::start_with_grace(options, BRIEF).await;
+        // Never read, so that its connection keeps the only place.
+        let answer = serving.client().await.send_request(request()).await.expect("answer");
+        serving.stop().await;
+        drop(answer);
+    }
+
+    #[tokio::test]
+    async fn a_call_in_the_socket_when_the_stop_comes_is_answered() {
+        let serving = Serving::start(ListenerOptions::default()).await;
+        let mut client = serving.client().await;
+        let answer = client.send_request(request());
+        // The client's connection writes as soon as this task waits; the server reads once it is told to stop.
+        tokio::task::yield_now().await;
+        serving.draining.cancel();
+        let body = answer.await.expect("answer").into_body().collect().await.expect("body").to_bytes();
+        assert_eq!(body.len(), ANSWER_BYTES);
+        serving.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_asks_loses_its_place() {
+        let brief = ListenerOptions { hello_time_max: BRIEF, farewell_time_max: BRIEF, ..Default::default() };
+        let serving = Serving::start(brief).await;
+        for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            let mut stream = serving.connect().await;
+            stream.write_all(said).await.expect("write");
+            let mut heard = Vec::new();
+            // Whether it ends or is reset does not matter.
+            let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("it is closed");
+        }
+        serving.stop().await;
+    }
 
     fn parse(text: &str) -> Option<Duration> {
         parse_timeout(&HeaderValue::from_str(text).expect("header"))

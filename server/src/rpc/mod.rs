@@ -2,6 +2,7 @@
 //!
 //! This folder names the wire and the driver's handle; it never names the scheduler's machine.
 
+mod body_until;
 mod caller;
 mod frontend;
 mod health;
@@ -16,3 +17,6 @@ pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};
 pub use oip::OipService;
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,8 @@ use crate::oip::{
 };
 use crate::registry::{ModelState, ModelView};
 use crate::telemetry::LogControl;
-use crate::tokenize::Cut;
 
+use super::caller::by_deadline;
 use super::frontend::Frontend;
 use super::health::HealthGate;
 use super::status::status;
@@ -107,8 +107,7 @@ impl OipService {
         let rows = match payload {
             Payload::Rows(rows) => rows,
             Payload::Texts(texts) => {
-                let cut = Cut { truncate: options.truncate, pieces: false };
-                let rows = self.frontend.text_rows(model, texts, cut.truncate, options.row).await;
+                let rows = self.frontend.text_rows(model, caller.deadline, texts, options.truncate, options.row).await;
                 rows.map_err(|error| error.within(&rows_field))?
             }
         };
@@ -161,27 +160,6 @@ impl OipService {
             ModelControl::None => Err(CallError::PermissionDenied {
                 what: format!("{what} is for servers started with --model-control explicit"),
             }),
-        }
-    }
-
-    /// Has a model loaded, and returns when it can be served.
-    async fn load(&self, name: &str) -> Result<(), CallError> {
-        let mut changes = self.frontend.registry.changes();
-        self.frontend.registry.model(name)?;
-        self.frontend.driver.want(name, true).await;
-        loop {
-            let view = self.frontend.registry.model(name)?;
-            match &view.state {
-                ModelState::Ready => return Ok(()),
-                ModelState::Failed(reason) => {
-                    let reason = reason.clone();
-                    return Err(CallError::ModelNotReady { model: name.to_owned(), reason });
-                }
-                ModelState::Unloaded | ModelState::Loading => {}
-            }
-            if changes.changed().await.is_err() {
-                return Err(CallError::Draining);
-            }
         }
     }
 
@@ -312,8 +290,17 @@ impl GrpcInferenceService for OipService {
         let as_status = metadata.get(GRPC_ERROR_METADATA).is_some_and(|value| value == "true");
         let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
         let (running, finished) = mpsc::channel(STREAM_CALLS_MAX);
+        let deadline = caller.deadline;
         tokio::spawn(self.clone().read_stream(caller, requests, running));
-        tokio::spawn(answer_stream(finished, answers, as_status));
+        tokio::spawn(async move {
+            let answered = async {
+                answer_stream(finished, &answers, as_status).await;
+                Ok(())
+            };
+            if let Err(late) = by_deadline(deadline, answered).await {
+                let _ = answers.send(Err(status(&late))).await;
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -362,7 +349,9 @@ impl GrpcInferenceService for OipService {
     ) -> Result<Response<wire::RepositoryModelLoadResponse>, Status> {
         self.check_control("loading models").map_err(refused)?;
         let name = load_request(request.get_ref()).map_err(refused)?;
-        self.load(name).await.map_err(refused)?;
+        by_deadline(Frontend::deadline(request.extensions()), self.frontend.load(name, &self.draining))
+            .await
+            .map_err(refused)?;
         Ok(Response::new(wire::RepositoryModelLoadResponse::default()))
     }
 
@@ -495,7 +484,7 @@ impl OipService {
 /// Sends the answers of a stream in the order of its requests: clients without ids know them by that.
 async fn answer_stream(
     mut running: mpsc::Receiver<Result<StreamCall, Status>>,
-    answers: mpsc::Sender<Result<wire::ModelStreamInferResponse, Status>>,
+    answers: &mpsc::Sender<Result<wire::ModelStreamInferResponse, Status>>,
     as_status: bool,
 ) {
     while let Some(call) = running.recv().await {

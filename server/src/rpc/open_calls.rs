@@ -1,10 +1,13 @@
-//! How many calls of a connection are open: from the request's headers to the end of the answer's body.
+//! How many calls of a connection are open: from the request's headers until the connection has written the last byte
+//! of the answer, and not only taken it into its queue.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,12 +17,19 @@ use tower::Service;
 /// The open calls of one connection. Clones count together.
 #[derive(Clone, Debug)]
 pub(super) struct OpenCalls {
-    count: Arc<watch::Sender<usize>>,
+    count: Arc<watch::Sender<Count>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    open: usize,
+    /// Ever, those that ended included.
+    begun: u64,
 }
 
 impl OpenCalls {
     pub(super) fn new() -> Self {
-        Self { count: Arc::new(watch::Sender::new(0)) }
+        Self { count: Arc::new(watch::Sender::new(Count::default())) }
     }
 
     /// Counts the calls of `service`.
@@ -27,20 +37,27 @@ impl OpenCalls {
         Counted { service, calls: self.clone() }
     }
 
-    /// Returns once there was no open call for so long.
+    /// Returns once there was any call.
+    pub(super) async fn any(&self) {
+        // The sender is held by `self`.
+        let _ = self.count.subscribe().wait_for(|count| count.begun > 0).await;
+    }
+
+    /// Returns after so long without a call; never if one is open now or begins in that time. Such a connection ends
+    /// by itself once its answers are written.
     pub(super) async fn none_for(&self, quiet: Duration) {
         let mut count = self.count.subscribe();
-        loop {
-            // The sender is held by `self`.
-            let _ = count.wait_for(|open| *open == 0).await;
-            if timeout(quiet, count.wait_for(|open| *open > 0)).await.is_err() {
-                return;
-            }
+        let begun = count.borrow().begun;
+        if timeout(quiet, count.wait_for(|count| count.open > 0 || count.begun > begun)).await.is_ok() {
+            pending::<()>().await;
         }
     }
 
     fn open(&self) -> Open {
-        self.count.send_modify(|open| *open += 1);
+        self.count.send_modify(|count| {
+            count.open += 1;
+            count.begun += 1;
+        });
         Open(self.clone())
     }
 }
@@ -51,7 +68,7 @@ struct Open(OpenCalls);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.count.send_modify(|open| *open -= 1);
+        self.0.count.send_modify(|count| count.open -= 1);
     }
 }
 
@@ -68,7 +85,7 @@ where
     S::Future: Send + 'static,
     S::Error: Send,
 {
-    type Response = http::Response<Body>;
+    type Response = http::Response<CountedBody>;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -77,27 +94,54 @@ where
     }
 
     fn call(&mut self, request: http::Request<R>) -> Self::Future {
-        let open = self.calls.open();
+        let open = Arc::new(self.calls.open());
         let answer = self.service.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(CountedBody { body, _open: open }))) })
+        Box::pin(async move { Ok(answer.await?.map(|body| CountedBody { body, open })) })
     }
 }
 
-/// An answer's body; its call is open until it is dropped.
-struct CountedBody {
+/// An answer's body; its call is open until this and every piece of it are dropped.
+pub(super) struct CountedBody {
     body: Body,
-    _open: Open,
+    open: Arc<Open>,
+}
+
+/// A piece of an answer. The connection drops it when it is written.
+#[derive(Debug)]
+pub(super) struct CountedBytes {
+    bytes: Bytes,
+    _open: Arc<Open>,
+}
+
+impl Buf for CountedBytes {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        self.bytes.copy_to_bytes(count)
+    }
 }
 
 impl HttpBody for CountedBody {
-    type Data = <Body as HttpBody>::Data;
+    type Data = CountedBytes;
     type Error = <Body as HttpBody>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let counted = |bytes| CountedBytes { bytes, _open: self.open.clone() };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -111,40 +155,46 @@ impl HttpBody for CountedBody {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt as _, Full};
     use tokio::time::Instant;
 
     use super::*;
 
+    const QUIET: Duration = Duration::from_secs(1);
+
     #[tokio::test(start_paused = true)]
-    async fn quiet_begins_when_the_last_call_ends() {
+    async fn without_calls_quiet_is_soon_over() {
         let calls = OpenCalls::new();
-        let (first, second) = (calls.open(), calls.open());
+        drop(calls.open());
         let started = Instant::now();
-        let quiet = tokio::spawn({
-            let calls = calls.clone();
-            async move { calls.none_for(Duration::from_secs(1)).await }
-        });
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        drop(first);
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        drop(second);
-        quiet.await.expect("task");
-        assert_eq!(started.elapsed(), Duration::from_secs(5));
+        calls.none_for(QUIET).await;
+        assert_eq!(started.elapsed(), QUIET);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_in_between_starts_the_quiet_anew() {
+    async fn a_connection_with_a_call_is_never_quiet_again() {
         let calls = OpenCalls::new();
-        let started = Instant::now();
-        let quiet = tokio::spawn({
-            let calls = calls.clone();
-            async move { calls.none_for(Duration::from_secs(1)).await }
-        });
-        tokio::time::sleep(Duration::from_millis(900)).await;
-        let call = calls.open();
-        tokio::time::sleep(Duration::from_millis(900)).await;
-        drop(call);
-        quiet.await.expect("task");
-        assert_eq!(started.elapsed(), Duration::from_millis(2800));
+        let quiet = calls.none_for(QUIET);
+        let meanwhile = async {
+            tokio::time::sleep(QUIET / 2).await;
+            drop(calls.open());
+            pending::<()>().await;
+        };
+        let both = async {
+            tokio::select! { () = quiet => {}, () = meanwhile => {} }
+        };
+        assert!(timeout(100 * QUIET, both).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_call_is_open_until_the_last_piece_of_its_answer_is_written() {
+        let calls = OpenCalls::new();
+        let mut body =
+            CountedBody { body: Body::new(Full::new(Bytes::from_static(b"answer"))), open: calls.open().into() };
+        let piece = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
+        drop(body);
+        assert_eq!(calls.count.borrow().open, 1);
+        drop(piece);
+        assert_eq!(calls.count.borrow().open, 0);
     }
 }

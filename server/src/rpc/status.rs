@@ -1,5 +1,6 @@
 //! From a call's error to its gRPC status: the one table.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use tonic::metadata::MetadataValue;
@@ -11,23 +12,29 @@ use crate::call::CallError;
 /// Who answers, in `ErrorInfo`.
 const DOMAIN: &str = "shoal";
 
+/// Bytes of one text in a status. What a client wrote is quoted in short where the error is made; this keeps the rest,
+/// such as what a worker says, within the 8 KiB of headers that clients take.
+const TEXT_BYTES_MAX: usize = 512;
+
 /// The status a client sees.
 pub(super) fn status(error: &CallError) -> Status {
     let message = error.to_string();
+    let message = bounded(&message);
     let mut details = ErrorDetails::new();
     let code = match error {
         CallError::UnknownModel { model, .. } => {
-            details.set_resource_info("model", model, "", "not configured");
+            details.set_resource_info("model", bounded(model), "", "not configured");
             Code::NotFound
         }
         CallError::UnknownVersion { model, version, .. } => {
-            details.set_resource_info("model version", format!("{model}/{version}"), "", "not served");
+            let name = format!("{model}/{version}");
+            details.set_resource_info("model version", bounded(&name), "", "not served");
             Code::NotFound
         }
         CallError::InvalidArgument { field, problem }
         | CallError::TooLarge { field, problem }
         | CallError::Item { field, problem } => {
-            details.add_bad_request_violation(field, problem);
+            details.add_bad_request_violation(bounded(field), bounded(problem));
             Code::InvalidArgument
         }
         CallError::DeadlinePassed => Code::DeadlineExceeded,
@@ -61,6 +68,13 @@ pub(super) fn status(error: &CallError) -> Status {
     status
 }
 
+fn bounded(text: &str) -> Cow<'_, str> {
+    match text.floor_char_boundary(TEXT_BYTES_MAX) {
+        end if end < text.len() => Cow::Owned(format!("{}…", &text[..end])),
+        _ => Cow::Borrowed(text),
+    }
+}
+
 /// When trying again makes sense.
 pub(super) fn retry_after(error: &CallError) -> Option<Duration> {
     match error {
@@ -82,6 +96,14 @@ mod tests {
         let details = status.get_error_details();
         let violations = &details.bad_request().expect("details").field_violations;
         assert_eq!(violations[0].field, "texts[2]");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_in_message_and_details() {
+        let error = CallError::Item { field: "[0]".into(), problem: "ä".repeat(1 << 20) };
+        let status = status(&error);
+        assert!(status.message().len() < 600 && status.message().ends_with('…'), "{}", status.message());
+        assert!(status.details().len() < 2000, "{}", status.details().len());
     }
 
     #[test]

@@ -229,3 +229,18 @@ async fn a_client_that_says_nothing_does_not_hold_up_a_stop() {
     drop(silent);
     tokio::task::spawn_blocking(move || drop(deaf)).await.expect("dropped");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_and_reflection_left_open_do_not_hold_up_a_stop() {
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
+    let shoal = Shoal::serve(&["--model", "echo", "--drain-time-max", "10min"]);
+    let channel = shoal.channel().await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut watch = health.watch(HealthCheckRequest::default()).await.expect("watch").into_inner();
+    watch.message().await.expect("status").expect("one");
+    let idle = tokio_stream::pending::<ServerReflectionRequest>();
+    let reflection = ServerReflectionClient::new(channel).server_reflection_info(idle).await.expect("stream");
+    let (status, _) = tokio::task::spawn_blocking(|| shoal.stop()).await.expect("stop");
+    assert!(status.success());
+    drop((watch, reflection));
+}
