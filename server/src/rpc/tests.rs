@@ -22,7 +22,7 @@ use crate::driver::{
 };
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
-use crate::tokenize::TokenizerPool;
+use crate::tokenize::{TokenizerPool, Vocabulary};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,9 +42,9 @@ impl Bench {
     async fn new() -> Self {
         let (registry, metrics) = (Registry::default(), Metrics::new());
         let (driver, inbox) = Handle::new();
-        let (replace, _) = mpsc::unbounded_channel();
+        let (supervisor, _) = mpsc::unbounded_channel();
         let (artifacts, _) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: metrics.clone(), replace, artifacts };
+        let around = Surroundings { registry: registry.clone(), metrics: metrics.clone(), supervisor, artifacts };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         driver.configure(vec![settings("e"), settings("slow")]).await;
         let (commands, commands_in) = mpsc::unbounded_channel();
@@ -53,7 +53,8 @@ impl Bench {
         driver.tell(Event::WorkerUp(WorkerUp { epoch, name, device, local: false, offers, commands })).await;
         let state = ModelReport::Ready(Arc::new(card()));
         driver.tell(Event::Worker { epoch, said: FromWorker::Model { model: "e".into(), state } }).await;
-        driver.tell(Event::Tokenizer { sha256: "ab".into(), result: Ok(TOKENIZER.into()) }).await;
+        let vocabulary = Vocabulary::parse("ab", TOKENIZER).expect("a tokenizer");
+        driver.tell(Event::Tokenizer { sha256: "ab".into(), result: Ok(vocabulary) }).await;
         let mut changes = registry.changes();
         while registry.model("e").map_or(true, |view| view.state != ModelState::Ready) {
             timeout(PATIENCE, changes.changed()).await.expect("it gets ready").expect("registry");
