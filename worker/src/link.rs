@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_proto::link::limits::{MESSAGE_BYTES_MAX, PROTOCOL};
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
 use shoal_proto::link::{
     Attach, ControlRequest, ControlResponse, DataRequest, DataResponse, Device, Hello, ModelOffer, Refused,
@@ -34,11 +35,9 @@ mod memory;
 mod serve;
 
 use backoff::BackOff;
-use frames::{MESSAGE_BYTES_MAX, Violation};
+use frames::Violation;
 use serve::Serving;
 
-/// The protocol this worker speaks.
-const PROTOCOL: u32 = 1;
 /// From opening the first stream to the server's word on it.
 const REGISTER_MAX: Duration = Duration::from_secs(10);
 /// Messages that wait for a stream at most. A server that reads so little is lost.

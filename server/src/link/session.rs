@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use shoal_proto::link::limits::PROTOCOL;
 use shoal_proto::link::{self as wire, control_request, control_response, data_request, data_response};
 use shoal_scheduler::Epoch;
 use tokio::sync::{mpsc, oneshot};
@@ -21,8 +22,6 @@ use crate::driver::{Event, FromWorker, Handle, ToWorker, WorkerUp};
 use super::convert;
 use super::frames::{Assembly, Whole, cut};
 
-/// The version of the protocol that link.proto describes.
-const PROTOCOL: u32 = 1;
 /// Control messages on their way to a worker. A worker that does not take them is stuck.
 const CONTROL_QUEUE: usize = 256;
 /// Data frames on their way to a worker; the writer waits beyond that.
