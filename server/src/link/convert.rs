@@ -184,6 +184,12 @@ pub(super) fn items(results: wire::Results) -> Result<FromWorker, String> {
 
 fn item(item: wire::ItemResult) -> Result<ItemResult, String> {
     use wire::item_error::Reason;
+    if item.seq != 0 || !item.last {
+        let wire::ItemResult { index, seq, last, .. } = item;
+        return Err(format!(
+            "item {index} came in parts (`seq` {seq}, `last` {last}), which this server does not join"
+        ));
+    }
     let result = match item.error {
         None => Ok(item.tensors.into_iter().map(tensor).collect::<Result<_, _>>()?),
         Some(error) => Err(match error.reason() {
