@@ -14,8 +14,6 @@ const TENSOR_OVERHEAD: usize = 128;
 /// The server sent what no reading of the protocol allows. The connection is of no more use.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Violation {
-    #[error("a message without content, or of a kind this version does not know, came")]
-    Empty,
     #[error("a fragment came that nothing was waiting for")]
     StrayFragment,
     #[error("batch {batch} came while {left} bytes of the one before were still to come")]
