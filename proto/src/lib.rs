@@ -1,4 +1,5 @@
-//! Shoal's wire formats, generated from the .proto files beside this crate, and nothing else: no logic, no conversions.
+//! Shoal's wire formats, generated from the .proto files beside this crate, and the limits that belong to them. Nothing
+//! else: no logic, no conversions.
 
 #![allow(
     clippy::all,
@@ -26,4 +27,25 @@ pub mod v1 {
 /// The link between a server and its workers.
 pub mod link {
     tonic::include_proto!("shoal.link.v1");
+
+    /// What both ends of the link hold to, beside what link.proto says. Part of the protocol: another value is another
+    /// version.
+    pub mod limits {
+        /// The version that link.proto describes.
+        pub const PROTOCOL: u32 = 1;
+        /// Payload bytes of one message at most. In a Run, what is said of rows and columns counts as well, as long as
+        /// it leaves room.
+        pub const FRAME_BYTES: usize = 1 << 20;
+        /// Bytes of one encoded message at most: a frame, and another of what is said about it.
+        pub const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES;
+        /// Bytes of one tensor or artifact at most.
+        pub const PAYLOAD_BYTES_MAX: u64 = 256 << 20;
+        /// Bytes of an Item's `traceparent` at most; a longer one is left out.
+        pub const TRACEPARENT_BYTES_MAX: usize = 128;
+        /// Bytes of an Item's `tracestate` at most; a longer one is left out, as are all those of a Run that would not
+        /// fit a frame with them.
+        pub const TRACESTATE_BYTES_MAX: usize = 512;
+        /// Seconds after Goodbye in which the last results are read.
+        pub const FAREWELL_SECONDS_MAX: u64 = 2;
+    }
 }

@@ -3,11 +3,16 @@
 //!
 //! The executor lives longer than any connection. While there is none, batches in flight are finished or dropped, models
 //! go on loading, and what they give is remembered or counted as stale.
+//!
+//! While a batch of an earlier connection runs, the worker does not dial: it could offer its models and run none. One that
+//! still runs after `stuck_max` is taken for hung, and the worker ends with an error, so that whatever keeps it alive
+//! starts another.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_proto::link::limits::{MESSAGE_BYTES_MAX, PROTOCOL};
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
 use shoal_proto::link::{
     Attach, ControlRequest, ControlResponse, DataRequest, DataResponse, Device, Hello, ModelOffer, Refused,
@@ -34,11 +39,9 @@ mod memory;
 mod serve;
 
 use backoff::BackOff;
-use frames::{MESSAGE_BYTES_MAX, Violation};
+use frames::Violation;
 use serve::Serving;
 
-/// The protocol this worker speaks.
-const PROTOCOL: u32 = 1;
 /// From opening the first stream to the server's word on it.
 const REGISTER_MAX: Duration = Duration::from_secs(10);
 /// Messages that wait for a stream at most. A server that reads so little is lost.
@@ -170,10 +173,26 @@ impl Link {
     }
 
     async fn connect_and_serve(&mut self, back_off: &mut BackOff) -> Result<Exit, Leave> {
+        self.settle().await?;
         let channel = self.connect().await?;
         let connection = self.register(channel).await?;
         back_off.reset();
         self.serve(connection).await
+    }
+
+    /// Waits for the batches that the last connection left running.
+    async fn settle(&mut self) -> Result<(), Leave> {
+        let stuck_max = self.options.stuck_max;
+        let stuck = tokio::time::sleep(stuck_max);
+        tokio::pin!(stuck);
+        while !self.session.is_idle() {
+            tokio::select! {
+                biased;
+                news = self.news() => news?,
+                () = &mut stuck => return Err(Leave::Fatal(RunError::Stuck(stuck_max))),
+            }
+        }
+        Ok(())
     }
 
     async fn connect(&mut self) -> Result<Channel, Leave> {
@@ -199,22 +218,30 @@ impl Link {
     async fn meanwhile<T>(&mut self, step: impl Future<Output = T>) -> Result<T, Leave> {
         tokio::pin!(step);
         loop {
-            match *self.stop.borrow_and_update() {
-                Stop::Not => {}
-                // Without a connection nothing in flight is wanted by anyone.
-                Stop::Drain => return Err(Leave::Exit(Exit::Drained)),
-                Stop::ParentGone => return Err(Leave::Exit(Exit::ParentGone)),
-            }
             tokio::select! {
                 biased;
                 done = &mut step => return Ok(done),
-                event = self.executor.event() => match event {
-                    Some(event) => self.absorb(event),
-                    None => return Err(Leave::Fatal(RunError::ExecutorEnded)),
-                },
-                _ = self.stop.changed() => {}
+                news = self.news() => news?,
             }
         }
+    }
+
+    /// One piece of the executor's news is taken in, or a stop is heard.
+    async fn news(&mut self) -> Result<(), Leave> {
+        match *self.stop.borrow_and_update() {
+            Stop::Not => {}
+            // Without a connection nothing in flight is wanted by anyone.
+            Stop::Drain => return Err(Leave::Exit(Exit::Drained)),
+            Stop::ParentGone => return Err(Leave::Exit(Exit::ParentGone)),
+        }
+        tokio::select! {
+            event = self.executor.event() => match event {
+                Some(event) => self.absorb(event),
+                None => return Err(Leave::Fatal(RunError::ExecutorEnded)),
+            },
+            _ = self.stop.changed() => {}
+        }
+        Ok(())
     }
 
     /// Takes in what the executor says while nobody listens.

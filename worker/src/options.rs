@@ -31,6 +31,8 @@ pub struct Options {
     pub budget: Budget,
     /// How long batches may still run once asked to stop. A server's own drain request brings its own bound.
     pub grace: Duration,
+    /// After a connection is lost, how long what it left running may go on before this worker counts as stuck and ends.
+    pub stuck_max: Duration,
     /// Process id of the parent this worker must not outlive; unset for one started by hand.
     ///
     /// On Linux the kernel kills the worker when the *thread* that started it ends, so a parent starts it from a thread
@@ -54,6 +56,7 @@ impl Options {
             offers: BTreeMap::new(),
             budget: Budget::default(),
             grace: Duration::from_secs(25),
+            stuck_max: Duration::from_secs(60),
             parent: None,
             exit_on_stdin_end: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),

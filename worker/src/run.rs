@@ -55,6 +55,9 @@ pub enum RunError {
     /// The thread that owns the device is gone, so nothing can be computed any more.
     #[error("the executor ended; its panic is in the log")]
     ExecutorEnded,
+    /// The device is stuck: no batch can be run until the process is replaced.
+    #[error("a batch of a connection that ended {0:?} ago still runs: the device is stuck")]
+    Stuck(std::time::Duration),
 }
 
 /// Runs a worker until it is told to stop, by `shutdown` or by its server, and has drained.

@@ -49,6 +49,8 @@ enum Slot {
     Granted {
         at: Instant,
     },
+    /// Taken back. A batch that the server sent before it heard so is still taken.
+    Withdrawn,
     /// A batch that came with it is arriving or running.
     Spent,
 }
@@ -133,7 +135,9 @@ impl Session {
             return Ok(Admission::Drop);
         }
         let state = self.slots.get_mut(slot as usize);
-        let Some(state @ Slot::Granted { .. }) = state else { return Err(NoCredit { batch: key.batch, slot }) };
+        let Some(state @ (Slot::Granted { .. } | Slot::Withdrawn)) = state else {
+            return Err(NoCredit { batch: key.batch, slot });
+        };
         if let Slot::Granted { at } = *state {
             self.pace.spent(now.saturating_duration_since(at));
         }
@@ -243,9 +247,17 @@ impl Session {
         self.pace.round_trip(took);
     }
 
-    /// No more credits.
-    pub(crate) fn drain(&mut self) {
+    /// No more credits. Returns the slots whose credits are out and are to be taken back.
+    pub(crate) fn drain(&mut self) -> Vec<u32> {
         self.draining = true;
+        let mut withdrawn = Vec::new();
+        for (index, slot) in (0u32..).zip(&mut self.slots) {
+            if matches!(slot, Slot::Granted { .. }) {
+                *slot = Slot::Withdrawn;
+                withdrawn.push(index);
+            }
+        }
+        withdrawn
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -104,7 +104,8 @@ impl Scheduler {
         }
     }
 
-    /// Ends a worker's epoch. The first of its batches was running; those behind it had not begun.
+    /// Ends a worker's epoch. The first of its batches was running; those behind it had not begun, and neither had any of
+    /// a worker that left: it says goodbye when it runs nothing.
     fn take_down(&mut self, worker: WorkerId, cause: DownCause) {
         let Some(link) = self.fleet.disconnect(worker) else { return };
         self.stir_waiting();
@@ -112,9 +113,10 @@ impl Scheduler {
             let Some(batch) = self.inflight.remove(id) else { continue };
             let unreported = self.unreported(&batch);
             match cause {
+                DownCause::Left => self.requeue(&batch, &unreported),
                 _ if position > 0 => self.requeue(&batch, &unreported),
                 DownCause::Crashed => self.suspect_crash(&batch, &unreported),
-                DownCause::Lost | DownCause::Left => self.lose(&batch, &unreported),
+                DownCause::Lost => self.lose(&batch, &unreported),
             }
         }
     }

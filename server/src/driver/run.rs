@@ -99,6 +99,14 @@ impl Handle {
     }
 }
 
+#[cfg(test)]
+impl Inbox {
+    /// The next event, for a test that stands in for the driver.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+}
+
 /// Cancels its call unless that has ended.
 struct CancelOnDrop {
     answer: oneshot::Receiver<Result<Answer, CallError>>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use prost_types::Duration as WireDuration;
 use shoal_proto::link as wire;
+use shoal_proto::link::limits::{TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX};
 use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
 
 use crate::call::{DataType, Tensor};
@@ -32,8 +33,8 @@ pub(super) fn run(batch: Batch) -> wire::Run {
         .map(|row| wire::Item {
             options: Some(wire::ItemOptions { normalize: row.options.normalize, dimensions: row.options.dimensions }),
             remaining_micros: row.remaining.map(|left| i64::try_from(left.as_micros()).unwrap_or(i64::MAX)),
-            traceparent: row.trace.parent,
-            tracestate: row.trace.state,
+            traceparent: short(row.trace.parent, TRACEPARENT_BYTES_MAX),
+            tracestate: short(row.trace.state, TRACESTATE_BYTES_MAX),
         })
         .collect();
     wire::Run {
@@ -45,6 +46,11 @@ pub(super) fn run(batch: Batch) -> wire::Run {
         columns,
         items,
     }
+}
+
+/// A trace's header, unless it is too long to be carried with every row: half of one would be none.
+fn short(header: String, bytes_max: usize) -> String {
+    if header.len() <= bytes_max { header } else { String::new() }
 }
 
 fn column(batch: &Batch, index: usize, spec: &TensorSpec) -> wire::Column {
@@ -178,6 +184,12 @@ pub(super) fn items(results: wire::Results) -> Result<FromWorker, String> {
 
 fn item(item: wire::ItemResult) -> Result<ItemResult, String> {
     use wire::item_error::Reason;
+    if item.seq != 0 || !item.last {
+        let wire::ItemResult { index, seq, last, .. } = item;
+        return Err(format!(
+            "item {index} came in parts (`seq` {seq}, `last` {last}), which this server does not join"
+        ));
+    }
     let result = match item.error {
         None => Ok(item.tensors.into_iter().map(tensor).collect::<Result<_, _>>()?),
         Some(error) => Err(match error.reason() {

@@ -1,18 +1,22 @@
 //! Payloads larger than a frame: cut on the way out, put together on the way in.
 
 use bytes::{Bytes, BytesMut};
+use prost::Message;
+use shoal_proto::link::limits::{FRAME_BYTES, PAYLOAD_BYTES_MAX};
 use shoal_proto::link::{Artifact, Results, Run};
 
-/// Payload bytes in one message.
-pub(super) const FRAME_BYTES: usize = 1 << 20;
-/// A gRPC message on the link at most: a frame and what names its parts.
-pub(super) const MESSAGE_BYTES_MAX: usize = 4 * FRAME_BYTES;
-/// One tensor or artifact at most.
-const PAYLOAD_BYTES_MAX: u64 = 256 << 20;
-
-/// A run whose columns hold at most a frame, and what was cut off, in order.
+/// A run that fits a frame together with what is said of its rows, and what was cut off, in order. Trace states are given
+/// up before they fill the frame.
 pub(super) fn cut(mut run: Run) -> (Run, Vec<Bytes>) {
-    let mut room = FRAME_BYTES;
+    let payload: usize = run.columns.iter().map(|column| column.data.len()).sum();
+    let mut said = run.encoded_len() - payload;
+    if said > FRAME_BYTES {
+        for item in &mut run.items {
+            said -= item.tracestate.len();
+            item.tracestate.clear();
+        }
+    }
+    let mut room = FRAME_BYTES.saturating_sub(said);
     let mut fragments = Vec::new();
     for column in &mut run.columns {
         column.size = column.data.len() as u64;

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shoal_proto::link::limits::MESSAGE_BYTES_MAX;
 use shoal_proto::link::worker_link_server::WorkerLinkServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::frames::MESSAGE_BYTES_MAX;
 use super::session::LinkService;
 
 /// Room for several batches on their way, so that one never waits for the other side's window.

@@ -8,6 +8,8 @@ mod listen;
 mod session;
 
 #[cfg(test)]
+mod farewell_tests;
+#[cfg(test)]
 mod tests;
 
 pub use listen::{LinkAddress, serve};

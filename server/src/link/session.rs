@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use shoal_proto::link::limits::{FAREWELL_SECONDS_MAX, PROTOCOL};
 use shoal_proto::link::{self as wire, control_request, control_response, data_request, data_response};
 use shoal_scheduler::Epoch;
 use tokio::sync::{mpsc, oneshot};
@@ -21,10 +22,10 @@ use crate::driver::{Event, FromWorker, Handle, ToWorker, WorkerUp};
 use super::convert;
 use super::frames::{Assembly, Whole, cut};
 
-/// The version of the protocol that link.proto describes.
-const PROTOCOL: u32 = 1;
 /// Control messages on their way to a worker. A worker that does not take them is stuck.
 const CONTROL_QUEUE: usize = 256;
+/// After Goodbye the data stream is read for so long at most.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(FAREWELL_SECONDS_MAX);
 /// Data frames on their way to a worker; the writer waits beyond that.
 const DATA_QUEUE: usize = 8;
 
@@ -114,7 +115,7 @@ struct Shared {
     tokens: Tokens,
     next_epoch: AtomicU64,
     /// Sessions that said Hello and wait for their data stream.
-    waiting: Mutex<HashMap<u64, oneshot::Sender<DataEnds>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
     /// Live sessions by worker name.
     live: Mutex<HashMap<String, Live>>,
 }
@@ -124,6 +125,13 @@ struct Live {
     epoch: u64,
     incarnation: u64,
     child: bool,
+}
+
+/// A session without its data stream yet.
+#[derive(Debug)]
+struct Waiting {
+    worker: String,
+    attach: oneshot::Sender<DataEnds>,
 }
 
 /// Both ends of an attached data stream.
@@ -175,13 +183,14 @@ impl wire::worker_link_server::WorkerLink for LinkService {
         if self.shared.tokens.check(&attach.worker, &attach.auth).is_none() {
             return Err(Status::unauthenticated("`auth` is not a token of this server"));
         }
-        let waiting = lock(&self.shared.waiting).remove(&attach.epoch);
-        let Some(waiting) = waiting else {
-            return Err(Status::failed_precondition("`epoch` names no session that waits for its data stream"));
+        let Some(waiting) = self.shared.take_waiting(attach.epoch, &attach.worker) else {
+            return Err(Status::failed_precondition(
+                "`epoch` names no session of `worker` that waits for its data stream",
+            ));
         };
         let (responses, stream) = mpsc::channel(DATA_QUEUE);
         let ends = DataEnds { requests, responses };
-        waiting.send(ends).map_err(|_| Status::aborted("the session ended"))?;
+        waiting.attach.send(ends).map_err(|_| Status::aborted("the session ended"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
@@ -247,7 +256,7 @@ impl Session {
             }
         };
         let (attach, attached) = oneshot::channel();
-        lock(&self.shared.waiting).insert(epoch, attach);
+        lock(&self.shared.waiting).insert(epoch, Waiting { worker: hello.worker.clone(), attach });
         let options = self.shared.options;
         self.send(control_response::Message::Welcome(wire::Welcome {
             protocol: PROTOCOL,
@@ -286,17 +295,47 @@ impl Session {
         let mut assembly = Assembly::default();
         let (batches, batches_in) = mpsc::unbounded_channel();
         let mut writer = tokio::spawn(write_data(batches_in, attached.data.responses.clone()));
+        // Set by Goodbye. What was on its way on Data is still read, as it was sent before.
+        let mut farewell: Option<End> = None;
+        let mut data_ended = false;
+        let mut over_at = started + options.silence_max;
         let end = loop {
+            let is_closing = farewell.is_some() || data_ended;
+            // Messages come before the silence timer: one that waits is no silence. The heartbeat's arm is seldom ready
+            // and comes first, so that no flood of messages stops it.
             let step = tokio::select! {
-                request = self.requests.message() => {
-                    heard = Instant::now();
-                    self.control_request(attached.epoch, request).await
+                biased;
+                _ = heartbeat.tick(), if !is_closing => {
+                    let sent_micros = started.elapsed().as_micros() as u64;
+                    let message = wire::Heartbeat { sent_micros, reply: false };
+                    self.try_send(control_response::Message::Heartbeat(message))
                 }
-                request = attached.data.requests.message() => {
+                request = self.requests.message(), if farewell.is_none() => {
                     heard = Instant::now();
-                    self.data_request(attached.epoch, &mut assembly, request).await
+                    match self.control_request(attached.epoch, request).await {
+                        Ok(Some(end)) if data_ended => Err(end),
+                        Ok(Some(end)) => {
+                            over_at = heard + FAREWELL_TIME_MAX;
+                            farewell = Some(end);
+                            Ok(())
+                        }
+                        Ok(None) => Ok(()),
+                        Err(end) => Err(end),
+                    }
                 }
-                command = attached.commands.recv() => match command {
+                request = attached.data.requests.message(), if !data_ended => match request {
+                    Ok(None) => {
+                        // The streams are not ordered between them: Goodbye may still be on its way.
+                        data_ended = true;
+                        over_at = over_at.max(Instant::now() + FAREWELL_TIME_MAX);
+                        if farewell.is_some() { Err(End::lost("it closed the connection")) } else { Ok(()) }
+                    }
+                    request => {
+                        heard = Instant::now();
+                        self.data_request(attached.epoch, &mut assembly, request).await
+                    }
+                },
+                command = attached.commands.recv(), if !is_closing => match command {
                     Some(ToWorker::Run(batch)) => {
                         let _ = batches.send(batch);
                         Ok(())
@@ -304,27 +343,24 @@ impl Session {
                     Some(ToWorker::Close) | None => Err(End::lost("closed by the server")),
                     Some(command) => self.command(command),
                 },
-                _ = heartbeat.tick() => {
-                    let sent_micros = started.elapsed().as_micros() as u64;
-                    let message = wire::Heartbeat { sent_micros, reply: false };
-                    self.try_send(control_response::Message::Heartbeat(message))
-                }
+                () = sleep_until(over_at), if is_closing => Err(End::lost("it closed its data stream")),
                 () = sleep_until(heard + options.silence_max) => Err(End::lost("it fell silent")),
-                _ = &mut writer => Err(End::lost("its data stream broke")),
+                _ = &mut writer, if !is_closing => Err(End::lost("its data stream broke")),
             };
             if let Err(end) = step {
-                break end;
+                break farewell.unwrap_or(end);
             }
         };
         writer.abort();
         end
     }
 
+    /// Returns the end that a Goodbye announces.
     async fn control_request(
         &self,
         epoch: u64,
         request: Result<Option<wire::ControlRequest>, Status>,
-    ) -> Result<(), End> {
+    ) -> Result<Option<End>, End> {
         use control_request::Message;
         let message = received(request)?;
         let said = match message.message {
@@ -332,18 +368,18 @@ impl Session {
             Some(Message::ModelState(state)) => convert::model_state(state).map_err(End::lost)?,
             Some(Message::Heartbeat(beat)) => {
                 if beat.reply {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let reply = wire::Heartbeat { reply: true, ..beat };
-                return self.try_send(control_response::Message::Heartbeat(reply));
+                return self.try_send(control_response::Message::Heartbeat(reply)).map(|()| None);
             }
-            Some(Message::Goodbye(goodbye)) => return Err(End { left: goodbye.drained, reason: goodbye.reason }),
+            Some(Message::Goodbye(goodbye)) => return Ok(Some(End { left: goodbye.drained, reason: goodbye.reason })),
             Some(Message::Hello(_)) => return Err(End::lost("it said Hello twice")),
             // Statistics are for `shoal top`; messages of later versions mean nothing here.
-            Some(Message::Stats(_)) | None => return Ok(()),
+            Some(Message::Stats(_)) | None => return Ok(None),
         };
         self.tell(epoch, said).await;
-        Ok(())
+        Ok(None)
     }
 
     async fn data_request(
@@ -470,6 +506,13 @@ impl Shared {
         let entry = Live { epoch, incarnation: hello.incarnation, child: origin == Origin::Child };
         live.insert(hello.worker.clone(), entry);
         Ok((epoch, origin))
+    }
+
+    /// The session that a worker opened under an epoch; another worker's stays where it is.
+    fn take_waiting(&self, epoch: u64, worker: &str) -> Option<Waiting> {
+        let mut waiting = lock(&self.waiting);
+        waiting.get(&epoch).filter(|waiting| waiting.worker == worker)?;
+        waiting.remove(&epoch)
     }
 
     fn forget(&self, name: &str, epoch: u64) {

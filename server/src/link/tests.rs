@@ -1,10 +1,12 @@
 //! Payloads in parts, and who may attach.
 
 use bytes::Bytes;
-use shoal_proto::link::{Artifact, Column, ItemResult, Results, Run, Tensor, model_source::Source};
+use prost::Message;
+use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES_MAX};
+use shoal_proto::link::{Artifact, Column, Item, ItemResult, Results, Run, Tensor, model_source::Source};
 
 use super::convert;
-use super::frames::{Assembly, FRAME_BYTES, FrameError, Whole, cut};
+use super::frames::{Assembly, FrameError, Whole, cut};
 use super::session::Tokens;
 
 fn column(bytes: usize, fill: u8) -> Column {
@@ -46,7 +48,9 @@ fn a_large_run_is_cut_in_the_order_of_its_columns() {
     let columns = sizes.iter().zip(1..).map(|(&size, fill)| column(size, fill)).collect();
     let (run, fragments) = cut(Run { columns, ..Default::default() });
     let inline: Vec<_> = run.columns.iter().map(|column| column.data.len()).collect();
-    assert_eq!(inline, [FRAME_BYTES / 2, FRAME_BYTES / 2, 0]);
+    assert_eq!(inline[0], FRAME_BYTES / 2);
+    assert!((FRAME_BYTES / 2 - 100..FRAME_BYTES / 2).contains(&inline[1]), "{inline:?}");
+    assert_eq!(inline[2], 0);
     assert!(fragments.iter().all(|fragment| fragment.len() <= FRAME_BYTES));
     let mut rest: Vec<u8> = fragments.concat();
     for (column, fill) in run.columns.iter().zip(1..) {
@@ -55,6 +59,20 @@ fn a_large_run_is_cut_in_the_order_of_its_columns() {
         assert!(tail.iter().all(|&byte| byte == fill));
     }
     assert!(rest.is_empty());
+}
+
+#[test]
+fn no_trace_makes_a_run_too_large_for_its_message() {
+    let traced = |bytes| Item { traceparent: "0".repeat(55), tracestate: "s".repeat(bytes), ..Default::default() };
+    for (rows, keeps) in [(1024, true), (4096, false)] {
+        let items = vec![traced(TRACESTATE_BYTES_MAX); rows];
+        let columns = vec![Column { row_splits: (0..=rows as u32).collect(), ..column(FRAME_BYTES, 1) }];
+        let (run, fragments) = cut(Run { columns, items, ..Default::default() });
+        assert!(run.encoded_len() <= FRAME_BYTES + 64, "{} bytes", run.encoded_len());
+        assert!(run.encoded_len() < MESSAGE_BYTES_MAX);
+        assert_eq!(run.columns[0].data.len() + fragments.concat().len(), FRAME_BYTES);
+        assert!(run.items.iter().all(|item| item.tracestate.is_empty() != keeps));
+    }
 }
 
 #[test]

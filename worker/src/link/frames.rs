@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use shoal_proto::link::data_request::Message;
+use shoal_proto::link::limits::FRAME_BYTES;
 use shoal_proto::link::{Artifact, Column, Fragment, ItemResult, Results, Run, Tensor};
 
 use crate::batch::BatchKey;
@@ -10,18 +11,12 @@ use crate::batch::BatchKey;
 #[cfg(test)]
 mod tests;
 
-/// Payload bytes of one message at most.
-pub(super) const FRAME_BYTES: usize = 1 << 20;
-/// Bytes of one encoded message at most: a frame and what is said about it.
-pub(super) const MESSAGE_BYTES_MAX: usize = 2 * FRAME_BYTES;
 /// What a tensor and its item add to a message besides the payload; generous, so that a frame stays one.
 const TENSOR_OVERHEAD: usize = 128;
 
 /// The server sent what no reading of the protocol allows. The connection is of no more use.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Violation {
-    #[error("a message without content, or of a kind this version does not know, came")]
-    Empty,
     #[error("a fragment came that nothing was waiting for")]
     StrayFragment,
     #[error("batch {batch} came while {left} bytes of the one before were still to come")]
@@ -167,7 +162,8 @@ struct Packer {
 
 impl Packer {
     fn push(&mut self, item: ItemResult) {
-        let size: usize = item.tensors.iter().map(cost).sum::<usize>() + TENSOR_OVERHEAD;
+        let detail = item.error.as_ref().map_or(0, |error| error.detail.len().min(FRAME_BYTES / 2));
+        let size: usize = item.tensors.iter().map(cost).sum::<usize>() + detail + TENSOR_OVERHEAD;
         if size > self.room {
             self.flush();
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shoal_proto::link::limits::FAREWELL_SECONDS_MAX;
 use shoal_proto::link::{
     Artifact, Cancel, ControlResponse, Credit, DataRequest, DataResponse, Demand, Drain, FetchArtifact, Goodbye,
     Heartbeat, Load, Run, Unload, control_request, control_response, data_request, data_response,
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::artifact::{self, ArtifactError};
-use super::frames::{Assembly, Violation, pack_artifact, pack_results};
+use super::frames::{Assembly, pack_artifact, pack_results};
 use super::memory::Held;
 use super::{Connection, Leave, Link, LinkError, Stop, convert, next_message, send};
 use crate::batch::{BatchError, BatchKey, Finished};
@@ -26,7 +27,7 @@ const OUTBOX_HIGH: usize = 16;
 /// Artifacts read at once.
 const ARTIFACTS_MAX: usize = 4;
 /// After Goodbye, the server is given so long to read the last results and end the streams.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+const FAREWELL_MAX: Duration = Duration::from_secs(FAREWELL_SECONDS_MAX);
 
 /// One connection, from its registration to its end.
 pub(super) struct Serving<'a> {
@@ -162,7 +163,7 @@ impl<'a> Serving<'a> {
             Event::Sent | Event::DrainEnded => {}
             Event::DataClosed => return Err(LinkError::Ended("data").into()),
             Event::Stop(Stop::Not) => {}
-            Event::Stop(Stop::Drain) => self.drain(self.link.options.grace),
+            Event::Stop(Stop::Drain) => self.drain(self.link.options.grace)?,
             Event::Stop(Stop::ParentGone) => return Err(Leave::Exit(Exit::ParentGone)),
         }
         Ok(())
@@ -174,13 +175,15 @@ impl<'a> Serving<'a> {
             Some(Message::Load(load)) => self.load(load)?,
             Some(Message::Unload(Unload { model })) => self.unload(&model.into())?,
             Some(Message::Cancel(Cancel { batch, items })) => self.link.session.cancel(batch, items),
-            Some(Message::Drain(Drain { grace })) => self.drain(convert::time_or(grace, self.link.options.grace)),
+            Some(Message::Drain(Drain { grace })) => self.drain(convert::time_or(grace, self.link.options.grace))?,
             Some(Message::Heartbeat(heartbeat)) => self.heartbeat(heartbeat)?,
             Some(Message::FetchArtifact(FetchArtifact { sha256 })) => self.fetch(sha256),
             // With one server, whatever it wants most it sends.
             Some(Message::Demand(Demand { .. })) => {}
             Some(Message::Refused(refused)) => return Err(super::refusal(refused)),
-            Some(Message::Welcome(_)) | None => return Err(LinkError::NotWelcome.into()),
+            Some(Message::Welcome(_)) => return Err(LinkError::NotWelcome.into()),
+            // Messages of later versions mean nothing here.
+            None => {}
         }
         Ok(())
     }
@@ -191,7 +194,8 @@ impl<'a> Serving<'a> {
             Some(data_response::Message::Fragment(fragment)) => {
                 self.assembly.fragment(fragment.data).map_err(LinkError::from)?;
             }
-            None => return Err(LinkError::from(Violation::Empty).into()),
+            // Of a later version, and no part of any batch.
+            None => return Ok(()),
         }
         if self.assembly.is_complete()
             && let Some(arriving) = self.arriving.take()
@@ -398,11 +402,14 @@ impl<'a> Serving<'a> {
         send(out, control_request::Message::Stats(stats))
     }
 
-    fn drain(&mut self, grace: Duration) {
+    fn drain(&mut self, grace: Duration) -> Result<(), LinkError> {
         tracing::info!(?grace, "draining");
-        self.link.session.drain();
+        for slot in self.link.session.drain() {
+            send(&self.connection.control_out, control_request::Message::Credit(Credit { slot, ..Credit::default() }))?;
+        }
         let by = tokio::time::Instant::now() + grace;
         self.drain_by = Some(self.drain_by.map_or(by, |sooner| sooner.min(by)));
+        Ok(())
     }
 
     /// The worker's life is over once it has drained, or had its time to.

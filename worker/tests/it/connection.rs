@@ -215,3 +215,38 @@ async fn a_hanging_batch_does_not_stop_heartbeats_or_cancels() {
         peer.barrier().await;
     }
 }
+
+#[tokio::test]
+async fn a_batch_that_hangs_across_a_lost_connection_ends_the_worker() {
+    let mut server = Server::start();
+    let mut options = server.options();
+    options.stuck_max = Duration::from_millis(50);
+    let worker = Worker::start(options);
+    let mut peer = server.peer(1).await;
+    peer.load_synthetic().await;
+    peer.run(text_run(1, &["!hang"])).await;
+    peer.barrier().await;
+    drop(peer);
+    assert!(matches!(worker.error().await, RunError::Stuck(_)));
+}
+
+#[tokio::test]
+async fn takes_its_credit_back_before_it_says_goodbye() {
+    let mut server = Server::start();
+    let mut worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    let slot = peer.credit().await.slot;
+    worker.stop();
+    let withdrawn = peer.credit().await;
+    assert_eq!((withdrawn.slot, withdrawn.rows), (slot, 0));
+    assert!(goodbye(&mut peer).await.drained);
+}
+
+#[tokio::test]
+async fn a_message_it_does_not_know_is_ignored() {
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    peer.send_unknown().await;
+    peer.barrier().await;
+}

@@ -218,6 +218,12 @@ impl Peer {
         self.data_out.send(Ok(DataResponse { message: Some(message) })).await.unwrap();
     }
 
+    /// Messages of kinds that a later version may have, on both streams.
+    pub(crate) async fn send_unknown(&self) {
+        self.control_out.send(Ok(ControlResponse::default())).await.unwrap();
+        self.data_out.send(Ok(DataResponse::default())).await.unwrap();
+    }
+
     /// The next control message that is no heartbeat and no statistic, or none at the end. Heartbeats are answered.
     pub(crate) async fn try_control(&mut self) -> Option<control_request::Message> {
         loop {
@@ -394,6 +400,10 @@ impl Worker {
 
     pub(crate) fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    pub(crate) async fn error(self) -> RunError {
+        within(self.task).await.unwrap().unwrap_err()
     }
 
     pub(crate) async fn exit(self) -> Exit {

@@ -20,15 +20,25 @@ fn sends_lost_requests_again_in_their_old_place_with_their_old_deadline() {
 #[test]
 fn gives_up_a_request_whose_worker_was_lost_too_often() {
     let limits = Limits { attempts_max: NonZeroU16::new(2).unwrap(), ..Limits::default() };
-    for cause in [DownCause::Lost, DownCause::Left] {
-        let mut stage = Stage::new(limits, vec![config(MODEL)]);
-        stage.queue([1]);
+    let mut stage = Stage::new(limits, vec![config(MODEL)]);
+    stage.queue([1]);
+    stage.ready(WORKER);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::Lost), []);
+    stage.ready(WORKER);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::Lost), [failed(1, Failure::WorkerLost { attempts: Attempt(2) })]);
+}
+
+#[test]
+fn counts_no_loss_against_a_batch_that_crossed_a_goodbye() {
+    let limits = Limits { attempts_max: NonZeroU16::new(1).unwrap(), ..Limits::default() };
+    let mut stage = Stage::new(limits, vec![config(MODEL)]);
+    stage.queue([1]);
+    for _ in 0..3 {
         stage.ready(WORKER);
-        stage.take(WORKER);
-        assert_eq!(stage.down(WORKER, cause), []);
-        stage.ready(WORKER);
-        stage.take(WORKER);
-        assert_eq!(stage.down(WORKER, cause), [failed(1, Failure::WorkerLost { attempts: Attempt(2) })]);
+        assert_eq!(ids(&stage.take(WORKER)), [1]);
+        assert_eq!(stage.down(WORKER, DownCause::Left), []);
     }
 }
 
