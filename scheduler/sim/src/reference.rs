@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, Epoch, Failure, Group, GroupId, Limits, ModelConfig,
-    ModelId, Output, QueueLimit, Reject, RequestId, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Group, GroupId, Limits,
+    ModelConfig, ModelId, Output, QueueLimit, Reject, RequestId, Slot, TenantId, Timestamp, WorkerId,
 };
 
 /// What a `retry_after` may say.
@@ -160,7 +160,7 @@ impl Ledger {
                 let is_its =
                     self.batches.get(batch).is_some_and(|batch| (batch.worker, batch.epoch) == (*worker, *epoch));
                 ensure(is_its && overdue.is_some(), || format!("batch {batch} is not overdue on worker {worker}"))?;
-                self.take_down(*worker, true);
+                self.take_down(*worker, DownCause::Crashed);
                 Ok(())
             }
             Output::Drained => {

@@ -20,7 +20,7 @@ impl Ledger {
             Input::Cancel(group) => self.cancelled(*group),
             Input::WorkerUp { worker, epoch, models } => {
                 if self.last_epochs.get(worker).is_none_or(|last| last < epoch) {
-                    self.take_down(*worker, false);
+                    self.take_down(*worker, DownCause::Lost);
                     self.last_epochs.insert(*worker, *epoch);
                     let models = models.iter().map(|model| (*model, Holding::Untouched)).collect();
                     let (credits, outstanding) = (BTreeMap::new(), Vec::new());
@@ -51,7 +51,7 @@ impl Ledger {
             }
             Input::WorkerDown { worker, epoch, cause } => {
                 if self.current(*worker, *epoch).is_some() {
-                    self.take_down(*worker, *cause == DownCause::Crashed);
+                    self.take_down(*worker, *cause);
                 }
             }
             Input::ModelState { worker, epoch, model, state } => {
@@ -83,13 +83,13 @@ impl Ledger {
     }
 
     /// Ends a worker's epoch. Only the first of its batches could have been running.
-    pub(super) fn take_down(&mut self, id: WorkerId, is_suspect: bool) {
+    pub(super) fn take_down(&mut self, id: WorkerId, cause: DownCause) {
         let Some(worker) = self.workers.remove(&id) else { return };
         for (position, id) in worker.outstanding.into_iter().enumerate() {
             let Some(batch) = self.batches.remove(&id) else { continue };
-            match (position, is_suspect) {
-                (0, true) => self.bisect(id, batch.requests.len() == 1, Failure::Poison),
-                (0, false) => self.lose(id),
+            match (position, cause) {
+                (0, DownCause::Crashed) => self.bisect(id, batch.requests.len() == 1, Failure::Poison),
+                (0, DownCause::Lost) => self.lose(id),
                 _ => self.unreported(id).into_iter().for_each(|request| self.requeue(request)),
             }
         }
