@@ -80,6 +80,7 @@ pub struct Server {
     link: LinkAddress,
     admin: Admin,
     registry: Registry,
+    health: HealthGate,
     driver: Handle,
     /// Cancelled when the server stops taking calls.
     draining: CancellationToken,
@@ -137,13 +138,14 @@ impl Server {
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
         let inference = InferenceService::new(frontend, draining.clone());
         let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
-        tokio::spawn(health.watch());
+        tokio::spawn(health.clone().watch());
         let listener = tokio::spawn(listener.serve(routes, draining.clone(), config.drain_time_max));
         Ok(Self {
             grpc,
             link,
             admin,
             registry,
+            health,
             driver,
             draining,
             drain_time_max: config.drain_time_max,
@@ -191,6 +193,7 @@ impl Server {
                 }
             }
             if views.iter().all(|view| view.state == ModelState::Ready) {
+                self.health.shown_ready().await;
                 return Ok(());
             }
             tokio::select! {

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::session::LinkService;
+use super::service::LinkService;
 
 /// Room for several batches on their way, so that one never waits for the other side's window.
 const WINDOW_BYTES: u32 = 8 << 20;

@@ -5,7 +5,9 @@
 mod convert;
 mod frames;
 mod listen;
+mod service;
 mod session;
+mod tokens;
 
 #[cfg(test)]
 mod farewell_tests;
@@ -13,4 +15,5 @@ mod farewell_tests;
 mod tests;
 
 pub use listen::{LinkAddress, serve};
-pub use session::{LinkOptions, LinkService, Tokens};
+pub use service::{LinkOptions, LinkService};
+pub use tokens::Tokens;

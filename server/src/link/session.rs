@@ -1,209 +1,30 @@
 //! One worker's connection: from Hello to the end, in one task.
 
-use std::collections::HashMap;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
 use shoal_proto::link::limits::{FAREWELL_SECONDS_MAX, PROTOCOL};
 use shoal_proto::link::{self as wire, control_request, control_response, data_request, data_response};
 use shoal_scheduler::Epoch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
-use crate::driver::{Event, FromWorker, Handle, ToWorker, WorkerUp};
+use crate::driver::{Event, FromWorker, ToWorker, WorkerUp};
 
 use super::convert;
 use super::frames::{Assembly, Whole, cut};
+use super::service::{DataEnds, Shared, Waiting, lock};
+use super::tokens::Origin;
 
-/// Control messages on their way to a worker. A worker that does not take them is stuck.
-const CONTROL_QUEUE: usize = 256;
 /// After Goodbye the data stream is read for so long at most.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(FAREWELL_SECONDS_MAX);
-/// Data frames on their way to a worker; the writer waits beyond that.
-const DATA_QUEUE: usize = 8;
 
-/// Times and limits of the link.
-#[derive(Clone, Copy, Debug)]
-pub struct LinkOptions {
-    /// How often both sides say that they are there.
-    pub heartbeat_interval: Duration,
-    /// Silence after which a worker counts as lost.
-    pub silence_max: Duration,
-    /// How long a new connection may take to introduce itself and attach.
-    pub hello_time_max: Duration,
-    /// Workers connected at once.
-    pub workers_max: usize,
-}
-
-impl Default for LinkOptions {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval: Duration::from_millis(500),
-            silence_max: Duration::from_secs(3),
-            hello_time_max: Duration::from_secs(5),
-            workers_max: 1024,
-        }
-    }
-}
-
-/// Who may attach.
-#[derive(Clone, Debug, Default)]
-pub struct Tokens {
-    /// Token of each local child, by worker name.
-    children: Arc<DashMap<String, String>>,
-    /// Token shared by all other workers; empty to have none.
-    shared: Arc<str>,
-}
-
-impl Tokens {
-    /// Lets workers with this token in; with an empty one, only local children.
-    pub fn shared(token: &str) -> Self {
-        Self { children: Arc::default(), shared: token.into() }
-    }
-
-    /// Lets a child in under its own name, with its own token.
-    pub fn admit_child(&self, name: &str, token: &str) {
-        self.children.insert(name.to_owned(), token.to_owned());
-    }
-
-    /// Whether a worker may attach, and whether it is a child of this server.
-    fn check(&self, name: &str, token: &str) -> Option<Origin> {
-        let child = self.children.get(name).map(|entry| entry.value().clone());
-        match child {
-            Some(expected) => same(&expected, token).then_some(Origin::Child),
-            None => (!self.shared.is_empty() && same(&self.shared, token)).then_some(Origin::Elsewhere),
-        }
-    }
-}
-
-#[cfg(test)]
-impl Tokens {
-    pub(super) fn admits(&self, name: &str, token: &str) -> bool {
-        self.check(name, token).is_some()
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Child,
-    Elsewhere,
-}
-
-/// Compares in a time that depends on the length alone.
-fn same(a: &str, b: &str) -> bool {
-    let differing = a.bytes().zip(b.bytes()).fold(0, |acc, (x, y)| acc | (x ^ y));
-    a.len() == b.len() && differing == 0
-}
-
-/// The gRPC service workers dial.
-#[derive(Clone, Debug)]
-pub struct LinkService {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    driver: Handle,
-    options: LinkOptions,
-    tokens: Tokens,
-    next_epoch: AtomicU64,
-    /// Sessions that said Hello and wait for their data stream.
-    waiting: Mutex<HashMap<u64, Waiting>>,
-    /// Live sessions by worker name.
-    live: Mutex<HashMap<String, Live>>,
-}
-
-#[derive(Debug)]
-struct Live {
-    epoch: u64,
-    incarnation: u64,
-    child: bool,
-}
-
-/// A session without its data stream yet.
-#[derive(Debug)]
-struct Waiting {
-    worker: String,
-    attach: oneshot::Sender<DataEnds>,
-}
-
-/// Both ends of an attached data stream.
-#[derive(Debug)]
-struct DataEnds {
-    requests: Streaming<wire::DataRequest>,
-    responses: mpsc::Sender<Result<wire::DataResponse, Status>>,
-}
-
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-impl LinkService {
-    /// A service that tells `driver` of workers.
-    pub fn new(driver: Handle, options: LinkOptions, tokens: Tokens) -> Self {
-        let shared = Shared {
-            driver,
-            options,
-            tokens,
-            next_epoch: AtomicU64::new(1),
-            waiting: Mutex::default(),
-            live: Mutex::default(),
-        };
-        Self { shared: Arc::new(shared) }
-    }
-}
-
-#[tonic::async_trait]
-impl wire::worker_link_server::WorkerLink for LinkService {
-    type ControlStream = Responses<wire::ControlResponse>;
-    type DataStream = Responses<wire::DataResponse>;
-
-    async fn control(
-        &self,
-        request: Request<Streaming<wire::ControlRequest>>,
-    ) -> Result<Response<Self::ControlStream>, Status> {
-        let (responses, stream) = mpsc::channel(CONTROL_QUEUE);
-        let session = Session { shared: self.shared.clone(), requests: request.into_inner(), responses };
-        tokio::spawn(session.run());
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
-    }
-
-    async fn data(&self, request: Request<Streaming<wire::DataRequest>>) -> Result<Response<Self::DataStream>, Status> {
-        let mut requests = request.into_inner();
-        let first = timeout(self.shared.options.hello_time_max, requests.message());
-        let first = first.await.map_err(|_| Status::deadline_exceeded("no Attach came"))??;
-        let Some(data_request::Message::Attach(attach)) = first.and_then(|request| request.message) else {
-            return Err(Status::invalid_argument("the first message on Data must be Attach"));
-        };
-        if self.shared.tokens.check(&attach.worker, &attach.auth).is_none() {
-            return Err(Status::unauthenticated("`auth` is not a token of this server"));
-        }
-        let Some(waiting) = self.shared.take_waiting(attach.epoch, &attach.worker) else {
-            return Err(Status::failed_precondition(
-                "`epoch` names no session of `worker` that waits for its data stream",
-            ));
-        };
-        let (responses, stream) = mpsc::channel(DATA_QUEUE);
-        let ends = DataEnds { requests, responses };
-        waiting.attach.send(ends).map_err(|_| Status::aborted("the session ended"))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
-    }
-}
-
-/// A poisoned lock means that a panic is already under way; the maps behind it are whole all the same.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Session {
-    shared: Arc<Shared>,
-    requests: Streaming<wire::ControlRequest>,
-    responses: mpsc::Sender<Result<wire::ControlResponse, Status>>,
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) requests: Streaming<wire::ControlRequest>,
+    pub(super) responses: mpsc::Sender<Result<wire::ControlResponse, Status>>,
 }
 
 /// A session that both sides agreed on.
@@ -227,7 +48,8 @@ impl End {
 }
 
 impl Session {
-    async fn run(mut self) {
+    /// Serves the worker until either side is gone.
+    pub(super) async fn run(mut self) {
         let Some(mut attached) = self.attach().await else { return };
         let epoch = Epoch(attached.epoch);
         let end = self.serve(&mut attached).await;
@@ -473,52 +295,4 @@ async fn write_data(
     }
     // The session holds the other end for as long as it lives.
     std::future::pending::<()>().await;
-}
-
-impl Shared {
-    /// Lets a worker in under a new epoch, or says why not.
-    fn admit(&self, hello: &wire::Hello) -> Result<(u64, Origin), (wire::refused::Reason, String)> {
-        use wire::refused::Reason;
-        if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
-            let (min, max) = (hello.protocol_min, hello.protocol_max);
-            let detail = format!("this server speaks protocol {PROTOCOL}, the worker {min} to {max}");
-            return Err((Reason::Protocol, detail));
-        }
-        if hello.worker.is_empty() || hello.worker.len() > 256 {
-            return Err((Reason::NameTaken, "`worker` must have 1 to 256 bytes".into()));
-        }
-        let Some(origin) = self.tokens.check(&hello.worker, &hello.auth) else {
-            return Err((Reason::Auth, "`auth` is not a token of this server".into()));
-        };
-        let mut live = lock(&self.live);
-        if live.len() >= self.options.workers_max && !live.contains_key(&hello.worker) {
-            let detail = format!("{} workers are connected, the most this server takes", self.options.workers_max);
-            return Err((Reason::TooManyWorkers, detail));
-        }
-        // A child's name is its own by its token; anyone else must be the same process that holds the name.
-        if let Some(holder) = live.get(&hello.worker)
-            && !holder.child
-            && holder.incarnation != hello.incarnation
-        {
-            return Err((Reason::NameTaken, format!("another worker is connected as `{}`", hello.worker)));
-        }
-        let epoch = self.next_epoch.fetch_add(1, Ordering::Relaxed);
-        let entry = Live { epoch, incarnation: hello.incarnation, child: origin == Origin::Child };
-        live.insert(hello.worker.clone(), entry);
-        Ok((epoch, origin))
-    }
-
-    /// The session that a worker opened under an epoch; another worker's stays where it is.
-    fn take_waiting(&self, epoch: u64, worker: &str) -> Option<Waiting> {
-        let mut waiting = lock(&self.waiting);
-        waiting.get(&epoch).filter(|waiting| waiting.worker == worker)?;
-        waiting.remove(&epoch)
-    }
-
-    fn forget(&self, name: &str, epoch: u64) {
-        let mut live = lock(&self.live);
-        if live.get(name).is_some_and(|entry| entry.epoch == epoch) {
-            live.remove(name);
-        }
-    }
 }

@@ -7,7 +7,7 @@ use shoal_proto::link::{Artifact, Column, Item, ItemResult, Results, Run, Tensor
 
 use super::convert;
 use super::frames::{Assembly, FrameError, Whole, cut};
-use super::session::Tokens;
+use super::tokens::Tokens;
 
 fn column(bytes: usize, fill: u8) -> Column {
     Column { name: "x".into(), data: vec![fill; bytes].into(), ..Default::default() }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
@@ -23,6 +24,8 @@ pub struct HealthGate {
     reporter: HealthReporter,
     registry: Registry,
     draining: CancellationToken,
+    /// Whether the health service says that the server serves.
+    shown: watch::Sender<bool>,
 }
 
 impl HealthGate {
@@ -32,7 +35,7 @@ impl HealthGate {
         draining: CancellationToken,
     ) -> (Self, tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>) {
         let (reporter, service) = health_reporter();
-        let gate = Self { reporter, registry, draining };
+        let gate = Self { reporter, registry, draining, shown: watch::Sender::new(false) };
         // A reporter starts with the whole server as serving, which is not true yet.
         for name in SERVICES {
             gate.reporter.set_service_status(name, ServingStatus::NotServing).await;
@@ -44,6 +47,12 @@ impl HealthGate {
     /// Whether every configured model can be served, and the server is not draining.
     pub fn is_ready(&self) -> bool {
         !self.draining.is_cancelled() && self.unready().is_empty()
+    }
+
+    /// Returns once the health service says that the server serves.
+    pub async fn shown_ready(&self) {
+        // The sender is held by `self`.
+        let _ = self.shown.subscribe().wait_for(|shown| *shown).await;
     }
 
     /// Models that cannot be served, and why.
@@ -67,6 +76,7 @@ impl HealthGate {
             for name in SERVICES {
                 self.show(&mut shown, name.into(), ready).await;
             }
+            self.shown.send_replace(ready);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { break },
                 () = self.draining.cancelled() => break,

@@ -1,0 +1,195 @@
+//! The gRPC service workers dial: who is admitted, and which data stream belongs to which session.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shoal_proto::link::limits::PROTOCOL;
+use shoal_proto::link::{self as wire, data_request};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::driver::Handle;
+
+use super::session::Session;
+use super::tokens::{Origin, Tokens};
+
+/// Control messages on their way to a worker. A worker that does not take them is stuck.
+const CONTROL_QUEUE: usize = 256;
+/// Data frames on their way to a worker; the writer waits beyond that.
+const DATA_QUEUE: usize = 8;
+
+/// Times and limits of the link.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkOptions {
+    /// How often both sides say that they are there.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a worker counts as lost.
+    pub silence_max: Duration,
+    /// How long a new connection may take to introduce itself and attach.
+    pub hello_time_max: Duration,
+    /// Workers connected at once.
+    pub workers_max: usize,
+}
+
+impl Default for LinkOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(500),
+            silence_max: Duration::from_secs(3),
+            hello_time_max: Duration::from_secs(5),
+            workers_max: 1024,
+        }
+    }
+}
+
+/// The gRPC service workers dial.
+#[derive(Clone, Debug)]
+pub struct LinkService {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) driver: Handle,
+    pub(super) options: LinkOptions,
+    pub(super) tokens: Tokens,
+    pub(super) next_epoch: AtomicU64,
+    /// Sessions that said Hello and wait for their data stream.
+    pub(super) waiting: Mutex<HashMap<u64, Waiting>>,
+    /// Live sessions by worker name.
+    pub(super) live: Mutex<HashMap<String, Live>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    epoch: u64,
+    incarnation: u64,
+    child: bool,
+}
+
+/// A session without its data stream yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) worker: String,
+    pub(super) attach: oneshot::Sender<DataEnds>,
+}
+
+/// Both ends of an attached data stream.
+#[derive(Debug)]
+pub(super) struct DataEnds {
+    pub(super) requests: Streaming<wire::DataRequest>,
+    pub(super) responses: mpsc::Sender<Result<wire::DataResponse, Status>>,
+}
+
+pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl LinkService {
+    /// A service that tells `driver` of workers.
+    pub fn new(driver: Handle, options: LinkOptions, tokens: Tokens) -> Self {
+        let shared = Shared {
+            driver,
+            options,
+            tokens,
+            next_epoch: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            live: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::worker_link_server::WorkerLink for LinkService {
+    type ControlStream = Responses<wire::ControlResponse>;
+    type DataStream = Responses<wire::DataResponse>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<wire::ControlRequest>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let (responses, stream) = mpsc::channel(CONTROL_QUEUE);
+        let session = Session { shared: self.shared.clone(), requests: request.into_inner(), responses };
+        tokio::spawn(session.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn data(&self, request: Request<Streaming<wire::DataRequest>>) -> Result<Response<Self::DataStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = timeout(self.shared.options.hello_time_max, requests.message());
+        let first = first.await.map_err(|_| Status::deadline_exceeded("no Attach came"))??;
+        let Some(data_request::Message::Attach(attach)) = first.and_then(|request| request.message) else {
+            return Err(Status::invalid_argument("the first message on Data must be Attach"));
+        };
+        if self.shared.tokens.check(&attach.worker, &attach.auth).is_none() {
+            return Err(Status::unauthenticated("`auth` is not a token of this server"));
+        }
+        let Some(waiting) = self.shared.take_waiting(attach.epoch, &attach.worker) else {
+            return Err(Status::failed_precondition(
+                "`epoch` names no session of `worker` that waits for its data stream",
+            ));
+        };
+        let (responses, stream) = mpsc::channel(DATA_QUEUE);
+        let ends = DataEnds { requests, responses };
+        waiting.attach.send(ends).map_err(|_| Status::aborted("the session ended"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// A poisoned lock means that a panic is already under way; the maps behind it are whole all the same.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Lets a worker in under a new epoch, or says why not.
+    pub(super) fn admit(&self, hello: &wire::Hello) -> Result<(u64, Origin), (wire::refused::Reason, String)> {
+        use wire::refused::Reason;
+        if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
+            let (min, max) = (hello.protocol_min, hello.protocol_max);
+            let detail = format!("this server speaks protocol {PROTOCOL}, the worker {min} to {max}");
+            return Err((Reason::Protocol, detail));
+        }
+        if hello.worker.is_empty() || hello.worker.len() > 256 {
+            return Err((Reason::NameTaken, "`worker` must have 1 to 256 bytes".into()));
+        }
+        let Some(origin) = self.tokens.check(&hello.worker, &hello.auth) else {
+            return Err((Reason::Auth, "`auth` is not a token of this server".into()));
+        };
+        let mut live = lock(&self.live);
+        if live.len() >= self.options.workers_max && !live.contains_key(&hello.worker) {
+            let detail = format!("{} workers are connected, the most this server takes", self.options.workers_max);
+            return Err((Reason::TooManyWorkers, detail));
+        }
+        // A child's name is its own by its token; anyone else must be the same process that holds the name.
+        if let Some(holder) = live.get(&hello.worker)
+            && !holder.child
+            && holder.incarnation != hello.incarnation
+        {
+            return Err((Reason::NameTaken, format!("another worker is connected as `{}`", hello.worker)));
+        }
+        let epoch = self.next_epoch.fetch_add(1, Ordering::Relaxed);
+        let entry = Live { epoch, incarnation: hello.incarnation, child: origin == Origin::Child };
+        live.insert(hello.worker.clone(), entry);
+        Ok((epoch, origin))
+    }
+
+    /// The session that a worker opened under an epoch; another worker's stays where it is.
+    pub(super) fn take_waiting(&self, epoch: u64, worker: &str) -> Option<Waiting> {
+        let mut waiting = lock(&self.waiting);
+        waiting.get(&epoch).filter(|waiting| waiting.worker == worker)?;
+        waiting.remove(&epoch)
+    }
+
+    pub(super) fn forget(&self, name: &str, epoch: u64) {
+        let mut live = lock(&self.live);
+        if live.get(name).is_some_and(|entry| entry.epoch == epoch) {
+            live.remove(name);
+        }
+    }
+}
