@@ -208,7 +208,8 @@ impl Server {
         tokio::select! {
             Some(given_up) = self.given_up.recv() => {
                 self.workers_left = self.workers_left.saturating_sub(1);
-                Trouble { what: format!("worker `{}` was given up: {}", given_up.worker, given_up.reason), fatal: self.workers_left == 0 }
+                let what = format!("worker `{}` was given up: {}", given_up.worker, given_up.reason);
+                Trouble { what, fatal: self.workers_left == 0 }
             }
             _ = &mut self.backstage.ended => {
                 Trouble { what: "the driver or the worker link ended by itself".into(), fatal: true }

@@ -12,7 +12,7 @@ mod settings;
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ impl Config {
                 tenant_requests_max: settings.tenant_requests_max.unwrap_or(defaults.tenant_requests_max),
                 class_requests_max: settings.class_requests_max.unwrap_or(defaults.class_requests_max),
                 queue_bytes_max: settings.queue_bytes_max.unwrap_or(defaults.queue_bytes_max),
-                attempts_max: settings.attempts_max.unwrap_or(const { NonZeroU16::new(3).unwrap() }),
+                attempts_max: settings.attempts_max.unwrap_or(defaults.attempts_max),
             },
             models,
         })

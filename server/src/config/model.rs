@@ -114,17 +114,17 @@ impl ModelFile {
                 }
             }
         };
+        let defaults = ModelConfig::new(name, source);
         Ok(ModelConfig {
             slo: slo(self.slo.map(Into::into), self.preset),
-            dtype: self.dtype.unwrap_or_default(),
-            queue_time_max: self.queue_time_max.map_or(Duration::from_secs(60), Into::into),
-            queue_requests_max: self.queue_requests_max.unwrap_or(QUEUE_REQUESTS_MAX),
-            batch_time_max: self.batch_time_max.map_or(Duration::from_secs(60), Into::into),
-            batch_rows_max: self.batch_rows_max.unwrap_or(BATCH_ROWS_MAX),
-            batch_tokens_max: self.batch_tokens_max.unwrap_or(BATCH_TOKENS_MAX),
+            dtype: self.dtype.unwrap_or(defaults.dtype),
+            queue_time_max: self.queue_time_max.map_or(defaults.queue_time_max, Into::into),
+            queue_requests_max: self.queue_requests_max.unwrap_or(defaults.queue_requests_max),
+            batch_time_max: self.batch_time_max.map_or(defaults.batch_time_max, Into::into),
+            batch_rows_max: self.batch_rows_max.unwrap_or(defaults.batch_rows_max),
+            batch_tokens_max: self.batch_tokens_max.unwrap_or(defaults.batch_tokens_max),
             policy,
-            name,
-            source,
+            ..defaults
         })
     }
 }

@@ -59,17 +59,16 @@ impl Driver {
     pub(super) fn dispatch(&mut self, now: Timestamp, mut dispatch: Dispatch) {
         // A call that failed a moment ago takes its rows along; the core hears of it once its outputs are drained. What
         // is sent, what is kept and what is cancelled must be the same list: items are known by their place in it.
-        dispatch.requests.retain(|request| self.calls.of(*request).is_some());
+        let (mut rows, mut tokens) = (0, 0);
+        dispatch.requests.retain(|request| {
+            let Some((_, row, pending)) = self.calls.of(*request) else { return false };
+            let cost = pending.call.rows[row as usize].cost();
+            rows += cost.rows;
+            tokens += cost.tokens;
+            true
+        });
         let Some(model) = self.models.get(dispatch.model) else { return };
         let Some(card) = model.card.clone() else { return };
-        let (mut rows, mut tokens) = (0, 0);
-        for &request in &dispatch.requests {
-            if let Some((_, row, pending)) = self.calls.of(request) {
-                let cost = pending.call.rows[row as usize].cost();
-                rows += cost.rows;
-                tokens += cost.tokens;
-            }
-        }
         let entry = BatchUse {
             rows,
             tokens,

@@ -76,7 +76,7 @@ impl Driver {
     pub(super) fn count_model_workers(&self) {
         for (id, model) in self.models.iter() {
             if let Some(metrics) = self.model_metrics.get(&id) {
-                metrics.workers.set(i64::from(model.view().workers));
+                metrics.workers.set(i64::from(model.ready_workers()));
             }
         }
     }

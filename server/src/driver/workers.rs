@@ -1,8 +1,11 @@
 //! What workers do, and what becomes of that: they come, report, and go.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_scheduler::{Attempt, BatchId, Dispatch, DownCause, Epoch, Input, ItemOutcome, ModelId, Timestamp, WorkerId};
+use shoal_scheduler::{
+    Attempt, BatchId, Dispatch, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Timestamp, WorkerId,
+};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -137,25 +140,23 @@ impl Driver {
     /// A batch is over: calls that waited only for its compute time can be answered.
     pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
         let Some(flight) = self.batches.remove(&batch) else { return };
-        if let (Some(compute), Some(metrics)) = (compute, self.model_metrics.get(&flight.model)) {
-            metrics.compute_duration.observe(compute.as_secs_f64());
-        }
-        if let (Some(compute), Some(model)) = (compute, self.models.get(flight.model)) {
-            let times = BatchTimes { compute_infer: compute, ..BatchTimes::default() };
-            model.statistics.record_batch(flight.requests.len() as u32, &times);
-        }
-        let mut last = None;
-        for &request in &flight.requests {
-            let Some((group, _, pending)) = self.calls.of(request) else { continue };
-            if last.replace(group) == Some(group) {
-                continue; // Rows of one call follow each other in a batch more often than not.
+        if let Some(compute) = compute {
+            if let Some(metrics) = self.model_metrics.get(&flight.model) {
+                metrics.compute_duration.observe(compute.as_secs_f64());
             }
-            pending.end_batch(batch, compute.unwrap_or_default());
-        }
-        for request in flight.requests {
-            if let Some((group, _, _)) = self.calls.of(request) {
-                self.finish_if_done(now, group);
+            if let Some(model) = self.models.get(flight.model) {
+                let times = BatchTimes { compute_infer: compute, ..BatchTimes::default() };
+                model.statistics.record_batch(flight.requests.len() as u32, &times);
             }
+        }
+        // Each call once, wherever its rows stand in the batch.
+        let calls = flight.requests.iter().filter_map(|request| self.calls.of(*request).map(|(group, ..)| group));
+        let calls: BTreeSet<GroupId> = calls.collect();
+        for group in calls {
+            if let Some(pending) = self.calls.group(group) {
+                pending.end_batch(batch, compute.unwrap_or_default());
+            }
+            self.finish_if_done(now, group);
         }
     }
 }
