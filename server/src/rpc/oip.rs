@@ -2,6 +2,8 @@
 //!
 //! What requests and answers mean is in [`crate::oip`]; this file puts it to the models.
 
+mod stream;
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -9,7 +11,6 @@ use std::time::SystemTime;
 use dashmap::DashMap;
 use shoal_proto::inference::{self as wire, grpc_inference_service_server::GrpcInferenceService};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +22,8 @@ use crate::call::{Answer, CallError, Caller};
 use crate::config::ModelControl;
 use crate::oip::{
     CallTimes, GRPC_ERROR_METADATA, InferRequest, Limits, LogSettings, Payload, Signature, TraceLevel, TraceSampler,
-    TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata, stream_answer,
-    stream_failure, unload_request,
+    TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata,
+    unload_request,
 };
 use crate::registry::{ModelState, ModelView};
 use crate::telemetry::LogControl;
@@ -31,6 +32,7 @@ use super::caller::by_deadline;
 use super::frontend::Frontend;
 use super::health::HealthGate;
 use super::status::status;
+use stream::answer_stream;
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
@@ -433,78 +435,5 @@ impl GrpcInferenceService for OipService {
         _: Request<wire::CudaSharedMemoryUnregisterRequest>,
     ) -> Result<Response<wire::CudaSharedMemoryUnregisterResponse>, Status> {
         Err(shared_memory())
-    }
-}
-
-/// A call of a stream while it runs. Dropping it cancels the call.
-struct StreamCall {
-    id: String,
-    model: String,
-    task: JoinHandle<Result<wire::ModelInferResponse, CallError>>,
-}
-
-impl Drop for StreamCall {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl OipService {
-    /// Starts the calls of a stream as they come.
-    async fn read_stream(
-        self,
-        caller: Caller,
-        mut requests: Streaming<wire::ModelInferRequest>,
-        running: mpsc::Sender<Result<StreamCall, Status>>,
-    ) {
-        loop {
-            let request = tokio::select! {
-                request = requests.message() => request,
-                () = running.closed() => return,
-                () = self.draining.cancelled() => return,
-            };
-            let started = match request {
-                Ok(Some(request)) => {
-                    let (id, model) = (request.id.clone(), request.model_name.clone());
-                    let (service, caller) = (self.clone(), caller.clone());
-                    let task = tokio::spawn(async move { service.infer(caller, request).await });
-                    Ok(StreamCall { id, model, task })
-                }
-                Ok(None) => return,
-                Err(broken) => Err(broken),
-            };
-            let broken = started.is_err();
-            if running.send(started).await.is_err() || broken {
-                return;
-            }
-        }
-    }
-}
-
-/// Sends the answers of a stream in the order of its requests: clients without ids know them by that.
-async fn answer_stream(
-    mut running: mpsc::Receiver<Result<StreamCall, Status>>,
-    answers: &mpsc::Sender<Result<wire::ModelStreamInferResponse, Status>>,
-    as_status: bool,
-) {
-    while let Some(call) = running.recv().await {
-        let answer = match call {
-            Err(broken) => Err(broken),
-            Ok(mut call) => {
-                let result = tokio::select! {
-                    result = &mut call.task => result,
-                    () = answers.closed() => return,
-                };
-                match result.unwrap_or_else(|lost| Err(CallError::Internal { what: lost.to_string() })) {
-                    Ok(response) => Ok(stream_answer(response)),
-                    Err(error) if as_status => Err(status(&error)),
-                    Err(error) => Ok(stream_failure(&call.id, &call.model, &error)),
-                }
-            }
-        };
-        let ended = answer.is_err();
-        if answers.send(answer).await.is_err() || ended {
-            return;
-        }
     }
 }
