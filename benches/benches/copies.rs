@@ -1,9 +1,8 @@
 //! How often a payload is copied on its way from the client's socket to the backend and back.
 //!
 //! A copy of a large payload needs a large buffer, so bytes of large allocations, divided by bytes of payload, bound the
-//! copies from above. They are counted by thread: `rpc` is the client's side of the server, `driver` its worker link,
-//! `worker` the worker's link, `shoal-*` whatever threads the worker names so. The client is on a thread of its own and
-//! not counted.
+//! copies from above. They are counted by thread, for the server and for the worker. The client is on a thread of its own
+//! and not counted.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -26,12 +25,12 @@ const ROWS: usize = 16;
 const FLOATS_PER_ROW: usize = 48 << 10;
 const CALLS: u64 = 20;
 
-const SIDES: [&str; 4] = ["client", "rpc", "driver", "worker"];
-static BYTES: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+const SIDES: [&str; 3] = ["client", "server", "worker"];
+static BYTES: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 thread_local! {
-    /// The side a thread counts on; threads that say nothing belong to the driver, which names its own.
-    static SIDE: Cell<usize> = const { Cell::new(2) };
+    /// The side a thread counts on; threads that say nothing belong to the server, which starts its own.
+    static SIDE: Cell<usize> = const { Cell::new(1) };
 }
 
 struct Counting;
@@ -82,12 +81,8 @@ fn request() -> ModelInferRequest {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .on_thread_start(|| SIDE.set(1))
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let (address, server) = runtime.block_on(runtime.spawn(serve())).expect("the server starts");
     SIDE.set(0);
     let client = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -108,7 +103,7 @@ async fn serve() -> (SocketAddr, Server) {
     let mut server = server.expect("the server starts");
     let LinkAddress::Tcp(link) = *server.link_address() else { unreachable!("asked for above") };
     std::thread::spawn(move || {
-        SIDE.set(3);
+        SIDE.set(2);
         let mut options = Options::new(Endpoint::Tcp(format!("http://{link}")), "bench", "token");
         options.offers = [("echo".to_owned(), ModelSource::Echo)].into();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
