@@ -20,12 +20,12 @@ mod synthetic;
 
 pub(crate) use stack::Stack;
 
-/// One device and the models on it.
-pub(crate) trait Backend {
+/// One device and the models on it. Threads take turns at it.
+pub(crate) trait Backend: Send {
     /// A model that was read and checked, but is not on the device.
     type Prepared: Send + 'static;
     /// A launched batch. Owns every buffer the batch still needs.
-    type Ticket;
+    type Ticket: std::fmt::Debug + Send;
 
     /// Reads a model, on any thread. `progress` is told the part that is done, in [0, 1].
     fn prepare(
@@ -36,6 +36,10 @@ pub(crate) trait Backend {
 
     /// Batches that may be launched and not finished.
     fn depth(&self) -> usize;
+
+    /// Whether this batch takes less time than waking another thread would, and is computed by `launch` itself. Such a
+    /// batch may run on the thread that carries the link, which hears nothing meanwhile.
+    fn is_brief(&self, batch: &HostBatch) -> bool;
 
     /// Makes a model callable under a name, in place of one that had it.
     fn install(&mut self, name: &Arc<str>, prepared: Self::Prepared) -> Result<(), LoadError>;

@@ -1,5 +1,7 @@
-//! Runs batches, one after the other or as many at once as the backend allows. ONE thread owns the backend; a second
-//! one reads models, so that loading never stalls serving. Orders come in and events go out through bounded channels.
+//! Runs batches, one after the other or as many at once as the backend allows. ONE thread at a time is at the device: the
+//! executor's own, or, for a batch that takes less time than waking that thread would, whoever brings the batch while
+//! the device is idle. A second thread reads models, so that loading never stalls serving. Orders come in and events go
+//! out through bounded channels.
 //!
 //! Before a batch starts, items whose deadline has passed are answered so and cancelled ones are dropped; neither is
 //! computed. A panic inside a model fails its batch and the executor goes on: a launch only reads installed models
@@ -9,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,12 +37,14 @@ const POLL_EVERY: Duration = Duration::from_micros(50);
 /// A handle on the executor's threads. They end when it is dropped, once the batch in flight is done.
 #[derive(Debug)]
 pub(crate) struct Executor<B: Backend> {
+    /// There once the executor's thread has opened it.
+    device: Arc<OnceLock<Mutex<Device<B>>>>,
     orders: flume::Sender<Order<B::Prepared>>,
     loads: flume::Sender<PrepareRequest>,
     events: flume::Receiver<Event>,
 }
 
-/// What the owning thread is told.
+/// What the executor's thread is told.
 #[derive(Debug)]
 enum Order<P> {
     Install { name: Arc<str>, prepared: P, card: ModelCard },
@@ -77,24 +81,20 @@ pub(crate) enum Event {
 pub(crate) struct Full;
 
 impl<B: Backend + 'static> Executor<B> {
-    /// Starts both threads. `open` makes the backend on the thread that will own it.
+    /// Starts both threads. `open` makes the backend on the executor's own.
     pub(crate) fn start(open: impl FnOnce() -> B + Send + 'static, compute: Compute) -> io::Result<Self> {
         let (orders, orders_in) = flume::bounded(ORDERS_MAX);
         let (loads, loads_in) = flume::bounded(LOADS_MAX);
         let (events_out, events) = flume::bounded(EVENTS_MAX);
         let loader = Loader::<B>::new(compute, loads_in, orders.downgrade(), events_out.clone());
         thread::Builder::new().name("shoal-loader".to_owned()).spawn(move || loader.run())?;
+        let device = Arc::new(OnceLock::new());
+        let opened = device.clone();
         thread::Builder::new().name("shoal-executor".to_owned()).spawn(move || {
-            Owner {
-                backend: open(),
-                orders: orders_in,
-                events: events_out,
-                flight: VecDeque::new(),
-                free_since: Instant::now(),
-            }
-            .run()
+            let device = opened.get_or_init(|| Mutex::new(Device::new(open())));
+            Thread { device, orders: orders_in, events: events_out }.run();
         })?;
-        Ok(Self { orders, loads, events })
+        Ok(Self { device, orders, loads, events })
     }
 
     /// Reads a model and installs it; ends in `Ready` or `LoadFailed`.
@@ -107,9 +107,22 @@ impl<B: Backend + 'static> Executor<B> {
         self.orders.try_send(Order::Evict { name }).map_err(|_| Full)
     }
 
-    /// Runs a batch; ends in `Finished`.
-    pub(crate) fn run(&self, batch: HostBatch) -> Result<(), Full> {
-        self.orders.try_send(Order::Run(batch)).map_err(|_| Full)
+    /// Runs a batch: there and then if it is brief and nothing is ahead of it, else on the executor's thread, which ends
+    /// in an event `Finished`.
+    pub(crate) fn run(&self, batch: HostBatch) -> Result<Option<Finished>, Full> {
+        if let Some(mut device) = self.idle_device()
+            && device.backend.is_brief(&batch)
+        {
+            return Ok(Some(device.run(batch)));
+        }
+        self.orders.try_send(Order::Run(batch)).map_err(|_| Full)?;
+        Ok(None)
+    }
+
+    /// The device, if no thread is at it and no order waits.
+    fn idle_device(&self) -> Option<MutexGuard<'_, Device<B>>> {
+        let device = self.device.get()?.try_lock().ok()?;
+        (self.orders.is_empty() && device.flight.is_empty()).then_some(device)
     }
 
     /// What happened next, or none if the executor has ended.
@@ -118,11 +131,10 @@ impl<B: Backend + 'static> Executor<B> {
     }
 }
 
-/// The thread that owns the backend.
-struct Owner<B: Backend> {
+/// The backend and what runs on it.
+#[derive(Debug)]
+struct Device<B: Backend> {
     backend: B,
-    orders: flume::Receiver<Order<B::Prepared>>,
-    events: flume::Sender<Event>,
     /// Launched batches, oldest first.
     flight: VecDeque<Flight<B::Ticket>>,
     /// When the device finished its last batch.
@@ -130,12 +142,14 @@ struct Owner<B: Backend> {
 }
 
 /// A launched batch.
+#[derive(Debug)]
 struct Flight<T> {
     ticket: T,
     report: Report,
 }
 
 /// What is known of a batch before its results are.
+#[derive(Debug)]
 struct Report {
     batch: HostBatch,
     started: Instant,
@@ -146,97 +160,138 @@ struct Report {
     settled: Vec<ItemResult>,
 }
 
-impl<B: Backend> Owner<B> {
+/// The executor's thread.
+struct Thread<'a, B: Backend> {
+    device: &'a Mutex<Device<B>>,
+    orders: flume::Receiver<Order<B::Prepared>>,
+    events: flume::Sender<Event>,
+}
+
+impl<B: Backend> Thread<'_, B> {
     /// Until every order is done and nobody can give another.
-    fn run(mut self) {
-        loop {
-            match self.next_order() {
-                Ok(Some(Order::Run(batch))) => self.start(batch),
-                Ok(Some(Order::Install { name, prepared, card })) => self.install(name, prepared, card),
-                Ok(Some(Order::Evict { name })) => {
-                    self.backend.evict(&name);
-                    self.tell(Event::Evicted { name });
-                }
-                Ok(None) => {}
-                Err(Ended) => return,
+    fn run(self) {
+        let mut pace = Pace::Idle;
+        while let Ok(order) = self.next_order(pace) {
+            let mut device = self.device();
+            if let Some(event) = order.and_then(|order| device.obey(order)) {
+                self.tell(event);
             }
-            self.collect();
+            while let Some(finished) = device.collect() {
+                self.tell(Event::Finished(finished));
+            }
+            pace = device.pace();
         }
     }
 
     /// None when it is time to look at the batches in flight instead.
-    fn next_order(&self) -> Result<Option<Order<B::Prepared>>, Ended> {
-        if self.flight.is_empty() {
-            return self.orders.recv().map(Some).map_err(|_| Ended);
+    fn next_order(&self, pace: Pace) -> Result<Option<Order<B::Prepared>>, Ended> {
+        match pace {
+            Pace::Idle => return self.orders.recv().map(Some).map_err(|_| Ended),
+            Pace::Full => thread::sleep(POLL_EVERY),
+            Pace::Busy => match self.orders.recv_timeout(POLL_EVERY) {
+                Ok(order) => return Ok(Some(order)),
+                Err(flume::RecvTimeoutError::Timeout) => {}
+                // That does not end it while batches are in flight; they are collected first.
+                Err(flume::RecvTimeoutError::Disconnected) => thread::sleep(POLL_EVERY),
+            },
         }
-        if self.flight.len() >= self.backend.depth() {
-            thread::sleep(POLL_EVERY);
-            return Ok(None);
-        }
-        // A closed channel does not end it while batches are in flight; they are collected first.
-        match self.orders.recv_timeout(POLL_EVERY) {
-            Ok(order) => Ok(Some(order)),
-            Err(flume::RecvTimeoutError::Timeout) => Ok(None),
-            Err(flume::RecvTimeoutError::Disconnected) => {
-                thread::sleep(POLL_EVERY);
-                Ok(None)
-            }
-        }
+        Ok(None)
     }
 
-    fn install(&mut self, name: Arc<str>, prepared: B::Prepared, card: ModelCard) {
-        match self.backend.install(&name, prepared) {
-            Ok(()) => self.tell(Event::Ready { name, card }),
-            Err(error) => self.tell(Event::LoadFailed { name, reason: error.to_string() }),
-        }
-    }
-
-    fn start(&mut self, batch: HostBatch) {
-        let (report, live) = Report::open(batch, Instant::now());
-        if live.is_empty() {
-            let settled = Ok(Vec::new());
-            return self.finish(report, settled, Duration::ZERO);
-        }
-        let launched = caught(|| self.backend.launch(&report.batch, &live));
-        match launched {
-            Ok(ticket) => self.flight.push_back(Flight { ticket, report }),
-            Err(error) => self.close(report, Err(error)),
-        }
-    }
-
-    /// Reports the batches that are done, oldest first.
-    fn collect(&mut self) {
-        while let Some(mut flight) = self.flight.pop_front() {
-            match caught(|| self.backend.poll(&mut flight.ticket).transpose()) {
-                Ok(None) => return self.flight.push_front(flight),
-                Ok(Some(results)) => self.close(flight.report, Ok(results)),
-                Err(error) => self.close(flight.report, Err(error)),
-            }
-        }
-    }
-
-    /// Ends a batch the device spent time on. With several in flight, each is charged from the end of the one before.
-    fn close(&mut self, report: Report, outcome: Result<Vec<ItemResult>, BatchError>) {
-        let now = Instant::now();
-        let compute = now.saturating_duration_since(report.started.max(self.free_since));
-        self.free_since = now;
-        self.finish(report, outcome, compute);
-    }
-
-    fn finish(&self, report: Report, outcome: Result<Vec<ItemResult>, BatchError>, compute: Duration) {
-        let Report { batch, started, rows, tokens, cancelled, mut settled } = report;
-        let outcome = outcome.map(|results| {
-            settled.extend(results);
-            settled.sort_unstable_by_key(|result| result.index);
-            settled
-        });
-        let waited = started.saturating_duration_since(batch.arrived);
-        self.tell(Event::Finished(Finished { key: batch.key, waited, compute, rows, tokens, cancelled, outcome }));
+    fn device(&self) -> MutexGuard<'_, Device<B>> {
+        // Panics of models are caught below; a poisoned lock would be a fault of this file, and the device is whole.
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nobody listens only when the process is on its way out.
     fn tell(&self, event: Event) {
         let _: Result<(), flume::SendError<Event>> = self.events.send(event);
+    }
+}
+
+/// What the executor's thread does between two looks at the device.
+#[derive(Clone, Copy, Debug)]
+enum Pace {
+    /// Nothing is in flight: wait for an order.
+    Idle,
+    /// Take an order if there is one.
+    Busy,
+    /// No order could be carried out.
+    Full,
+}
+
+impl<B: Backend> Device<B> {
+    fn new(backend: B) -> Self {
+        Self { backend, flight: VecDeque::new(), free_since: Instant::now() }
+    }
+
+    fn pace(&self) -> Pace {
+        match self.flight.len() {
+            0 => Pace::Idle,
+            flying if flying >= self.backend.depth() => Pace::Full,
+            _ => Pace::Busy,
+        }
+    }
+
+    fn obey(&mut self, order: Order<B::Prepared>) -> Option<Event> {
+        match order {
+            Order::Run(batch) => self.start(batch).map(Event::Finished),
+            Order::Install { name, prepared, card } => Some(match self.backend.install(&name, prepared) {
+                Ok(()) => Event::Ready { name, card },
+                Err(error) => Event::LoadFailed { name, reason: error.to_string() },
+            }),
+            Order::Evict { name } => {
+                self.backend.evict(&name);
+                Some(Event::Evicted { name })
+            }
+        }
+    }
+
+    /// Runs a brief batch to its end, on an idle device.
+    fn run(&mut self, batch: HostBatch) -> Finished {
+        let mut finished = self.start(batch);
+        loop {
+            match finished {
+                Some(finished) => return finished,
+                None => finished = self.collect(),
+            }
+        }
+    }
+
+    /// Launches a batch; one that fails at that, or of which nothing is to be computed, is finished already.
+    fn start(&mut self, batch: HostBatch) -> Option<Finished> {
+        let (report, live) = Report::open(batch, Instant::now());
+        if live.is_empty() {
+            return Some(report.finish(Ok(Vec::new()), Duration::ZERO));
+        }
+        match caught(|| self.backend.launch(&report.batch, &live)) {
+            Ok(ticket) => {
+                self.flight.push_back(Flight { ticket, report });
+                None
+            }
+            Err(error) => Some(self.close(report, Err(error))),
+        }
+    }
+
+    /// The oldest batch in flight, if it is done.
+    fn collect(&mut self) -> Option<Finished> {
+        let mut flight = self.flight.pop_front()?;
+        match caught(|| self.backend.poll(&mut flight.ticket).transpose()) {
+            Ok(None) => {
+                self.flight.push_front(flight);
+                None
+            }
+            Ok(Some(results)) => Some(self.close(flight.report, Ok(results))),
+            Err(error) => Some(self.close(flight.report, Err(error))),
+        }
+    }
+
+    /// Ends a batch the device spent time on. With several in flight, each is charged from the end of the one before.
+    fn close(&mut self, report: Report, outcome: Result<Vec<ItemResult>, BatchError>) -> Finished {
+        let now = Instant::now();
+        let compute = now.saturating_duration_since(report.started.max(self.free_since));
+        self.free_since = now;
+        report.finish(outcome, compute)
     }
 }
 
@@ -264,6 +319,17 @@ impl Report {
         let tokens = live.iter().map(|&index| u64::from(batch.tokens(index as usize))).sum();
         let rows = live.len() as u64;
         (Self { batch, started: now, rows, tokens, cancelled, settled }, live)
+    }
+
+    fn finish(self, outcome: Result<Vec<ItemResult>, BatchError>, compute: Duration) -> Finished {
+        let Self { batch, started, rows, tokens, cancelled, mut settled } = self;
+        let outcome = outcome.map(|results| {
+            settled.extend(results);
+            settled.sort_unstable_by_key(|result| result.index);
+            settled
+        });
+        let waited = started.saturating_duration_since(batch.arrived);
+        Finished { key: batch.key, waited, compute, rows, tokens, cancelled, outcome }
     }
 }
 

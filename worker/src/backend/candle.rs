@@ -100,6 +100,11 @@ impl Backend for Candle {
         1
     }
 
+    /// No transformer is.
+    fn is_brief(&self, _: &HostBatch) -> bool {
+        false
+    }
+
     fn install(&mut self, name: &Arc<str>, embedder: Embedder) -> Result<(), LoadError> {
         self.models.insert(name.clone(), embedder);
         Ok(())

@@ -80,6 +80,15 @@ impl Backend for Stack {
         self.candle.depth().min(self.echo.depth()).min(self.synthetic.depth())
     }
 
+    fn is_brief(&self, batch: &HostBatch) -> bool {
+        match self.homes.get(&batch.model) {
+            Some(Home::Candle) => self.candle.is_brief(batch),
+            Some(Home::Echo) => self.echo.is_brief(batch),
+            Some(Home::Synthetic) => self.synthetic.is_brief(batch),
+            None => false,
+        }
+    }
+
     fn install(&mut self, name: &Arc<str>, prepared: Prepared) -> Result<(), LoadError> {
         self.evict(name);
         let home = match prepared {

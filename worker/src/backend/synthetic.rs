@@ -85,6 +85,11 @@ impl Backend for Synthetic {
         1
     }
 
+    /// It is there to take time, and may be told to hang.
+    fn is_brief(&self, _: &HostBatch) -> bool {
+        false
+    }
+
     fn install(&mut self, name: &Arc<str>, model: Model) -> Result<(), LoadError> {
         self.models.insert(name.clone(), model);
         Ok(())

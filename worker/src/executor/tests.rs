@@ -7,6 +7,9 @@ use crate::backend::LoadError;
 use crate::batch::{BatchKey, CancelFlags, Column, DataType, Item};
 use crate::source::{ModelSource, Precision};
 
+/// Batches of so many rows are brief.
+const BRIEF_ROWS: usize = 7;
+
 /// A device with a queue: a batch is done when the test says so, and `depth` may be launched before.
 struct Queued {
     depth: usize,
@@ -33,6 +36,10 @@ impl Backend for Queued {
 
     fn depth(&self) -> usize {
         self.depth
+    }
+
+    fn is_brief(&self, batch: &HostBatch) -> bool {
+        batch.items.len() == BRIEF_ROWS
     }
 
     fn install(&mut self, _: &Arc<str>, (): ()) -> Result<(), LoadError> {
@@ -116,6 +123,32 @@ fn keeps_as_many_batches_in_flight_as_the_device_takes() {
     bench.done.send(3).unwrap();
     bench.done.send(2).unwrap();
     assert_eq!((bench.finished().key.batch, bench.finished().key.batch), (2, 3));
+}
+
+#[test]
+fn a_brief_batch_runs_on_the_thread_that_brings_it() {
+    let bench = bench(1);
+    // The executor's thread is up and has nothing more to do.
+    bench.executor.evict("m".into()).unwrap();
+    assert!(matches!(bench.event(), Event::Evicted { .. }));
+    while bench.executor.idle_device().is_none() {
+        std::thread::yield_now();
+    }
+    bench.done.send(1).unwrap();
+    let finished = bench.executor.run(batch(1, BRIEF_ROWS)).unwrap().expect("run at once");
+    assert_eq!((finished.key.batch, finished.rows), (1, BRIEF_ROWS as u64));
+    assert!(bench.executor.events.is_empty());
+}
+
+#[test]
+fn a_brief_batch_does_not_overtake_what_came_before() {
+    let bench = bench(1);
+    bench.executor.run(batch(1, 1)).unwrap();
+    assert_eq!(bench.logged(), "launch 1");
+    assert!(bench.executor.run(batch(2, BRIEF_ROWS)).unwrap().is_none());
+    bench.done.send(1).unwrap();
+    bench.done.send(2).unwrap();
+    assert_eq!((bench.finished().key.batch, bench.finished().key.batch), (1, 2));
 }
 
 #[test]

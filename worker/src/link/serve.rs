@@ -246,10 +246,14 @@ impl<'a> Serving<'a> {
         let mut batch = convert::host_batch(run, payload, (model.0, &**model.1), options.budget, (begun, arrived))?;
         let key = batch.key;
         batch.cancelled = session.launch(key, slot, batch.items.len(), arrived.saturating_duration_since(begun));
-        executor.run(batch).map_err(|full| {
+        let finished = executor.run(batch).map_err(|full| {
             session.abandon(&key);
             BatchError::Device(full.to_string())
-        })
+        })?;
+        if let Some(finished) = finished {
+            self.finished(finished);
+        }
+        Ok(())
     }
 
     fn executor(&mut self, event: ExecutorEvent) -> Result<(), LinkError> {
@@ -275,11 +279,15 @@ impl<'a> Serving<'a> {
                 Ok(())
             }
             ExecutorEvent::Finished(finished) => {
-                if self.link.session.finish(&finished) {
-                    self.report(finished);
-                }
+                self.finished(finished);
                 self.grant()
             }
+        }
+    }
+
+    fn finished(&mut self, finished: Finished) {
+        if self.link.session.finish(&finished) {
+            self.report(finished);
         }
     }
 
