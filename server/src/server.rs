@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use shoal_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
@@ -22,6 +21,7 @@ use crate::admin::Admin;
 use crate::artifacts;
 use crate::config::{Config, Workers};
 use crate::driver::{Driver, Handle, Inbox, ModelSettings, Surroundings, drive};
+use crate::lanes::Lanes;
 use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
@@ -87,6 +87,8 @@ pub struct Server {
     drain_time_max: Duration,
     listener: tokio::task::JoinHandle<()>,
     backstage: Backstage,
+    /// Dropped last: everything above runs on them.
+    _lanes: Lanes,
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     /// Local workers that were not given up.
     workers_left: usize,
@@ -105,6 +107,7 @@ impl Server {
         worker_arguments: Vec<String>,
         log: LogControl,
     ) -> Result<Self, StartError> {
+        let lanes = Lanes::start(config.server_threads)?;
         let listener = Listener::bind(config.grpc, config.listener).await;
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
         let grpc = listener.address()?;
@@ -129,7 +132,7 @@ impl Server {
             },
             given_up,
         };
-        let (backstage, link) = Backstage::start(plan, driver.clone(), inbox).await?;
+        let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
         // Known before anyone can ask: a server without models is ready at once, and this one is not.
         driver.configure(models).await;
         let admin = admin.start(metrics, health.clone(), driver.clone())?;
@@ -138,8 +141,9 @@ impl Server {
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
         let inference = InferenceService::new(frontend, draining.clone());
         let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
-        tokio::spawn(health.clone().watch());
-        let listener = tokio::spawn(listener.serve(routes, draining.clone(), config.drain_time_max));
+        lanes.first().spawn(health.clone().watch());
+        let serving = listener.serve(lanes.clone(), routes, draining.clone(), config.drain_time_max);
+        let listener = lanes.first().spawn(serving);
         Ok(Self {
             grpc,
             link,
@@ -151,6 +155,7 @@ impl Server {
             drain_time_max: config.drain_time_max,
             listener,
             backstage,
+            _lanes: lanes,
             given_up: given_up_in,
             workers_left: match config.workers {
                 Workers::Local(count) => count.get(),
@@ -259,7 +264,7 @@ fn routes<H: Health>(
     routes
 }
 
-/// The driver's thread: driver, worker link, supervisor and disk errands, on a runtime of their own.
+/// What clients do not see: driver, worker link, supervisor and disk errands, all on the first lane.
 #[derive(Debug)]
 struct Backstage {
     stop: CancellationToken,
@@ -279,17 +284,21 @@ struct BackstagePlan {
 }
 
 impl Backstage {
-    async fn start(plan: BackstagePlan, driver: Handle, inbox: Inbox) -> Result<(Self, LinkAddress), StartError> {
+    async fn start(
+        lanes: &Lanes,
+        plan: BackstagePlan,
+        driver: Handle,
+        inbox: Inbox,
+    ) -> Result<(Self, LinkAddress), StartError> {
         let stop = CancellationToken::new();
         let (bound, address) = oneshot::channel();
         let (done, ended) = oneshot::channel::<()>();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stopped = stop.clone();
-        thread::Builder::new().name("driver".into()).spawn(move || {
-            runtime.block_on(plan.run(driver, inbox, bound, stopped));
+        lanes.first().spawn(async move {
+            plan.run(driver, inbox, bound, stopped).await;
             let _ = done.send(());
-        })?;
-        let ended_early = || StartError::System(io::Error::other("the driver's thread ended"));
+        });
+        let ended_early = || StartError::System(io::Error::other("the driver ended"));
         let address = address.await.map_err(|_| ended_early())??;
         Ok((Self { stop, ended }, address))
     }

@@ -36,7 +36,8 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
             "no model to serve: name one, for example `shoal serve --model minilm`, or see `shoal models list`"
         );
     }
-    let runtime = super::runtime()?;
+    // The server brings threads of its own; this one waits for signals.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(config, log));
     // A pull that was interrupted goes on in a thread of its own; nobody waits for it.
     runtime.shutdown_background();

@@ -22,6 +22,7 @@ pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
 pub use settings::{Device, ModelControl, Settings, Workers};
 
+use crate::lanes::Lanes;
 use crate::link::LinkAddress;
 use crate::rpc::{FrontendOptions, ListenerOptions};
 use crate::telemetry::LogFormat;
@@ -45,6 +46,8 @@ pub struct Config {
     pub worker_threads: Option<NonZeroUsize>,
     /// Tokens in one batch of a local worker at most.
     pub worker_batch_tokens: Option<u32>,
+    /// Threads that carry calls.
+    pub server_threads: NonZeroUsize,
     /// Threads that tokenise.
     pub tokenizer_threads: usize,
     /// Where models and tokenizers are kept; the platform's cache folder when unset.
@@ -104,7 +107,8 @@ impl Config {
             device: settings.device.unwrap_or_default(),
             worker_threads: settings.worker_threads,
             worker_batch_tokens: settings.worker_batch_tokens.map(Into::into),
-            tokenizer_threads: settings.tokenizer_threads.map_or_else(half_the_machine, Into::into),
+            server_threads: settings.server_threads.unwrap_or_else(|| Lanes::suitable(processors())),
+            tokenizer_threads: settings.tokenizer_threads.map_or(processors().div_ceil(2), Into::into),
             home: settings.home.clone(),
             model_control: settings.model_control.unwrap_or_default(),
             drain_time_max: settings.drain_time_max.map_or(Duration::from_secs(30), Into::into),
@@ -142,7 +146,6 @@ fn frontend(settings: &Settings) -> Result<FrontendOptions, ConfigError> {
     })
 }
 
-/// Tokenising is quick beside the models; half the processors are never its limit.
-fn half_the_machine() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2))
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

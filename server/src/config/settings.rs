@@ -188,6 +188,9 @@ settings! {
     /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes next wait for longer [default: 2048 on a CPU]
     #[arg(value_name = "N")]
     worker_batch_tokens: NonZeroU32 = "SHOAL_WORKER_BATCH_TOKENS",
+    /// Threads that carry calls. One carries tens of thousands of small calls per second; each more takes a processor from the models [default: a quarter of the processors, 8 at most]
+    #[arg(value_name = "N")]
+    server_threads: NonZeroUsize = "SHOAL_SERVER_THREADS",
     /// Threads that tokenise [default: half the processors]
     #[arg(value_name = "N")]
     tokenizer_threads: NonZeroUsize = "SHOAL_TOKENIZER_THREADS",

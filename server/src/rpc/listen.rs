@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
@@ -23,10 +24,13 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
+
+use crate::lanes::Lanes;
 
 use super::body_until::BodyUntil;
 use super::caller::ClientTimeout;
+use super::corked::{Cork, cork};
 use super::open_calls::OpenCalls;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
@@ -71,7 +75,7 @@ impl Default for ListenerOptions {
 /// A bound port for clients.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: std::net::TcpListener,
     options: ListenerOptions,
 }
 
@@ -81,7 +85,9 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, options })
+        // Not yet part of any runtime: it is served on a lane, and bound before there is one.
+        let socket = TcpListener::bind(address).await?.into_std()?;
+        Ok(Self { socket, options })
     }
 
     /// Where it listens.
@@ -93,22 +99,27 @@ impl Listener {
     }
 
     /// Serves until `draining`, then lets open calls finish for at most `grace`. Calls whose headers arrived before
-    /// their connection was told to go away are still answered.
-    pub async fn serve(self, routes: Routes, draining: CancellationToken, grace: Duration) {
+    /// their connection was told to go away are still answered. Connections go to the lanes in turn and stay there.
+    pub async fn serve(self, lanes: Lanes, routes: Routes, draining: CancellationToken, grace: Duration) {
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            Err(error) => return error!(%error, "clients cannot be listened for"),
+        };
         let routes = routes.prepare();
         let places = Arc::new(Semaphore::new(self.options.connections_max));
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.socket, &places) => accepted,
+                accepted = accept(&socket, &places) => accepted,
                 () = draining.cancelled() => break,
             };
             match accepted {
                 Ok((stream, peer, place)) => {
                     debug!(%peer, "connection accepted");
                     let connection = Connection { stream, place, options: self.options };
-                    connections.spawn(connection.serve(routes.clone(), draining.clone(), cut.clone()));
+                    let serving = connection.serve(routes.clone(), draining.clone(), cut.clone());
+                    connections.spawn_on(serving, lanes.next());
                 }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
@@ -116,7 +127,7 @@ impl Listener {
                 }
             }
         }
-        drop(self.socket);
+        drop(socket);
         connections.close();
         if timeout(grace, connections.wait()).await.is_err() {
             warn!(open = connections.len(), "connections are still busy after {grace:?}, closing them");
@@ -130,14 +141,14 @@ impl Listener {
 async fn accept(
     socket: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+) -> io::Result<(std::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = socket.accept().await?;
-    Ok((stream, peer, place))
+    Ok((stream.into_std()?, peer, place))
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     place: OwnedSemaphorePermit,
     options: ListenerOptions,
 }
@@ -146,6 +157,10 @@ impl Connection {
     async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
+        let stream = match TcpStream::from_std(self.stream) {
+            Ok(stream) => stream,
+            Err(error) => return warn!(%error, "a connection could not be served"),
+        };
         let calls = OpenCalls::new();
         let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&draining));
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -157,18 +172,19 @@ impl Connection {
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(4 * WINDOW_BYTES)
             .max_header_list_size(16 << 10);
-        let connection = builder.serve_connection(TokioIo::new(self.stream), TowerToHyperService::new(service));
+        let (stream, cork) = cork(stream);
+        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = cork.drive(connection.as_mut()) => ended,
             () = to_close(&calls, self.options.hello_time_max, &draining) => {
                 // What is in the socket already is still read, a first call included.
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    ended = connection.as_mut() => ended,
+                    ended = cork.drive(connection.as_mut()) => ended,
                     () = cut.cancelled() => Ok(()),
                     // A client that does not even answer a ping must not hold up the end.
-                    () = calls.none_for(self.options.farewell_time_max) => Ok(()),
+                    () = idle(&calls, &cork, self.options.farewell_time_max) => Ok(()),
                 }
             }
         };
@@ -176,6 +192,14 @@ impl Connection {
             debug!(%error, "connection broke");
         }
         drop(self.place);
+    }
+}
+
+/// Returns once a connection that was told to go away has had no call for so long, and nothing left to write.
+async fn idle<S: AsyncWrite + Unpin>(calls: &OpenCalls, cork: &Cork<S>, quiet: Duration) {
+    calls.none_for(quiet).await;
+    while !cork.is_empty() {
+        sleep(quiet).await;
     }
 }
 
@@ -272,7 +296,7 @@ mod tests {
             // Of one piece, as the answers of gRPC are.
             let large = || async { Bytes::from(vec![7; ANSWER_BYTES]) };
             let routes = Routes::from(Router::new().route("/large", get(large)));
-            let ended = tokio::spawn(listener.serve(routes, draining.clone(), grace));
+            let ended = tokio::spawn(listener.serve(Lanes::here(), routes, draining.clone(), grace));
             Self { address, draining, ended }
         }
 

@@ -4,6 +4,7 @@
 
 mod body_until;
 mod caller;
+mod corked;
 mod frontend;
 mod health;
 mod inference;
