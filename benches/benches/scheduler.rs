@@ -1,4 +1,7 @@
 //! What a decision costs: one request in, dispatched, completed, with so many others queued behind it.
+//!
+//! `mixed` is the day's work: deadlines at random, so that the order of the queue is not the order of arrival, batches of
+//! 64, and one request in ten cancelled while it waits.
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
@@ -14,19 +17,35 @@ const WORKER: WorkerId = WorkerId(1);
 const EPOCH: Epoch = Epoch(1);
 const BATCH_ROWS: u32 = 32;
 
+/// What requests are like.
+#[derive(Clone, Copy)]
+struct Mix {
+    batch_rows: u32,
+    /// Deadlines are this far away at least and up to twice as far, at random; none when zero.
+    deadline: Duration,
+    /// Cancelled for each batch that is sent.
+    cancels: u32,
+}
+
+const PLAIN: Mix = Mix { batch_rows: BATCH_ROWS, deadline: Duration::ZERO, cancels: 0 };
+const MIXED: Mix = Mix { batch_rows: 64, deadline: Duration::from_secs(10), cancels: 7 };
+
 /// A scheduler with one worker that is always ready for more.
 struct World {
     scheduler: Scheduler,
     now: Timestamp,
     next: u64,
     models: u32,
+    mix: Mix,
+    random: u64,
 }
 
 impl World {
-    fn new(models: u32, queued: u64) -> Self {
+    fn new(models: u32, queued: u64, mix: Mix) -> Self {
         let most = u32::MAX;
         let limits = Limits { tenant_requests_max: most, class_requests_max: most, ..Limits::default() };
-        let mut world = Self { scheduler: Scheduler::new(limits), now: Timestamp::from_millis(1), next: 1, models };
+        let (scheduler, now) = (Scheduler::new(limits), Timestamp::from_millis(1));
+        let mut world = Self { scheduler, now, next: 1, models, mix, random: 1 };
         world.tell(Input::ConfigChanged((0..models).map(model).collect()));
         let offered = (0..models).map(ModelId).collect();
         world.tell(Input::WorkerUp { worker: WORKER, epoch: EPOCH, models: offered });
@@ -43,16 +62,35 @@ impl World {
         self.scheduler.handle(self.now, input);
     }
 
+    /// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn deadline(&mut self) -> Option<Timestamp> {
+        let least = self.mix.deadline;
+        if least.is_zero() {
+            return None;
+        }
+        let more = Duration::from_nanos(self.random() % least.as_nanos() as u64);
+        Some(self.now + least + more)
+    }
+
     fn submit(&mut self) {
         let id = self.next;
         self.next += 1;
+        let deadline = self.deadline();
         let request = Request { id: RequestId(id), cost: Cost { rows: 1, tokens: 20, tokens_squared: 400, bytes: 80 } };
         self.tell(Input::SubmitGroup(Group {
             id: GroupId(id),
             model: ModelId((id % u64::from(self.models)) as u32),
             tenant: TenantId((id % 16) as u32),
             class: Class::Standard,
-            deadline: None,
+            deadline,
             requests: vec![request],
         }));
         while self.scheduler.poll_output().is_some() {}
@@ -60,8 +98,15 @@ impl World {
 
     /// As many requests in as a batch takes, one batch out and answered.
     fn turn(&mut self) {
-        (0..BATCH_ROWS).for_each(|_| self.submit());
-        let budget = Budget { rows: BATCH_ROWS, tokens: 16_384, bytes: 1 << 24 };
+        let Mix { batch_rows, cancels, .. } = self.mix;
+        (0..batch_rows + cancels).for_each(|_| self.submit());
+        for _ in 0..cancels {
+            // Of the latest ones, which are still queued but for a few; a cancel of one that is not is no event.
+            let id = self.next - 1 - self.random() % u64::from(batch_rows);
+            self.tell(Input::Cancel(GroupId(id)));
+            while self.scheduler.poll_output().is_some() {}
+        }
+        let budget = Budget { rows: batch_rows, tokens: 16_384, bytes: 1 << 24 };
         self.tell(Input::WorkerCredit { worker: WORKER, epoch: EPOCH, slot: Slot(0), budget });
         let mut sent = None;
         while let Some(output) = self.scheduler.poll_output() {
@@ -88,7 +133,8 @@ fn model(id: u32) -> ModelConfig {
     const MANY: NonZeroU32 = NonZeroU32::MAX;
     ModelConfig {
         id: ModelId(id),
-        objective: Duration::from_millis(50),
+        // Longer than any deadline, which therefore orders the queue.
+        objective: Duration::from_secs(60),
         queue_requests_max: MANY,
         queue_time_max: Duration::from_secs(3600),
         batch_time_max: Duration::from_secs(3600),
@@ -100,13 +146,16 @@ fn model(id: u32) -> ModelConfig {
 
 fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("request in, decided, answered");
-    group.throughput(Throughput::Elements(u64::from(BATCH_ROWS)));
-    for (models, queued) in [(1, 0), (1, 1_000), (1, 100_000), (64, 100_000)] {
-        let name = BenchmarkId::from_parameter(format!("{models} models, {queued} queued"));
-        group.bench_function(name, |b| {
-            let mut world = World::new(models, queued);
-            b.iter(|| world.turn());
-        });
+    for (mix, name) in [(PLAIN, "plain"), (MIXED, "mixed")] {
+        // Only those that are answered count; the cancelled are work besides.
+        group.throughput(Throughput::Elements(u64::from(mix.batch_rows)));
+        for (models, queued) in [(1, 0), (1, 1_000), (1, 10_000), (1, 100_000), (64, 100_000)] {
+            let name = BenchmarkId::new(name, format!("{models} models, {queued} queued"));
+            group.bench_function(name, |b| {
+                let mut world = World::new(models, queued, mix);
+                b.iter(|| world.turn());
+            });
+        }
     }
     group.finish();
 }

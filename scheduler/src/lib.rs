@@ -35,6 +35,7 @@
 extern crate alloc;
 
 mod admission;
+mod arrivals;
 mod batch;
 mod cap;
 mod config;

@@ -3,9 +3,10 @@
 //! Nothing here knows of workers, credits or time limits. The order is [`Rank`] and nothing else, so that a request that
 //! comes back after a loss stands where it stood before.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::arrivals::Arrivals;
 use crate::batch::Draft;
 use crate::policy::Close;
 use crate::turns::ByClass;
@@ -72,8 +73,8 @@ impl Totals {
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     waiting: BTreeMap<Rank, Item>,
-    /// Of `waiting`, by arrival: a policy counts from the oldest, whatever its rank.
-    arrivals: BTreeSet<(Timestamp, RequestId)>,
+    /// Of `waiting`: a policy counts from the oldest, whatever its rank.
+    arrivals: Arrivals,
     totals: Totals,
     /// By the rank of the member that was most urgent when the part was made.
     parts: BTreeMap<Rank, Vec<Item>>,
@@ -86,14 +87,14 @@ impl Queue {
     pub(crate) fn push(&mut self, item: Item) {
         self.totals.add(item.cost);
         self.by_class[item.rank.class as usize] += 1;
-        self.arrivals.insert((item.arrived, item.rank.id));
+        self.arrivals.push(item.arrived, item.rank);
         self.waiting.insert(item.rank, item);
     }
 
     /// Takes one request out of the waiting ones.
     pub(crate) fn remove(&mut self, rank: Rank) {
         if let Some(item) = self.waiting.remove(&rank) {
-            self.arrivals.remove(&(item.arrived, rank.id));
+            self.arrivals.remove(rank, |other| self.waiting.contains_key(other));
             self.totals.remove(item.cost);
             self.by_class[rank.class as usize] -= 1;
         }
@@ -159,7 +160,7 @@ impl Queue {
 
     /// When the oldest waiting request arrived.
     pub(crate) fn oldest_waiting(&self) -> Option<Timestamp> {
-        self.arrivals.first().map(|(arrived, _)| *arrived)
+        self.arrivals.oldest()
     }
 
     /// When the oldest request, waiting or in a part, arrived.
@@ -216,14 +217,19 @@ impl Queue {
         assert_eq!((totals, part_totals), (self.totals, self.part_totals), "the sums of the queue");
         assert_eq!(by_class, self.by_class, "requests by class");
         assert!(self.waiting.iter().all(|(rank, item)| *rank == item.rank), "a request stands under its own rank");
-        let arrivals: BTreeSet<_> = self.waiting.values().map(|item| (item.arrived, item.rank.id)).collect();
-        assert_eq!(arrivals, self.arrivals, "arrivals of the waiting requests");
+        let oldest = self.waiting.values().map(|item| item.arrived).min();
+        assert_eq!(oldest, self.arrivals.oldest(), "the oldest of the waiting requests");
+        assert!(self.arrivals.len() >= self.waiting.len(), "every waiting request has arrived");
         assert!(self.parts.values().all(|members| !members.is_empty()), "a part has members");
     }
 
     fn next_led_by(&self, lead: Class) -> Option<Item> {
-        let rank = self.head(Some(lead)).or_else(|| self.head(None))?;
-        self.waiting.get(&rank).copied()
+        let (rank, first) = self.waiting.first_key_value()?;
+        if rank.class == lead {
+            return Some(*first);
+        }
+        let led = self.waiting.range(Rank::first_of(lead)..=Rank::last_of(lead)).next();
+        Some(*led.map_or(first, |(_, item)| item))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every request that has been admitted and has not ended: where it is, whose it is, when it expires.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::btree_map::{BTreeMap, Entry};
+use alloc::collections::btree_set::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::queue::{Item, Rank};
@@ -47,10 +48,27 @@ impl Live {
     pub(crate) fn item(&self, id: RequestId) -> Item {
         Item { rank: Rank { class: self.class, due: self.due, id }, arrived: self.arrived, cost: self.cost }
     }
+
+    fn put(
+        &mut self,
+        id: RequestId,
+        place: Place,
+        since: Timestamp,
+        expires: Timestamp,
+        expiries: &mut BTreeSet<(Timestamp, RequestId)>,
+    ) {
+        if self.expires != expires {
+            expiries.remove(&(self.expires, id));
+            if expires != Timestamp::MAX {
+                expiries.insert((expires, id));
+            }
+        }
+        (self.place, self.since, self.expires) = (place, since, expires);
+    }
 }
 
-/// The members of one call that have not ended.
-#[derive(Debug, Default)]
+/// The requests of one call of which some have not ended.
+#[derive(Debug)]
 struct Members {
     /// All of the call, in its order.
     requests: Vec<RequestId>,
@@ -61,6 +79,7 @@ struct Members {
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     live: BTreeMap<RequestId, Live>,
+    /// All but those that [`Self::alone`] finds.
     groups: BTreeMap<GroupId, Members>,
     expiries: BTreeSet<(Timestamp, RequestId)>,
 }
@@ -70,42 +89,78 @@ impl Requests {
     ///
     /// Panics when the id is in use: to go on would be to give one request the answer of another.
     pub(crate) fn insert(&mut self, id: RequestId, request: Live) {
-        let members = self.groups.entry(request.group).or_default();
-        members.requests.push(id);
-        members.live += 1;
+        self.join(id, request.group);
+        if request.expires != Timestamp::MAX {
+            self.expiries.insert((request.expires, id));
+        }
         assert!(self.live.insert(id, request).is_none(), "request id {id} is in use");
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Live> {
         let request = self.live.remove(&id)?;
-        self.expiries.remove(&(request.expires, id));
-        if let Some(members) = self.groups.get_mut(&request.group) {
-            members.live -= 1;
-            if members.live == 0 {
-                self.groups.remove(&request.group);
+        self.forget(id, &request);
+        Some(request)
+    }
+
+    /// Removes a request if it is with a worker in this batch.
+    pub(crate) fn remove_running(&mut self, id: RequestId, batch: BatchId) -> Option<Live> {
+        let Entry::Occupied(entry) = self.live.entry(id) else { return None };
+        if entry.get().place != Place::Running(batch) {
+            return None;
+        }
+        let request = entry.remove();
+        self.forget(id, &request);
+        Some(request)
+    }
+
+    /// Takes a removed request out of the indexes.
+    fn forget(&mut self, id: RequestId, request: &Live) {
+        if request.expires != Timestamp::MAX {
+            self.expiries.remove(&(request.expires, id));
+        }
+        if let Entry::Occupied(mut members) = self.groups.entry(request.group) {
+            members.get_mut().live -= 1;
+            if members.get().live == 0 {
+                members.remove();
             }
         }
-        Some(request)
+    }
+
+    /// Enters a request that is not there yet into its call.
+    fn join(&mut self, id: RequestId, group: GroupId) {
+        let first = self.alone(group);
+        match self.groups.entry(group) {
+            Entry::Occupied(mut members) => {
+                members.get_mut().requests.push(id);
+                members.get_mut().live += 1;
+            }
+            Entry::Vacant(_) if first.is_none() && id.0 == group.0 => {}
+            Entry::Vacant(entry) => {
+                let requests: Vec<_> = first.into_iter().chain([id]).collect();
+                entry.insert(Members { live: requests.len(), requests });
+            }
+        }
+    }
+
+    /// The only request of a call that has the call's number as well. Most calls are such, and are not worth an entry.
+    fn alone(&self, group: GroupId) -> Option<RequestId> {
+        let id = RequestId(group.0);
+        self.live.get(&id).filter(|request| request.group == group && !self.groups.contains_key(&group)).map(|_| id)
     }
 
     /// Moves a request: to a place, at a time, until it expires there.
     pub(crate) fn put(&mut self, id: RequestId, place: Place, since: Timestamp, expires: Timestamp) {
-        let Some(request) = self.live.get_mut(&id) else { return };
-        if request.expires != expires {
-            self.expiries.remove(&(request.expires, id));
-            if expires != Timestamp::MAX {
-                self.expiries.insert((expires, id));
-            }
+        if let Some(request) = self.live.get_mut(&id) {
+            request.put(id, place, since, expires, &mut self.expiries);
         }
-        (request.place, request.since, request.expires) = (place, since, expires);
     }
 
-    /// Counts one more sending and returns which it is.
-    pub(crate) fn count_attempt(&mut self, id: RequestId) -> u16 {
-        self.live.get_mut(&id).map_or(0, |request| {
-            request.attempt = request.attempt.saturating_add(1);
-            request.attempt
-        })
+    /// Moves a request to a worker, as one more attempt.
+    pub(crate) fn start(&mut self, id: RequestId, batch: BatchId, now: Timestamp) -> Option<&Live> {
+        let request = self.live.get_mut(&id)?;
+        request.put(id, Place::Running(batch), now, request.deadline, &mut self.expiries);
+        request.attempt = request.attempt.saturating_add(1);
+        Some(request)
     }
 
     /// Counts one more loss and returns how many there were.
@@ -126,12 +181,12 @@ impl Requests {
 
     /// The live requests of a call, in its order.
     pub(crate) fn of_group(&self, group: GroupId) -> Vec<RequestId> {
-        let members = self.groups.get(&group).map_or(&[][..], |members| &members.requests);
-        members.iter().copied().filter(|id| self.live.contains_key(id)).collect()
+        let Some(members) = self.groups.get(&group) else { return self.alone(group).into_iter().collect() };
+        members.requests.iter().copied().filter(|id| self.live.contains_key(id)).collect()
     }
 
     pub(crate) fn has_group(&self, group: GroupId) -> bool {
-        self.groups.contains_key(&group)
+        self.groups.contains_key(&group) || self.alone(group).is_some()
     }
 
     /// The next request to expire, and when.
@@ -159,10 +214,13 @@ impl Requests {
         let mut live = BTreeMap::<GroupId, usize>::new();
         for (id, request) in self.iter() {
             *live.entry(request.group).or_default() += 1;
-            assert!(self.groups[&request.group].requests.contains(&id), "request {id} is in its group");
+            assert!(self.of_group(request.group).contains(&id), "request {id} is in its group");
             assert!(request.expires <= request.deadline, "request {id} expires by its deadline");
         }
-        let counted: BTreeMap<_, _> = self.groups.iter().map(|(group, members)| (*group, members.live)).collect();
-        assert_eq!(live, counted, "live members of each group");
+        for (group, members) in &self.groups {
+            assert_eq!(live.remove(group), Some(members.live), "live members of group {group}");
+        }
+        let alone = |(group, count): (GroupId, usize)| count == 1 && self.alone(group).is_some();
+        assert!(live.into_iter().all(alone), "every other group is one request of the same number");
     }
 }

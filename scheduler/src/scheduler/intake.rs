@@ -16,8 +16,7 @@ impl Scheduler {
         match self.admit(&group) {
             Ok(live) => {
                 for request in &group.requests {
-                    self.requests.insert(request.id, Live { cost: request.cost, ..live });
-                    self.enqueue(request.id);
+                    self.enter(request.id, Live { cost: request.cost, ..live });
                 }
             }
             Err(why) => self.outputs.push_back(Output::Reject { group: group.id, why }),

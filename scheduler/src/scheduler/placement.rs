@@ -1,6 +1,7 @@
 //! Which batch goes to which worker, and the sending of it.
 
 use alloc::vec::Vec;
+use core::ops::Bound;
 use core::time::Duration;
 
 use super::Scheduler;
@@ -71,7 +72,9 @@ impl Scheduler {
     /// The most urgent batch that can go now, unless it is somebody else's turn on its worker.
     fn choose(&mut self) -> Option<Choice> {
         let mut best: Option<Choice> = None;
-        for id in self.stirred.clone() {
+        let mut next = self.stirred.first().copied();
+        while let Some(id) = next {
+            next = self.stirred.range((Bound::Excluded(id), Bound::Unbounded)).next().copied();
             let choice = self.fleet.free_for(id).and_then(|worker| self.consider(id, worker, None));
             match choice {
                 Some(choice) if best.is_none_or(|best| choice.rank < best.rank) => best = Some(choice),

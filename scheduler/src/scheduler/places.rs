@@ -14,6 +14,17 @@ use crate::{BatchId, Failure, ModelId, Output, RequestId};
 pub(super) struct Unwanted(BTreeMap<BatchId, Vec<RequestId>>);
 
 impl Scheduler {
+    /// Queues a request that was just admitted.
+    pub(super) fn enter(&mut self, id: RequestId, mut request: Live) {
+        let Some(model) = self.models.get_mut(&request.model) else { return };
+        (request.place, request.since) = (Place::Queued, self.now);
+        request.expires = request.deadline.min(model.queue_timeout(self.now));
+        model.queue.push(request.item(id));
+        self.admission.enter(&request);
+        self.stirred.insert(request.model);
+        self.requests.insert(id, request);
+    }
+
     /// Queues a request that is nowhere, or fails it when its model is gone.
     pub(super) fn enqueue(&mut self, id: RequestId) {
         let Some(request) = self.requests.get(id).copied() else { return };
@@ -62,10 +73,9 @@ impl Scheduler {
     pub(super) fn run(&mut self, ids: &[RequestId], batch: BatchId) -> u16 {
         let mut highest = 0;
         for id in ids {
-            let Some(request) = self.requests.get(*id).copied() else { continue };
-            self.admission.serve(self.now, &request);
-            self.requests.put(*id, Place::Running(batch), self.now, request.deadline);
-            highest = self.requests.count_attempt(*id).max(highest);
+            let Some(request) = self.requests.start(*id, batch, self.now) else { continue };
+            self.admission.serve(self.now, request);
+            highest = request.attempt.max(highest);
         }
         highest
     }

@@ -11,20 +11,18 @@ impl Scheduler {
     /// One request has its outcome.
     pub(super) fn item_done(&mut self, address: Address, request: RequestId, outcome: ItemOutcome) {
         let (_, _, batch, _) = address;
-        if !self.is_current(address) || !self.requests.is_running(request, batch) {
+        let is_current = self.is_current(address);
+        if !is_current || self.requests.remove_running(request, batch).is_none() {
             self.replies_dropped += 1;
-            if self.is_current(address) {
+            if is_current {
                 self.inflight.report_withdrawn(batch, request);
             }
             return;
         }
-        match outcome {
-            ItemOutcome::Ok => {
-                self.requests.remove(request);
-                self.outputs.push_back(Output::Complete { request });
-            }
-            ItemOutcome::Failed => self.fail(request, Failure::Item),
-        }
+        self.outputs.push_back(match outcome {
+            ItemOutcome::Ok => Output::Complete { request },
+            ItemOutcome::Failed => Output::Fail { request, why: Failure::Item },
+        });
     }
 
     /// The worker is through with a batch. What it did not report, it broke.

@@ -132,7 +132,7 @@ fn a_brief_batch_runs_on_the_thread_that_brings_it() {
     bench.executor.evict("m".into()).unwrap();
     assert!(matches!(bench.event(), Event::Evicted { .. }));
     while bench.executor.idle_device().is_none() {
-        std::thread::yield_now();
+        thread::yield_now();
     }
     bench.done.send(1).unwrap();
     let finished = bench.executor.run(batch(1, BRIEF_ROWS)).unwrap().expect("run at once");
