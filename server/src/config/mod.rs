@@ -22,8 +22,9 @@ pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
 pub use settings::{Device, ModelControl, Settings, Workers};
 
+use crate::frontend::FrontendOptions;
 use crate::link::LinkAddress;
-use crate::rpc::{FrontendOptions, ListenerOptions};
+use crate::rpc::ListenerOptions;
 use crate::telemetry::LogFormat;
 
 /// All a server needs to know to start.
