@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod driver;
 pub mod frontend;
+pub mod http;
 mod ids;
 pub mod link;
 pub mod listen;
