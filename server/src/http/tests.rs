@@ -235,6 +235,27 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_whether_to_send_is_told_to() {
+    let serving = Serving::start(Bench::new().await.work()).await;
+    let body = one().to_string();
+    let mut stream = serving.connect().await;
+    let head = format!(
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("write");
+    let mut told = [0; 25];
+    timeout(PATIENCE, stream.read_exact(&mut told)).await.expect("in time").expect("read");
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.expect("write");
+    let mut answer = [0; 15];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("in time").expect("read");
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    drop(stream);
+    serving.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_cancels_its_call() {
     let serving = Serving::start(Bench::new().await).await;
     let mut client = serving.client().await;
