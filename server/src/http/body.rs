@@ -32,7 +32,10 @@ pub(super) async fn read(
     bytes_max: usize,
     time_max: Duration,
 ) -> Result<Bytes, ApiError> {
-    check_type(headers)?;
+    if let Err(error) = check_type(headers) {
+        linger(headers, body).await;
+        return Err(error);
+    }
     let stated = body.size_hint().lower();
     let outcome = if stated > bytes_max as u64 {
         Err(Stopped::TooLarge)
@@ -44,10 +47,7 @@ pub(super) async fn read(
         Ok(bytes) => Ok(bytes),
         Err(Stopped::Broken) => Err(ApiError::body_broken()),
         Err(Stopped::TooLarge) => {
-            // One that asked whether to send it has sent nothing yet, and reading would ask for it.
-            if !headers.contains_key(header::EXPECT) {
-                let _ = timeout(LINGER_TIME_MAX, discard(&mut body)).await;
-            }
+            linger(headers, body).await;
             Err(ApiError::body_too_large(bytes_max))
         }
     }
@@ -88,6 +88,10 @@ async fn collect(body: &mut Body, bytes_max: usize) -> Result<Bytes, Stopped> {
     Ok(if joined.is_empty() { whole } else { joined.freeze() })
 }
 
-async fn discard(body: &mut Body) {
-    while let Some(Ok(_)) = body.frame().await {}
+/// Reads on what nobody wants, for a while.
+pub(super) async fn linger(headers: &HeaderMap, mut body: Body) {
+    // One that asks whether to send it has sent nothing yet, and reading would ask for it.
+    if !headers.contains_key(header::EXPECT) {
+        let _ = timeout(LINGER_TIME_MAX, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+    }
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use tokio::time::Instant;
 
-use crate::call::CallError;
+use crate::call::{CallError, Caller};
 use crate::frontend::{Embedded, by_deadline};
 
 use super::Api;
@@ -29,7 +29,13 @@ const INLINE_BYTES_MAX: usize = 128 << 10;
 pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (head, body) = request.into_parts();
-    let caller = api.frontend.caller(&head.headers, deadline(&head.headers, arrived)?)?;
+    let caller = match caller(&api, &head.headers, arrived) {
+        Ok(caller) => caller,
+        Err(error) => {
+            body::linger(&head.headers, body).await;
+            return Err(error.into());
+        }
+    };
     // The core keeps the deadline of what it was given; this is what comes before.
     let request = by_deadline(caller.deadline, async { Ok(read(&api, &head.headers, body).await) }).await??;
     let EmbeddingsRequest { embed, lone, form } = request;
@@ -40,6 +46,10 @@ pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Res
     let mut response = Response::new(body.into());
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+fn caller(api: &Api, headers: &HeaderMap, arrived: Instant) -> Result<Caller, CallError> {
+    api.frontend.caller(headers, deadline(headers, arrived)?)
 }
 
 async fn read(api: &Api, headers: &HeaderMap, body: axum::body::Body) -> Result<EmbeddingsRequest, ApiError> {

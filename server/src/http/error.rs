@@ -173,7 +173,7 @@ impl IntoResponse for ApiError {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             Retry::After(delay) => {
-                // Up, and never zero, which clients take for no answer to the question.
+                // Seconds upwards, and nothing is zero, which clients take for no answer to the question.
                 let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -215,6 +217,12 @@ async fn a_body_that_is_too_large_is_refused_and_the_answer_heard() {
         "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\n\r\n",
         large.len()
     );
+    let form = stated.replace("host: x", "connection: close\r\ncontent-type: text/plain");
+    let heard = serving.raw(form.as_bytes()).await;
+    assert!(heard.starts_with("HTTP/1.1 415 "), "{heard}");
+    let class = stated.replace("host: x", "connection: close\r\nx-shoal-class: urgent");
+    let heard = serving.raw(class.as_bytes()).await;
+    assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("x-shoal-class"), "{heard}");
     // One that waits to be asked for it is not.
     let asks = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n";
     for request in [stated.as_str(), &chunked, asks] {
@@ -340,6 +348,27 @@ async fn a_stop_answers_what_is_open_and_waits_for_nobody_else() {
     assert_eq!(answer.headers["connection"], "close");
     timeout(PATIENCE / 2, serving.ended).await.expect("it ends in time").expect("task");
     drop((silent, halfway, idle, bench));
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_an_answer_that_is_read_slowly() {
+    // More than the sockets hold.
+    const ANSWER_BYTES: usize = 16 << 20;
+    let options = Options { farewell_time_max: BRIEF, ..Default::default() };
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options).await.expect("port");
+    let address = listener.address().expect("address");
+    let draining = CancellationToken::new();
+    let large = get(async || Bytes::from(vec![7; ANSWER_BYTES]));
+    let ended = tokio::spawn(listener.serve(Router::new().route("/large", large), draining.clone(), PATIENCE));
+    let mut stream = TcpStream::connect(address).await.expect("connection");
+    stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
+    let mut heard = vec![0; 100];
+    stream.read_exact(&mut heard).await.expect("the first of it");
+    draining.cancel();
+    tokio::time::sleep(6 * BRIEF).await;
+    timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("an end").expect("read");
+    assert!(heard.len() > ANSWER_BYTES, "{} bytes", heard.len());
+    timeout(PATIENCE / 2, ended).await.expect("it ends in time").expect("task");
 }
 
 #[tokio::test]
