@@ -95,6 +95,7 @@ async fn serve() -> (SocketAddr, Server) {
     let mut config = Config::load(Settings::default()).expect("defaults");
     let anywhere: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     (config.grpc, config.metrics, config.link) = (anywhere, anywhere, Some(LinkAddress::Tcp(anywhere)));
+    config.http = None;
     (config.workers, config.worker_token) = (Workers::External, "token".into());
     let home = tempfile::tempdir().expect("a folder");
     let log = shoal_server::telemetry::init("warn", Default::default()).expect("logs");

@@ -1,4 +1,4 @@
-//! One call in the server's own words: what rpc hands to the driver and what comes back.
+//! One call in the server's own words: what the front end hands to the driver and what comes back.
 //!
 //! Nothing here names the wire's types, and nothing here reaches the core: the driver keeps calls by id.
 
@@ -122,7 +122,22 @@ pub struct BatchUse {
     pub attempt: u16,
 }
 
-/// Why a call has no answer. `rpc::status` maps each to one gRPC status.
+impl BatchUse {
+    /// Why it was closed when it was, as clients read it.
+    pub fn close_name(&self) -> &'static str {
+        match self.close {
+            CloseReason::Drained => "drained",
+            CloseReason::Rows => "rows",
+            CloseReason::Tokens => "tokens",
+            CloseReason::Bytes => "bytes",
+            CloseReason::Preferred => "preferred",
+            CloseReason::Delay => "delay",
+            CloseReason::Isolated => "isolated",
+        }
+    }
+}
+
+/// Why a call has no answer. `rpc::status` maps each to one gRPC status, `http::error` to one of HTTP.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CallError {
     #[error("model `{model}` is not served here{}", DidYouMean(near))]
@@ -184,18 +199,24 @@ impl CallError {
     /// Puts a field's name before an index: inside the server rows are `[3]`, to the caller of Embed `texts[3]`.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {
-        let field = match &mut self {
+        if let Some(field) = self.field_mut()
+            && (field.is_empty() || field.starts_with('['))
+        {
+            field.insert_str(0, outer);
+        }
+        self
+    }
+
+    /// The path of the field that it is about.
+    pub fn field_mut(&mut self) -> Option<&mut String> {
+        match self {
             Self::InvalidArgument { field, .. }
             | Self::TooLarge { field, .. }
             | Self::Item { field, .. }
             | Self::Poison { field }
-            | Self::OutOfMemory { field } => field,
-            _ => return self,
-        };
-        if field.is_empty() || field.starts_with('[') {
-            field.insert_str(0, outer);
+            | Self::OutOfMemory { field } => Some(field),
+            _ => None,
         }
-        self
     }
 }
 

@@ -21,11 +21,13 @@ use crate::admin::Admin;
 use crate::artifacts;
 use crate::config::{Config, Workers};
 use crate::driver::{Driver, Handle, Inbox, ModelSettings, Surroundings, drive};
+use crate::frontend::Frontend;
+use crate::http;
 use crate::lanes::Lanes;
 use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
-use crate::rpc::{Frontend, HealthGate, InferenceService, Listener, OipService};
+use crate::rpc::{HealthGate, InferenceService, Listener, OipService};
 use crate::supervisor::{ChildOptions, GivenUp, Supervisor};
 use crate::telemetry::LogControl;
 use crate::tokenize::TokenizerPool;
@@ -40,6 +42,8 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 pub enum StartError {
     #[error("cannot listen for clients on {address}: {error}{}", port_hint(.error, "grpc-port"))]
     Grpc { address: SocketAddr, error: io::Error },
+    #[error("cannot listen for HTTP clients on {address}: {error}{}", http_port_hint(.error))]
+    Http { address: SocketAddr, error: io::Error },
     #[error("cannot listen for metrics on {address}: {error}{}", port_hint(.error, "metrics-port"))]
     Metrics { address: SocketAddr, error: io::Error },
     #[error("cannot listen for workers on {address:?}: {error}{}", port_hint(.error, "link-port"))]
@@ -52,6 +56,14 @@ fn port_hint(error: &io::Error, flag: &str) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("; is a server running already? --{flag} picks another port"),
         _ => String::new(),
+    }
+}
+
+/// The one port that need not be there at all.
+fn http_port_hint(error: &io::Error) -> String {
+    match port_hint(error, "http-port") {
+        hint if hint.is_empty() => hint,
+        hint => format!("{hint}, --http-port off does without"),
     }
 }
 
@@ -77,6 +89,7 @@ pub struct Trouble {
 #[derive(Debug)]
 pub struct Server {
     grpc: SocketAddr,
+    http: Option<SocketAddr>,
     link: LinkAddress,
     admin: Admin,
     registry: Registry,
@@ -85,7 +98,8 @@ pub struct Server {
     /// Cancelled when the server stops taking calls.
     draining: CancellationToken,
     drain_time_max: Duration,
-    listener: tokio::task::JoinHandle<()>,
+    /// Of gRPC and of HTTP.
+    listeners: JoinSet<()>,
     backstage: Backstage,
     /// Dropped last: everything above runs on them.
     _lanes: Lanes,
@@ -111,6 +125,8 @@ impl Server {
         let listener = Listener::bind(config.grpc, config.listener).await;
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
         let grpc = listener.address()?;
+        let http_listener = bind_http(config).await?;
+        let http = http_listener.as_ref().map(http::Listener::address).transpose()?;
         let draining = CancellationToken::new();
         let registry = Registry::default();
         let metrics = Metrics::new();
@@ -139,13 +155,20 @@ impl Server {
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
-        let inference = InferenceService::new(frontend, draining.clone());
+        let inference = InferenceService::new(frontend.clone(), draining.clone());
         let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
         lanes.first().spawn(health.clone().watch());
+        let mut listeners = JoinSet::new();
         let serving = listener.serve(lanes.clone(), routes, draining.clone(), config.drain_time_max);
-        let listener = lanes.first().spawn(serving);
+        listeners.spawn_on(serving, lanes.first());
+        if let Some(listener) = http_listener {
+            let pages = http::routes(frontend, &config.http_listener);
+            let serving = listener.serve(lanes.clone(), pages, draining.clone(), config.drain_time_max);
+            listeners.spawn_on(serving, lanes.first());
+        }
         Ok(Self {
             grpc,
+            http,
             link,
             admin,
             registry,
@@ -153,7 +176,7 @@ impl Server {
             driver,
             draining,
             drain_time_max: config.drain_time_max,
-            listener,
+            listeners,
             backstage,
             _lanes: lanes,
             given_up: given_up_in,
@@ -164,9 +187,14 @@ impl Server {
         })
     }
 
-    /// Where clients call.
+    /// Where gRPC clients call.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// Where HTTP clients call, if they may.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http
     }
 
     /// Where metrics and probes are.
@@ -223,16 +251,22 @@ impl Server {
     }
 
     /// Takes no new call, answers those that are there, ends the workers.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         let started = Instant::now();
         self.draining.cancel();
-        let _ = self.listener.await;
+        while self.listeners.join_next().await.is_some() {}
         let left = self.drain_time_max.saturating_sub(started.elapsed());
         self.driver.drain(left).await;
         self.backstage.stop().await;
         self.admin.stop();
         info!("stopped after {:?}", started.elapsed());
     }
+}
+
+async fn bind_http(config: &Config) -> Result<Option<http::Listener>, StartError> {
+    let Some(address) = config.http else { return Ok(None) };
+    let bound = http::Listener::bind(address, config.http_listener).await;
+    bound.map(Some).map_err(|error| StartError::Http { address, error })
 }
 
 fn routes<H: Health>(

@@ -45,8 +45,26 @@ fn the_driver_knows_no_wire() {
 
 #[test]
 fn the_services_never_name_the_schedulers_machine() {
-    let found = naming("server/src/rpc", &["Scheduler", "scheduler::Input", "scheduler::Output"]);
+    for folder in ["server/src/rpc", "server/src/http", "server/src/frontend"] {
+        let found = naming(folder, &["Scheduler", "scheduler::Input", "scheduler::Output"]);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}
+
+#[test]
+fn the_wires_know_nothing_of_each_other() {
+    let grpc = ["tonic", "prost", "shoal_proto", "crate::rpc"];
+    let mut found = naming("server/src/http", &grpc);
+    found.extend(naming("server/src/rpc", &["crate::http"]));
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn what_the_wires_share_knows_neither() {
+    for folder in ["server/src/frontend", "server/src/listen"] {
+        let found = naming(folder, &["tonic", "prost", "shoal_proto", "axum", "crate::rpc", "crate::http"]);
+        assert!(found.is_empty(), "{found:#?}");
+    }
 }
 
 #[test]

@@ -33,7 +33,9 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
         Workers::Local(count) => format!("{count} local"),
         Workers::External => "external".to_owned(),
     };
-    let _ = writeln!(page, "gRPC on {grpc}, metrics and probes on http://{metrics}, workers: {workers}\n");
+    let http = server.http_address();
+    let shown = http.map(|http| format!(" HTTP on {http},")).unwrap_or_default();
+    let _ = writeln!(page, "gRPC on {grpc},{shown} metrics and probes on http://{metrics}, workers: {workers}\n");
     let embed = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Embed));
     let tensor = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Tensor));
     if let Some(view) = embed {
@@ -50,6 +52,11 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
              x = t.InferInput(\"text\", [1], \"BYTES\"); x.set_data_from_numpy(np.array([b\"the cat sat\"], dtype=object)); \
              print(c.infer(\"{model}\", [x]).as_numpy(\"embedding\")[0, :4])'"
         );
+        if let Some(http) = http {
+            let data = format!(r#"{{"model": "{model}", "input": ["the cat sat", "a kitten rests"]}}"#);
+            let _ =
+                writeln!(page, "  curl http://{http}/v1/embeddings -H 'content-type: application/json' -d '{data}'");
+        }
     } else if let Some(view) = tensor {
         let model = &view.name;
         let data = format!(

@@ -34,7 +34,7 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
 async fn demo(args: DemoArgs, log: LogControl) -> Outcome {
     let mut config = Config::load(Settings::default())?;
     let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    (config.grpc, config.metrics) = (anywhere, anywhere);
+    (config.grpc, config.http, config.metrics) = (anywhere, None, anywhere);
     config.log = args.log;
     let batched: ModelName = "demo".parse()?;
     let single: ModelName = "demo-one-by-one".parse()?;

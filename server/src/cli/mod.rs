@@ -17,7 +17,7 @@ use crate::telemetry::{self, LogFormat};
 
 pub use worker::{StandardInput, WorkerArgs};
 
-/// Serves many small models from one gRPC address.
+/// Serves many small models from one address.
 #[derive(Debug, Parser)]
 #[command(name = "shoal", version, max_term_width = 110)]
 pub struct Cli {

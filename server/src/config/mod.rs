@@ -20,18 +20,22 @@ use shoal_scheduler::Limits;
 
 pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
-pub use settings::{Device, ModelControl, Settings, Workers};
+pub use settings::{Device, HttpPort, ModelControl, Settings, Workers};
 
+use crate::frontend::FrontendOptions;
+use crate::http;
 use crate::lanes::Lanes;
 use crate::link::LinkAddress;
-use crate::rpc::{FrontendOptions, ListenerOptions};
+use crate::rpc::ListenerOptions;
 use crate::telemetry::LogFormat;
 
 /// All a server needs to know to start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients call.
+    /// Where gRPC clients call.
     pub grpc: SocketAddr,
+    /// Where HTTP clients call, if they may.
+    pub http: Option<SocketAddr>,
     /// Where metrics and probes are.
     pub metrics: SocketAddr,
     /// Where workers of other machines dial; unset with local workers.
@@ -62,8 +66,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Limits on one call.
     pub frontend: FrontendOptions,
-    /// Limits on connections.
+    /// Limits on gRPC connections.
     pub listener: ListenerOptions,
+    /// Limits on HTTP connections.
+    pub http_listener: http::Options,
     /// Limits on the queue.
     pub limits: Limits,
     /// The models, by name.
@@ -95,8 +101,13 @@ impl Config {
             return Err(ConfigError::Value { key: "worker_token".into(), problem });
         }
         let defaults = Limits::default();
+        let connections_max = settings.connections_max.map_or(4096, Into::into);
         Ok(Self {
             grpc: SocketAddr::new(address, settings.grpc_port.unwrap_or(8001)),
+            http: match settings.http_port.unwrap_or(HttpPort::Port(8000)) {
+                HttpPort::Port(port) => Some(SocketAddr::new(address, port)),
+                HttpPort::Off => None,
+            },
             metrics: SocketAddr::new(
                 settings.metrics_address.unwrap_or(address),
                 settings.metrics_port.unwrap_or(8002),
@@ -115,10 +126,8 @@ impl Config {
             log: settings.log.clone().unwrap_or_else(|| "info".into()),
             log_format: settings.log_format.unwrap_or_default(),
             frontend: frontend(&settings)?,
-            listener: ListenerOptions {
-                connections_max: settings.connections_max.map_or(4096, Into::into),
-                ..ListenerOptions::default()
-            },
+            listener: ListenerOptions { connections_max, ..ListenerOptions::default() },
+            http_listener: http::Options { connections_max, ..http::Options::default() },
             limits: Limits {
                 tenant_requests_max: settings.tenant_requests_max.unwrap_or(defaults.tenant_requests_max),
                 class_requests_max: settings.class_requests_max.unwrap_or(defaults.class_requests_max),

@@ -83,6 +83,39 @@ impl TryFrom<toml::Value> for Workers {
     }
 }
 
+/// Where HTTP is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "toml::Value")]
+pub enum HttpPort {
+    /// On this port; 0 picks a free one.
+    Port(u16),
+    /// Nowhere.
+    Off,
+}
+
+impl FromStr for HttpPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            port => port.parse().map(Self::Port).map_err(|_| format!("`{text}` is neither a port nor `off`")),
+        }
+    }
+}
+
+impl TryFrom<toml::Value> for HttpPort {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::Integer(port) => port.to_string().parse(),
+            toml::Value::String(text) => text.parse(),
+            other => Err(format!("`{other}` is neither a port nor `off`")),
+        }
+    }
+}
+
 /// What local workers compute on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -158,9 +191,12 @@ settings! {
     /// Address to listen on. Loopback unless told otherwise: whoever can reach the port can use the models [default: 127.0.0.1]
     #[arg(value_name = "IP")]
     address: IpAddr = "SHOAL_ADDRESS",
-    /// Port for clients; 0 picks a free one [default: 8001]
+    /// Port for gRPC clients; 0 picks a free one [default: 8001]
     #[arg(value_name = "PORT")]
     grpc_port: u16 = "SHOAL_GRPC_PORT",
+    /// Port for HTTP clients, who find OpenAI's embeddings there; 0 picks a free one, `off` serves none [default: 8000]
+    #[arg(value_name = "PORT|off")]
+    http_port: HttpPort = "SHOAL_HTTP_PORT",
     /// Address for metrics and probes [default: that of --address]
     #[arg(value_name = "IP")]
     metrics_address: IpAddr = "SHOAL_METRICS_ADDRESS",
@@ -209,16 +245,16 @@ settings! {
     /// How log lines look [default: text]
     #[arg(value_enum)]
     log_format: LogFormat = "SHOAL_LOG_FORMAT",
-    /// Metadata key whose value names the tenant [default: x-shoal-tenant]
+    /// Metadata key, and HTTP header, whose value names the tenant [default: x-shoal-tenant]
     #[arg(value_name = "KEY")]
     tenant_key: String = "SHOAL_TENANT_KEY",
-    /// Texts or rows in one call at most [default: 8192]
+    /// Texts or rows in one call at most; over HTTP never more than 2048 [default: 8192]
     #[arg(value_name = "N")]
     call_rows_max: NonZeroUsize = "SHOAL_CALL_ROWS_MAX",
     /// Bytes of one call's message at most [default: 16 MiB]
     #[arg(value_name = "BYTES")]
     call_bytes_max: NonZeroUsize = "SHOAL_CALL_BYTES_MAX",
-    /// Client connections open at once; more wait to be accepted [default: 4096]
+    /// Client connections open at once on each port; more wait to be accepted [default: 4096]
     #[arg(value_name = "N")]
     connections_max: NonZeroUsize = "SHOAL_CONNECTIONS_MAX",
     /// Rows one tenant may have queued. Lower keeps one tenant from filling the queue [default: 65536]

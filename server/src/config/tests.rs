@@ -64,6 +64,8 @@ fn an_unknown_key_is_named_with_the_nearest() {
 fn a_wrong_value_is_named_by_its_key() {
     for (text, key) in [
         ("grpc_port = 70000", "`grpc_port`"),
+        ("http_port = 70000", "`http_port`"),
+        ("http_port = \"on\"", "`http_port`"),
         ("workers = 0", "`workers`"),
         ("drain_time_max = \"soon\"", "`drain_time_max`"),
         ("tenant_key = \"Team\"", "`tenant_key`"),
@@ -82,9 +84,19 @@ fn a_wrong_value_is_named_by_its_key() {
 fn defaults_listen_on_loopback_with_one_local_worker() {
     let config = Config::load(Settings::default()).expect("config");
     assert_eq!(config.grpc.to_string(), "127.0.0.1:8001");
+    assert_eq!(config.http.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:8000"));
     assert_eq!(config.metrics.to_string(), "127.0.0.1:8002");
     assert_eq!(config.workers, Workers::Local(NonZeroUsize::MIN));
     assert_eq!(config.link, None);
+}
+
+#[test]
+fn http_is_served_elsewhere_or_not_at_all() {
+    let port = |text| parse(text).expect(text).http.map(|address| address.port());
+    assert_eq!(port("http_port = 0"), Some(0));
+    assert_eq!(port("http_port = 9000"), Some(9000));
+    assert_eq!(port("http_port = \"off\""), None);
+    assert_eq!(Config::load(flags(&["--http-port", "off"])).expect("config").http, None);
 }
 
 #[test]

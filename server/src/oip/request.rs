@@ -1,7 +1,7 @@
 //! A ModelInfer request, read against its model: afterwards it cannot be wrong except in what only the tokenizer or the
 //! model can tell.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use shoal_proto::inference::ModelInferRequest;
 use shoal_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 
@@ -13,6 +13,7 @@ use super::signature::{Inputs, Signature, row_dims};
 use super::{invalid, not_offered};
 use crate::call::{CallError, DataType, Row, RowOptions};
 use crate::card::TensorSpec;
+use crate::ids::IdRules;
 
 /// Bytes a request's id may have; it is kept as long as the call.
 const ID_BYTES_MAX: usize = 1024;
@@ -82,8 +83,7 @@ impl InferRequest {
         let inputs = with_contents(request.inputs, request.raw_input_contents)?;
         let (payload, at) = match signature.inputs() {
             Inputs::Text { tokens_max, vocabulary, .. } => {
-                let ids = IdRules { tokens_max, vocabulary, options: options.row };
-                text_payload(inputs, &ids, limits)?
+                text_payload(inputs, IdRules { tokens_max, vocabulary }, options.row, limits)?
             }
             Inputs::Tensors { specs, tokens_max } => tensor_payload(inputs, specs, tokens_max, limits)?,
         };
@@ -156,16 +156,13 @@ fn by_name(inputs: Vec<Input>, names: &[&str]) -> Result<Vec<Option<Input>>, Cal
     Ok(found)
 }
 
-/// What ids must obey.
-#[derive(Clone, Copy, Debug)]
-struct IdRules {
-    tokens_max: u32,
-    vocabulary: u32,
-    options: RowOptions,
-}
-
 /// The payload of a text model, and the position of its input.
-fn text_payload(inputs: Vec<Input>, rules: &IdRules, limits: &Limits) -> Result<(Payload, usize), CallError> {
+fn text_payload(
+    inputs: Vec<Input>,
+    rules: IdRules,
+    options: RowOptions,
+    limits: &Limits,
+) -> Result<(Payload, usize), CallError> {
     let mut found = by_name(inputs, &["text", "input_ids", "attention_mask"])?.into_iter();
     // `by_name` returns one entry per name.
     match (found.next().flatten(), found.next().flatten(), found.next().flatten()) {
@@ -175,7 +172,7 @@ fn text_payload(inputs: Vec<Input>, rules: &IdRules, limits: &Limits) -> Result<
         }
         (None, Some(ids), mask) => {
             let at = ids.at;
-            Ok((Payload::Rows(id_rows(ids, mask, rules, limits)?), at))
+            Ok((Payload::Rows(id_rows(ids, mask, rules, options, limits)?), at))
         }
         (Some(_), Some(other), _) | (Some(_), None, Some(other)) => {
             Err(invalid(other.field("name"), "texts are given already; give either `text` or `input_ids`"))
@@ -196,7 +193,13 @@ fn texts(text: Input, limits: &Limits) -> Result<Vec<String>, CallError> {
 }
 
 /// Rows of ids, cut to what the mask keeps.
-fn id_rows(ids: Input, mask: Option<Input>, rules: &IdRules, limits: &Limits) -> Result<Vec<Row>, CallError> {
+fn id_rows(
+    ids: Input,
+    mask: Option<Input>,
+    rules: IdRules,
+    options: RowOptions,
+    limits: &Limits,
+) -> Result<Vec<Row>, CallError> {
     ids.check_data_type(DataType::I64)?;
     let (rows, length) = ids.check_shape(&[-1], limits.elements_max)?;
     check_rows(&ids, rows, limits)?;
@@ -206,31 +209,25 @@ fn id_rows(ids: Input, mask: Option<Input>, rules: &IdRules, limits: &Limits) ->
         Some(mask) => mask_lengths(mask, &ids.tensor.shape, rows, length)?,
     };
     // Before the ids are read, so that a whole batch that is too long costs nothing.
-    if let Some(row) = kept.iter().position(|kept| u32::try_from(*kept).map_or(true, |kept| kept > rules.tokens_max)) {
-        let problem = format!("row {row} has {} tokens, and the model takes {}", kept[row], rules.tokens_max);
-        return Err(invalid(shape_field, problem));
-    }
+    let tokens: Vec<u32> = kept
+        .iter()
+        .enumerate()
+        .map(|(row, kept)| {
+            rules.tokens(*kept).map_err(|problem| invalid(shape_field.clone(), format!("row {row} {problem}")))
+        })
+        .collect::<Result<_, _>>()?;
     let Elements { path, values } = ids.into_values(DataType::I64, rows * length)?;
 
     // `into_values` has checked that there are 8 bytes to each element.
     let (values, _) = values.as_chunks::<8>();
-    let mut column = BytesMut::with_capacity(4 * kept.iter().sum::<usize>());
+    let mut column = BytesMut::with_capacity(4 * tokens.iter().map(|tokens| *tokens as usize).sum::<usize>());
     let mut ids = Vec::with_capacity(rows);
-    for (row, (values, kept)) in values.chunks_exact(length).zip(kept).enumerate() {
-        for (position, value) in values[..kept].iter().enumerate() {
-            let id = i64::from_le_bytes(*value);
-            match u32::try_from(id) {
-                // Below `i32::MAX`, so that the bytes are those of an I32.
-                Ok(id) if id < rules.vocabulary => column.put_u32_le(id),
-                _ => {
-                    let problem = format!("row {row}, position {position}: {id} is not in [0, {})", rules.vocabulary);
-                    return Err(invalid(path, problem));
-                }
-            }
+    for (row, (values, tokens)) in values.chunks_exact(length).zip(tokens).enumerate() {
+        for (position, value) in values[..tokens as usize].iter().enumerate() {
+            let put = rules.put(&mut column, position, i64::from_le_bytes(*value));
+            put.map_err(|problem| invalid(path.clone(), format!("row {row}, {problem}")))?;
         }
-        // No more than `tokens_max`, which is a u32.
-        let tokens = u32::try_from(kept).unwrap_or(u32::MAX);
-        ids.push(Row { columns: vec![column.split().freeze()], tokens, truncated: false, options: rules.options });
+        ids.push(Row { columns: vec![column.split().freeze()], tokens, truncated: false, options });
     }
     Ok(ids)
 }

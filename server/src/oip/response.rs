@@ -4,7 +4,6 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use shoal_proto::inference::infer_parameter::ParameterChoice;
 use shoal_proto::inference::model_infer_response::InferOutputTensor;
 use shoal_proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
-use shoal_scheduler::CloseReason;
 
 use super::signature::{Signature, row_dims};
 use crate::call::{Answer, CallError, DataType, Tensor};
@@ -139,21 +138,9 @@ fn put_usage(response: &mut ModelInferResponse, signature: &Signature, answer: &
     if let Some(batch) = largest {
         put("batch_rows", batch.rows.into());
         put("batch_tokens", batch.tokens.into());
-        response.parameters.insert("batch_close_reason".to_owned(), text(close_reason(batch.close)));
+        response.parameters.insert("batch_close_reason".to_owned(), text(batch.close_name()));
     }
     response.parameters.insert("dtype".to_owned(), text(&signature.card().dtype));
-}
-
-fn close_reason(reason: CloseReason) -> &'static str {
-    match reason {
-        CloseReason::Drained => "drained",
-        CloseReason::Rows => "rows",
-        CloseReason::Tokens => "tokens",
-        CloseReason::Bytes => "bytes",
-        CloseReason::Preferred => "preferred",
-        CloseReason::Delay => "delay",
-        CloseReason::Isolated => "isolated",
-    }
 }
 
 fn text(value: &str) -> InferParameter {

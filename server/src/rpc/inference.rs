@@ -14,13 +14,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::call::{Answer, BatchUse, CallError, Caller, DataType, RowOptions};
-use crate::card::{Card, Task};
+use crate::call::{BatchUse, CallError, Caller, RowOptions, Tensor};
+use crate::card::Task;
+use crate::frontend::{Embed, EmbedInput, Embedded, Frontend, by_deadline, embedding};
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::{Cut, Tokens};
 
-use super::caller::by_deadline;
-use super::frontend::{Frontend, card_for};
+use super::caller::{caller, deadline};
 use super::status::{retry_after, status};
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
@@ -41,30 +41,20 @@ impl InferenceService {
     }
 
     async fn embed_call(&self, caller: Caller, request: wire::EmbedRequest) -> Result<wire::EmbedResponse, CallError> {
-        let model = self.frontend.model(&request.model, Task::Embed)?;
-        let card = card_for(&model, Task::Embed)?;
-        self.frontend.check_rows("texts", request.texts.len())?;
-        if request.dimensions > card.dims {
-            let problem = format!("is {}, `{}` has {}", request.dimensions, model.name, card.dims);
-            return Err(CallError::InvalidArgument { field: "dimensions".into(), problem });
-        }
-        let options = RowOptions { normalize: request.normalize, dimensions: request.dimensions };
-        let rows = self.frontend.text_rows(&model, caller.deadline, request.texts, request.truncate, options).await;
-        let rows = rows.map_err(|error| error.within("texts"))?;
-        let tokens = rows.iter().map(|row| row.tokens).sum();
-        let truncated = rows.iter().filter(|row| row.truncated).count() as u32;
-        let answer = self.frontend.submit(&model, caller, rows).await.map_err(|error| error.within("texts"))?;
-        let usage = usage(&model, card, &answer, tokens, truncated);
-        let embeddings = answer.rows.iter().map(|tensors| embedding(tensors)).collect::<Result<_, _>>()?;
-        Ok(wire::EmbedResponse { embeddings, usage: Some(usage) })
+        let request = Embed {
+            model: request.model,
+            input: EmbedInput::Texts(request.texts),
+            truncate: request.truncate,
+            options: RowOptions { normalize: request.normalize, dimensions: request.dimensions },
+        };
+        let embedded = self.frontend.embed(caller, request, "texts").await?;
+        let embeddings = embedded.answer.rows.iter().map(|tensors| values(tensors)).collect::<Result<_, _>>()?;
+        Ok(wire::EmbedResponse { embeddings, usage: Some(usage(&embedded)) })
     }
 }
 
-fn embedding(tensors: &[crate::call::Tensor]) -> Result<wire::Embedding, CallError> {
-    let Some(tensor) = tensors.iter().find(|tensor| tensor.data_type == DataType::F32) else {
-        return Err(CallError::Internal { what: "the worker returned no embedding".into() });
-    };
-    let mut data = tensor.data.clone();
+fn values(tensors: &[Tensor]) -> Result<wire::Embedding, CallError> {
+    let mut data = embedding(tensors)?.clone();
     let mut values = Vec::with_capacity(data.len() / 4);
     while data.remaining() >= 4 {
         values.push(data.get_f32_le());
@@ -77,10 +67,11 @@ fn duration(duration: std::time::Duration) -> WireDuration {
     WireDuration::try_from(duration).unwrap_or_default()
 }
 
-fn usage(model: &ModelView, card: &Card, answer: &Answer, tokens: u32, truncated: u32) -> wire::Usage {
+fn usage(embedded: &Embedded) -> wire::Usage {
+    let Embedded { model, card, answer, .. } = embedded;
     wire::Usage {
-        tokens,
-        truncated,
+        tokens: embedded.tokens,
+        truncated: embedded.truncated,
         queue_time: Some(duration(answer.queue_time)),
         compute_time: Some(duration(answer.compute_time)),
         batches: answer.batches.iter().map(batch_usage).collect(),
@@ -115,7 +106,7 @@ fn batch_usage(batch: &BatchUse) -> wire::BatchUsage {
 impl inference_server::Inference for InferenceService {
     async fn embed(&self, request: Request<wire::EmbedRequest>) -> Result<Response<wire::EmbedResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let caller = self.frontend.caller(&metadata, &extensions).map_err(|error| status(&error))?;
+        let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
         let response = self.embed_call(caller, request).await.map_err(|error| status(&error))?;
         Ok(Response::new(response))
     }
@@ -127,7 +118,7 @@ impl inference_server::Inference for InferenceService {
         request: Request<Streaming<wire::EmbedStreamRequest>>,
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
         let (metadata, extensions, requests) = request.into_parts();
-        let caller = self.frontend.caller(&metadata, &extensions).map_err(|error| status(&error))?;
+        let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
         let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
         let service = self.clone();
         tokio::spawn(async move {
@@ -147,7 +138,7 @@ impl inference_server::Inference for InferenceService {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
-        let deadline = Frontend::deadline(request.extensions());
+        let deadline = deadline(request.extensions());
         let request = request.into_inner();
         let texts = async {
             let model = self.frontend.model(&request.model, Task::Embed)?;

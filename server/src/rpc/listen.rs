@@ -1,13 +1,10 @@
-//! Accepting client connections: bounded in number, patient with a full file table, drained on request.
+//! Connections of gRPC clients.
 //!
 //! Written out rather than left to the gRPC library's own loop, which bounds nothing, cancels calls at their deadline
 //! with the wrong status, and waits without end for open streams when it stops.
 
-use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
@@ -15,26 +12,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWrite;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
-use tracing::{debug, error, warn};
 
 use crate::lanes::Lanes;
+use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
 
 use super::body_until::BodyUntil;
 use super::caller::ClientTimeout;
-use super::corked::{Cork, cork};
-use super::open_calls::OpenCalls;
 
-/// Pause after the system refused a connection, such as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Room for a large call or a few small ones on their way.
 const WINDOW_BYTES: u32 = 1 << 20;
 /// gRPC's header that says how long the client will wait.
@@ -75,7 +65,7 @@ impl Default for ListenerOptions {
 /// A bound port for clients.
 #[derive(Debug)]
 pub struct Listener {
-    socket: std::net::TcpListener,
+    port: Port,
     options: ListenerOptions,
 }
 
@@ -85,9 +75,7 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
-        // Not yet part of any runtime: it is served on a lane, and bound before there is one.
-        let socket = TcpListener::bind(address).await?.into_std()?;
-        Ok(Self { socket, options })
+        Ok(Self { port: Port::bind(address, options.connections_max).await?, options })
     }
 
     /// Where it listens.
@@ -95,125 +83,35 @@ impl Listener {
     /// # Errors
     /// When the system cannot say.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.port.address()
     }
 
     /// Serves until `draining`, then lets open calls finish for at most `grace`. Calls whose headers arrived before
-    /// their connection was told to go away are still answered. Connections go to the lanes in turn and stay there.
+    /// their connection was told to go away are still answered.
     pub async fn serve(self, lanes: Lanes, routes: Routes, draining: CancellationToken, grace: Duration) {
-        let socket = match TcpListener::from_std(self.socket) {
-            Ok(socket) => socket,
-            Err(error) => return error!(%error, "clients cannot be listened for"),
-        };
         let routes = routes.prepare();
-        let places = Arc::new(Semaphore::new(self.options.connections_max));
-        let connections = TaskTracker::new();
-        let cut = CancellationToken::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = accept(&socket, &places) => accepted,
-                () = draining.cancelled() => break,
-            };
-            match accepted {
-                Ok((stream, peer, place)) => {
-                    debug!(%peer, "connection accepted");
-                    let connection = Connection { stream, place, options: self.options };
-                    let serving = connection.serve(routes.clone(), draining.clone(), cut.clone());
-                    connections.spawn_on(serving, lanes.next());
-                }
-                Err(error) => {
-                    warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-        drop(socket);
-        connections.close();
-        if timeout(grace, connections.wait()).await.is_err() {
-            warn!(open = connections.len(), "connections are still busy after {grace:?}, closing them");
-            cut.cancel();
-            connections.wait().await;
-        }
+        let options = self.options;
+        let serve = |stream, stops| serve(stream, routes.clone(), options, stops);
+        self.port.serve(&lanes, serve, draining, grace).await;
     }
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(
-    socket: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(std::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = socket.accept().await?;
-    Ok((stream.into_std()?, peer, place))
-}
-
-struct Connection {
-    stream: std::net::TcpStream,
-    place: OwnedSemaphorePermit,
-    options: ListenerOptions,
-}
-
-impl Connection {
-    async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
-        // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
-        let _ = self.stream.set_nodelay(true);
-        let stream = match TcpStream::from_std(self.stream) {
-            Ok(stream) => stream,
-            Err(error) => return warn!(%error, "a connection could not be served"),
-        };
-        let calls = OpenCalls::new();
-        let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&draining));
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(self.options.streams_max)
-            .keep_alive_interval(self.options.keepalive_interval)
-            .keep_alive_timeout(self.options.keepalive_timeout)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(4 * WINDOW_BYTES)
-            .max_header_list_size(16 << 10);
-        let (stream, cork) = cork(stream);
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = cork.drive(connection.as_mut()) => ended,
-            () = to_close(&calls, self.options.hello_time_max, &draining) => {
-                // What is in the socket already is still read, a first call included.
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = cork.drive(connection.as_mut()) => ended,
-                    () = cut.cancelled() => Ok(()),
-                    // A client that does not even answer a ping must not hold up the end.
-                    () = idle(&calls, &cork, self.options.farewell_time_max) => Ok(()),
-                }
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%error, "connection broke");
-        }
-        drop(self.place);
-    }
-}
-
-/// Returns once a connection that was told to go away has had no call for so long, and nothing left to write.
-async fn idle<S: AsyncWrite + Unpin>(calls: &OpenCalls, cork: &Cork<S>, quiet: Duration) {
-    calls.none_for(quiet).await;
-    while !cork.is_empty() {
-        sleep(quiet).await;
-    }
-}
-
-/// Returns when a connection is to be told to go away: the server drains, or the client came and asked for nothing.
-async fn to_close(calls: &OpenCalls, hello_time_max: Duration, draining: &CancellationToken) {
-    let silent = async {
-        if timeout(hello_time_max, calls.any()).await.is_ok() {
-            pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        () = silent => {}
-        () = draining.cancelled() => {}
-    }
+async fn serve(stream: TcpStream, routes: Routes, options: ListenerOptions, stops: Stops) {
+    let calls = OpenCalls::new();
+    let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&stops.draining));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.streams_max)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(4 * WINDOW_BYTES)
+        .max_header_list_size(16 << 10);
+    let (stream, cork) = cork(stream);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let patience = Patience { hello_time_max: options.hello_time_max, farewell_time_max: options.farewell_time_max };
+    listen::run(connection, &cork, &calls, patience, stops).await;
 }
 
 /// Hands the request's body over. Reflection's streams ask until their client is done, which may be never: their
@@ -270,6 +168,7 @@ mod tests {
     use hyper::client::conn::http2::{Builder, SendRequest};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 

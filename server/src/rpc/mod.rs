@@ -1,19 +1,15 @@
-//! The client-facing gRPC services: validate, tokenise, submit, answer.
+//! The client-facing gRPC services: validate, put it to the front end, answer.
 //!
-//! This folder names the wire and the driver's handle; it never names the scheduler's machine.
+//! This folder names the wire; it never names the scheduler's machine, nor the HTTP services.
 
 mod body_until;
 mod caller;
-mod corked;
-mod frontend;
 mod health;
 mod inference;
 mod listen;
 mod oip;
-mod open_calls;
 mod status;
 
-pub use frontend::{Frontend, FrontendOptions};
 pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};

@@ -20,6 +20,7 @@ use tracing::info;
 
 use crate::call::{Answer, CallError, Caller};
 use crate::config::ModelControl;
+use crate::frontend::{Frontend, by_deadline};
 use crate::oip::{
     CallTimes, GRPC_ERROR_METADATA, InferRequest, Limits, LogSettings, Payload, Signature, TraceLevel, TraceSampler,
     TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata,
@@ -28,8 +29,7 @@ use crate::oip::{
 use crate::registry::{ModelState, ModelView};
 use crate::telemetry::LogControl;
 
-use super::caller::by_deadline;
-use super::frontend::Frontend;
+use super::caller::{caller, deadline};
 use super::health::HealthGate;
 use super::status::status;
 use stream::answer_stream;
@@ -277,7 +277,7 @@ impl GrpcInferenceService for OipService {
         request: Request<wire::ModelInferRequest>,
     ) -> Result<Response<wire::ModelInferResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let caller = self.frontend.caller(&metadata, &extensions).map_err(refused)?;
+        let caller = caller(&self.frontend, &metadata, &extensions).map_err(refused)?;
         Ok(Response::new(self.infer(caller, request).await.map_err(refused)?))
     }
 
@@ -288,7 +288,7 @@ impl GrpcInferenceService for OipService {
         request: Request<Streaming<wire::ModelInferRequest>>,
     ) -> Result<Response<Infers>, Status> {
         let (metadata, extensions, requests) = request.into_parts();
-        let caller = self.frontend.caller(&metadata, &extensions).map_err(refused)?;
+        let caller = caller(&self.frontend, &metadata, &extensions).map_err(refused)?;
         let as_status = metadata.get(GRPC_ERROR_METADATA).is_some_and(|value| value == "true");
         let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
         let (running, finished) = mpsc::channel(STREAM_CALLS_MAX);
@@ -351,9 +351,7 @@ impl GrpcInferenceService for OipService {
     ) -> Result<Response<wire::RepositoryModelLoadResponse>, Status> {
         self.check_control("loading models").map_err(refused)?;
         let name = load_request(request.get_ref()).map_err(refused)?;
-        by_deadline(Frontend::deadline(request.extensions()), self.frontend.load(name, &self.draining))
-            .await
-            .map_err(refused)?;
+        by_deadline(deadline(request.extensions()), self.frontend.load(name, &self.draining)).await.map_err(refused)?;
         Ok(Response::new(wire::RepositoryModelLoadResponse::default()))
     }
 

@@ -40,6 +40,18 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_port_in_use_for_http_is_named_and_so_is_doing_without() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = held.local_addr().expect("address").port().to_string();
+    let common = ["serve", "--model", "echo", "--grpc-port", "0", "--metrics-port", "0", "--http-port"];
+    let output = run(&[&common[..], &[&port]].concat());
+    assert!(!output.status.success());
+    assert!(error(&output).contains(&port) && error(&output).contains("--http-port off"), "{}", error(&output));
+    let without = Shoal::serve(&["--model", "echo", "--http-port", "off"]);
+    assert_eq!(without.http, "");
+}
+
+#[test]
 fn a_folder_without_a_model_is_named_before_anything_is_served() {
     let folder = tempfile::tempdir().expect("folder");
     let source = format!("m={}/", folder.path().display());

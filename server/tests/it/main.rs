@@ -2,9 +2,9 @@
 
 mod cli;
 mod faults;
+mod http;
 mod inference;
 mod minilm;
 mod oip;
 mod process;
-#[expect(dead_code, reason = "the first tests that need a tool follow")]
 mod tools;

@@ -19,24 +19,24 @@ use crate::process::{Shoal, shared_home, signal, wait_for};
 
 /// What `make.py` beside the fixtures wrote.
 #[derive(Deserialize)]
-struct Fixtures {
+pub(crate) struct Fixtures {
     dims: usize,
-    texts: Vec<Fixture>,
+    pub(crate) texts: Vec<Fixture>,
     #[serde(skip)]
     vectors: Vec<Vec<f32>>,
 }
 
 #[derive(Deserialize)]
-struct Fixture {
+pub(crate) struct Fixture {
     name: String,
-    text: String,
+    pub(crate) text: String,
     truncated: bool,
     norm: f64,
     ids: Vec<u32>,
 }
 
 impl Fixtures {
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/minilm");
         let json = std::fs::read(folder.join("texts.json")).expect("texts.json");
         let mut fixtures: Self = serde_json::from_slice(&json).expect("texts");
@@ -55,7 +55,7 @@ impl Fixtures {
 }
 
 /// The folder with the models, once the weights are in it. `None` where no mirror has them, unless they are required.
-fn home() -> Option<PathBuf> {
+pub(crate) fn home() -> Option<PathBuf> {
     static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let home = HOME.get_or_init(|| {
         let home = shared_home();

@@ -21,6 +21,8 @@ pub(crate) const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
 pub(crate) struct Shoal {
     child: Child,
     pub(crate) grpc: String,
+    /// Empty where it serves no HTTP.
+    pub(crate) http: String,
     pub(crate) metrics: String,
     lines: mpsc::Receiver<String>,
     log: thread::JoinHandle<Vec<String>>,
@@ -32,6 +34,8 @@ pub(crate) struct Shoal {
 pub(crate) fn shoal(home: &Path) -> Command {
     let mut command = Command::new(SHOAL);
     command.env("SHOAL_HOME", home).env_remove("SHOAL_LOG").stdin(Stdio::null());
+    // Nobody gets in another's way, whatever flags a test gives.
+    command.env("SHOAL_HTTP_PORT", "0");
     command
 }
 
@@ -50,9 +54,11 @@ impl Shoal {
         command.args(["serve", "--grpc-port", "0", "--metrics-port", "0"]).args(args);
         let mut server = Self::spawn(command);
         let serving = server.line_with("gRPC on ");
-        // "gRPC on 127.0.0.1:1, metrics and probes on http://127.0.0.1:2, workers: 1 local"
+        // "gRPC on 127.0.0.1:1, HTTP on 127.0.0.1:2, metrics and probes on http://127.0.0.1:3, workers: 1 local"
         let words: Vec<&str> = serving.split([' ', ',']).collect();
         server.grpc = words[2].to_owned();
+        let http = words.iter().position(|word| *word == "HTTP").map(|at| words[at + 2].to_owned());
+        server.http = http.unwrap_or_default();
         let metrics = words.iter().find_map(|word| word.strip_prefix("http://"));
         server.metrics = metrics.expect("the metrics address").to_owned();
         server
@@ -79,7 +85,15 @@ impl Shoal {
             };
             stderr.lines().map_while(Result::ok).map(keep).collect()
         });
-        Self { child, grpc: String::new(), metrics: String::new(), lines, log, scratch: vec![temporary] }
+        Self {
+            child,
+            grpc: String::new(),
+            http: String::new(),
+            metrics: String::new(),
+            lines,
+            log,
+            scratch: vec![temporary],
+        }
     }
 
     /// The next line of standard output that has `text` in it.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shoal_proto::inference::infer_parameter::ParameterChoice;
+use shoal_scheduler::CloseReason;
 
 use super::super::testing::{echo, embedder, f32s, framed, i64s, input, parse, raw_request, several};
 use super::super::{InferRequest, Payload};

@@ -17,11 +17,11 @@ const HELD_MAX: usize = 64 << 10;
 
 /// The library's end of a connection.
 #[derive(Debug)]
-pub(super) struct Corked<S>(Arc<Mutex<Held<S>>>);
+pub(crate) struct Corked<S>(Arc<Mutex<Held<S>>>);
 
 /// The driving task's end.
 #[derive(Debug)]
-pub(super) struct Cork<S>(Arc<Mutex<Held<S>>>);
+pub(crate) struct Cork<S>(Arc<Mutex<Held<S>>>);
 
 #[derive(Debug)]
 struct Held<S> {
@@ -30,14 +30,14 @@ struct Held<S> {
 }
 
 /// Both ends of a corked stream.
-pub(super) fn cork<S>(stream: S) -> (Corked<S>, Cork<S>) {
+pub(crate) fn cork<S>(stream: S) -> (Corked<S>, Cork<S>) {
     let held = Arc::new(Mutex::new(Held { stream, bytes: BytesMut::new() }));
     (Corked(held.clone()), Cork(held))
 }
 
 impl<S: AsyncWrite + Unpin> Cork<S> {
     /// Drives a connection, and writes what it left at the end of each turn.
-    pub(super) async fn drive<F, E>(&self, mut connection: Pin<&mut F>) -> Result<(), E>
+    pub(crate) async fn drive<F, E>(&self, mut connection: Pin<&mut F>) -> Result<(), E>
     where
         F: Future<Output = Result<(), E>>,
     {
@@ -52,7 +52,7 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
     }
 
     /// Nothing is held back.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         lock(&self.0).bytes.is_empty()
     }
 }

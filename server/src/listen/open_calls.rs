@@ -8,15 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::body::Body;
 use tower::Service;
 
 /// The open calls of one connection. Clones count together.
 #[derive(Clone, Debug)]
-pub(super) struct OpenCalls {
+pub(crate) struct OpenCalls {
     count: Arc<watch::Sender<Count>>,
 }
 
@@ -28,24 +27,24 @@ struct Count {
 }
 
 impl OpenCalls {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { count: Arc::new(watch::Sender::new(Count::default())) }
     }
 
     /// Counts the calls of `service`.
-    pub(super) fn count<S>(&self, service: S) -> Counted<S> {
+    pub(crate) fn count<S>(&self, service: S) -> Counted<S> {
         Counted { service, calls: self.clone() }
     }
 
     /// Returns once there was any call.
-    pub(super) async fn any(&self) {
+    pub(crate) async fn any(&self) {
         // The sender is held by `self`.
         let _ = self.count.subscribe().wait_for(|count| count.begun > 0).await;
     }
 
     /// Returns after so long without a call; never if one is open now or begins in that time. Such a connection ends
     /// by itself once its answers are written.
-    pub(super) async fn none_for(&self, quiet: Duration) {
+    pub(crate) async fn none_for(&self, quiet: Duration) {
         let mut count = self.count.subscribe();
         let begun = count.borrow().begun;
         if timeout(quiet, count.wait_for(|count| count.open > 0 || count.begun > begun)).await.is_ok() {
@@ -74,18 +73,18 @@ impl Drop for Open {
 
 /// A service whose calls are counted.
 #[derive(Clone, Debug)]
-pub(super) struct Counted<S> {
+pub(crate) struct Counted<S> {
     service: S,
     calls: OpenCalls,
 }
 
-impl<S, R> Service<http::Request<R>> for Counted<S>
+impl<S, R, B> Service<http::Request<R>> for Counted<S>
 where
-    S: Service<http::Request<R>, Response = http::Response<Body>>,
+    S: Service<http::Request<R>, Response = http::Response<B>>,
     S::Future: Send + 'static,
     S::Error: Send,
 {
-    type Response = http::Response<CountedBody>;
+    type Response = http::Response<CountedBody<B>>;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -101,14 +100,15 @@ where
 }
 
 /// An answer's body; its call is open until this and every piece of it are dropped.
-pub(super) struct CountedBody {
-    body: Body,
+#[derive(Debug)]
+pub(crate) struct CountedBody<B> {
+    body: B,
     open: Arc<Open>,
 }
 
 /// A piece of an answer. The connection drops it when it is written.
 #[derive(Debug)]
-pub(super) struct CountedBytes {
+pub(crate) struct CountedBytes {
     bytes: Bytes,
     _open: Arc<Open>,
 }
@@ -131,9 +131,9 @@ impl Buf for CountedBytes {
     }
 }
 
-impl HttpBody for CountedBody {
+impl<B: Body<Data = Bytes> + Unpin> Body for CountedBody<B> {
     type Data = CountedBytes;
-    type Error = <Body as HttpBody>::Error;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -189,8 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_is_open_until_the_last_piece_of_its_answer_is_written() {
         let calls = OpenCalls::new();
-        let mut body =
-            CountedBody { body: Body::new(Full::new(Bytes::from_static(b"answer"))), open: calls.open().into() };
+        let mut body = CountedBody { body: Full::new(Bytes::from_static(b"answer")), open: calls.open().into() };
         let piece = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
         drop(body);
         assert_eq!(calls.count.borrow().open, 1);

@@ -1,10 +1,18 @@
-//! What every client-facing service does alike: find the model, tokenise, submit.
+//! What every client-facing service does alike, whatever wire it speaks: read who calls, find the model, tokenise,
+//! submit.
+//!
+//! Nothing here names a wire; of a request it sees the headers, which both have.
+
+mod caller;
+mod embed;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Extensions, metadata::MetadataMap};
 
 use crate::call::{Answer, Call, CallError, Caller, Row, RowOptions};
 use crate::card::{Card, Task};
@@ -12,12 +20,13 @@ use crate::driver::Handle;
 use crate::registry::{ModelState, ModelView, Registry};
 use crate::tokenize::{Cut, Tokenizer, TokenizerPool, Tokens};
 
-use super::caller::{self, ClientTimeout, by_deadline};
+pub(crate) use caller::by_deadline;
+pub(crate) use embed::{Embed, EmbedInput, Embedded, embedding};
 
 /// Limits on one call.
 #[derive(Clone, Debug)]
 pub struct FrontendOptions {
-    /// Metadata key that names the tenant.
+    /// Metadata key, and HTTP header, that names the tenant.
     pub tenant_key: String,
     /// Rows of one call at most.
     pub call_rows_max: usize,
@@ -34,10 +43,10 @@ impl Default for FrontendOptions {
 /// The shared half of the services. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Frontend {
-    pub(super) driver: Handle,
-    pub(super) registry: Registry,
-    pub(super) tokenizers: TokenizerPool,
-    pub(super) options: Arc<FrontendOptions>,
+    pub(crate) driver: Handle,
+    pub(crate) registry: Registry,
+    pub(crate) tokenizers: TokenizerPool,
+    pub(crate) options: Arc<FrontendOptions>,
 }
 
 impl Frontend {
@@ -46,19 +55,16 @@ impl Frontend {
         Self { driver, registry, tokenizers, options: Arc::new(options) }
     }
 
-    /// Who calls.
-    pub(super) fn caller(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Caller, CallError> {
-        let timeout = extensions.get::<ClientTimeout>().copied();
-        caller::caller(metadata, timeout, &self.options.tenant_key)
-    }
-
-    /// When the client stops waiting.
-    pub(super) fn deadline(extensions: &Extensions) -> Option<Instant> {
-        extensions.get::<ClientTimeout>().map(|timeout| timeout.deadline())
+    /// Who calls, by the request's headers; `deadline` is when the client stops waiting.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the header.
+    pub(crate) fn caller(&self, headers: &HeaderMap, deadline: Option<Instant>) -> Result<Caller, CallError> {
+        caller::caller(headers, deadline, &self.options.tenant_key)
     }
 
     /// The model of that name; an empty name means the only model of that task.
-    pub(super) fn model(&self, name: &str, task: Task) -> Result<Arc<ModelView>, CallError> {
+    pub(crate) fn model(&self, name: &str, task: Task) -> Result<Arc<ModelView>, CallError> {
         if !name.is_empty() {
             return self.registry.model(name);
         }
@@ -74,7 +80,7 @@ impl Frontend {
     }
 
     /// Checks how many rows a call has.
-    pub(super) fn check_rows(&self, field: &str, rows: usize) -> Result<(), CallError> {
+    pub(crate) fn check_rows(&self, field: &str, rows: usize) -> Result<(), CallError> {
         let problem = match rows {
             0 => "must not be empty".to_owned(),
             _ if rows > self.options.call_rows_max => {
@@ -86,7 +92,7 @@ impl Frontend {
     }
 
     /// Tokenises the texts of a call into rows.
-    pub(super) async fn text_rows(
+    pub(crate) async fn text_rows(
         &self,
         model: &ModelView,
         deadline: Option<Instant>,
@@ -105,7 +111,7 @@ impl Frontend {
     }
 
     /// Tokenises texts, waiting for its turn no longer than the client waits.
-    pub(super) async fn tokens(
+    pub(crate) async fn tokens(
         &self,
         model: &ModelView,
         deadline: Option<Instant>,
@@ -117,7 +123,7 @@ impl Frontend {
     }
 
     /// Has a model loaded, and returns when it can be served or the server drains.
-    pub(super) async fn load(&self, name: &str, draining: &CancellationToken) -> Result<(), CallError> {
+    pub(crate) async fn load(&self, name: &str, draining: &CancellationToken) -> Result<(), CallError> {
         let mut changes = self.registry.changes();
         self.registry.model(name)?;
         self.driver.want(name, true).await;
@@ -139,13 +145,13 @@ impl Frontend {
     }
 
     /// Runs rows on a model.
-    pub(super) async fn submit(&self, model: &ModelView, caller: Caller, rows: Vec<Row>) -> Result<Answer, CallError> {
+    pub(crate) async fn submit(&self, model: &ModelView, caller: Caller, rows: Vec<Row>) -> Result<Answer, CallError> {
         self.driver.submit(Call { model: model.name.clone(), caller, rows }).await
     }
 }
 
 /// The card of a model that can be asked for `task`.
-pub(super) fn card_for(model: &ModelView, task: Task) -> Result<&Arc<Card>, CallError> {
+pub(crate) fn card_for(model: &ModelView, task: Task) -> Result<&Arc<Card>, CallError> {
     let card = model.ready_card()?;
     if card.task == task {
         return Ok(card);

@@ -1,0 +1,130 @@
+//! Who calls: tenant, class and trace context, read from a request's headers.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::trace::TraceContextExt as _;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use shoal_scheduler::Class;
+use tokio::time::{Instant, timeout_at};
+
+use crate::call::{CallError, Caller, Trace};
+
+/// How urgent a call is.
+const CLASS_KEY: &str = "x-shoal-class";
+/// The tenant of callers that name none.
+const NOBODY: &str = "";
+/// Bytes of a tenant's name.
+const TENANT_BYTES_MAX: usize = 128;
+
+/// What `work` comes to, unless the client's time is up first. For all that runs outside the core, which keeps the
+/// deadlines of what it was given.
+///
+/// # Errors
+/// `DeadlinePassed`, and what `work` fails with.
+pub(crate) async fn by_deadline<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => timeout_at(deadline, work).await.unwrap_or(Err(CallError::DeadlinePassed)),
+    }
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
+}
+
+/// Reads who calls.
+///
+/// # Errors
+/// `InvalidArgument` naming the header.
+pub(super) fn caller(headers: &HeaderMap, deadline: Option<Instant>, tenant_key: &str) -> Result<Caller, CallError> {
+    let tenant = match headers.get(tenant_key).map(|value| value.to_str()) {
+        None => NOBODY,
+        Some(Ok(name)) if name.len() <= TENANT_BYTES_MAX => name,
+        Some(_) => {
+            let problem = format!("must be at most {TENANT_BYTES_MAX} bytes of printable ASCII");
+            return Err(CallError::InvalidArgument { field: tenant_key.to_owned(), problem });
+        }
+    };
+    Ok(Caller { tenant: Arc::from(tenant), class: class(headers)?, deadline, trace: trace(headers) })
+}
+
+fn class(headers: &HeaderMap) -> Result<Class, CallError> {
+    match headers.get(CLASS_KEY).map(|value| value.as_bytes()) {
+        None | Some(b"standard") => Ok(Class::Standard),
+        Some(b"interactive") => Ok(Class::Interactive),
+        Some(b"bulk") => Ok(Class::Bulk),
+        Some(_) => Err(CallError::InvalidArgument {
+            field: CLASS_KEY.to_owned(),
+            problem: "must be interactive, standard or bulk".to_owned(),
+        }),
+    }
+}
+
+/// Trace context that is not valid is no context: tracing must never break a call.
+fn trace(headers: &HeaderMap) -> Trace {
+    if !headers.contains_key("traceparent") {
+        return Trace::default();
+    }
+    let context = TraceContextPropagator::new().extract(&Headers(headers));
+    let span = context.span();
+    let span = span.span_context();
+    if !span.is_valid() {
+        return Trace::default();
+    }
+    let flags = span.trace_flags().to_u8();
+    Trace {
+        parent: format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id()),
+        state: span.trace_state().header(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (key, value) in pairs {
+            map.insert(*key, value.parse().expect("header"));
+        }
+        map
+    }
+
+    #[test]
+    fn reads_tenant_class_and_deadline() {
+        let deadline = Some(Instant::now());
+        let map = headers(&[("x-team", "search"), (CLASS_KEY, "bulk")]);
+        let caller = caller(&map, deadline, "x-team").expect("caller");
+        assert_eq!(&*caller.tenant, "search");
+        assert_eq!(caller.class, Class::Bulk);
+        assert_eq!(caller.deadline, deadline);
+    }
+
+    #[test]
+    fn names_the_header_of_a_wrong_class() {
+        let error = caller(&headers(&[(CLASS_KEY, "urgent")]), None, "x-team").expect_err("error");
+        assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == CLASS_KEY));
+    }
+
+    #[test]
+    fn carries_valid_trace_context_and_drops_the_rest() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let good = caller(&headers(&[("traceparent", parent), ("tracestate", "a=1")]), None, "t").expect("caller");
+        assert_eq!((good.trace.parent.as_str(), good.trace.state.as_str()), (parent, "a=1"));
+        let bad = caller(&headers(&[("traceparent", "00-zero-one-01")]), None, "t").expect("caller");
+        assert_eq!(bad.trace.parent, "");
+    }
+}

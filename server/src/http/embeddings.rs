@@ -1,0 +1,104 @@
+//! `POST /v1/embeddings`.
+
+mod input;
+mod request;
+mod response;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use tokio::time::Instant;
+
+use crate::call::{CallError, Caller};
+use crate::frontend::{Embedded, by_deadline};
+
+use super::Api;
+use super::body;
+use super::deadline::deadline;
+use super::error::ApiError;
+use request::EmbeddingsRequest;
+
+/// Inputs of one call at most, as OpenAI has it; fewer where the configuration says so.
+const INPUTS_MAX: usize = 2048;
+/// JSON of more bytes than this is read and written on a thread where others need not wait for it.
+const INLINE_BYTES_MAX: usize = 128 << 10;
+
+/// Reads, runs and answers a call. Dropped when the client goes away, and the call with it.
+pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let (head, body) = request.into_parts();
+    let caller = match caller(&api, &head.headers, arrived) {
+        Ok(caller) => caller,
+        Err(error) => {
+            body::linger(&head.headers, body).await;
+            return Err(error.into());
+        }
+    };
+    // The core keeps the deadline of what it was given; this is what comes before.
+    let request = by_deadline(caller.deadline, async { Ok(read(&api, &head.headers, body).await) }).await??;
+    let EmbeddingsRequest { embed, lone, form } = request;
+    let embedded = api.frontend.embed(caller, embed, "input").await.map_err(|error| of_lone(error, lone))?;
+    let headers = usage_headers(&embedded);
+    let bytes = embedded.answer.rows.len() * embedded.card.dims as usize * size_of::<f32>();
+    let body = elsewhere(bytes, move || response::body(&embedded, form)).await??;
+    let mut response = Response::new(body.into());
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+fn caller(api: &Api, headers: &HeaderMap, arrived: Instant) -> Result<Caller, CallError> {
+    api.frontend.caller(headers, deadline(headers, arrived)?)
+}
+
+async fn read(api: &Api, headers: &HeaderMap, body: axum::body::Body) -> Result<EmbeddingsRequest, ApiError> {
+    let bytes_max = api.frontend.options.call_bytes_max;
+    let body = body::read(headers, body, bytes_max, api.body_time_max).await?;
+    elsewhere(body.len(), move || EmbeddingsRequest::parse(&body)).await?
+}
+
+/// The one input of a call that has it bare is `input`, not the first of a list.
+fn of_lone(mut error: CallError, lone: bool) -> CallError {
+    if let (true, Some(field)) = (lone, error.field_mut())
+        && field == "input[0]"
+    {
+        field.truncate("input".len());
+    }
+    error
+}
+
+/// Does work on so many bytes: here if they are few, else where it holds nobody up.
+async fn elsewhere<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+    if bytes <= INLINE_BYTES_MAX {
+        return Ok(work());
+    }
+    let lost = |_| CallError::Internal { what: "the JSON of this call could not be worked on".into() };
+    tokio::task::spawn_blocking(work).await.map_err(lost)
+}
+
+/// What was done, by the names that the Open Inference Protocol's answers give it.
+fn usage_headers(embedded: &Embedded) -> HeaderMap {
+    let Embedded { card, answer, .. } = embedded;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut number = |name: &'static str, value: u64| headers.insert(name, HeaderValue::from(value));
+    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    number("x-shoal-queue-us", micros(answer.queue_time));
+    number("x-shoal-compute-us", micros(answer.compute_time));
+    number("x-shoal-truncated", embedded.truncated.into());
+    number("x-shoal-batches", answer.batches.len() as u64);
+    let largest = answer.batches.iter().max_by_key(|batch| batch.rows);
+    if let Some(batch) = largest {
+        number("x-shoal-batch-rows", batch.rows.into());
+        number("x-shoal-batch-tokens", batch.tokens.into());
+        headers.insert("x-shoal-batch-close-reason", HeaderValue::from_static(batch.close_name()));
+    }
+    // A worker's word, and so perhaps not a header's.
+    for (name, value) in [("x-shoal-dtype", &card.dtype), ("x-shoal-model-version", &card.version)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}

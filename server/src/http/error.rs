@@ -1,0 +1,190 @@
+//! From a call's error to OpenAI's form of it: the one table, beside that of gRPC in `rpc::status`.
+
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use shoal_scheduler::QueueLimit;
+
+use crate::call::CallError;
+use crate::oip::Short;
+
+use super::json;
+
+/// The kinds of errors that OpenAI tells apart.
+const INVALID_REQUEST: &str = "invalid_request_error";
+const RATE_LIMIT: &str = "rate_limit_error";
+const SERVER: &str = "server_error";
+
+/// `Retry-After` has whole seconds; this has more, and OpenAI's clients prefer it.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// OpenAI's clients repeat a call by its status, unless this says otherwise.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Why a call has no answer, as an HTTP client sees it.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    /// The field that is wrong.
+    param: Option<String>,
+    /// A name for what happened, from a closed set.
+    code: Option<&'static str>,
+    retry: Retry,
+    /// Nothing more is read from this client.
+    close: bool,
+}
+
+/// What a client may know about trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// As it does for that status.
+    AsUsual,
+    /// It would only cost the same again.
+    Never,
+    /// When it makes sense.
+    After(Duration),
+}
+
+#[derive(Serialize)]
+struct Envelope {
+    error: Told,
+}
+
+#[derive(Serialize)]
+struct Told {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> Self {
+        use StatusCode as S;
+        let (status, code) = match &error {
+            CallError::UnknownModel { .. } | CallError::UnknownVersion { .. } => {
+                (S::NOT_FOUND, Some("model_not_found"))
+            }
+            CallError::InvalidArgument { .. } => (S::BAD_REQUEST, None),
+            CallError::TooLarge { .. } => (S::BAD_REQUEST, Some("too_large")),
+            CallError::Item { .. } => (S::BAD_REQUEST, Some("item")),
+            CallError::DeadlinePassed => (S::GATEWAY_TIMEOUT, Some("deadline_passed")),
+            CallError::QueueFull { limit, .. } => (S::TOO_MANY_REQUESTS, Some(full(*limit))),
+            CallError::QueueTimeout { .. } => (S::TOO_MANY_REQUESTS, Some("queue_timeout")),
+            // Not 429, which asks the client to come back: this input will never fit.
+            CallError::OutOfMemory { .. } => (S::PAYLOAD_TOO_LARGE, Some("out_of_memory")),
+            CallError::ModelNotReady { .. } => (S::SERVICE_UNAVAILABLE, Some("model_not_ready")),
+            CallError::ModelRemoved { .. } => (S::SERVICE_UNAVAILABLE, Some("model_removed")),
+            CallError::Draining => (S::SERVICE_UNAVAILABLE, Some("draining")),
+            CallError::WorkerLost { .. } => (S::SERVICE_UNAVAILABLE, Some("worker_lost")),
+            CallError::Poison { .. } => (S::INTERNAL_SERVER_ERROR, Some("poison")),
+            CallError::Internal { .. } => (S::INTERNAL_SERVER_ERROR, None),
+            CallError::Unimplemented { .. } => (S::NOT_IMPLEMENTED, None),
+            CallError::PermissionDenied { .. } => (S::FORBIDDEN, None),
+        };
+        let retry = match &error {
+            CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => {
+                Retry::After(*retry_after)
+            }
+            // A worker was lost to it more than once; the next ones need not be.
+            CallError::Poison { .. } | CallError::OutOfMemory { .. } | CallError::Unimplemented { .. } => Retry::Never,
+            _ => Retry::AsUsual,
+        };
+        let param = match &error {
+            CallError::UnknownModel { .. } | CallError::UnknownVersion { .. } => Some("model".to_owned()),
+            CallError::InvalidArgument { field, .. }
+            | CallError::TooLarge { field, .. }
+            | CallError::Item { field, .. }
+            | CallError::Poison { field }
+            | CallError::OutOfMemory { field } => Some(field.clone()),
+            _ => None,
+        };
+        Self { param, retry, ..Self::new(status, code, error.to_string()) }
+    }
+}
+
+/// As `shoal_rejects_total` counts it.
+fn full(limit: QueueLimit) -> &'static str {
+    match limit {
+        QueueLimit::Model => "model_queue_full",
+        QueueLimit::Tenant => "tenant_queue_full",
+        QueueLimit::Class => "class_queue_full",
+        QueueLimit::Bytes => "queue_bytes_full",
+    }
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: Option<&'static str>, message: String) -> Self {
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => RATE_LIMIT,
+            status if status.is_server_error() => SERVER,
+            _ => INVALID_REQUEST,
+        };
+        Self { status, kind, message, param: None, code, retry: Retry::AsUsual, close: false }
+    }
+
+    pub(super) fn unknown_path(method: &Method, path: &str) -> Self {
+        let message = format!("there is no {} {}", Short(method.as_str()), Short(path));
+        Self::new(StatusCode::NOT_FOUND, Some("unknown_url"), message)
+    }
+
+    /// The router adds which methods there are.
+    pub(super) fn wrong_method(method: &Method, path: &str) -> Self {
+        let message = format!("{} cannot be asked with {}", Short(path), Short(method.as_str()));
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_supported"), message)
+    }
+
+    pub(super) fn media_type(message: String) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_media_type"), message)
+    }
+
+    pub(super) fn body_too_large(bytes_max: usize) -> Self {
+        let message = format!("the body has more than the {bytes_max} bytes that one call may have");
+        Self { close: true, ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, Some("request_too_large"), message) }
+    }
+
+    pub(super) fn body_late(time_max: Duration) -> Self {
+        let message = format!("the body did not arrive within {}", humantime::format_duration(time_max));
+        Self { close: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, Some("request_timeout"), message) }
+    }
+
+    pub(super) fn body_broken() -> Self {
+        Self { close: true, ..Self::new(StatusCode::BAD_REQUEST, None, "the body broke off".to_owned()) }
+    }
+
+    pub(super) fn not_json(problem: &serde_json::Error) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Some("invalid_json"), format!("the body is not JSON: {problem}"))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let told = Told { message: self.message, kind: self.kind, param: self.param, code: self.code };
+        let mut response = json(&Envelope { error: told });
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        match self.retry {
+            Retry::AsUsual => {}
+            Retry::Never => {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            Retry::After(delay) => {
+                // Seconds upwards, and nothing is zero, which clients take for no answer to the question.
+                let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
+            }
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! Connections of HTTP clients: HTTP/1.1, one call at a time, kept open between calls.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::lanes::Lanes;
+use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
+
+/// Bytes of a request's head; what a connection buffers is not much more.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// Limits on connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Connections open at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// How long a new connection may take to its first call.
+    pub hello_time_max: Duration,
+    /// How long a connection may take from one answer to the end of the next call's headers. Longer than the 60 seconds
+    /// after which common load balancers give up an idle connection, so that it is never this side that does.
+    pub idle_time_max: Duration,
+    /// How long a call's body may take.
+    pub body_time_max: Duration,
+    /// How long a client may read nothing of its answer, or its machine be silent.
+    pub stall_time_max: Duration,
+    /// How long a connection without an open call may take to close once it was told to go away.
+    pub farewell_time_max: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            hello_time_max: Duration::from_secs(10),
+            idle_time_max: Duration::from_secs(75),
+            body_time_max: Duration::from_secs(60),
+            stall_time_max: Duration::from_secs(60),
+            farewell_time_max: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A bound port for HTTP clients.
+#[derive(Debug)]
+pub struct Listener {
+    port: Port,
+    options: Options,
+}
+
+impl Listener {
+    /// Binds; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
+        Ok(Self { port: Port::bind(address, options.connections_max).await?, options })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system cannot say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.port.address()
+    }
+
+    /// Serves until `draining`, then lets open calls finish for at most `grace`.
+    pub async fn serve(self, lanes: Lanes, routes: Router, draining: CancellationToken, grace: Duration) {
+        let options = self.options;
+        let serve = |stream, stops| serve(stream, routes.clone(), options, stops);
+        self.port.serve(&lanes, serve, draining, grace).await;
+    }
+}
+
+async fn serve(stream: TcpStream, routes: Router, options: Options, stops: Stops) {
+    bound_stalls(&stream, options.stall_time_max);
+    let calls = OpenCalls::new();
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // Runs between calls as well.
+        .header_read_timeout(options.idle_time_max)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(2 * HEAD_BYTES_MAX);
+    let service = TowerToHyperService::new(calls.count(routes));
+    let (stream, cork) = cork(stream);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let patience = Patience { hello_time_max: options.hello_time_max, farewell_time_max: options.farewell_time_max };
+    listen::run(connection, &cork, &calls, patience, stops).await;
+}
+
+/// HTTP/1 has no ping, so the system watches whether what was written is ever taken.
+#[cfg(target_os = "linux")]
+fn bound_stalls(stream: &TcpStream, time_max: Duration) {
+    let millis = u32::try_from(time_max.as_millis()).unwrap_or(u32::MAX);
+    // A socket that refuses is about to fail anyway.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, millis);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bound_stalls(_: &TcpStream, _: Duration) {}
