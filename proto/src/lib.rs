@@ -14,6 +14,8 @@
 /// Every file's descriptors, as reflection serves them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
 
+pub mod codec;
+
 /// The Open Inference Protocol with Triton's extensions.
 pub mod inference {
     tonic::include_proto!("inference");

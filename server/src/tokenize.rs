@@ -108,6 +108,9 @@ impl Tokenizer {
     /// # Errors
     /// Says why the text cannot be an input.
     pub fn encode(&self, text: &str, cut: Cut) -> Result<Tokens, String> {
+        if text.is_empty() {
+            return Err("is an empty text".to_owned());
+        }
         let tokens_max = self.tokens_max as usize;
         let bytes_max = tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX);
         let (text, cut_early) = match text.len() > bytes_max {
@@ -126,6 +129,10 @@ impl Tokenizer {
                 ));
             }
             encoding = self.truncated(text)?;
+        }
+        // Of a tokenizer that drops what it does not know and adds nothing. No model computes on nothing.
+        if encoding.is_empty() {
+            return Err("has no tokens".to_owned());
         }
         let mut ids = BytesMut::with_capacity(encoding.len() * 4);
         for &id in encoding.get_ids() {

@@ -209,7 +209,10 @@ settings! {
     /// Metadata key whose value names the tenant [default: x-shoal-tenant]
     #[arg(value_name = "KEY")]
     tenant_key: String = "SHOAL_TENANT_KEY",
-    /// Texts or rows in one call at most [default: 8192]
+    /// Texts in one call at most. One call is admitted, fails and is answered whole, so a larger one waits longer and risks more [default: 2048]
+    #[arg(value_name = "N")]
+    call_texts_max: NonZeroUsize = "SHOAL_CALL_TEXTS_MAX",
+    /// Rows of tensors in one call at most [default: 8192]
     #[arg(value_name = "N")]
     call_rows_max: NonZeroUsize = "SHOAL_CALL_ROWS_MAX",
     /// Bytes of one call's message at most [default: 16 MiB]

@@ -14,6 +14,8 @@ use crate::call::{CallError, Caller, Trace};
 
 /// How urgent a call is.
 const CLASS_KEY: &str = "x-shoal-class";
+/// gRPC's header that says how long the client will wait.
+pub(super) const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// The tenant of callers that name none.
 const NOBODY: &str = "";
 /// Bytes of a tenant's name.
@@ -69,6 +71,11 @@ pub(super) fn caller(
     timeout: Option<ClientTimeout>,
     tenant_key: &str,
 ) -> Result<Caller, CallError> {
+    // Whoever set one wants it kept; a call that would run without it is none they asked for.
+    if metadata.contains_key(TIMEOUT_HEADER) {
+        let problem = "must be at most eight digits and one of H, M, S, m, u, n".to_owned();
+        return Err(CallError::InvalidArgument { field: TIMEOUT_HEADER.to_owned(), problem });
+    }
     let tenant = match metadata.get(tenant_key).map(|value| value.to_str()) {
         None => NOBODY,
         Some(Ok(name)) if name.len() <= TENANT_BYTES_MAX => name,
@@ -142,6 +149,22 @@ mod tests {
     fn names_the_key_of_a_wrong_class() {
         let error = caller(&metadata(&[(CLASS_KEY, "urgent")]), None, "x-team").expect_err("error");
         assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == CLASS_KEY));
+    }
+
+    #[test]
+    fn a_timeout_that_the_listener_left_is_refused() {
+        let error = caller(&metadata(&[(TIMEOUT_HEADER, "-1S")]), None, "x-team").expect_err("error");
+        assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == TIMEOUT_HEADER));
+    }
+
+    #[test]
+    fn tenants_are_short_printable_names() {
+        for name in [vec![b'a'; TENANT_BYTES_MAX + 1], vec![b'a'; 10_000], "größe".into(), vec![0x80]] {
+            let mut map = MetadataMap::new().into_headers();
+            map.insert("x-team", http::HeaderValue::from_bytes(&name).expect("a value"));
+            let error = caller(&MetadataMap::from_headers(map), None, "x-team").expect_err("error");
+            assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == "x-team"));
+        }
     }
 
     #[test]

@@ -19,7 +19,9 @@ use super::caller::{self, ClientTimeout, by_deadline};
 pub struct FrontendOptions {
     /// Metadata key that names the tenant.
     pub tenant_key: String,
-    /// Rows of one call at most.
+    /// Texts of one call at most.
+    pub call_texts_max: usize,
+    /// Rows of tensors of one call at most.
     pub call_rows_max: usize,
     /// Bytes of one call's message at most.
     pub call_bytes_max: usize,
@@ -27,7 +29,8 @@ pub struct FrontendOptions {
 
 impl Default for FrontendOptions {
     fn default() -> Self {
-        Self { tenant_key: "x-shoal-tenant".into(), call_rows_max: 8192, call_bytes_max: 16 << 20 }
+        let tenant_key = "x-shoal-tenant".into();
+        Self { tenant_key, call_texts_max: 2048, call_rows_max: 8192, call_bytes_max: 16 << 20 }
     }
 }
 
@@ -73,16 +76,15 @@ impl Frontend {
         }
     }
 
-    /// Checks how many rows a call has.
-    pub(super) fn check_rows(&self, field: &str, rows: usize) -> Result<(), CallError> {
-        let problem = match rows {
+    /// Checks how many texts a call has.
+    pub(super) fn check_texts(&self, texts: &[String]) -> Result<(), CallError> {
+        let (given, max) = (texts.len(), self.options.call_texts_max);
+        let problem = match given {
             0 => "must not be empty".to_owned(),
-            _ if rows > self.options.call_rows_max => {
-                format!("has {rows} entries, at most {} fit one call", self.options.call_rows_max)
-            }
+            _ if given > max => format!("has {given} entries, and one call takes {max} (`call_texts_max`)"),
             _ => return Ok(()),
         };
-        Err(CallError::InvalidArgument { field: field.to_owned(), problem })
+        Err(CallError::InvalidArgument { field: "texts".to_owned(), problem })
     }
 
     /// Tokenises the texts of a call into rows.

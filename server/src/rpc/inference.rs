@@ -22,6 +22,7 @@ use crate::tokenize::{Cut, Tokens};
 use super::caller::by_deadline;
 use super::frontend::{Frontend, card_for};
 use super::status::{retry_after, status};
+use super::unreadable::explained;
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
@@ -43,7 +44,7 @@ impl InferenceService {
     async fn embed_call(&self, caller: Caller, request: wire::EmbedRequest) -> Result<wire::EmbedResponse, CallError> {
         let model = self.frontend.model(&request.model, Task::Embed)?;
         let card = card_for(&model, Task::Embed)?;
-        self.frontend.check_rows("texts", request.texts.len())?;
+        self.frontend.check_texts(&request.texts)?;
         if request.dimensions > card.dims {
             let problem = format!("is {}, `{}` has {}", request.dimensions, model.name, card.dims);
             return Err(CallError::InvalidArgument { field: "dimensions".into(), problem });
@@ -147,13 +148,13 @@ impl inference_server::Inference for InferenceService {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
-        let deadline = Frontend::deadline(request.extensions());
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
         let texts = async {
+            let caller = self.frontend.caller(&metadata, &extensions)?;
             let model = self.frontend.model(&request.model, Task::Embed)?;
-            self.frontend.check_rows("texts", request.texts.len())?;
+            self.frontend.check_texts(&request.texts)?;
             let cut = Cut { truncate: request.truncate, pieces: true };
-            self.frontend.tokens(&model, deadline, request.texts, cut).await
+            self.frontend.tokens(&model, caller.deadline, request.texts, cut).await
         };
         let texts = texts.await.map_err(|error| status(&error.within("texts")))?;
         Ok(Response::new(wire::TokenizeResponse { texts: texts.into_iter().map(tokenized).collect() }))
@@ -195,7 +196,7 @@ impl InferenceService {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(broken) => {
-                    let _ = answers.send(Err(broken)).await;
+                    let _ = answers.send(Err(explained(&broken))).await;
                     return;
                 }
             };

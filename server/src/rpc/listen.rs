@@ -22,19 +22,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tower::ServiceExt as _;
+use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::body_until::BodyUntil;
-use super::caller::ClientTimeout;
+use super::caller::{ClientTimeout, TIMEOUT_HEADER};
 use super::open_calls::OpenCalls;
+use super::unreadable::explain;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Room for a large call or a few small ones on their way.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// gRPC's header that says how long the client will wait.
-const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// What the paths of reflection's calls begin with, in both versions.
 const REFLECTION_PATH: &str = "/grpc.reflection.";
 
@@ -147,7 +146,8 @@ impl Connection {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
         let calls = OpenCalls::new();
-        let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&draining));
+        let service = calls.count(ServiceExt::<http::Request<Body>>::map_response(routes, explain));
+        let service = service.map_request(take_timeout).map_request(request_body(&draining));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -211,8 +211,9 @@ fn request_body(
 /// Turns the time-out header into an extension. The core ends a call at its deadline with the right status; with the
 /// header in place the library would end it a moment earlier as cancelled.
 fn take_timeout<B>(mut request: http::Request<B>) -> http::Request<B> {
-    let header = request.headers_mut().remove(TIMEOUT_HEADER);
-    if let Some(left) = header.as_ref().and_then(parse_timeout) {
+    // One that cannot be read stays, and is refused with the caller's other metadata.
+    if let Some(left) = request.headers().get(TIMEOUT_HEADER).and_then(parse_timeout) {
+        request.headers_mut().remove(TIMEOUT_HEADER);
         request.extensions_mut().insert(ClientTimeout { arrived: Instant::now(), left });
     }
     request

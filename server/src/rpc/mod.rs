@@ -11,6 +11,7 @@ mod listen;
 mod oip;
 mod open_calls;
 mod status;
+mod unreadable;
 
 pub use frontend::{Frontend, FrontendOptions};
 pub use health::HealthGate;
