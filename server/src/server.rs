@@ -230,7 +230,8 @@ impl Server {
     }
 }
 
-fn routes<H: Health>(
+/// Every client-facing service under its path.
+pub(crate) fn routes<H: Health>(
     inference: InferenceService,
     oip: OipService,
     health: HealthServer<H>,

@@ -20,4 +20,6 @@ pub use listen::{Listener, ListenerOptions};
 pub use oip::OipService;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
