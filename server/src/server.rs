@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::{error, info};
@@ -238,9 +239,11 @@ pub(crate) fn routes<H: Health>(
     call_bytes_max: usize,
 ) -> Routes {
     let inference = InferenceServer::new(inference)
+        .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(call_bytes_max)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let oip = GrpcInferenceServiceServer::new(oip)
+        .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(call_bytes_max)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let described = || {

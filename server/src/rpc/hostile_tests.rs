@@ -4,6 +4,7 @@
 //! The services are mounted as a server mounts them, on the real driver and a worker that echoes. Quick by default;
 //! `SHOAL_HOSTILE_CASES=100000` tries more.
 
+mod cases;
 mod mutation;
 mod requests;
 
@@ -41,7 +42,7 @@ use crate::driver::{
     Surroundings, ToWorker, WorkerUp, drive,
 };
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{ModelState, Registry};
 use crate::telemetry::LogControl;
 use crate::tokenize::{TokenizerPool, Vocabulary};
 use mutation::{change_bytes, change_fields};
@@ -102,15 +103,17 @@ impl Bench {
         driver.tell(Event::Worker { epoch, said: FromWorker::Credit { slot: Slot(0), budget } }).await;
         tokio::spawn(work(driver.clone(), epoch, budget, commands_in));
         tokio::spawn(fetch(driver.clone(), errands));
+        let mut changes = registry.changes();
+        while registry.all().iter().any(|view| view.state != ModelState::Ready) {
+            timeout(PATIENCE, changes.changed()).await.expect("all get ready").expect("registry");
+        }
         let tokenizers = TokenizerPool::start(1).expect("a thread");
         let draining = CancellationToken::new();
         let (health, health_service) = HealthGate::new(registry.clone(), draining.clone()).await;
         let frontend = Frontend::new(driver, registry, tokenizers, FrontendOptions::default());
         let oip = OipService::new(frontend.clone(), health, control, LogControl::unheard(), draining.clone());
         let inference = InferenceService::new(frontend, draining);
-        let bench = Self { routes: crate::server::routes(inference, oip, health_service, 1 << 20).prepare() };
-        bench.load().await;
-        bench
+        Self { routes: crate::server::routes(inference, oip, health_service, 1 << 20).prepare() }
     }
 
     /// Makes a call with what stands in `body`, frames and all.
@@ -341,7 +344,7 @@ where
     println!("{cases} cases: {codes:?}");
     // Changes that break nothing, or all of them, would prove nothing.
     for code in ["Ok", "InvalidArgument"] {
-        assert!(codes.get(code).is_some_and(|count| *count > cases / 20), "{codes:?}");
+        assert!(codes.get(code).is_some_and(|count| *count > cases / 50), "{codes:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The real binary, real workers, real sockets.
 
+mod bad_input;
 mod cli;
 mod faults;
 mod inference;
