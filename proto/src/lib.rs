@@ -1,5 +1,5 @@
-//! Shoal's wire formats, generated from the .proto files beside this crate, and the limits that belong to them. Nothing
-//! else: no logic, no conversions.
+//! Shoal's wire formats, generated from the .proto files beside this crate, and the limits that belong to them, with
+//! the codec that keeps one of them. Nothing else: no logic, no conversions.
 
 #![allow(
     clippy::all,

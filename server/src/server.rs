@@ -43,7 +43,7 @@ pub enum StartError {
     Grpc { address: SocketAddr, error: io::Error },
     #[error("cannot listen for metrics on {address}: {error}{}", port_hint(.error, "metrics-port"))]
     Metrics { address: SocketAddr, error: io::Error },
-    #[error("cannot listen for workers on {address:?}: {error}{}", port_hint(.error, "link-port"))]
+    #[error("cannot listen for workers on {address}: {error}{}", port_hint(.error, "link-port"))]
     Link { address: LinkAddress, error: io::Error },
     #[error("the system refused a thread or a file: {0}")]
     System(#[from] io::Error),

@@ -31,6 +31,8 @@ pub struct Tokenizer {
 pub struct Vocabulary {
     sha256: Arc<str>,
     inner: Arc<HuggingFaceTokenizer>,
+    /// The highest id it can give.
+    id_max: Option<u32>,
 }
 
 /// One tokenised text.
@@ -88,7 +90,23 @@ impl Vocabulary {
         // The file carries settings of whoever trained the model; ours are per call.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
-        Ok(Self { sha256: sha256.into(), inner: Arc::new(inner) })
+        let with_added = true;
+        let id_max = inner.get_vocab(with_added).into_values().max();
+        Ok(Self { sha256: sha256.into(), inner: Arc::new(inner), id_max })
+    }
+
+    /// Refuses a tokenizer with ids that a model of `vocabulary` tokens does not have: it is another model's.
+    ///
+    /// # Errors
+    /// Says so.
+    pub fn check(&self, vocabulary: u32) -> Result<(), String> {
+        match self.id_max {
+            // Of 0, nobody said.
+            Some(id) if vocabulary > 0 && id >= vocabulary => {
+                Err(format!("it has ids up to {id}, and the model a vocabulary of {vocabulary}; it is another model's"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

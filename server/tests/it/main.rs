@@ -7,5 +7,6 @@ mod inference;
 mod minilm;
 mod oip;
 mod process;
+mod startup;
 #[expect(dead_code, reason = "the first tests that need a tool follow")]
 mod tools;
