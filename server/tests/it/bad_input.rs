@@ -32,6 +32,13 @@ impl Shoal {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// It never had much more memory than `before`.
+    fn assert_small_since(&self, before: u64) {
+        let more = self.peak_kib() - before;
+        println!("at its peak {more} KiB more than before");
+        assert!(more < ROOM_KIB, "{more} KiB more than before");
+    }
+
     /// Somebody else is served as if nothing had happened.
     async fn assert_unharmed(&self) {
         let request = floats(&[&[1.0, f32::NAN]]);
@@ -110,8 +117,7 @@ async fn a_message_that_unpacks_without_end_takes_no_more_memory_than_a_large_on
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         assert!(status.message().contains("call_bytes_max"), "{status:?}");
     }
-    let peak = shoal.peak_kib() - before;
-    assert!(peak < ROOM_KIB, "{peak} KiB more than before");
+    shoal.assert_small_since(before);
     shoal.assert_unharmed().await;
 }
 
@@ -125,8 +131,7 @@ async fn millions_of_empty_fields_take_no_more_memory_than_a_large_message() {
         let (_, status) = shoal.post(path, &[], framed(false, &pair.repeat(8_000_000))).await;
         assert_eq!(field(&status.expect("a status")), "request");
     }
-    let peak = shoal.peak_kib() - before;
-    assert!(peak < ROOM_KIB, "{peak} KiB more than before");
+    shoal.assert_small_since(before);
     shoal.assert_unharmed().await;
 }
 
@@ -309,14 +314,13 @@ async fn headers_without_end_take_no_memory() {
     for stream in (1..201).step_by(2) {
         amplified.say(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head));
     }
-    drop(amplified);
-    let peak = shoal.peak_kib() - before;
-    assert!(peak < ROOM_KIB, "{peak} KiB more than before");
     // A client that means no harm is told.
     let large = vec![b'a'; 20_000];
     let (http, _) = shoal.post(INFER, &[("x-large", &large)], framed(false, &infer())).await;
     assert_eq!(http, 431);
     shoal.assert_unharmed().await;
+    shoal.assert_small_since(before);
+    drop(amplified);
 }
 
 #[tokio::test]
@@ -337,8 +341,7 @@ async fn calls_reset_as_soon_as_they_are_made_harm_nobody() {
     }
     shoal.assert_unharmed().await;
     drop(client);
-    let peak = shoal.peak_kib() - before;
-    assert!(peak < ROOM_KIB, "{peak} KiB more than before");
+    shoal.assert_small_since(before);
 }
 
 #[tokio::test]
@@ -358,8 +361,7 @@ async fn floods_of_pings_and_settings_harm_nobody() {
         shoal.assert_unharmed().await;
         drop(client);
     }
-    let peak = shoal.peak_kib() - before;
-    assert!(peak < ROOM_KIB, "{peak} KiB more than before");
+    shoal.assert_small_since(before);
 }
 
 #[tokio::test]
