@@ -13,6 +13,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, [ROOT])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.binpb"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // What clients send is read with a bound of its own; the link bounds its messages itself.
+    let generate = |codec: &str, left_out: &[&str]| {
+        let mut set = descriptors.clone();
+        set.file.retain(|file| !left_out.contains(&file.package()));
+        tonic_prost_build::configure().bytes(".").codec_path(codec).compile_fds(set)
+    };
+    generate("crate::codec::BoundedCodec", &["shoal.link.v1"])?;
+    generate("tonic_prost::ProstCodec", &["inference", "shoal.v1"])?;
     Ok(())
 }

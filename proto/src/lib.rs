@@ -1,5 +1,5 @@
-//! Shoal's wire formats, generated from the .proto files beside this crate, and the limits that belong to them. Nothing
-//! else: no logic, no conversions.
+//! Shoal's wire formats, generated from the .proto files beside this crate, and the limits that belong to them, with
+//! the codec that keeps one of them. Nothing else: no logic, no conversions.
 
 #![allow(
     clippy::all,
@@ -13,6 +13,8 @@
 
 /// Every file's descriptors, as reflection serves them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
+
+pub mod codec;
 
 /// The Open Inference Protocol with Triton's extensions.
 pub mod inference {

@@ -155,6 +155,9 @@ pub enum CallError {
     QueueFull { limit: QueueLimit, retry_after: Duration },
     #[error("waited in the queue for {}, the model's limit", humantime::format_duration(*waited))]
     QueueTimeout { waited: Duration, retry_after: Duration },
+    /// The request has more bytes than one may have.
+    #[error("more bytes than `call_bytes_max` allows: {problem}")]
+    MessageTooLarge { problem: String },
     #[error("`{field}`: more than a batch of this model can hold: {problem}")]
     TooLarge { field: String, problem: String },
     /// The worker could not compute one input.
@@ -186,7 +189,10 @@ impl CallError {
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } => "NOT_FOUND",
             Self::InvalidArgument { .. } | Self::TooLarge { .. } | Self::Item { .. } => "INVALID_ARGUMENT",
             Self::DeadlinePassed => "DEADLINE_EXCEEDED",
-            Self::QueueFull { .. } | Self::QueueTimeout { .. } | Self::OutOfMemory { .. } => "RESOURCE_EXHAUSTED",
+            Self::QueueFull { .. }
+            | Self::QueueTimeout { .. }
+            | Self::MessageTooLarge { .. }
+            | Self::OutOfMemory { .. } => "RESOURCE_EXHAUSTED",
             Self::ModelNotReady { .. } | Self::WorkerLost { .. } | Self::Draining | Self::ModelRemoved { .. } => {
                 "UNAVAILABLE"
             }

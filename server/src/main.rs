@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         command => cli::run(command),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("shoal: {error:#}");
+        eprintln!("shoal: {}", cli::one_line(&error));
         ExitCode::FAILURE
     })
 }

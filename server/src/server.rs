@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::{error, info};
@@ -46,7 +47,7 @@ pub enum StartError {
     Http { address: SocketAddr, error: io::Error },
     #[error("cannot listen for metrics on {address}: {error}{}", port_hint(.error, "metrics-port"))]
     Metrics { address: SocketAddr, error: io::Error },
-    #[error("cannot listen for workers on {address:?}: {error}{}", port_hint(.error, "link-port"))]
+    #[error("cannot listen for workers on {address}: {error}{}", port_hint(.error, "link-port"))]
     Link { address: LinkAddress, error: io::Error },
     #[error("the system refused a thread or a file: {0}")]
     System(#[from] io::Error),
@@ -269,16 +270,19 @@ async fn bind_http(config: &Config) -> Result<Option<http::Listener>, StartError
     bound.map(Some).map_err(|error| StartError::Http { address, error })
 }
 
-fn routes<H: Health>(
+/// Every client-facing service under its path.
+pub(crate) fn routes<H: Health>(
     inference: InferenceService,
     oip: OipService,
     health: HealthServer<H>,
     call_bytes_max: usize,
 ) -> Routes {
     let inference = InferenceServer::new(inference)
+        .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(call_bytes_max)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let oip = GrpcInferenceServiceServer::new(oip)
+        .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(call_bytes_max)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
     let described = || {

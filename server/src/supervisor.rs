@@ -4,6 +4,7 @@
 //! standard input. The same pipe ties it to this process: when it closes, the child ends.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -31,6 +32,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Lives in a row that loaded no model, after which a child is given up. One that loaded a model was brought down by
 /// what it ran, and finding the culprit may take many lives.
 const USELESS_LIVES_MAX: u32 = 8;
+/// The same for children that cannot be started, or say by their exit code that they cannot work, before any was of
+/// use: it would be the same again.
+const STILLBORN_LIVES_MAX: u32 = 3;
 /// Bytes of one line of a child's messages; longer ones are cut in several.
 const LINE_BYTES_MAX: u64 = 16 << 10;
 /// Lines of a child's last words that are kept.
@@ -56,7 +60,7 @@ pub struct ChildOptions {
 pub struct GivenUp {
     /// Its name.
     pub worker: Arc<str>,
-    /// Why: how it ended and its last words.
+    /// Why: how it ended and the last it said, in one line.
     pub reason: String,
 }
 
@@ -142,18 +146,27 @@ enum Ended {
 
 impl Context {
     async fn keep_alive(self, name: Arc<str>, mut news: mpsc::UnboundedReceiver<ToSupervisor>) {
-        let mut useless_lives = 0;
+        let (mut useless_lives, mut ever_useful) = (0, false);
         loop {
             // News of an earlier life is not about the next one.
             while news.try_recv().is_ok() {}
             useless_lives += 1;
             let ended = self.live(&name, &mut news).await;
+            let mut lives_max = USELESS_LIVES_MAX;
             let reason = match ended {
                 Ended::Stopped => return,
-                Ended::NotStarted(problem) => format!("it could not be started: {problem}"),
+                Ended::NotStarted(problem) => {
+                    if !ever_useful && matches!(problem.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) {
+                        lives_max = STILLBORN_LIVES_MAX;
+                    }
+                    format!("it could not be started: {problem}")
+                }
                 Ended::Exited { status, replaced, useful, last_words } => {
                     if useful {
-                        useless_lives = 1;
+                        (useless_lives, ever_useful) = (1, true);
+                    }
+                    if !ever_useful && status.code().is_some_and(|code| code != 0) {
+                        lives_max = STILLBORN_LIVES_MAX;
                     }
                     // What it ran was judged when it was given up; the end of its process adds nothing to that.
                     let cause = if replaced { DownCause::Lost } else { cause_of(status) };
@@ -161,9 +174,9 @@ impl Context {
                     format!("{status}{last_words}")
                 }
             };
-            if useless_lives >= USELESS_LIVES_MAX {
+            if useless_lives >= lives_max {
                 error!(worker = %name, %reason, "worker given up: {useless_lives} lives in a row loaded no model");
-                let _ = self.given_up.send(GivenUp { worker: name, reason });
+                let _ = self.given_up.send(GivenUp { worker: name, reason: in_one_line(&reason) });
                 return;
             }
             let pause = backoff(useless_lives);
@@ -272,6 +285,13 @@ async fn pass_on(stderr: ChildStderr) -> String {
     last.iter().map(|line| format!("\n    {line}")).collect()
 }
 
+/// The first line and the last.
+fn in_one_line(reason: &str) -> String {
+    let mut lines = reason.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.next_back().map_or(first.clone(), |last| format!("{first}: {last}"))
+}
+
 /// A signal that a fault of the process itself raises is a crash; others were sent from outside.
 fn cause_of(status: ExitStatus) -> DownCause {
     const SIGILL: i32 = 4;
@@ -308,6 +328,12 @@ mod tests {
         assert_eq!(cause_of(ExitStatus::from_raw(6)), DownCause::Crashed);
         assert_eq!(cause_of(ExitStatus::from_raw(11)), DownCause::Crashed);
         assert_eq!(cause_of(ExitStatus::from_raw(1 << 8)), DownCause::Crashed);
+    }
+
+    #[test]
+    fn last_words_are_cut_to_the_last() {
+        assert_eq!(in_one_line("exit status: 1"), "exit status: 1");
+        assert_eq!(in_one_line("exit status: 1\n    a note\n    shoal: no device"), "exit status: 1: shoal: no device");
     }
 
     #[test]

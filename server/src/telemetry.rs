@@ -27,6 +27,15 @@ pub struct LogControl {
 }
 
 impl LogControl {
+    /// Controls a log that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn unheard() -> Self {
+        let (filter, handle) = reload::Layer::new(EnvFilter::new("off"));
+        // The handle's other end, for as long as the process lives.
+        std::mem::forget(filter);
+        Self { filter: handle, level: LevelFilter::INFO }
+    }
+
     /// Logs what `filter` lets through (`info`, `shoal_server=debug,warn`, …).
     ///
     /// # Errors

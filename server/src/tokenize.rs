@@ -31,6 +31,8 @@ pub struct Tokenizer {
 pub struct Vocabulary {
     sha256: Arc<str>,
     inner: Arc<HuggingFaceTokenizer>,
+    /// The highest id it can give.
+    id_max: Option<u32>,
 }
 
 /// One tokenised text.
@@ -88,7 +90,23 @@ impl Vocabulary {
         // The file carries settings of whoever trained the model; ours are per call.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
-        Ok(Self { sha256: sha256.into(), inner: Arc::new(inner) })
+        let with_added = true;
+        let id_max = inner.get_vocab(with_added).into_values().max();
+        Ok(Self { sha256: sha256.into(), inner: Arc::new(inner), id_max })
+    }
+
+    /// Refuses a tokenizer with ids that a model of `vocabulary` tokens does not have: it is another model's.
+    ///
+    /// # Errors
+    /// Says so.
+    pub fn check(&self, vocabulary: u32) -> Result<(), String> {
+        match self.id_max {
+            // Of 0, nobody said.
+            Some(id) if vocabulary > 0 && id >= vocabulary => {
+                Err(format!("it has ids up to {id}, and the model a vocabulary of {vocabulary}; it is another model's"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -108,6 +126,9 @@ impl Tokenizer {
     /// # Errors
     /// Says why the text cannot be an input.
     pub fn encode(&self, text: &str, cut: Cut) -> Result<Tokens, String> {
+        if text.is_empty() {
+            return Err("is an empty text".to_owned());
+        }
         let tokens_max = self.tokens_max as usize;
         let bytes_max = tokens_max.saturating_mul(BYTES_PER_TOKEN_MAX);
         let (text, cut_early) = match text.len() > bytes_max {
@@ -126,6 +147,10 @@ impl Tokenizer {
                 ));
             }
             encoding = self.truncated(text)?;
+        }
+        // Of a tokenizer that drops what it does not know and adds nothing. No model computes on nothing.
+        if encoding.is_empty() {
+            return Err("has no tokens".to_owned());
         }
         let mut ids = BytesMut::with_capacity(encoding.len() * 4);
         for &id in encoding.get_ids() {

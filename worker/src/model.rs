@@ -25,7 +25,7 @@ pub(crate) enum ReadError {
     Unsupported { path: PathBuf, what: String },
     #[error("{}: `{field}` is {found}, but must be {wanted}", path.display())]
     Field { path: PathBuf, field: &'static str, found: String, wanted: String },
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; the file is cut or is no safetensors file", path.display())]
     Safetensors { path: PathBuf, source: safetensors::SafeTensorError },
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor { path: PathBuf, name: String },

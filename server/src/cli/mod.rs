@@ -70,6 +70,13 @@ pub fn run(command: Command) -> Outcome {
     }
 }
 
+/// An error with its causes, each said once: many an error's own words hold its cause's already.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut causes = error.chain().map(ToString::to_string);
+    let first = causes.next().unwrap_or_default();
+    causes.fold(first, |line, cause| if line.contains(&cause) { line } else { format!("{line}: {cause}") })
+}
+
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
@@ -95,4 +102,25 @@ fn models_of_environment() -> anyhow::Result<Vec<ModelArg>> {
     let Ok(text) = std::env::var("SHOAL_MODELS") else { return Ok(Vec::new()) };
     let parse = |word: &str| word.parse().map_err(|error| anyhow::anyhow!("SHOAL_MODELS: {error}"));
     text.split_whitespace().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot write: {source}")]
+    struct Quoting {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let quoting = || Quoting { source: std::io::Error::other("disk full") };
+        let error = Err::<(), _>(quoting()).context("model `m`").expect_err("error");
+        assert_eq!(one_line(&error), "model `m`: cannot write: disk full");
+        assert_eq!(one_line(&anyhow::anyhow!("inner").context("outer")), "outer: inner");
+    }
 }

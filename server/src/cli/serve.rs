@@ -65,8 +65,9 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
         () = stops.next() => return Ok(stops.stop(server, ExitCode::SUCCESS).await),
     };
     if let Err(problem) = started {
-        error!("{problem}");
-        return Ok(stops.stop(server, ExitCode::FAILURE).await);
+        stops.stop(server, ExitCode::FAILURE).await;
+        // The last line, where it is looked for.
+        return Err(problem.into());
     }
     let page = banner::page(&server, &config);
     // A closed standard output is no reason not to serve.

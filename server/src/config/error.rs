@@ -12,8 +12,8 @@ pub enum ConfigError {
     Read { path: PathBuf, error: std::io::Error },
     #[error("{path} has {bytes} bytes, more than the {BYTES_MAX} a configuration may have")]
     TooLong { path: PathBuf, bytes: u64 },
-    #[error("{path}: {error}")]
-    Syntax { path: PathBuf, error: toml::de::Error },
+    #[error("{path}, line {line}: {problem}")]
+    Syntax { path: PathBuf, line: usize, problem: String },
     #[error("unknown key `{key}`; did you mean `{near}`?")]
     UnknownKey { key: String, near: String },
     #[error("`{key}`: {problem}")]

@@ -23,7 +23,11 @@ pub(super) fn read(path: &Path) -> Result<(Settings, Vec<ModelConfig>), ConfigEr
 
 /// As [`read`], from the text of the file.
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Settings, Vec<ModelConfig>), ConfigError> {
-    let mut table: Table = text.parse().map_err(|error| ConfigError::Syntax { path: path.to_owned(), error })?;
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        ConfigError::Syntax { path: path.to_owned(), line, problem: error.message().replace('\n', ", ") }
+    })?;
     let models = match table.remove("models") {
         None => Table::new(),
         Some(Value::Table(models)) => models,

@@ -150,6 +150,7 @@ fn frontend(settings: &Settings) -> Result<FrontendOptions, ConfigError> {
     }
     Ok(FrontendOptions {
         tenant_key,
+        call_texts_max: settings.call_texts_max.map_or(defaults.call_texts_max, Into::into),
         call_rows_max: settings.call_rows_max.map_or(defaults.call_rows_max, Into::into),
         call_bytes_max: settings.call_bytes_max.map_or(defaults.call_bytes_max, Into::into),
     })

@@ -114,6 +114,12 @@ impl ModelFile {
                 }
             }
         };
+        if let Some(HumanDuration(slo)) = self.slo
+            && !(ModelArg::SLO_MIN..=ModelArg::SLO_MAX).contains(&slo)
+        {
+            let problem = "must be from 100us to 1h".to_owned();
+            return Err(ConfigError::Value { key: key("slo"), problem });
+        }
         let defaults = ModelConfig::new(name, source);
         Ok(ModelConfig {
             slo: slo(self.slo.map(Into::into), self.preset),

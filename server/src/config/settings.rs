@@ -248,7 +248,10 @@ settings! {
     /// Metadata key, and HTTP header, whose value names the tenant [default: x-shoal-tenant]
     #[arg(value_name = "KEY")]
     tenant_key: String = "SHOAL_TENANT_KEY",
-    /// Texts or rows in one call at most; over HTTP never more than 2048 [default: 8192]
+    /// Texts in one call at most; over HTTP inputs of any kind, and never more than 2048. One call is admitted, fails and is answered whole, so a larger one waits longer and risks more [default: 2048]
+    #[arg(value_name = "N")]
+    call_texts_max: NonZeroUsize = "SHOAL_CALL_TEXTS_MAX",
+    /// Rows of tensors in one call at most [default: 8192]
     #[arg(value_name = "N")]
     call_rows_max: NonZeroUsize = "SHOAL_CALL_ROWS_MAX",
     /// Bytes of one call's message at most [default: 16 MiB]

@@ -74,9 +74,27 @@ fn a_wrong_value_is_named_by_its_key() {
         ("[models.echo]\nqueue_delay_max = \"1ms\"", "`models.echo.queue_delay_max`"),
         ("[models.Echo]\nsource = \"echo\"", "`models.Echo`"),
         ("workers = \"external\"", "`worker_token`"),
+        ("call_texts_max = 0", "`call_texts_max`"),
+        ("call_bytes_max = -1", "`call_bytes_max`"),
+        ("call_bytes_max = \"16 MiB\"", "`call_bytes_max`"),
+        ("drain_time_max = 5", "`drain_time_max`"),
+        ("[models.echo]\nslo = \"0s\"", "`models.echo.slo`"),
+        ("[models.echo]\nslo = \"2h\"", "`models.echo.slo`"),
     ] {
         let error = parse(text).expect_err(text).to_string();
         assert!(error.starts_with(key), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_is_told_by_its_line() {
+    for (text, told) in [
+        ("grpc_port = 1\ngrpc_port = \n", "shoal.toml, line 2: "),
+        ("[models.a]\nsource = \"echo\"\n[models.a]\n", "shoal.toml, line 3: duplicate key"),
+        ("\0", "shoal.toml, line 1: "),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.starts_with(told) && !error.contains('\n'), "{text:?}: {error:?}");
     }
 }
 

@@ -109,9 +109,14 @@ impl Driver {
     fn tokenizer_found(&mut self, sha256: &str, vocabulary: &Vocabulary) {
         self.fetches.open.remove(sha256);
         for model in self.models.iter_mut().filter(|model| model.tokenizer_wanted() == Some(sha256)) {
-            let tokens_max = model.card.as_ref().map_or(0, |card| card.tokens_max);
-            model.tokenizer = Some(Arc::new(Tokenizer::new(vocabulary.clone(), tokens_max)));
-            model.tokenizer_error = None;
+            let (tokens_max, ids) = model.card.as_ref().map_or((0, 0), |card| (card.tokens_max, card.vocabulary));
+            match vocabulary.check(ids) {
+                Ok(()) => {
+                    model.tokenizer = Some(Arc::new(Tokenizer::new(vocabulary.clone(), tokens_max)));
+                    model.tokenizer_error = None;
+                }
+                Err(why) => model.tokenizer_error = Some(why),
+            }
             self.around.registry.publish(model.view());
         }
     }

@@ -120,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn tenants_are_short_printable_names() {
+        for name in [vec![b'a'; TENANT_BYTES_MAX + 1], vec![b'a'; 10_000], "größe".into(), vec![0x80]] {
+            let mut map = HeaderMap::new();
+            map.insert("x-team", http::HeaderValue::from_bytes(&name).expect("a value"));
+            let error = caller(&map, None, "x-team").expect_err("error");
+            assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == "x-team"));
+        }
+    }
+
+    #[test]
     fn carries_valid_trace_context_and_drops_the_rest() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let good = caller(&headers(&[("traceparent", parent), ("tracestate", "a=1")]), None, "t").expect("caller");

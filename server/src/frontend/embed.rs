@@ -44,7 +44,7 @@ pub(crate) struct Embedded {
 }
 
 impl EmbedInput {
-    fn rows(&self) -> usize {
+    fn count(&self) -> usize {
         match self {
             Self::Texts(texts) => texts.len(),
             Self::Ids(rows) => rows.len(),
@@ -57,7 +57,7 @@ impl Frontend {
     pub(crate) async fn embed(&self, caller: Caller, request: Embed, field: &str) -> Result<Embedded, CallError> {
         let model = self.model(&request.model, Task::Embed)?;
         let card = card_for(&model, Task::Embed)?.clone();
-        self.check_rows(field, request.input.rows())?;
+        self.check_texts(field, request.input.count())?;
         if request.options.dimensions > card.dims {
             let problem = format!("is {}, `{}` has {}", request.options.dimensions, model.name, card.dims);
             return Err(CallError::InvalidArgument { field: "dimensions".into(), problem });

@@ -28,7 +28,9 @@ pub(crate) use embed::{Embed, EmbedInput, Embedded, embedding};
 pub struct FrontendOptions {
     /// Metadata key, and HTTP header, that names the tenant.
     pub tenant_key: String,
-    /// Rows of one call at most.
+    /// Texts of one call at most.
+    pub call_texts_max: usize,
+    /// Rows of tensors of one call at most.
     pub call_rows_max: usize,
     /// Bytes of one call's message at most.
     pub call_bytes_max: usize,
@@ -36,7 +38,8 @@ pub struct FrontendOptions {
 
 impl Default for FrontendOptions {
     fn default() -> Self {
-        Self { tenant_key: "x-shoal-tenant".into(), call_rows_max: 8192, call_bytes_max: 16 << 20 }
+        let tenant_key = "x-shoal-tenant".into();
+        Self { tenant_key, call_texts_max: 2048, call_rows_max: 8192, call_bytes_max: 16 << 20 }
     }
 }
 
@@ -79,13 +82,12 @@ impl Frontend {
         }
     }
 
-    /// Checks how many rows a call has.
-    pub(crate) fn check_rows(&self, field: &str, rows: usize) -> Result<(), CallError> {
-        let problem = match rows {
+    /// Checks how many inputs a call has that are texts, or stand for one each.
+    pub(crate) fn check_texts(&self, field: &str, given: usize) -> Result<(), CallError> {
+        let max = self.options.call_texts_max;
+        let problem = match given {
             0 => "must not be empty".to_owned(),
-            _ if rows > self.options.call_rows_max => {
-                format!("has {rows} entries, at most {} fit one call", self.options.call_rows_max)
-            }
+            _ if given > max => format!("has {given} entries, and one call takes {max} (`call_texts_max`)"),
             _ => return Ok(()),
         };
         Err(CallError::InvalidArgument { field: field.to_owned(), problem })

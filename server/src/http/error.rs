@@ -72,6 +72,7 @@ impl From<CallError> for ApiError {
             CallError::InvalidArgument { .. } => (S::BAD_REQUEST, None),
             CallError::TooLarge { .. } => (S::BAD_REQUEST, Some("too_large")),
             CallError::Item { .. } => (S::BAD_REQUEST, Some("item")),
+            CallError::MessageTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, Some("request_too_large")),
             CallError::DeadlinePassed => (S::GATEWAY_TIMEOUT, Some("deadline_passed")),
             CallError::QueueFull { limit, .. } => (S::TOO_MANY_REQUESTS, Some(full(*limit))),
             CallError::QueueTimeout { .. } => (S::TOO_MANY_REQUESTS, Some("queue_timeout")),

@@ -1,5 +1,6 @@
 //! Where workers dial: a Unix socket only this user may open, or a TCP address.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,15 @@ pub enum LinkAddress {
     Unix(PathBuf),
     /// A TCP address; port 0 picks a free one.
     Tcp(SocketAddr),
+}
+
+impl fmt::Display for LinkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
 }
 
 /// Binds, then serves workers until `stop` is done. Returns the address bound and the future to run.

@@ -21,7 +21,9 @@ const ID_BYTES_MAX: usize = 1024;
 /// How much one request may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows.
+    /// Texts.
+    pub texts_max: usize,
+    /// Rows of tensors.
     pub rows_max: usize,
     /// Elements of one input.
     pub elements_max: usize,
@@ -29,7 +31,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows_max: 4096, elements_max: 1 << 26 }
+        Self { texts_max: 2048, rows_max: 8192, elements_max: 1 << 26 }
     }
 }
 
@@ -182,7 +184,7 @@ fn text_payload(
 }
 
 fn texts(text: Input, limits: &Limits) -> Result<Vec<String>, CallError> {
-    let Elements { path, values } = pieces(text, limits)?;
+    let Elements { path, values } = pieces(text, limits.texts_max, limits)?;
     let texts = values.into_iter().enumerate().map(|(row, value)| {
         String::from_utf8(value.into()).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
@@ -202,7 +204,7 @@ fn id_rows(
 ) -> Result<Vec<Row>, CallError> {
     ids.check_data_type(DataType::I64)?;
     let (rows, length) = ids.check_shape(&[-1], limits.elements_max)?;
-    check_rows(&ids, rows, limits)?;
+    check_rows(&ids, rows, limits.rows_max)?;
     let shape_field = ids.field("shape");
     let kept = match mask {
         None => vec![length; rows],
@@ -253,11 +255,11 @@ fn mask_lengths(mask: Input, shape: &[i64], rows: usize, length: usize) -> Resul
 }
 
 /// The elements of a BYTES input of one element to a row.
-fn pieces(input: Input, limits: &Limits) -> Result<Elements<Vec<Bytes>>, CallError> {
+fn pieces(input: Input, rows_max: usize, limits: &Limits) -> Result<Elements<Vec<Bytes>>, CallError> {
     input.check_data_type(DataType::Bytes)?;
     let row: &[i64] = if input.tensor.shape.len() == 1 { &[] } else { &[1] };
     let (rows, _) = input.check_shape(row, limits.elements_max)?;
-    check_rows(&input, rows, limits)?;
+    check_rows(&input, rows, rows_max)?;
     input.into_pieces(rows)
 }
 
@@ -313,21 +315,21 @@ fn token_counts(
 /// One column, cut into rows.
 fn columns(input: Input, spec: &TensorSpec, limits: &Limits) -> Result<Vec<Bytes>, CallError> {
     let Some(element_bytes) = spec.data_type.element_bytes() else {
-        return Ok(pieces(input, limits)?.values);
+        return Ok(pieces(input, limits.rows_max, limits)?.values);
     };
     input.check_data_type(spec.data_type)?;
     let (rows, row_elements) = input.check_shape(row_dims(spec), limits.elements_max)?;
-    check_rows(&input, rows, limits)?;
+    check_rows(&input, rows, limits.rows_max)?;
     let mut values = input.into_values(spec.data_type, rows * row_elements)?.values;
     // `into_values` has checked that this is all there is.
     Ok((0..rows).map(|_| values.split_to(row_elements * element_bytes)).collect())
 }
 
-fn check_rows(input: &Input, rows: usize, limits: &Limits) -> Result<(), CallError> {
-    if rows <= limits.rows_max {
+fn check_rows(input: &Input, rows: usize, max: usize) -> Result<(), CallError> {
+    if rows <= max {
         return Ok(());
     }
-    Err(invalid(input.field("shape"), format!("has {rows} rows, and one call takes {}", limits.rows_max)))
+    Err(invalid(input.field("shape"), format!("has {rows} rows, and one call takes {max}")))
 }
 
 fn name_list(specs: &[TensorSpec]) -> String {

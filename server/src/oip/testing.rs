@@ -123,7 +123,7 @@ pub(super) fn i32s(values: &[i32]) -> Vec<u8> {
 }
 
 pub(super) fn parse(request: ModelInferRequest, signature: &Signature) -> Result<InferRequest, CallError> {
-    InferRequest::parse(request, signature, &Limits { rows_max: 16, elements_max: 1024 })
+    InferRequest::parse(request, signature, &Limits { texts_max: 12, rows_max: 16, elements_max: 1024 })
 }
 
 /// The field and the problem of a refusal.

@@ -8,6 +8,9 @@ use tonic::{Extensions, metadata::MetadataMap};
 use crate::call::{CallError, Caller};
 use crate::frontend::Frontend;
 
+/// gRPC's header that says how long the client will wait.
+pub(super) const TIMEOUT_HEADER: &str = "grpc-timeout";
+
 /// The client's time-out, as the listener found it in `grpc-timeout`, and when the call arrived.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientTimeout {
@@ -24,6 +27,11 @@ pub(super) fn caller(
     metadata: &MetadataMap,
     extensions: &Extensions,
 ) -> Result<Caller, CallError> {
+    // Whoever set one wants it kept; a call that would run without it is none they asked for.
+    if metadata.contains_key(TIMEOUT_HEADER) {
+        let problem = "must be at most eight digits and one of H, M, S, m, u, n".to_owned();
+        return Err(CallError::InvalidArgument { field: TIMEOUT_HEADER.to_owned(), problem });
+    }
     frontend.caller(metadata.as_ref(), deadline(extensions))
 }
 

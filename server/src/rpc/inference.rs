@@ -20,8 +20,9 @@ use crate::frontend::{Embed, EmbedInput, Embedded, Frontend, by_deadline, embedd
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::{Cut, Tokens};
 
-use super::caller::{caller, deadline};
+use super::caller::caller;
 use super::status::{retry_after, status};
+use super::unreadable::explained;
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
@@ -138,13 +139,13 @@ impl inference_server::Inference for InferenceService {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
-        let deadline = deadline(request.extensions());
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
         let texts = async {
+            let caller = caller(&self.frontend, &metadata, &extensions)?;
             let model = self.frontend.model(&request.model, Task::Embed)?;
-            self.frontend.check_rows("texts", request.texts.len())?;
+            self.frontend.check_texts("texts", request.texts.len())?;
             let cut = Cut { truncate: request.truncate, pieces: true };
-            self.frontend.tokens(&model, deadline, request.texts, cut).await
+            self.frontend.tokens(&model, caller.deadline, request.texts, cut).await
         };
         let texts = texts.await.map_err(|error| status(&error.within("texts")))?;
         Ok(Response::new(wire::TokenizeResponse { texts: texts.into_iter().map(tokenized).collect() }))
@@ -186,7 +187,7 @@ impl InferenceService {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(broken) => {
-                    let _ = answers.send(Err(broken)).await;
+                    let _ = answers.send(Err(explained(&broken))).await;
                     return;
                 }
             };

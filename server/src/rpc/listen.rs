@@ -17,18 +17,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tower::ServiceExt as _;
+use tower::ServiceExt;
 
 use crate::lanes::Lanes;
 use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
 
 use super::body_until::BodyUntil;
-use super::caller::ClientTimeout;
+use super::caller::{ClientTimeout, TIMEOUT_HEADER};
+use super::unreadable::explain;
 
 /// Room for a large call or a few small ones on their way.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// gRPC's header that says how long the client will wait.
-const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// What the paths of reflection's calls begin with, in both versions.
 const REFLECTION_PATH: &str = "/grpc.reflection.";
 
@@ -98,7 +97,8 @@ impl Listener {
 
 async fn serve(stream: TcpStream, routes: Routes, options: ListenerOptions, stops: Stops) {
     let calls = OpenCalls::new();
-    let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&stops.draining));
+    let service = calls.count(ServiceExt::<http::Request<Body>>::map_response(routes, explain));
+    let service = service.map_request(take_timeout).map_request(request_body(&stops.draining));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -133,8 +133,9 @@ fn request_body(
 /// Turns the time-out header into an extension. The core ends a call at its deadline with the right status; with the
 /// header in place the library would end it a moment earlier as cancelled.
 fn take_timeout<B>(mut request: http::Request<B>) -> http::Request<B> {
-    let header = request.headers_mut().remove(TIMEOUT_HEADER);
-    if let Some(left) = header.as_ref().and_then(parse_timeout) {
+    // One that cannot be read stays, and is refused with the caller's other metadata.
+    if let Some(left) = request.headers().get(TIMEOUT_HEADER).and_then(parse_timeout) {
+        request.headers_mut().remove(TIMEOUT_HEADER);
         request.extensions_mut().insert(ClientTimeout { arrived: Instant::now(), left });
     }
     request

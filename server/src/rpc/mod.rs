@@ -9,11 +9,14 @@ mod inference;
 mod listen;
 mod oip;
 mod status;
+mod unreadable;
 
 pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};
 pub use oip::OipService;
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

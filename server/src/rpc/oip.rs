@@ -96,7 +96,8 @@ impl OipService {
         arrived: Instant,
     ) -> Result<wire::ModelInferResponse, CallError> {
         let signature = signature(model)?;
-        let limits = Limits { rows_max: self.frontend.options.call_rows_max, ..Limits::default() };
+        let options = &self.frontend.options;
+        let limits = Limits { texts_max: options.call_texts_max, rows_max: options.call_rows_max, ..Limits::default() };
         let request = InferRequest::parse(request, &signature, &limits)?;
         let InferRequest { payload, rows_field, options, reply } = request;
         if let Some(class) = options.class {

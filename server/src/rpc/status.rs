@@ -42,6 +42,10 @@ pub(super) fn status(error: &CallError) -> Status {
             details.set_retry_info(Some(*retry_after));
             Code::ResourceExhausted
         }
+        CallError::MessageTooLarge { .. } => {
+            details.set_error_info("MESSAGE_TOO_LARGE", DOMAIN, []);
+            Code::ResourceExhausted
+        }
         CallError::OutOfMemory { .. } => {
             details.set_error_info("OUT_OF_MEMORY", DOMAIN, []);
             Code::ResourceExhausted
@@ -122,6 +126,7 @@ mod tests {
         let errors = [
             CallError::DeadlinePassed,
             CallError::Draining,
+            CallError::MessageTooLarge { problem: String::new() },
             CallError::Poison { field: String::new() },
             CallError::OutOfMemory { field: String::new() },
             CallError::WorkerLost { attempts: 3 },

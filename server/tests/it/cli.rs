@@ -31,15 +31,6 @@ fn a_server_without_a_model_says_how_to_name_one() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
-    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
-    let port = held.local_addr().expect("address").port().to_string();
-    let output = run(&["serve", "--model", "echo", "--grpc-port", &port, "--metrics-port", "0"]);
-    assert!(!output.status.success());
-    assert!(error(&output).contains(&port) && error(&output).contains("--grpc-port"), "{}", error(&output));
-}
-
-#[test]
 fn a_port_in_use_for_http_is_named_and_so_is_doing_without() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
     let port = held.local_addr().expect("address").port().to_string();
@@ -49,27 +40,6 @@ fn a_port_in_use_for_http_is_named_and_so_is_doing_without() {
     assert!(error(&output).contains(&port) && error(&output).contains("--http-port off"), "{}", error(&output));
     let without = Shoal::serve(&["--model", "echo", "--http-port", "off"]);
     assert_eq!(without.http, "");
-}
-
-#[test]
-fn a_folder_without_a_model_is_named_before_anything_is_served() {
-    let folder = tempfile::tempdir().expect("folder");
-    let source = format!("m={}/", folder.path().display());
-    let output = run(&["serve", "--model", &source, "--grpc-port", "0", "--metrics-port", "0"]);
-    assert!(!output.status.success());
-    assert!(error(&output).contains("config.json"), "{}", error(&output));
-}
-
-#[test]
-fn a_model_that_cannot_be_loaded_ends_the_server_with_the_reason() {
-    let folder = tempfile::tempdir().expect("folder");
-    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        std::fs::write(folder.path().join(file), "{}").expect("file");
-    }
-    let source = format!("m={}/", folder.path().display());
-    let output = run(&["serve", "--model", &source, "--grpc-port", "0", "--metrics-port", "0"]);
-    assert!(!output.status.success());
-    assert!(error(&output).contains("model `m` cannot be served"), "{}", error(&output));
 }
 
 #[test]

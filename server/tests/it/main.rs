@@ -1,5 +1,6 @@
 //! The real binary, real workers, real sockets.
 
+mod bad_input;
 mod cli;
 mod faults;
 mod http;
@@ -7,4 +8,5 @@ mod inference;
 mod minilm;
 mod oip;
 mod process;
+mod startup;
 mod tools;

@@ -44,7 +44,10 @@ fn shapes_that_do_not_fit_are_refused() {
 
 #[test]
 fn too_many_elements_are_refused_before_anything_is_kept() {
-    for given in [&[1, 1001][..], &[i64::MAX, i64::MAX], &[1 << 32, 1 << 32], &[i64::MAX, 2]] {
+    // Products that wrap around 64 bits to 0, to 2 and to what would fit are among them.
+    let wrapping = [&[1 << 32, 1 << 32][..], &[1 << 62, 4], &[(1 << 62) + 1, 4], &[i64::MAX, 2]];
+    let large = [&[1, 1001][..], &[1 << 31, 1 << 31], &[i64::MAX, i64::MAX]];
+    for given in large.into_iter().chain(wrapping) {
         assert!(refusal(shape(given, &[-1])).1.contains("more than 1000 elements"), "{given:?}");
     }
 }

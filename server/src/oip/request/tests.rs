@@ -69,8 +69,13 @@ fn shapes_of_texts_are_checked() {
 
 #[test]
 fn more_rows_than_a_call_may_have_are_refused() {
-    let (field, problem) = refusal(parse(text_request(&[&b"a"[..]; 17]), &embedder()));
+    let (field, problem) = refusal(parse(text_request(&[&b"a"[..]; 13]), &embedder()));
+    assert_eq!((field.as_str(), problem.as_str()), ("inputs[0].shape", "has 13 rows, and one call takes 12"));
+    assert_eq!(texts_of(text_request(&[&b"a"[..]; 12])).len(), 12);
+    let (field, problem) = refusal(parse(id_request([17, 1], &[1; 17]), &embedder()));
     assert_eq!((field.as_str(), problem.as_str()), ("inputs[0].shape", "has 17 rows, and one call takes 16"));
+    let floats = raw_request(vec![input("x", "FP32", &[17, 1])], vec![f32s(&[0.0; 17])]);
+    assert_eq!(refusal(parse(floats, &echo())).0, "inputs[0].shape");
 }
 
 #[test]

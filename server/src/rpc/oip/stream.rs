@@ -10,6 +10,7 @@ use crate::oip::{stream_answer, stream_failure};
 
 use super::OipService;
 use crate::rpc::status::status;
+use crate::rpc::unreadable::explained;
 
 /// A call of a stream while it runs. Dropping it cancels the call.
 pub(super) struct StreamCall {
@@ -46,7 +47,7 @@ impl OipService {
                     Ok(StreamCall { id, model, task })
                 }
                 Ok(None) => return,
-                Err(broken) => Err(broken),
+                Err(broken) => Err(explained(&broken)),
             };
             let broken = started.is_err();
             if running.send(started).await.is_err() || broken {
