@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::{error, info};
@@ -230,6 +231,8 @@ impl Server {
     }
 }
 
+/// The services. Requests may be compressed, within the same limit once they are not; answers never are, since most
+/// clients say that they take it without asking for it, and vectors hardly shrink.
 fn routes<H: Health>(
     inference: InferenceService,
     oip: OipService,
@@ -238,10 +241,16 @@ fn routes<H: Health>(
 ) -> Routes {
     let inference = InferenceServer::new(inference)
         .max_decoding_message_size(call_bytes_max)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(ANSWER_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Deflate);
     let oip = GrpcInferenceServiceServer::new(oip)
         .max_decoding_message_size(call_bytes_max)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(ANSWER_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Deflate);
+    // Clients compress all calls of a connection or none.
+    let health = health.accept_compressed(Gzip).accept_compressed(Deflate);
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
@@ -254,6 +263,8 @@ fn routes<H: Health>(
     // Both versions of the protocol: ghz and older clients know only v1alpha. The descriptors are compiled in, so
     // that reading them fails in every build or in none.
     if let (Ok(v1), Ok(v1alpha)) = (described().build_v1(), described().build_v1alpha()) {
+        let v1 = v1.accept_compressed(Gzip).accept_compressed(Deflate);
+        let v1alpha = v1alpha.accept_compressed(Gzip).accept_compressed(Deflate);
         routes = routes.add_service(v1).add_service(v1alpha);
     }
     routes
