@@ -255,6 +255,8 @@ fn routes<H: Health>(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Types of a status's details, which grpcurl and ghz ask for when they show one.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("shoal.v1.Inference")
             .with_service_name("inference.GRPCInferenceService")
             .with_service_name("grpc.health.v1.Health")
