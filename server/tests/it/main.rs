@@ -1,10 +1,10 @@
 //! The real binary, real workers, real sockets.
 
 mod cli;
+mod clients;
 mod faults;
 mod inference;
 mod minilm;
 mod oip;
 mod process;
-#[expect(dead_code, reason = "the first tests that need a tool follow")]
 mod tools;

@@ -55,7 +55,7 @@ impl Fixtures {
 }
 
 /// The folder with the models, once the weights are in it. `None` where no mirror has them, unless they are required.
-fn home() -> Option<PathBuf> {
+pub(crate) fn home() -> Option<PathBuf> {
     static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let home = HOME.get_or_init(|| {
         let home = shared_home();
