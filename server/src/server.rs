@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::CompressionEncoding;
+use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tracing::{error, info};
@@ -270,7 +270,8 @@ async fn bind_http(config: &Config) -> Result<Option<http::Listener>, StartError
     bound.map(Some).map_err(|error| StartError::Http { address, error })
 }
 
-/// Every client-facing service under its path.
+/// Every client-facing service under its path. Requests may be compressed, within the same limit once they are not;
+/// answers never are, since most clients say that they take it without asking for it, and vectors hardly shrink.
 pub(crate) fn routes<H: Health>(
     inference: InferenceService,
     oip: OipService,
@@ -278,17 +279,23 @@ pub(crate) fn routes<H: Health>(
     call_bytes_max: usize,
 ) -> Routes {
     let inference = InferenceServer::new(inference)
-        .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(call_bytes_max)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(ANSWER_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Deflate);
     let oip = GrpcInferenceServiceServer::new(oip)
-        .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(call_bytes_max)
-        .max_encoding_message_size(ANSWER_BYTES_MAX);
+        .max_encoding_message_size(ANSWER_BYTES_MAX)
+        .accept_compressed(Gzip)
+        .accept_compressed(Deflate);
+    // Clients compress all calls of a connection or none.
+    let health = health.accept_compressed(Gzip).accept_compressed(Deflate);
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Types of a status's details, which grpcurl and ghz ask for when they show one.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .with_service_name("shoal.v1.Inference")
             .with_service_name("inference.GRPCInferenceService")
             .with_service_name("grpc.health.v1.Health")
@@ -297,6 +304,8 @@ pub(crate) fn routes<H: Health>(
     // Both versions of the protocol: ghz and older clients know only v1alpha. The descriptors are compiled in, so
     // that reading them fails in every build or in none.
     if let (Ok(v1), Ok(v1alpha)) = (described().build_v1(), described().build_v1alpha()) {
+        let v1 = v1.accept_compressed(Gzip).accept_compressed(Deflate);
+        let v1alpha = v1alpha.accept_compressed(Gzip).accept_compressed(Deflate);
         routes = routes.add_service(v1).add_service(v1alpha);
     }
     routes

@@ -136,8 +136,18 @@ impl Model {
         }
     }
 
+    /// It is, or is no longer, to be in memory. Workers that are told to unload it count as without it at once: clients
+    /// that were told so must not be shown otherwise, nor see it come back before it has.
+    pub(super) fn want(&mut self, wanted: bool) {
+        self.wanted = wanted;
+        self.forget_failures();
+        if !wanted {
+            self.workers.values_mut().for_each(|report| *report = ModelReport::Unloaded);
+        }
+    }
+
     /// Lets it be tried again.
-    pub(super) fn forget_failures(&mut self) {
+    fn forget_failures(&mut self) {
         self.last_failure = None;
         self.tokenizer_error = None;
         self.workers.retain(|_, report| !matches!(report, ModelReport::Failed(_)));
@@ -151,6 +161,9 @@ impl Model {
     }
 
     fn state(&self, ready: bool) -> ModelState {
+        if !self.wanted {
+            return ModelState::Unloaded;
+        }
         if let Some(reason) = &self.tokenizer_error {
             return ModelState::Failed(format!("its tokenizer cannot be used: {reason}"));
         }

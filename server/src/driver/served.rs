@@ -26,8 +26,7 @@ impl Driver {
         let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
         let failed = wanted && matches!(model.view().state, crate::registry::ModelState::Failed(_));
         if model.wanted != wanted || failed {
-            model.wanted = wanted;
-            model.forget_failures();
+            model.want(wanted);
             self.around.registry.publish(model.view());
             let configs = self.models.core_configs();
             self.feed(now, Input::ConfigChanged(configs), None);

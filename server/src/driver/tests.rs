@@ -424,6 +424,26 @@ async fn a_model_whose_workers_are_gone_is_unloaded_and_keeps_its_card() {
     assert!(view.card.is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_model_is_ready_no_longer_once_it_is_to_be_unloaded_and_again_when_a_worker_says_so_anew() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let want = |wanted| Event::Want { model: "m".into(), wanted, done: oneshot::channel().0 };
+    let state = |bench: &Bench| bench.registry.model("m").expect("model").state.clone();
+    bench.apply(want(false));
+    assert_eq!(state(&bench), ModelState::Unloaded);
+    assert!(matches!(worker.command(), ToWorker::Unload { .. }));
+    // The worker has not said yet that it did.
+    bench.apply(want(true));
+    assert_eq!(state(&bench), ModelState::Unloaded);
+    for report in [ModelReport::Unloaded, ModelReport::Loading, ModelReport::Ready(card())] {
+        assert_ne!(state(&bench), ModelState::Ready);
+        bench.say(&worker, FromWorker::Model { model: "m".into(), state: report });
+    }
+    assert!(matches!(worker.command(), ToWorker::Load { .. }));
+    assert_eq!(state(&bench), ModelState::Ready);
+}
+
 /// Reports `m` as a text model with a tokenizer of this hash.
 fn text_model(bench: &mut Bench, worker: &Scripted, sha256: &str) {
     let card = Card { tokenizer_sha256: sha256.into(), tokens_max: 16, ..(*card()).clone() };

@@ -246,7 +246,11 @@ async fn a_stream_answers_each_call_and_tokens_are_shown() {
 async fn a_call_of_2048_texts_survives_the_loss_of_its_worker() {
     let Some(home) = home() else { return };
     let fixtures = Fixtures::read();
-    let shoal = Shoal::serve_in(&home, &["--model", "minilm"]);
+    let folder = tempfile::tempdir().expect("folder");
+    let config = folder.path().join("shoal.toml");
+    // The last of them waits for all the others, for as long as that takes on a busy machine.
+    std::fs::write(&config, "[models.minilm]\nqueue_time_max = \"10min\"\n").expect("config");
+    let shoal = Shoal::serve_in(&home, &["--config", config.to_str().expect("path")]);
     let mut client = shoal.inference().await.max_encoding_message_size(64 << 20);
     // Short texts, so that it takes seconds and not minutes; which of them is where can still be told.
     let short: Vec<usize> = (0..fixtures.texts.len()).filter(|&index| fixtures.texts[index].ids.len() < 16).collect();

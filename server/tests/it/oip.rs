@@ -4,6 +4,7 @@ use shoal_proto::inference as wire;
 use shoal_proto::inference::infer_parameter::ParameterChoice;
 use shoal_proto::inference::model_infer_request::InferInputTensor;
 use tonic::Code;
+use tonic::codec::CompressionEncoding;
 
 use crate::process::Shoal;
 
@@ -63,6 +64,24 @@ async fn a_payload_larger_than_a_frame_comes_back_whole() {
     let request = floats(&[&row]);
     let answer = client.model_infer(request.clone()).await.expect("answer").into_inner();
     assert_eq!(answer.raw_output_contents, request.raw_input_contents);
+}
+
+#[tokio::test]
+async fn a_compressed_call_is_read_and_its_size_is_that_of_its_contents() {
+    let shoal = Shoal::serve(&["--model", "echo"]);
+    let (few, many) = (floats(&[&[0.0; 1000]]), floats(&[&vec![0.0; 5 << 20]]));
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
+        let client = shoal.oip().await.max_encoding_message_size(64 << 20);
+        let mut client = client.send_compressed(encoding).accept_compressed(encoding);
+        let answer = client.model_infer(few.clone()).await.unwrap_or_else(|status| panic!("{encoding}: {status:?}"));
+        // Not asked for compression, though the client takes it: that is the server's choice.
+        assert!(answer.metadata().get("grpc-encoding").is_none(), "{encoding}");
+        assert_eq!(answer.get_ref().raw_output_contents, few.raw_input_contents);
+        // A thousandth of its 20 MiB on the wire, and too large all the same.
+        let status = client.model_infer(many.clone()).await.expect_err("too large");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{encoding}: {status:?}");
+        assert!(status.message().contains("16777216"), "{encoding}: {}", status.message());
+    }
 }
 
 #[tokio::test]
