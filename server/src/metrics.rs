@@ -26,6 +26,7 @@ pub struct Metrics {
     batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
     batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
     queued_rows: Family<ModelLabels, Gauge>,
+    quarantined_inputs: Family<ModelLabels, Gauge>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
     worker_restarts: Family<WorkerLabels, Counter>,
@@ -48,6 +49,7 @@ pub struct ModelMetrics {
     pub batch_rows: Histogram,
     pub batch_tokens: Histogram,
     pub queued_rows: Gauge,
+    pub quarantined_inputs: Gauge,
     pub workers: Gauge,
 }
 
@@ -109,6 +111,7 @@ impl Metrics {
             batch_rows: Family::new_with_constructor(rows_histogram as fn() -> Histogram),
             batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
             queued_rows: Family::default(),
+            quarantined_inputs: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
             worker_restarts: Family::default(),
@@ -137,6 +140,7 @@ impl Metrics {
             batch_rows: self.batch_rows.get_or_create_owned(&labels),
             batch_tokens: self.batch_tokens.get_or_create_owned(&labels),
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
+            quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
             all: self.clone(),
             model: model.clone(),
@@ -172,6 +176,7 @@ impl Metrics {
         registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
         registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
         registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());
+        registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());

@@ -143,6 +143,10 @@ impl Calls {
         self.by_first.remove(&group.0)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (GroupId, &Pending)> {
+        self.by_first.iter().map(|(&first, pending)| (GroupId(first), pending))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_first.len()
     }

@@ -8,6 +8,7 @@ mod event;
 mod fleet;
 mod models;
 mod outputs;
+mod quarantine;
 mod run;
 mod served;
 mod tenants;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_scheduler::{
     BatchId, Dispatch, Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp,
@@ -127,7 +129,7 @@ impl Driver {
                 }
             }
             Event::Measure { done } => {
-                self.measure();
+                self.measure(self.stamp(now));
                 let _ = done.send(());
             }
             Event::Drain { grace, done } => {
@@ -165,7 +167,7 @@ impl Driver {
     }
 
     /// Sets the gauges that are read off the whole state.
-    fn measure(&self) {
+    fn measure(&self, now: Timestamp) {
         let metrics = &self.around.metrics;
         let counts = self.core.counts();
         metrics.calls_in_flight.set(self.calls.len() as i64);
@@ -174,6 +176,8 @@ impl Driver {
         for (id, model) in &self.model_metrics {
             let queued = self.core.queue(*id).map_or(0, |queue| queue.requests);
             model.queued_rows.set(queued as i64);
+            let held = self.models.get(*id).map_or(0, |known| known.quarantine.len(now));
+            model.quarantined_inputs.set(held as i64);
         }
     }
 
@@ -195,6 +199,16 @@ impl Driver {
             return;
         }
         let stamp = self.stamp(now);
+        let held = self.models.get_mut(model).and_then(|model| model.quarantine.find(stamp, &call.rows));
+        if let Some((row, since)) = held {
+            let error = quarantined(row, stamp.since(since));
+            if let Some(metrics) = self.model_metrics.get(&model) {
+                metrics.reject("quarantined");
+                metrics.call(error.code_name());
+            }
+            let _ = reply.send(Err(error));
+            return;
+        }
         let deadline = call.caller.deadline.map(|deadline| self.stamp(deadline));
         let group = Group {
             id: GroupId(first),
@@ -248,6 +262,11 @@ impl Driver {
     fn instant(&self, at: Timestamp) -> Instant {
         self.origin + at.since(Timestamp::ZERO)
     }
+}
+
+/// The error of a call with an input that is held.
+fn quarantined(row: u32, held: Duration) -> CallError {
+    CallError::Quarantined { field: format!("[{row}]"), held, left: quarantine::TIME_MAX.saturating_sub(held) }
 }
 
 impl crate::call::Row {
