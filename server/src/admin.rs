@@ -39,6 +39,8 @@ struct Pages {
     metrics: Metrics,
     health: HealthGate,
     driver: Handle,
+    /// The runtime that serves clients.
+    clients: tokio::runtime::Handle,
 }
 
 impl Admin {
@@ -64,7 +66,7 @@ impl Admin {
 }
 
 impl BoundAdmin {
-    /// Serves.
+    /// Serves. Called on the runtime that serves clients.
     ///
     /// # Errors
     /// When the system gives no more threads.
@@ -75,7 +77,7 @@ impl BoundAdmin {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let routes = routes(Pages { metrics, health, driver });
+        let routes = routes(Pages { metrics, health, driver, clients: tokio::runtime::Handle::current() });
         let serve = async move {
             let socket = tokio::net::TcpListener::from_std(socket)?;
             let server = axum::serve(socket, routes);
@@ -122,6 +124,8 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 async fn metrics(State(pages): State<Pages>) -> Response {
     const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     pages.driver.measure(MEASURE_TIME_MAX).await;
+    pages.metrics.tasks("clients", pages.clients.metrics().num_alive_tasks());
+    pages.metrics.measure_memory();
     match pages.metrics.encode() {
         Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

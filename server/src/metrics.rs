@@ -30,6 +30,12 @@ pub struct Metrics {
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
     worker_restarts: Family<WorkerLabels, Counter>,
+    /// Client connections open.
+    pub connections: Gauge,
+    /// Calls of clients from their headers to the last byte of their answer.
+    pub streams: Gauge,
+    tasks: Family<RuntimeLabels, Gauge>,
+    resident_memory: Gauge,
     /// Calls without an answer.
     pub calls_in_flight: Gauge,
     /// Rows with a worker.
@@ -75,6 +81,29 @@ struct WorkerLabels {
     worker: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RuntimeLabels {
+    runtime: &'static str,
+}
+
+/// Adds one to a gauge for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more, until it is dropped.
+    pub fn one(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// 100 µs to about 100 s.
 fn duration_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.000_1, 2.0, 21))
@@ -115,6 +144,10 @@ impl Metrics {
             model_workers: Family::default(),
             worker_up: Family::default(),
             worker_restarts: Family::default(),
+            connections: Gauge::default(),
+            streams: Gauge::default(),
+            tasks: Family::default(),
+            resident_memory: Gauge::default(),
             calls_in_flight: Gauge::default(),
             rows_in_flight: Gauge::default(),
             stale_replies: Gauge::default(),
@@ -162,6 +195,18 @@ impl Metrics {
         self.worker_restarts.get_or_create(&WorkerLabels { worker: worker.to_owned() }).inc();
     }
 
+    /// How many tasks a runtime has alive.
+    pub fn tasks(&self, runtime: &'static str, alive: usize) {
+        self.tasks.get_or_create(&RuntimeLabels { runtime }).set(alive as i64);
+    }
+
+    /// Reads how much memory the process has. Where the system does not say, it stays zero.
+    pub fn measure_memory(&self) {
+        let Ok(statm) = std::fs::read_to_string("/proc/self/statm") else { return };
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
+        self.resident_memory.set(pages.unwrap_or(0) * rustix::param::page_size() as i64);
+    }
+
     fn registered(&self) -> Registry {
         let mut registry = Registry::with_prefix("shoal");
         registry.register("calls", "Calls ended, by gRPC status", self.calls.clone());
@@ -180,6 +225,11 @@ impl Metrics {
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
+        registry.register("connections", "Client connections open", self.connections.clone());
+        registry.register("streams", "Calls open, the reading of their answers included", self.streams.clone());
+        registry.register("tasks", "Tasks alive, by runtime", self.tasks.clone());
+        let memory = self.resident_memory.clone();
+        registry.register_with_unit("resident_memory", "Memory of the server's process", Unit::Bytes, memory);
         registry.register("calls_in_flight", "Calls without an answer", self.calls_in_flight.clone());
         registry.register("rows_in_flight", "Rows with a worker", self.rows_in_flight.clone());
         registry.register("stale_replies", "Replies of workers dropped as stale", self.stale_replies.clone());

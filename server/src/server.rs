@@ -105,12 +105,12 @@ impl Server {
         worker_arguments: Vec<String>,
         log: LogControl,
     ) -> Result<Self, StartError> {
-        let listener = Listener::bind(config.grpc, config.listener).await;
+        let metrics = Metrics::new();
+        let listener = Listener::bind(config.grpc, config.listener, metrics.clone()).await;
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
         let grpc = listener.address()?;
         let draining = CancellationToken::new();
         let registry = Registry::default();
-        let metrics = Metrics::new();
         let (health, health_service) = HealthGate::new(registry.clone(), draining.clone()).await;
         let (driver, inbox) = Handle::new();
         let admin =

@@ -169,6 +169,7 @@ impl Driver {
     /// Sets the gauges that are read off the whole state.
     fn measure(&self, now: Timestamp) {
         let metrics = &self.around.metrics;
+        metrics.tasks("driver", tokio::runtime::Handle::current().metrics().num_alive_tasks());
         let counts = self.core.counts();
         metrics.calls_in_flight.set(self.calls.len() as i64);
         metrics.rows_in_flight.set(counts.running as i64);

@@ -25,9 +25,11 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::body_by::BodyBy;
 use super::body_until::BodyUntil;
 use super::caller::ClientTimeout;
 use super::open_calls::OpenCalls;
+use crate::metrics::{Counted, Metrics};
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -73,6 +75,7 @@ impl Default for ListenerOptions {
 pub struct Listener {
     socket: TcpListener,
     options: ListenerOptions,
+    metrics: Metrics,
 }
 
 impl Listener {
@@ -80,8 +83,8 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, options })
+    pub async fn bind(address: SocketAddr, options: ListenerOptions, metrics: Metrics) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, options, metrics })
     }
 
     /// Where it listens.
@@ -107,7 +110,7 @@ impl Listener {
             match accepted {
                 Ok((stream, peer, place)) => {
                     debug!(%peer, "connection accepted");
-                    let connection = Connection { stream, place, options: self.options };
+                    let connection = Connection { stream, place, options: self.options, metrics: self.metrics.clone() };
                     connections.spawn(connection.serve(routes.clone(), draining.clone(), cut.clone()));
                 }
                 Err(error) => {
@@ -140,14 +143,16 @@ struct Connection {
     stream: TcpStream,
     place: OwnedSemaphorePermit,
     options: ListenerOptions,
+    metrics: Metrics,
 }
 
 impl Connection {
     async fn serve(self, routes: Routes, draining: CancellationToken, cut: CancellationToken) {
         // Small answers must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = self.stream.set_nodelay(true);
-        let calls = OpenCalls::new();
-        let service = calls.count(routes).map_request(take_timeout).map_request(request_body(&draining));
+        let calls = OpenCalls::new(self.metrics.streams.clone());
+        let _counted = Counted::one(&self.metrics.connections);
+        let service = calls.count(routes).map_request(request_body(&draining)).map_request(take_timeout);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -192,8 +197,8 @@ async fn to_close(calls: &OpenCalls, hello_time_max: Duration, draining: &Cancel
     }
 }
 
-/// Hands the request's body over. Reflection's streams ask until their client is done, which may be never: their
-/// requests are over when the server drains.
+/// Hands the request's body over, for no longer than its client waits. Reflection's streams ask until their client is
+/// done, which may be never: their requests are over when the server drains.
 fn request_body(
     draining: &CancellationToken,
 ) -> impl Fn(http::Request<Incoming>) -> http::Request<Body> + Clone + use<> {
@@ -201,9 +206,11 @@ fn request_body(
     move |request| {
         let reflection = request.uri().path().starts_with(REFLECTION_PATH);
         let until = reflection.then(|| draining.clone());
-        request.map(|body| match until {
-            Some(until) => Body::new(BodyUntil::new(Body::new(body), until)),
-            None => Body::new(body),
+        let deadline = request.extensions().get::<ClientTimeout>().map(|timeout| timeout.deadline());
+        request.map(|body| match (until, deadline) {
+            (Some(until), _) => Body::new(BodyUntil::new(Body::new(body), until)),
+            (None, Some(deadline)) => Body::new(BodyBy::new(Body::new(body), deadline)),
+            (None, None) => Body::new(body),
         })
     }
 }
@@ -266,7 +273,7 @@ mod tests {
         }
 
         async fn start_with_grace(options: ListenerOptions, grace: Duration) -> Self {
-            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options).await.expect("port");
+            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, Metrics::new()).await.expect("port");
             let address = listener.address().expect("address");
             let draining = CancellationToken::new();
             // Of one piece, as the answers of gRPC are.

@@ -2,6 +2,7 @@
 //!
 //! This folder names the wire and the driver's handle; it never names the scheduler's machine.
 
+mod body_by;
 mod body_until;
 mod caller;
 mod frontend;

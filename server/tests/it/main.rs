@@ -4,8 +4,10 @@ mod cli;
 mod endurance;
 mod faults;
 mod inference;
+mod leaks;
 mod minilm;
 mod oip;
+mod overload;
 mod process;
 mod restarts;
 #[expect(dead_code, reason = "the first tests that need a tool follow")]

@@ -175,14 +175,7 @@ impl Shoal {
 
     /// A page of the admin port: its status line and its text.
     pub(crate) fn page(&self, path: &str) -> (String, String) {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(&self.metrics).expect("admin port");
-        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("request");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("page");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+        page(&self.metrics, path)
     }
 
     /// The value of a metric, written as on the page.
@@ -191,6 +184,18 @@ impl Shoal {
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or_else(|| panic!("no metric {name} on\n{page}"))
     }
+}
+
+/// A page of the admin port at `address`: its status line and its text.
+pub(crate) fn page(address: &str, path: &str) -> (String, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).expect("admin port");
+    stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("page");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
 }
 
 /// A call for the server at `address`.
