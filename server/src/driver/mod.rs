@@ -18,7 +18,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,9 @@ pub struct Driver {
     /// The core's time zero.
     origin: Instant,
     calls: Calls,
+    /// Calls that have every result and wait for the end of a batch, by their deadline: the core, which keeps deadlines,
+    /// is done with them.
+    unended: BTreeSet<(Timestamp, GroupId)>,
     /// With workers.
     batches: BTreeMap<BatchId, Dispatch>,
     models: Models,
@@ -92,6 +95,7 @@ impl Driver {
             core: Scheduler::new(limits),
             origin,
             calls: Calls::default(),
+            unended: BTreeSet::new(),
             batches: BTreeMap::new(),
             models: Models::default(),
             model_metrics: BTreeMap::new(),
@@ -157,13 +161,18 @@ impl Driver {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(departed.worker.name.clone()));
             self.depart(now, Some(departed));
         }
+        let stamp = self.stamp(now);
+        while let Some(&(_, group)) = self.unended.first().filter(|(deadline, _)| *deadline <= stamp) {
+            self.refuse(group, CallError::DeadlinePassed, "deadline_passed");
+        }
         self.feed(now, Input::Tick, None);
     }
 
     /// When to call [`Self::tick`] if nothing happens before.
     pub fn next_wake(&self) -> Option<Instant> {
         let core = self.core.poll_timeout().map(|(at, _)| self.instant(at));
-        core.into_iter().chain(self.fleet.next_overdue()).min()
+        let unended = self.unended.first().map(|(deadline, _)| self.instant(*deadline));
+        core.into_iter().chain(self.fleet.next_overdue()).chain(unended).min()
     }
 
     /// Sets the gauges that are read off the whole state.
@@ -230,6 +239,9 @@ impl Driver {
     fn take_call(&mut self, group: GroupId) -> Option<Pending> {
         let pending = self.calls.remove(group)?;
         self.tenants.leave(&pending.call.caller.tenant);
+        if let Some(deadline) = pending.deadline {
+            self.unended.remove(&(deadline, group));
+        }
         Some(pending)
     }
 
@@ -244,7 +256,12 @@ impl Driver {
     }
 
     fn finish_if_done(&mut self, now: Timestamp, group: GroupId) {
-        if !self.calls.group(group).is_some_and(|pending| pending.is_done()) {
+        let Some(pending) = self.calls.group(group) else { return };
+        if !pending.is_done() {
+            let waits_for_end = pending.open_rows == 0;
+            if let Some(deadline) = pending.deadline.filter(|_| waits_for_end) {
+                self.unended.insert((deadline, group));
+            }
             return;
         }
         if let Some(pending) = self.take_call(group) {

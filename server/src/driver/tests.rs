@@ -268,6 +268,23 @@ async fn a_deadline_ends_a_waiting_call_without_a_worker() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_with_all_its_results_waits_for_the_end_of_its_batch_no_longer_than_its_deadline() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let mut reply = bench.call_until(1, Some(Duration::from_millis(5)));
+    let batch = worker.run();
+    let items = vec![ok(0, &Bytes::new())];
+    bench.say(&worker, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+    assert!(reply.try_recv().is_err());
+    assert_eq!(bench.driver.next_wake(), Some(Instant::now() + Duration::from_millis(5)));
+    advance(Duration::from_millis(5)).await;
+    bench.driver.tick(Instant::now());
+    assert_eq!(outcome(&mut reply).expect_err("error"), CallError::DeadlinePassed);
+    bench.end(&worker, &batch);
+    assert!(bench.driver.unended.is_empty() && bench.driver.calls.len() == 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_call_is_taken_from_its_worker() {
     let mut bench = Bench::new();
     let mut worker = bench.worker("w", 1);

@@ -4,6 +4,7 @@ mod cli;
 mod endurance;
 mod faults;
 mod inference;
+mod interleavings;
 mod leaks;
 mod minilm;
 mod oip;

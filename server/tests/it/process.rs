@@ -51,9 +51,22 @@ impl Shoal {
         server
     }
 
+    /// As [`Self::serve`], with these failpoints.
+    pub(crate) fn serve_with(failpoints: &str, args: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().expect("folder");
+        let mut command = shoal(scratch.path());
+        command.env("SHOAL_FAILPOINTS", failpoints);
+        let mut server = Self::serving(command, args);
+        server.scratch.push(scratch);
+        server
+    }
+
     /// As [`Self::serve`], with models in `home`.
     pub(crate) fn serve_in(home: &Path, args: &[&str]) -> Self {
-        let mut command = shoal(home);
+        Self::serving(shoal(home), args)
+    }
+
+    fn serving(mut command: Command, args: &[&str]) -> Self {
         command.args(["serve", "--grpc-port", "0", "--metrics-port", "0"]).args(args);
         let mut server = Self::spawn(command);
         let serving = server.line_with("gRPC on ");
@@ -176,6 +189,19 @@ impl Shoal {
     /// A page of the admin port: its status line and its text.
     pub(crate) fn page(&self, path: &str) -> (String, String) {
         page(&self.metrics, path)
+    }
+
+    /// How often a worker's process was started again.
+    pub(crate) fn restarts(&self) -> f64 {
+        let (_, page) = self.page("/metrics");
+        let lines = page.lines().filter_map(|line| line.strip_prefix("shoal_worker_restarts_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// The value of a metric that is not on the page before it first counts.
+    pub(crate) fn metric_or_zero(&self, name: &str) -> f64 {
+        let (_, page) = self.page("/metrics");
+        page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
     }
 
     /// The value of a metric, written as on the page.

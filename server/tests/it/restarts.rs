@@ -34,12 +34,12 @@ async fn restarting_every_worker_in_turn_fails_no_call() {
         let first = shoal.wait_for_workers(WORKERS, &[]);
         wait_for("calls", || (shoal.metric("shoal_rows_in_flight") > 0.0).then_some(()));
         for (done, pid) in (1..).zip(&first) {
-            let before = restarts(&shoal);
+            let before = shoal.restarts();
             signal(*pid, Signal::TERM);
             wait_for("its successor", || {
                 let came = shoal.workers().iter().filter(|pid| !first.contains(pid)).count() == done;
                 let loaded = shoal.metric("shoal_model_workers{model=\"s\"}") == WORKERS as f64;
-                (came && loaded && restarts(&shoal) == before + 1.0).then_some(())
+                (came && loaded && shoal.restarts() == before + 1.0).then_some(())
             });
         }
     }
@@ -48,13 +48,6 @@ async fn restarting_every_worker_in_turn_fails_no_call() {
     println!("rolling restart of {WORKERS} workers, {rounds} times: {tally}");
     assert!(tally.total() > CLIENTS, "{tally}");
     assert_eq!(tally.ok, tally.total(), "{tally}");
-}
-
-/// How often a worker's process was started again.
-fn restarts(shoal: &Shoal) -> f64 {
-    let (_, page) = shoal.page("/metrics");
-    let counts = page.lines().filter_map(|line| line.strip_prefix("shoal_worker_restarts_total{")?.rsplit(' ').next());
-    counts.map(|count| count.parse::<f64>().expect("a number")).sum()
 }
 
 const CONNECTIONS: usize = 4;
