@@ -162,7 +162,8 @@ impl Driver {
             self.depart(now, Some(departed));
         }
         let stamp = self.stamp(now);
-        while let Some(&(_, group)) = self.unended.first().filter(|(deadline, _)| *deadline <= stamp) {
+        let still_open = self.unended.split_off(&(stamp + Duration::from_nanos(1), GroupId(0)));
+        for (_, group) in std::mem::replace(&mut self.unended, still_open) {
             self.refuse(group, CallError::DeadlinePassed, "deadline_passed");
         }
         self.feed(now, Input::Tick, None);
