@@ -1,7 +1,9 @@
 //! Named places on a call's path where a test can delay, cut or hold it. In builds with debug assertions only: release
 //! builds have none of it, not even the variable's name.
 //!
-//!     SHOAL_FAILPOINTS="link-run=1*drop;batch-end=delay(500ms)" shoal serve …
+//! ```sh
+//! SHOAL_FAILPOINTS="link-run=1*drop;batch-end=delay(500ms)" shoal serve …
+//! ```
 //!
 //! | point | where | actions |
 //! |---|---|---|
@@ -37,7 +39,7 @@ pub(crate) struct Cut;
 
 /// Nothing ever happens here.
 #[cfg(not(debug_assertions))]
-#[expect(clippy::unused_async, clippy::unnecessary_wraps, reason = "as in builds where something does")]
+#[expect(clippy::unused_async, reason = "as in builds where something does")]
 pub(crate) async fn reach(_: Point) -> Result<(), Cut> {
     Ok(())
 }
