@@ -13,6 +13,7 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Handle;
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::registry::ModelState;
 use crate::rpc::HealthGate;
@@ -39,6 +40,7 @@ struct Pages {
     metrics: Metrics,
     health: HealthGate,
     driver: Handle,
+    lanes: Lanes,
 }
 
 impl Admin {
@@ -68,14 +70,14 @@ impl BoundAdmin {
     ///
     /// # Errors
     /// When the system gives no more threads.
-    pub fn start(self, metrics: Metrics, health: HealthGate, driver: Handle) -> io::Result<Admin> {
+    pub fn start(self, metrics: Metrics, health: HealthGate, driver: Handle, lanes: Lanes) -> io::Result<Admin> {
         let socket = self.socket;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let routes = routes(Pages { metrics, health, driver });
+        let routes = routes(Pages { metrics, health, driver, lanes });
         let serve = async move {
             let socket = tokio::net::TcpListener::from_std(socket)?;
             let server = axum::serve(socket, routes);
@@ -122,6 +124,8 @@ async fn readyz(State(pages): State<Pages>) -> Response {
 async fn metrics(State(pages): State<Pages>) -> Response {
     const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     pages.driver.measure(MEASURE_TIME_MAX).await;
+    pages.metrics.tasks.set(pages.lanes.tasks() as i64);
+    pages.metrics.measure_memory();
     match pages.metrics.encode() {
         Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

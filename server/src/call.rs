@@ -165,6 +165,12 @@ pub enum CallError {
     Item { field: String, problem: String },
     #[error("`{field}`: this input broke every batch it was in, at last alone")]
     Poison { field: String },
+    /// As `Poison`, known from an earlier call.
+    #[error(
+        "`{field}`: this input broke every batch it was in, at last alone, {} ago; it is not tried again for {}",
+        whole_seconds(*held), whole_seconds(*left)
+    )]
+    Quarantined { field: String, held: Duration, left: Duration },
     #[error("`{field}`: does not fit the device's memory even alone")]
     OutOfMemory { field: String },
     #[error("the worker was lost {attempts} times while it ran this")]
@@ -198,7 +204,7 @@ impl CallError {
             }
             Self::Unimplemented { .. } => "UNIMPLEMENTED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
-            Self::Poison { .. } | Self::Internal { .. } => "INTERNAL",
+            Self::Poison { .. } | Self::Quarantined { .. } | Self::Internal { .. } => "INTERNAL",
         }
     }
 
@@ -220,6 +226,7 @@ impl CallError {
             | Self::TooLarge { field, .. }
             | Self::Item { field, .. }
             | Self::Poison { field }
+            | Self::Quarantined { field, .. }
             | Self::OutOfMemory { field } => Some(field),
             _ => None,
         }
@@ -235,6 +242,10 @@ impl fmt::Display for DidYouMean<'_> {
             None => Ok(()),
         }
     }
+}
+
+fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(duration.as_secs()))
 }
 
 fn limit_name(limit: QueueLimit) -> &'static str {

@@ -46,6 +46,14 @@ pub struct Card {
     pub smallest_batch: Duration,
 }
 
+impl Card {
+    /// Whether this is the same model, computed the same way: all but what each load measures anew.
+    pub fn is_same_model(&self, other: &Self) -> bool {
+        let Self { smallest_batch, bytes, .. } = *other;
+        Self { smallest_batch, bytes, ..self.clone() } == *other
+    }
+}
+
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {

@@ -60,6 +60,11 @@ impl Lanes {
         &self.lanes[0]
     }
 
+    /// Tasks alive on all of them.
+    pub fn tasks(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.metrics().num_alive_tasks()).sum()
+    }
+
     /// Each in turn, the first one first.
     pub fn next(&self) -> &Handle {
         &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod driver;
+mod failpoints;
 pub mod frontend;
 pub mod http;
 mod ids;

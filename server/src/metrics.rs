@@ -26,9 +26,17 @@ pub struct Metrics {
     batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
     batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
     queued_rows: Family<ModelLabels, Gauge>,
+    quarantined_inputs: Family<ModelLabels, Gauge>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
     worker_restarts: Family<WorkerLabels, Counter>,
+    /// Client connections open.
+    pub connections: Gauge,
+    /// Calls of clients from their headers to the last byte of their answer.
+    pub streams: Gauge,
+    /// Tasks alive that serve.
+    pub tasks: Gauge,
+    resident_memory: Gauge,
     /// Calls without an answer.
     pub calls_in_flight: Gauge,
     /// Rows with a worker.
@@ -48,6 +56,7 @@ pub struct ModelMetrics {
     pub batch_rows: Histogram,
     pub batch_tokens: Histogram,
     pub queued_rows: Gauge,
+    pub quarantined_inputs: Gauge,
     pub workers: Gauge,
 }
 
@@ -71,6 +80,24 @@ struct ReasonLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct WorkerLabels {
     worker: String,
+}
+
+/// Adds one to a gauge for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more, until it is dropped.
+    pub fn one(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// 100 µs to about 100 s.
@@ -109,9 +136,14 @@ impl Metrics {
             batch_rows: Family::new_with_constructor(rows_histogram as fn() -> Histogram),
             batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
             queued_rows: Family::default(),
+            quarantined_inputs: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
             worker_restarts: Family::default(),
+            connections: Gauge::default(),
+            streams: Gauge::default(),
+            tasks: Gauge::default(),
+            resident_memory: Gauge::default(),
             calls_in_flight: Gauge::default(),
             rows_in_flight: Gauge::default(),
             stale_replies: Gauge::default(),
@@ -137,6 +169,7 @@ impl Metrics {
             batch_rows: self.batch_rows.get_or_create_owned(&labels),
             batch_tokens: self.batch_tokens.get_or_create_owned(&labels),
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
+            quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
             all: self.clone(),
             model: model.clone(),
@@ -158,6 +191,13 @@ impl Metrics {
         self.worker_restarts.get_or_create(&WorkerLabels { worker: worker.to_owned() }).inc();
     }
 
+    /// Reads how much memory the process has. Where the system does not say, it stays zero.
+    pub fn measure_memory(&self) {
+        let Ok(statm) = std::fs::read_to_string("/proc/self/statm") else { return };
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
+        self.resident_memory.set(pages.unwrap_or(0) * rustix::param::page_size() as i64);
+    }
+
     fn registered(&self) -> Registry {
         let mut registry = Registry::with_prefix("shoal");
         registry.register("calls", "Calls ended, by gRPC status", self.calls.clone());
@@ -172,9 +212,15 @@ impl Metrics {
         registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
         registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
         registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());
+        registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
+        registry.register("connections", "Client connections open", self.connections.clone());
+        registry.register("streams", "Calls open, the reading of their answers included", self.streams.clone());
+        registry.register("tasks", "Tasks alive that serve", self.tasks.clone());
+        let memory = self.resident_memory.clone();
+        registry.register_with_unit("resident_memory", "Memory of the server's process", Unit::Bytes, memory);
         registry.register("calls_in_flight", "Calls without an answer", self.calls_in_flight.clone());
         registry.register("rows_in_flight", "Rows with a worker", self.rows_in_flight.clone());
         registry.register("stale_replies", "Replies of workers dropped as stale", self.stale_replies.clone());

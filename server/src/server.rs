@@ -123,14 +123,14 @@ impl Server {
         log: LogControl,
     ) -> Result<Self, StartError> {
         let lanes = Lanes::start(config.server_threads)?;
-        let listener = Listener::bind(config.grpc, config.listener).await;
+        let metrics = Metrics::new();
+        let listener = Listener::bind(config.grpc, config.listener, metrics.clone()).await;
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
         let grpc = listener.address()?;
-        let http_listener = bind_http(config).await?;
+        let http_listener = bind_http(config, metrics.clone()).await?;
         let http = http_listener.as_ref().map(http::Listener::address).transpose()?;
         let draining = CancellationToken::new();
         let registry = Registry::default();
-        let metrics = Metrics::new();
         let (health, health_service) = HealthGate::new(registry.clone(), draining.clone()).await;
         let (driver, inbox) = Handle::new();
         let admin =
@@ -152,7 +152,7 @@ impl Server {
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
         // Known before anyone can ask: a server without models is ready at once, and this one is not.
         driver.configure(models).await;
-        let admin = admin.start(metrics, health.clone(), driver.clone())?;
+        let admin = admin.start(metrics, health.clone(), driver.clone(), lanes.clone())?;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
@@ -264,9 +264,9 @@ impl Server {
     }
 }
 
-async fn bind_http(config: &Config) -> Result<Option<http::Listener>, StartError> {
+async fn bind_http(config: &Config, metrics: Metrics) -> Result<Option<http::Listener>, StartError> {
     let Some(address) = config.http else { return Ok(None) };
-    let bound = http::Listener::bind(address, config.http_listener).await;
+    let bound = http::Listener::bind(address, config.http_listener, metrics).await;
     bound.map(Some).map_err(|error| StartError::Http { address, error })
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Pending {
     /// What a worker said of a row it could not compute.
     pub(super) item_errors: BTreeMap<u32, ItemError>,
     /// Rows without a result.
-    open_rows: usize,
+    pub(super) open_rows: usize,
     /// Batches holding rows of this call that have not ended.
     open_batches: usize,
     queue_time: Duration,
@@ -141,6 +141,10 @@ impl Calls {
 
     pub(super) fn remove(&mut self, group: GroupId) -> Option<Pending> {
         self.by_first.remove(&group.0)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (GroupId, &Pending)> {
+        self.by_first.iter().map(|(&first, pending)| (GroupId(first), pending))
     }
 
     pub(super) fn len(&self) -> usize {

@@ -8,6 +8,7 @@ mod event;
 mod fleet;
 mod models;
 mod outputs;
+mod quarantine;
 mod run;
 mod served;
 mod tenants;
@@ -17,8 +18,9 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_scheduler::{
     BatchId, Dispatch, Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp,
@@ -70,6 +72,9 @@ pub struct Driver {
     /// The core's time zero.
     origin: Instant,
     calls: Calls,
+    /// Calls that have every result and wait for the end of a batch, by their deadline: the core, which keeps deadlines,
+    /// is done with them.
+    unended: BTreeSet<(Timestamp, GroupId)>,
     /// With workers.
     batches: BTreeMap<BatchId, Dispatch>,
     models: Models,
@@ -90,6 +95,7 @@ impl Driver {
             core: Scheduler::new(limits),
             origin,
             calls: Calls::default(),
+            unended: BTreeSet::new(),
             batches: BTreeMap::new(),
             models: Models::default(),
             model_metrics: BTreeMap::new(),
@@ -127,7 +133,7 @@ impl Driver {
                 }
             }
             Event::Measure { done } => {
-                self.measure();
+                self.measure(self.stamp(now));
                 let _ = done.send(());
             }
             Event::Drain { grace, done } => {
@@ -155,17 +161,23 @@ impl Driver {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(departed.worker.name.clone()));
             self.depart(now, Some(departed));
         }
+        let stamp = self.stamp(now);
+        let still_open = self.unended.split_off(&(stamp + Duration::from_nanos(1), GroupId(0)));
+        for (_, group) in std::mem::replace(&mut self.unended, still_open) {
+            self.refuse(group, CallError::DeadlinePassed, "deadline_passed");
+        }
         self.feed(now, Input::Tick, None);
     }
 
     /// When to call [`Self::tick`] if nothing happens before.
     pub fn next_wake(&self) -> Option<Instant> {
         let core = self.core.poll_timeout().map(|(at, _)| self.instant(at));
-        core.into_iter().chain(self.fleet.next_overdue()).min()
+        let unended = self.unended.first().map(|(deadline, _)| self.instant(*deadline));
+        core.into_iter().chain(self.fleet.next_overdue()).chain(unended).min()
     }
 
     /// Sets the gauges that are read off the whole state.
-    fn measure(&self) {
+    fn measure(&self, now: Timestamp) {
         let metrics = &self.around.metrics;
         let counts = self.core.counts();
         metrics.calls_in_flight.set(self.calls.len() as i64);
@@ -174,6 +186,8 @@ impl Driver {
         for (id, model) in &self.model_metrics {
             let queued = self.core.queue(*id).map_or(0, |queue| queue.requests);
             model.queued_rows.set(queued as i64);
+            let held = self.models.get(*id).map_or(0, |known| known.quarantine.len(now));
+            model.quarantined_inputs.set(held as i64);
         }
     }
 
@@ -195,6 +209,16 @@ impl Driver {
             return;
         }
         let stamp = self.stamp(now);
+        let held = self.models.get_mut(model).and_then(|model| model.quarantine.find(stamp, &call.rows));
+        if let Some((row, since)) = held {
+            let error = quarantined(row, stamp.since(since));
+            if let Some(metrics) = self.model_metrics.get(&model) {
+                metrics.reject("quarantined");
+                metrics.call(error.code_name());
+            }
+            let _ = reply.send(Err(error));
+            return;
+        }
         let deadline = call.caller.deadline.map(|deadline| self.stamp(deadline));
         let group = Group {
             id: GroupId(first),
@@ -215,6 +239,9 @@ impl Driver {
     fn take_call(&mut self, group: GroupId) -> Option<Pending> {
         let pending = self.calls.remove(group)?;
         self.tenants.leave(&pending.call.caller.tenant);
+        if let Some(deadline) = pending.deadline {
+            self.unended.remove(&(deadline, group));
+        }
         Some(pending)
     }
 
@@ -229,7 +256,12 @@ impl Driver {
     }
 
     fn finish_if_done(&mut self, now: Timestamp, group: GroupId) {
-        if !self.calls.group(group).is_some_and(|pending| pending.is_done()) {
+        let Some(pending) = self.calls.group(group) else { return };
+        if !pending.is_done() {
+            let waits_for_end = pending.open_rows == 0;
+            if let Some(deadline) = pending.deadline.filter(|_| waits_for_end) {
+                self.unended.insert((deadline, group));
+            }
             return;
         }
         if let Some(pending) = self.take_call(group) {
@@ -248,6 +280,11 @@ impl Driver {
     fn instant(&self, at: Timestamp) -> Instant {
         self.origin + at.since(Timestamp::ZERO)
     }
+}
+
+/// The error of a call with an input that is held.
+fn quarantined(row: u32, held: Duration) -> CallError {
+    CallError::Quarantined { field: format!("[{row}]"), held, left: quarantine::TIME_MAX.saturating_sub(held) }
 }
 
 impl crate::call::Row {

@@ -13,6 +13,8 @@ use crate::oip::Statistics;
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
+use super::quarantine::Quarantine;
+
 /// A model as configured.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
@@ -56,6 +58,8 @@ pub(super) struct Model {
     /// It should be in memory.
     pub(super) wanted: bool,
     pub(super) statistics: Arc<Statistics>,
+    /// Inputs that are refused for what they did.
+    pub(super) quarantine: Quarantine,
     /// Why the tokenizer could not be had.
     pub(super) tokenizer_error: Option<String>,
     /// The last report of each connected worker.
@@ -79,6 +83,7 @@ impl Model {
             settings,
             wanted: true,
             statistics,
+            quarantine: Quarantine::default(),
             card: None,
             tokenizer: None,
             tokenizer_error: None,
@@ -96,6 +101,9 @@ impl Model {
                     // Another model under the same name: the old tokenizer would cut its texts wrongly.
                     self.tokenizer = None;
                     self.tokenizer_error = None;
+                }
+                if !self.card.as_ref().is_some_and(|known| known.is_same_model(card)) {
+                    self.quarantine.empty();
                 }
                 self.card = Some(card.clone());
                 self.last_failure = None;
@@ -150,6 +158,7 @@ impl Model {
     fn forget_failures(&mut self) {
         self.last_failure = None;
         self.tokenizer_error = None;
+        self.quarantine.empty();
         self.workers.retain(|_, report| !matches!(report, ModelReport::Failed(_)));
     }
 

@@ -11,8 +11,8 @@ use tracing::{debug, warn};
 
 use super::event::{Batch, ItemError, ToWorker};
 use super::fleet::Departed;
-use super::{Driver, ToSupervisor};
-use crate::call::{BatchUse, CallError, Tensor};
+use super::{Driver, ToSupervisor, quarantined};
+use crate::call::{BatchUse, CallError, Row, Tensor};
 
 impl Driver {
     /// One input, then all that follows from it. `tensors` belong to the item that `input` reports.
@@ -38,7 +38,7 @@ impl Driver {
                 pending.complete(row, tensors.take().unwrap_or_default());
                 self.finish_if_done(now, group);
             }
-            Output::Fail { request, why } => self.failed(request, why),
+            Output::Fail { request, why } => self.failed(now, request, why),
             Output::Reject { group, why } => self.rejected(group, why),
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(epoch, batch, &requests),
             Output::Load { epoch, model, .. } => self.load(epoch, model),
@@ -107,7 +107,7 @@ impl Driver {
     }
 
     /// One row failed, so its call fails, and what is left of the call is no longer wanted.
-    pub(super) fn failed(&mut self, request: RequestId, why: Failure) {
+    pub(super) fn failed(&mut self, now: Timestamp, request: RequestId, why: Failure) {
         let Some((group, row, pending)) = self.calls.of(request) else { return };
         let field = format!("[{row}]");
         let (error, reason) = match why {
@@ -129,7 +129,11 @@ impl Driver {
                     (CallError::Item { field, problem: "the worker gave no result".into() }, "item")
                 }
             },
-            Failure::Poison => (CallError::Poison { field }, "poison"),
+            Failure::Poison => {
+                let (model, culprit) = (pending.model, pending.call.rows[row as usize].clone());
+                self.quarantine(now, group, model, &culprit);
+                (CallError::Poison { field }, "poison")
+            }
             Failure::OutOfMemory => (CallError::OutOfMemory { field }, "out_of_memory"),
             Failure::WorkerLost { attempts } => (CallError::WorkerLost { attempts: attempts.0 }, "worker_lost"),
             Failure::ModelRemoved => {
@@ -139,6 +143,21 @@ impl Driver {
         };
         self.refuse(group, error, reason);
         self.follow_ups.push_back(Input::Cancel(group));
+    }
+
+    /// Holds an input that was proven guilty, and ends the other calls that have it: each would cost a worker.
+    fn quarantine(&mut self, now: Timestamp, found_in: GroupId, model: ModelId, culprit: &Row) {
+        let Some(known) = self.models.get_mut(model) else { return };
+        known.quarantine.hold(now, culprit);
+        let others = self.calls.iter().filter(|(group, pending)| *group != found_in && pending.model == model);
+        let held = others.filter_map(|(group, pending)| {
+            let (row, since) = known.quarantine.find(now, &pending.call.rows)?;
+            Some((group, quarantined(row, now.since(since))))
+        });
+        for (group, error) in held.collect::<Vec<_>>() {
+            self.refuse(group, error, "quarantined");
+            self.follow_ups.push_back(Input::Cancel(group));
+        }
     }
 
     pub(super) fn rejected(&mut self, group: GroupId, why: Reject) {

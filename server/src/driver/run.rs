@@ -12,6 +12,7 @@ use crate::call::{Answer, Call, CallError};
 
 use super::event::Event;
 use super::{Driver, ModelSettings};
+use crate::failpoints::Gate;
 
 /// Events waiting for the driver; senders wait for a place beyond that.
 const EVENTS_MAX: usize = 4096;
@@ -128,6 +129,7 @@ impl Drop for CancelOnDrop {
 /// Runs the driver until every handle is gone.
 pub async fn drive(mut driver: Driver, mut inbox: Inbox) {
     let mut batch = Vec::with_capacity(EVENTS_PER_TURN);
+    let mut gate = Gate::default();
     loop {
         let wake = driver.next_wake();
         let timer = async {
@@ -145,7 +147,7 @@ pub async fn drive(mut driver: Driver, mut inbox: Inbox) {
                     return;
                 }
                 for event in batch.drain(..) {
-                    driver.apply(Instant::now(), event);
+                    gate.pass(event, |event| driver.apply(Instant::now(), event));
                 }
             }
             () = timer => driver.tick(Instant::now()),

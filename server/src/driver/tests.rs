@@ -1,5 +1,7 @@
 //! The driver as a function of events: no runtime but for its clock, no wire, scripted workers.
 
+mod quarantine;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,23 +105,30 @@ impl Bench {
         self.call_until(rows, None)
     }
 
+    /// Every row is another than all before.
     fn call_until(&mut self, rows: usize, deadline: Option<Duration>) -> Reply {
+        let first = self.next_request;
+        let contents: Vec<u64> = (first..first + rows as u64).collect();
+        self.call_with(&contents, deadline)
+    }
+
+    fn call_with(&mut self, contents: &[u64], deadline: Option<Duration>) -> Reply {
         let (reply, answer) = oneshot::channel();
         let first = self.next_request;
-        self.next_request += rows as u64;
+        self.next_request += contents.len() as u64;
         let caller = Caller {
             tenant: "t".into(),
             class: Class::Standard,
             deadline: deadline.map(|left| Instant::now() + left),
             trace: Trace::default(),
         };
-        let row = |index: usize| Row {
-            columns: vec![Bytes::from(index.to_le_bytes().to_vec())],
+        let row = |content: &u64| Row {
+            columns: vec![Bytes::from(content.to_le_bytes().to_vec())],
             tokens: 1,
             truncated: false,
             options: RowOptions::default(),
         };
-        let call = Call { model: "m".into(), caller, rows: (0..rows).map(row).collect() };
+        let call = Call { model: "m".into(), caller, rows: contents.iter().map(row).collect() };
         self.apply(Event::Submit { first, call, reply });
         answer
     }
@@ -212,7 +221,7 @@ async fn a_call_over_several_batches_is_answered_once_and_in_order() {
     bench.complete(&worker, &second);
     let answer = outcome(&mut reply).expect("answer");
     let rows: Vec<_> = answer.rows.iter().map(|row| row[0].data.clone()).collect();
-    let expected: Vec<_> = (0..10_usize).map(|index| Bytes::from(index.to_le_bytes().to_vec())).collect();
+    let expected: Vec<_> = (1..=10_u64).map(|index| Bytes::from(index.to_le_bytes().to_vec())).collect();
     assert_eq!(rows, expected);
     let own: Vec<_> = answer.batches.iter().map(|batch| batch.own_rows).collect();
     assert_eq!(own, [8, 2]);
@@ -256,6 +265,23 @@ async fn a_deadline_ends_a_waiting_call_without_a_worker() {
     advance(Duration::from_millis(5)).await;
     bench.driver.tick(Instant::now());
     assert_eq!(outcome(&mut reply).expect_err("error"), CallError::DeadlinePassed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_with_all_its_results_waits_for_the_end_of_its_batch_no_longer_than_its_deadline() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let mut reply = bench.call_until(1, Some(Duration::from_millis(5)));
+    let batch = worker.run();
+    let items = vec![ok(0, &Bytes::new())];
+    bench.say(&worker, FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items });
+    assert!(reply.try_recv().is_err());
+    assert_eq!(bench.driver.next_wake(), Some(Instant::now() + Duration::from_millis(5)));
+    advance(Duration::from_millis(5)).await;
+    bench.driver.tick(Instant::now());
+    assert_eq!(outcome(&mut reply).expect_err("error"), CallError::DeadlinePassed);
+    bench.end(&worker, &batch);
+    assert!(bench.driver.unended.is_empty() && bench.driver.calls.len() == 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -82,7 +82,7 @@ impl From<CallError> for ApiError {
             CallError::ModelRemoved { .. } => (S::SERVICE_UNAVAILABLE, Some("model_removed")),
             CallError::Draining => (S::SERVICE_UNAVAILABLE, Some("draining")),
             CallError::WorkerLost { .. } => (S::SERVICE_UNAVAILABLE, Some("worker_lost")),
-            CallError::Poison { .. } => (S::INTERNAL_SERVER_ERROR, Some("poison")),
+            CallError::Poison { .. } | CallError::Quarantined { .. } => (S::INTERNAL_SERVER_ERROR, Some("poison")),
             CallError::Internal { .. } => (S::INTERNAL_SERVER_ERROR, None),
             CallError::Unimplemented { .. } => (S::NOT_IMPLEMENTED, None),
             CallError::PermissionDenied { .. } => (S::FORBIDDEN, None),
@@ -92,7 +92,10 @@ impl From<CallError> for ApiError {
                 Retry::After(*retry_after)
             }
             // A worker was lost to it more than once; the next ones need not be.
-            CallError::Poison { .. } | CallError::OutOfMemory { .. } | CallError::Unimplemented { .. } => Retry::Never,
+            CallError::Poison { .. }
+            | CallError::Quarantined { .. }
+            | CallError::OutOfMemory { .. }
+            | CallError::Unimplemented { .. } => Retry::Never,
             _ => Retry::AsUsual,
         };
         let param = match &error {
@@ -101,6 +104,7 @@ impl From<CallError> for ApiError {
             | CallError::TooLarge { field, .. }
             | CallError::Item { field, .. }
             | CallError::Poison { field }
+            | CallError::Quarantined { field, .. }
             | CallError::OutOfMemory { field } => Some(field.clone()),
             _ => None,
         };

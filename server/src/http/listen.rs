@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lanes::Lanes;
 use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
+use crate::metrics::{Counted, Metrics};
 
 /// Bytes of a request's head; what a connection buffers is not much more.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -53,6 +54,7 @@ impl Default for Options {
 pub struct Listener {
     port: Port,
     options: Options,
+    metrics: Metrics,
 }
 
 impl Listener {
@@ -60,8 +62,8 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, options: Options) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max).await?, options })
+    pub async fn bind(address: SocketAddr, options: Options, metrics: Metrics) -> io::Result<Self> {
+        Ok(Self { port: Port::bind(address, options.connections_max).await?, options, metrics })
     }
 
     /// Where it listens.
@@ -74,15 +76,16 @@ impl Listener {
 
     /// Serves until `draining`, then lets open calls finish for at most `grace`.
     pub async fn serve(self, lanes: Lanes, routes: Router, draining: CancellationToken, grace: Duration) {
-        let options = self.options;
-        let serve = |stream, stops| serve(stream, routes.clone(), options, stops);
+        let Self { options, metrics, .. } = self;
+        let serve = |stream, stops| serve(stream, routes.clone(), options, metrics.clone(), stops);
         self.port.serve(&lanes, serve, draining, grace).await;
     }
 }
 
-async fn serve(stream: TcpStream, routes: Router, options: Options, stops: Stops) {
+async fn serve(stream: TcpStream, routes: Router, options: Options, metrics: Metrics, stops: Stops) {
+    let _counted = Counted::one(&metrics.connections);
     bound_stalls(&stream, options.stall_time_max);
-    let calls = OpenCalls::new();
+    let calls = OpenCalls::new(metrics.streams.clone());
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

@@ -46,7 +46,7 @@ impl Serving {
     }
 
     async fn start_with(bench: Bench, options: Options, grace: Duration) -> Self {
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options).await.expect("port");
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, bench.metrics.clone()).await.expect("port");
         let address = listener.address().expect("address");
         let draining = CancellationToken::new();
         let pages = routes(bench.frontend.clone(), &options);
@@ -356,7 +356,8 @@ async fn a_stop_waits_for_an_answer_that_is_read_slowly() {
     // More than the sockets hold.
     const ANSWER_BYTES: usize = 16 << 20;
     let options = Options { farewell_time_max: BRIEF, ..Default::default() };
-    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options).await.expect("port");
+    let listener =
+        Listener::bind(([127, 0, 0, 1], 0).into(), options, crate::metrics::Metrics::new()).await.expect("port");
     let address = listener.address().expect("address");
     let draining = CancellationToken::new();
     let large = get(async || Bytes::from(vec![7; ANSWER_BYTES]));

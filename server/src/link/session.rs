@@ -12,6 +12,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
 use crate::driver::{Event, FromWorker, ToWorker, WorkerUp};
+use crate::failpoints::{Cut, Point, reach};
 
 use super::convert;
 use super::frames::{Assembly, Whole, cut};
@@ -44,6 +45,12 @@ struct End {
 impl End {
     fn lost(reason: impl Into<String>) -> Self {
         Self { left: false, reason: reason.into() }
+    }
+}
+
+impl From<Cut> for End {
+    fn from(_: Cut) -> Self {
+        Self::lost("cut by a failpoint")
     }
 }
 
@@ -158,10 +165,9 @@ impl Session {
                     }
                 },
                 command = attached.commands.recv(), if !is_closing => match command {
-                    Some(ToWorker::Run(batch)) => {
+                    Some(ToWorker::Run(batch)) => reach(Point::LinkRun).await.map_err(End::from).map(|()| {
                         let _ = batches.send(batch);
-                        Ok(())
-                    }
+                    }),
                     Some(ToWorker::Close) | None => Err(End::lost("closed by the server")),
                     Some(command) => self.command(command),
                 },
@@ -219,7 +225,9 @@ impl Session {
             Some(Message::Artifact(artifact)) => assembly.artifact(artifact).map_err(broken)?,
             Some(Message::BatchEnd(end)) => {
                 assembly.check_closed().map_err(broken)?;
+                reach(Point::BatchEnd).await?;
                 self.tell(epoch, convert::batch_end(&end).map_err(End::lost)?).await;
+                reach(Point::BatchEnded).await?;
                 None
             }
             Some(Message::BatchFailed(failed)) => {
@@ -231,7 +239,10 @@ impl Session {
             None => None,
         };
         match whole {
-            Some(Whole::Results(results)) => self.tell(epoch, convert::items(results).map_err(End::lost)?).await,
+            Some(Whole::Results(results)) => {
+                reach(Point::Results).await?;
+                self.tell(epoch, convert::items(results).map_err(End::lost)?).await;
+            }
             Some(Whole::Artifact(artifact)) => self.tell(epoch, convert::artifact(artifact)).await,
             None => {}
         }

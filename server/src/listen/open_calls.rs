@@ -9,14 +9,19 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tower::Service;
+
+use crate::metrics::Counted;
 
 /// The open calls of one connection. Clones count together.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenCalls {
     count: Arc<watch::Sender<Count>>,
+    /// Those of every connection.
+    all: Gauge,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,13 +32,13 @@ struct Count {
 }
 
 impl OpenCalls {
-    pub(crate) fn new() -> Self {
-        Self { count: Arc::new(watch::Sender::new(Count::default())) }
+    pub(crate) fn new(all: Gauge) -> Self {
+        Self { count: Arc::new(watch::Sender::new(Count::default())), all }
     }
 
     /// Counts the calls of `service`.
-    pub(crate) fn count<S>(&self, service: S) -> Counted<S> {
-        Counted { service, calls: self.clone() }
+    pub(crate) fn count<S>(&self, service: S) -> CountedService<S> {
+        CountedService { service, calls: self.clone() }
     }
 
     /// Returns once there was any call.
@@ -57,28 +62,31 @@ impl OpenCalls {
             count.open += 1;
             count.begun += 1;
         });
-        Open(self.clone())
+        Open { calls: self.clone(), _counted: Counted::one(&self.all) }
     }
 }
 
 /// One open call.
 #[derive(Debug)]
-struct Open(OpenCalls);
+struct Open {
+    calls: OpenCalls,
+    _counted: Counted,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.count.send_modify(|count| count.open -= 1);
+        self.calls.count.send_modify(|count| count.open -= 1);
     }
 }
 
 /// A service whose calls are counted.
 #[derive(Clone, Debug)]
-pub(crate) struct Counted<S> {
+pub(crate) struct CountedService<S> {
     service: S,
     calls: OpenCalls,
 }
 
-impl<S, R, B> Service<http::Request<R>> for Counted<S>
+impl<S, R, B> Service<http::Request<R>> for CountedService<S>
 where
     S: Service<http::Request<R>, Response = http::Response<B>>,
     S::Future: Send + 'static,
@@ -164,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_calls_quiet_is_soon_over() {
-        let calls = OpenCalls::new();
+        let calls = OpenCalls::new(Gauge::default());
         drop(calls.open());
         let started = Instant::now();
         calls.none_for(QUIET).await;
@@ -173,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_with_a_call_is_never_quiet_again() {
-        let calls = OpenCalls::new();
+        let calls = OpenCalls::new(Gauge::default());
         let quiet = calls.none_for(QUIET);
         let meanwhile = async {
             tokio::time::sleep(QUIET / 2).await;
@@ -188,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_open_until_the_last_piece_of_its_answer_is_written() {
-        let calls = OpenCalls::new();
+        let calls = OpenCalls::new(Gauge::default());
         let mut body = CountedBody { body: Full::new(Bytes::from_static(b"answer")), open: calls.open().into() };
         let piece = body.frame().await.expect("a frame").expect("no error").into_data().expect("data");
         drop(body);

@@ -21,7 +21,9 @@ use tower::ServiceExt;
 
 use crate::lanes::Lanes;
 use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
+use crate::metrics::{Counted, Metrics};
 
+use super::body_by::BodyBy;
 use super::body_until::BodyUntil;
 use super::caller::{ClientTimeout, TIMEOUT_HEADER};
 use super::unreadable::explain;
@@ -66,6 +68,7 @@ impl Default for ListenerOptions {
 pub struct Listener {
     port: Port,
     options: ListenerOptions,
+    metrics: Metrics,
 }
 
 impl Listener {
@@ -73,8 +76,8 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max).await?, options })
+    pub async fn bind(address: SocketAddr, options: ListenerOptions, metrics: Metrics) -> io::Result<Self> {
+        Ok(Self { port: Port::bind(address, options.connections_max).await?, options, metrics })
     }
 
     /// Where it listens.
@@ -89,16 +92,17 @@ impl Listener {
     /// their connection was told to go away are still answered.
     pub async fn serve(self, lanes: Lanes, routes: Routes, draining: CancellationToken, grace: Duration) {
         let routes = routes.prepare();
-        let options = self.options;
-        let serve = |stream, stops| serve(stream, routes.clone(), options, stops);
+        let Self { options, metrics, .. } = self;
+        let serve = |stream, stops| serve(stream, routes.clone(), options, metrics.clone(), stops);
         self.port.serve(&lanes, serve, draining, grace).await;
     }
 }
 
-async fn serve(stream: TcpStream, routes: Routes, options: ListenerOptions, stops: Stops) {
-    let calls = OpenCalls::new();
+async fn serve(stream: TcpStream, routes: Routes, options: ListenerOptions, metrics: Metrics, stops: Stops) {
+    let _counted = Counted::one(&metrics.connections);
+    let calls = OpenCalls::new(metrics.streams.clone());
     let service = calls.count(ServiceExt::<http::Request<Body>>::map_response(routes, explain));
-    let service = service.map_request(take_timeout).map_request(request_body(&stops.draining));
+    let service = service.map_request(request_body(&stops.draining)).map_request(take_timeout);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -114,8 +118,8 @@ async fn serve(stream: TcpStream, routes: Routes, options: ListenerOptions, stop
     listen::run(connection, &cork, &calls, patience, stops).await;
 }
 
-/// Hands the request's body over. Reflection's streams ask until their client is done, which may be never: their
-/// requests are over when the server drains.
+/// Hands the request's body over, for no longer than its client waits. Reflection's streams ask until their client is
+/// done, which may be never: their requests are over when the server drains.
 fn request_body(
     draining: &CancellationToken,
 ) -> impl Fn(http::Request<Incoming>) -> http::Request<Body> + Clone + use<> {
@@ -123,9 +127,11 @@ fn request_body(
     move |request| {
         let reflection = request.uri().path().starts_with(REFLECTION_PATH);
         let until = reflection.then(|| draining.clone());
-        request.map(|body| match until {
-            Some(until) => Body::new(BodyUntil::new(Body::new(body), until)),
-            None => Body::new(body),
+        let deadline = request.extensions().get::<ClientTimeout>().map(|timeout| timeout.arrived + timeout.left);
+        request.map(|body| match (until, deadline) {
+            (Some(until), _) => Body::new(BodyUntil::new(Body::new(body), until)),
+            (None, Some(deadline)) => Body::new(BodyBy::new(Body::new(body), deadline)),
+            (None, None) => Body::new(body),
         })
     }
 }
@@ -190,7 +196,7 @@ mod tests {
         }
 
         async fn start_with_grace(options: ListenerOptions, grace: Duration) -> Self {
-            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options).await.expect("port");
+            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, Metrics::new()).await.expect("port");
             let address = listener.address().expect("address");
             let draining = CancellationToken::new();
             // Of one piece, as the answers of gRPC are.

@@ -2,6 +2,7 @@
 //!
 //! This folder names the wire; it never names the scheduler's machine, nor the HTTP services.
 
+mod body_by;
 mod body_until;
 mod caller;
 mod health;

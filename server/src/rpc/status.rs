@@ -59,6 +59,12 @@ pub(super) fn status(error: &CallError) -> Status {
             details.set_error_info("POISON", DOMAIN, []);
             Code::Internal
         }
+        CallError::Quarantined { held, left, .. } => {
+            let seconds = |time: &Duration| time.as_secs().to_string();
+            let times = [("held_seconds".to_owned(), seconds(held)), ("left_seconds".to_owned(), seconds(left))];
+            details.set_error_info("POISON", DOMAIN, times);
+            Code::Internal
+        }
         CallError::Unimplemented { .. } => Code::Unimplemented,
         CallError::PermissionDenied { .. } => Code::PermissionDenied,
         CallError::Internal { .. } => Code::Internal,
@@ -128,6 +134,7 @@ mod tests {
             CallError::Draining,
             CallError::MessageTooLarge { problem: String::new() },
             CallError::Poison { field: String::new() },
+            CallError::Quarantined { field: String::new(), held: Duration::ZERO, left: Duration::ZERO },
             CallError::OutOfMemory { field: String::new() },
             CallError::WorkerLost { attempts: 3 },
             CallError::Unimplemented { what: String::new() },

@@ -66,6 +66,31 @@ async fn an_input_that_ends_its_worker_is_poison_and_its_mates_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn poison_that_comes_again_is_refused_at_once_and_costs_no_worker() {
+    let shoal = Shoal::serve(&["--model", "s=synthetic:base=1ms+faults"]);
+    let mut client = shoal.oip().await;
+    let first = shoal.workers();
+    let status = client.model_infer(texts("s", &["!abort"])).await.expect_err("poison");
+    assert_eq!(status.get_error_details().error_info().expect("details").reason, "POISON");
+    let workers = shoal.wait_for_workers(1, &first);
+    client.model_infer(texts("s", &["another"])).await.expect("the worker is back");
+    for again in [&["!abort"][..], &["a mate", "!abort"]] {
+        let status = client.model_infer(texts("s", again)).await.expect_err("quarantined");
+        assert_eq!(status.code(), Code::Internal);
+        let details = status.get_error_details();
+        let info = details.error_info().expect("details");
+        assert_eq!(info.reason, "POISON");
+        assert!(info.metadata.contains_key("held_seconds") && info.metadata.contains_key("left_seconds"), "{info:?}");
+        let field = format!("inputs[0][{}]", again.len() - 1);
+        assert!(status.message().contains(&field), "{}", status.message());
+    }
+    client.model_infer(texts("s", &["!sleep 1ms"])).await.expect("another input is fine");
+    assert_eq!(shoal.workers(), workers, "the worker ended for a known input");
+    assert_eq!(shoal.metric("shoal_rejects_total{model=\"s\",reason=\"quarantined\"}"), 2.0);
+    assert_eq!(shoal.metric("shoal_quarantined_inputs{model=\"s\"}"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_input_that_fails_alone_leaves_its_mates() {
     let shoal = Shoal::serve(&["--model", "s=synthetic:base=50ms+faults"]);
     let client = shoal.oip().await;

@@ -3,11 +3,17 @@
 mod bad_input;
 mod cli;
 mod clients;
+mod endurance;
 mod faults;
 mod http;
 mod inference;
+mod interleavings;
+mod leaks;
 mod minilm;
 mod oip;
+mod overload;
 mod process;
+mod restarts;
 mod startup;
 mod tools;
+mod traffic;

@@ -79,11 +79,11 @@ pub(crate) fn home() -> Option<PathBuf> {
     }
 }
 
-fn embed(texts: &[String]) -> wire::EmbedRequest {
+pub(crate) fn embed(texts: &[String]) -> wire::EmbedRequest {
     wire::EmbedRequest { model: "minilm".into(), texts: texts.to_vec(), truncate: true, ..Default::default() }
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -7,6 +7,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use shoal_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use shoal_proto::v1::inference_client::InferenceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -14,8 +19,10 @@ use tonic::transport::{Channel, Endpoint};
 /// Longer than anything here takes, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The `shoal` binary of this build.
-pub(crate) const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
+/// The `shoal` binary of this build, or the one that `SHOAL_TEST_BINARY` names.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("SHOAL_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_shoal").into(), PathBuf::from)
+}
 
 /// A running `shoal serve`.
 pub(crate) struct Shoal {
@@ -32,7 +39,7 @@ pub(crate) struct Shoal {
 
 /// A command that touches nothing of the user's.
 pub(crate) fn shoal(home: &Path) -> Command {
-    let mut command = Command::new(SHOAL);
+    let mut command = Command::new(binary());
     command.env("SHOAL_HOME", home).env_remove("SHOAL_LOG").stdin(Stdio::null());
     // Nobody gets in another's way, whatever flags a test gives.
     command.env("SHOAL_HTTP_PORT", "0");
@@ -48,9 +55,22 @@ impl Shoal {
         server
     }
 
+    /// As [`Self::serve`], with these failpoints.
+    pub(crate) fn serve_with(failpoints: &str, args: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().expect("folder");
+        let mut command = shoal(scratch.path());
+        command.env("SHOAL_FAILPOINTS", failpoints);
+        let mut server = Self::serving(command, args);
+        server.scratch.push(scratch);
+        server
+    }
+
     /// As [`Self::serve`], with models in `home`.
     pub(crate) fn serve_in(home: &Path, args: &[&str]) -> Self {
-        let mut command = shoal(home);
+        Self::serving(shoal(home), args)
+    }
+
+    fn serving(mut command: Command, args: &[&str]) -> Self {
         command.args(["serve", "--grpc-port", "0", "--metrics-port", "0"]).args(args);
         let mut server = Self::spawn(command);
         let serving = server.line_with("gRPC on ");
@@ -130,9 +150,14 @@ impl Shoal {
     }
 
     /// Asks it to stop, and returns how it ended and what it logged.
-    pub(crate) fn stop(mut self) -> (ExitStatus, Vec<String>) {
+    pub(crate) fn stop(self) -> (ExitStatus, Vec<String>) {
         let workers = self.workers();
         signal(self.child.id(), rustix::process::Signal::TERM);
+        self.ended(&workers)
+    }
+
+    /// Waits for the end of one that was asked to stop when it had these workers.
+    pub(crate) fn ended(mut self, workers: &[u32]) -> (ExitStatus, Vec<String>) {
         let status = wait_for("the end of the server", || self.child.try_wait().expect("status"));
         for pid in workers {
             assert!(!Path::new(&format!("/proc/{pid}")).exists(), "worker {pid} outlived its server");
@@ -153,28 +178,18 @@ impl Shoal {
         headers: &[(&'static str, &'static str)],
         message: &impl prost::Message,
     ) -> tonic::Code {
-        use http_body_util::{BodyExt as _, Full};
-        use hyper_util::rt::{TokioExecutor, TokioIo};
+        let mut sender = self.raw_connection().await;
+        let response = sender.send_request(raw_request(&self.grpc, path, headers, message)).await.expect("response");
+        raw_answer(response).await.expect("an answer").0
+    }
+
+    /// A connection of its own, without a gRPC library that would mend it.
+    pub(crate) async fn raw_connection(&self) -> SendRequest<Full<Bytes>> {
         let stream = tokio::net::TcpStream::connect(&self.grpc).await.expect("connection");
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.expect("handshake");
+        let (sender, connection) = handshake.await.expect("handshake");
         tokio::spawn(connection);
-        let mut frame = vec![0; 5];
-        message.encode(&mut frame).expect("a vector grows");
-        let length = (frame.len() - 5) as u32;
-        frame[1..5].copy_from_slice(&length.to_be_bytes());
-        let mut request = http::Request::post(format!("http://{}{path}", self.grpc))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(bytes::Bytes::from(frame))).expect("request");
-        let response = sender.send_request(request).await.expect("response");
-        let in_head = response.headers().get("grpc-status").cloned();
-        let trailers = response.into_body().collect().await.expect("body").trailers().cloned();
-        let status = in_head.or_else(|| trailers?.get("grpc-status").cloned()).expect("a status");
-        tonic::Code::from_bytes(status.as_bytes())
+        sender
     }
 
     pub(crate) async fn inference(&self) -> InferenceClient<Channel> {
@@ -187,14 +202,20 @@ impl Shoal {
 
     /// A page of the admin port: its status line and its text.
     pub(crate) fn page(&self, path: &str) -> (String, String) {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(&self.metrics).expect("admin port");
-        stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("request");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("page");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+        page(&self.metrics, path)
+    }
+
+    /// How often a worker's process was started again.
+    pub(crate) fn restarts(&self) -> f64 {
+        let (_, page) = self.page("/metrics");
+        let lines = page.lines().filter_map(|line| line.strip_prefix("shoal_worker_restarts_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// The value of a metric that is not on the page before it first counts.
+    pub(crate) fn metric_or_zero(&self, name: &str) -> f64 {
+        let (_, page) = self.page("/metrics");
+        page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
     }
 
     /// The value of a metric, written as on the page.
@@ -203,6 +224,53 @@ impl Shoal {
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or_else(|| panic!("no metric {name} on\n{page}"))
     }
+}
+
+/// A page of the admin port at `address`: its status line and its text.
+pub(crate) fn page(address: &str, path: &str) -> (String, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).expect("admin port");
+    stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("page");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// A call for the server at `address`.
+pub(crate) fn raw_request(
+    address: &str,
+    path: &str,
+    headers: &[(&'static str, &'static str)],
+    message: &impl prost::Message,
+) -> http::Request<Full<Bytes>> {
+    let mut request = http::Request::post(format!("http://{address}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::new(framed(message))).expect("request")
+}
+
+/// A message as it goes over the wire.
+pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
+    let mut frame = vec![0; 5];
+    message.encode(&mut frame).expect("a vector grows");
+    let length = (frame.len() - 5) as u32;
+    frame[1..5].copy_from_slice(&length.to_be_bytes());
+    frame.into()
+}
+
+/// The status of an answer, and its first message's bytes.
+pub(crate) async fn raw_answer(response: http::Response<Incoming>) -> hyper::Result<(tonic::Code, Bytes)> {
+    let in_head = response.headers().get("grpc-status").cloned();
+    let body = response.into_body().collect().await?;
+    let trailers = body.trailers().cloned();
+    let status = in_head.or_else(|| trailers?.get("grpc-status").cloned()).expect("a status");
+    let bytes = body.to_bytes();
+    Ok((tonic::Code::from_bytes(status.as_bytes()), bytes.slice(bytes.len().min(5)..)))
 }
 
 impl Drop for Shoal {

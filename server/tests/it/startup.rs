@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::process::{SHOAL, Shoal, shoal, wait_for};
+use crate::process::{Shoal, binary, shoal, wait_for};
 
 /// Runs `shoal serve` with these arguments to its end, and returns the line that says why.
 fn refusal(args: &[&str]) -> String {
@@ -299,7 +299,7 @@ fn a_worker_that_cannot_be_started_is_told() {
     // A program that is gone once it runs: its own path leads nowhere then.
     let folder = tempfile::tempdir().expect("folder");
     let program = folder.path().join("shoal");
-    fs::hard_link(SHOAL, &program).or_else(|_| fs::copy(SHOAL, &program).map(|_| ())).expect("a copy");
+    fs::hard_link(binary(), &program).or_else(|_| fs::copy(binary(), &program).map(|_| ())).expect("a copy");
     let script =
         format!("rm {0}; exec /proc/self/fd/9 serve --model echo --grpc-port 0 --metrics-port 0", program.display());
     let output = Command::new("sh")
