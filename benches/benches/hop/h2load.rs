@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use prost::Message as _;
 use shoal_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// How many calls are in flight, and over how many connections.
@@ -22,7 +22,7 @@ pub(crate) struct Shape {
 pub(crate) struct H2load {
     program: PathBuf,
     folder: tempfile::TempDir,
-    duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 /// What it measured.

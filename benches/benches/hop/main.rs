@@ -1,8 +1,8 @@
 //! The price of a hop: ModelInfer through server, scheduler and worker process, beside a bare gRPC server that answers
 //! the same calls by itself.
 //!
-//!     cargo bench --bench hop                  # builds the release binary, prints the ratios
-//!     cargo bench --bench hop -- --rounds 9    # more rounds, when the machine is noisy
+//!     cargo bench -p shoal-benches --bench hop                  # builds the release binary, prints the ratios
+//!     cargo bench -p shoal-benches --bench hop -- --rounds 9    # more rounds, when the machine is noisy
 //!
 //! Both answer the same 64 bytes, both are asked by h2load, and all processes share the same processors. The two take
 //! turns, so that what else the machine does falls on both; each figure is the median of the rounds.
