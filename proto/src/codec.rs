@@ -15,6 +15,12 @@ use tonic_prost::ProstEncoder;
 /// Fields in one message at most, those inside its fields not counted. Each text of an Embed call is one.
 pub const FIELDS_MAX: usize = 1 << 16;
 
+/// What a message is read into and written to at first; it grows as it must. A call keeps what its bytes were read into
+/// for as long as it is open, so that the library's 8 KiB would be most of what a small one takes.
+const BUFFER_BYTES: usize = 1 << 10;
+/// Bytes of a stream's messages that are sent together, as the library has it.
+const YIELD_BYTES: usize = 32 << 10;
+
 /// The codec of the client-facing services.
 #[derive(Debug, Clone)]
 pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
@@ -32,7 +38,7 @@ impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> Codec f
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
+        ProstEncoder::new(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -57,8 +63,12 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
+        buffers()
     }
+}
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
 }
 
 /// Whether more than `max` fields can be told apart. What cannot be read ends the count: the decoder will say why.

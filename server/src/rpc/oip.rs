@@ -279,6 +279,8 @@ impl GrpcInferenceService for OipService {
     ) -> Result<Response<wire::ModelInferResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
         let caller = caller(&self.frontend, &metadata, &extensions).map_err(refused)?;
+        // Not kept while the call is open.
+        drop((metadata, extensions));
         Ok(Response::new(self.infer(caller, request).await.map_err(refused)?))
     }
 
