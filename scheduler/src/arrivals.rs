@@ -16,7 +16,7 @@ const TRACES_MIN: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     by_age: VecDeque<(Timestamp, Rank)>,
-    /// At most so many of them are traces.
+    /// About so many of them are traces: one whose request came back is none, and is counted.
     traces: usize,
 }
 
@@ -75,9 +75,10 @@ mod tests {
         for step in 0..20_000u64 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let pick = (random >> 33) as usize;
-            if waiting.len() < 10 || pick % 2 == 0 && waiting.len() < 300 {
+            if waiting.len() < 10 || pick.is_multiple_of(2) && waiting.len() < 300 {
                 // One in eight comes back from a worker with the arrival it had.
-                let arrived = Timestamp::from_millis(if pick % 8 == 0 { step.saturating_sub(50) } else { step });
+                let arrived =
+                    Timestamp::from_millis(if pick.is_multiple_of(8) { step.saturating_sub(50) } else { step });
                 waiting.insert(rank(step), arrived);
                 arrivals.push(arrived, rank(step));
             } else {

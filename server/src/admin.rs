@@ -13,7 +13,7 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Handle;
-use crate::lanes::Lanes;
+use crate::lanes::Load;
 use crate::metrics::Metrics;
 use crate::registry::ModelState;
 use crate::rpc::HealthGate;
@@ -40,7 +40,7 @@ struct Pages {
     metrics: Metrics,
     health: HealthGate,
     driver: Handle,
-    lanes: Lanes,
+    lanes: Load,
 }
 
 impl Admin {
@@ -70,7 +70,7 @@ impl BoundAdmin {
     ///
     /// # Errors
     /// When the system gives no more threads.
-    pub fn start(self, metrics: Metrics, health: HealthGate, driver: Handle, lanes: Lanes) -> io::Result<Admin> {
+    pub fn start(self, metrics: Metrics, health: HealthGate, driver: Handle, lanes: Load) -> io::Result<Admin> {
         let socket = self.socket;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;

@@ -15,19 +15,19 @@ pub async fn run_errands(home: PathBuf, mut errands: mpsc::UnboundedReceiver<Art
     let folder = home.join("tokenizers");
     while let Some(errand) = errands.recv().await {
         let folder = folder.clone();
-        let done = tokio::task::spawn_blocking(move || run(&folder, errand)).await;
-        if let Ok((sha256, result)) = done {
-            driver.tell(Event::Tokenizer { sha256, result }).await;
-        }
+        let sha256 = errand.sha256().to_owned();
+        // A tokenizer that the library cannot even fail at is not left to be waited for.
+        let panicked = |_| Err(ArtifactError::Unusable("reading it panicked".into()));
+        let result = tokio::task::spawn_blocking(move || run(&folder, errand)).await.unwrap_or_else(panicked);
+        driver.tell(Event::Tokenizer { sha256, result }).await;
     }
 }
 
-fn run(folder: &Path, errand: ArtifactWanted) -> (String, Result<Vocabulary, ArtifactError>) {
+fn run(folder: &Path, errand: ArtifactWanted) -> Result<Vocabulary, ArtifactError> {
     match errand {
         ArtifactWanted::Read { sha256 } => {
             let found = read(folder, &sha256).map_err(ArtifactError::Missing);
-            let result = found.and_then(|data| parse(&sha256, &data));
-            (sha256, result)
+            found.and_then(|data| parse(&sha256, &data))
         }
         ArtifactWanted::Keep { sha256, data } => {
             let checked = check(&sha256, &data).map_err(ArtifactError::Missing);
@@ -38,7 +38,7 @@ fn run(folder: &Path, errand: ArtifactWanted) -> (String, Result<Vocabulary, Art
                 // One that cannot be kept is fetched again next time; this time it is here.
                 warn!(%error, folder = %folder.display(), "cannot keep a tokenizer");
             }
-            (sha256, result)
+            result
         }
     }
 }
@@ -90,9 +90,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let sha256 = Digest::of(TOKENIZER).to_string();
         let data = Bytes::from_static(TOKENIZER);
-        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256: sha256.clone(), data });
+        let kept = run(folder.path(), ArtifactWanted::Keep { sha256: sha256.clone(), data });
         assert!(kept.is_ok(), "{kept:?}");
-        let (_, found) = run(folder.path(), ArtifactWanted::Read { sha256 });
+        let found = run(folder.path(), ArtifactWanted::Read { sha256 });
         assert!(found.is_ok(), "{found:?}");
     }
 
@@ -100,7 +100,7 @@ mod tests {
     fn refuses_what_has_another_hash() {
         let folder = tempfile::tempdir().expect("folder");
         let sha256 = Digest::of(b"one").to_string();
-        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"two") });
+        let kept = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"two") });
         assert!(matches!(kept, Err(ArtifactError::Missing(_))), "{kept:?}");
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
     }
@@ -109,14 +109,14 @@ mod tests {
     fn what_no_parser_reads_is_unusable_and_not_kept() {
         let folder = tempfile::tempdir().expect("folder");
         let sha256 = Digest::of(b"{}").to_string();
-        let (_, kept) = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"{}") });
+        let kept = run(folder.path(), ArtifactWanted::Keep { sha256, data: Bytes::from_static(b"{}") });
         assert!(matches!(kept, Err(ArtifactError::Unusable(_))), "{kept:?}");
         assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 0);
     }
 
     #[test]
     fn a_hash_is_never_a_path() {
-        let (_, result) = run(Path::new("/tmp"), ArtifactWanted::Read { sha256: "../../etc/passwd".into() });
+        let result = run(Path::new("/tmp"), ArtifactWanted::Read { sha256: "../../etc/passwd".into() });
         assert!(matches!(result, Err(ArtifactError::Missing(why)) if why.contains("no SHA-256")));
     }
 }

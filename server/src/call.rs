@@ -122,18 +122,26 @@ pub struct BatchUse {
     pub attempt: u16,
 }
 
-impl BatchUse {
-    /// Why it was closed when it was, as clients read it.
-    pub fn close_name(&self) -> &'static str {
-        match self.close {
-            CloseReason::Drained => "drained",
-            CloseReason::Rows => "rows",
-            CloseReason::Tokens => "tokens",
-            CloseReason::Bytes => "bytes",
-            CloseReason::Preferred => "preferred",
-            CloseReason::Delay => "delay",
-            CloseReason::Isolated => "isolated",
-        }
+/// Why a batch was closed when it was, as answers and metrics say it.
+pub fn close_name(close: CloseReason) -> &'static str {
+    match close {
+        CloseReason::Drained => "drained",
+        CloseReason::Rows => "rows",
+        CloseReason::Tokens => "tokens",
+        CloseReason::Bytes => "bytes",
+        CloseReason::Preferred => "preferred",
+        CloseReason::Delay => "delay",
+        CloseReason::Isolated => "isolated",
+    }
+}
+
+/// The limit that refused a call, as metrics and error codes say it.
+pub fn full_name(limit: QueueLimit) -> &'static str {
+    match limit {
+        QueueLimit::Model => "model_queue_full",
+        QueueLimit::Tenant => "tenant_queue_full",
+        QueueLimit::Class => "class_queue_full",
+        QueueLimit::Bytes => "queue_bytes_full",
     }
 }
 

@@ -13,7 +13,7 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A lane carries some ten thousand calls per second, so that most of a machine is left to compute.
+/// A lane carries tens of thousands of small calls per second, so that most of a machine is left to compute.
 const PROCESSORS_PER_LANE: usize = 4;
 const LANES_MAX: usize = 8;
 
@@ -37,6 +37,8 @@ impl Lanes {
     /// When the system refuses a thread.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
         let stop = CancellationToken::new();
+        // Held already here: should a later thread be refused, the ones before it end.
+        let guard = stop.clone().drop_guard();
         let lane = |index| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (handle, stopped) = (runtime.handle().clone(), stop.clone());
@@ -45,7 +47,7 @@ impl Lanes {
             Ok(handle)
         };
         let lanes = (0..count.get()).map(lane).collect::<io::Result<_>>()?;
-        Ok(Self { lanes, next: Arc::default(), _stop: Arc::new(stop.drop_guard()) })
+        Ok(Self { lanes, next: Arc::default(), _stop: Arc::new(guard) })
     }
 
     /// The one lane that is the runtime this is called in.
@@ -60,14 +62,25 @@ impl Lanes {
         &self.lanes[0]
     }
 
-    /// Tasks alive on all of them.
-    pub fn tasks(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.metrics().num_alive_tasks()).sum()
+    /// How loaded they are. Does not keep them from ending.
+    pub fn load(&self) -> Load {
+        Load(self.lanes.clone())
     }
 
     /// Each in turn, the first one first.
     pub fn next(&self) -> &Handle {
         &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
+    }
+}
+
+/// A look at lanes from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Load(Arc<[Handle]>);
+
+impl Load {
+    /// Tasks alive on all of them.
+    pub fn tasks(&self) -> usize {
+        self.0.iter().map(|lane| lane.metrics().num_alive_tasks()).sum()
     }
 }
 

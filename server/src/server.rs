@@ -75,6 +75,8 @@ pub enum NotReady {
     Model { model: Arc<str>, reason: String },
     #[error("worker `{}` was given up: {}", .0.worker, .0.reason)]
     Worker(GivenUp),
+    #[error("the driver or the worker link ended by itself")]
+    Ended,
 }
 
 /// Something that does not mend by itself.
@@ -102,11 +104,11 @@ pub struct Server {
     /// Of gRPC and of HTTP.
     listeners: JoinSet<()>,
     backstage: Backstage,
-    /// Dropped last: everything above runs on them.
-    _lanes: Lanes,
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     /// Local workers that were not given up.
     workers_left: usize,
+    /// Dropped last: everything above runs on them.
+    _lanes: Lanes,
 }
 
 impl Server {
@@ -138,6 +140,7 @@ impl Server {
         let (given_up, given_up_in) = mpsc::unbounded_channel();
         let plan = BackstagePlan {
             limits: config.limits,
+            models,
             registry: registry.clone(),
             metrics: metrics.clone(),
             home,
@@ -150,9 +153,7 @@ impl Server {
             given_up,
         };
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
-        // Known before anyone can ask: a server without models is ready at once, and this one is not.
-        driver.configure(models).await;
-        let admin = admin.start(metrics, health.clone(), driver.clone(), lanes.clone())?;
+        let admin = admin.start(metrics, health.clone(), driver.clone(), lanes.load())?;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
@@ -179,12 +180,12 @@ impl Server {
             drain_time_max: config.drain_time_max,
             listeners,
             backstage,
-            _lanes: lanes,
             given_up: given_up_in,
             workers_left: match config.workers {
                 Workers::Local(count) => count.get(),
                 Workers::External => 0,
             },
+            _lanes: lanes,
         })
     }
 
@@ -226,13 +227,14 @@ impl Server {
                     return Err(NotReady::Model { model: view.name.clone(), reason: reason.clone() });
                 }
             }
-            if views.iter().all(|view| view.state == ModelState::Ready) {
+            if self.health.unready().is_empty() {
                 self.health.shown_ready().await;
                 return Ok(());
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 Some(given_up) = self.given_up.recv() => return Err(NotReady::Worker(given_up)),
+                _ = &mut self.backstage.ended => return Err(NotReady::Ended),
             }
         }
     }
@@ -246,7 +248,7 @@ impl Server {
                 Trouble { what, fatal: self.workers_left == 0 }
             }
             _ = &mut self.backstage.ended => {
-                Trouble { what: "the driver or the worker link ended by itself".into(), fatal: true }
+                Trouble { what: NotReady::Ended.to_string(), fatal: true }
             }
         }
     }
@@ -320,6 +322,7 @@ struct Backstage {
 
 struct BackstagePlan {
     limits: Limits,
+    models: Vec<ModelSettings>,
     registry: Registry,
     metrics: Metrics,
     home: PathBuf,
@@ -375,6 +378,14 @@ impl BackstagePlan {
                 return;
             }
         };
+        let (supervisor, told) = mpsc::unbounded_channel();
+        let (errands, errands_in) = mpsc::unbounded_channel();
+        let around =
+            Surroundings { registry: self.registry, metrics: self.metrics.clone(), supervisor, artifacts: errands };
+        let mut state = Driver::new(self.limits, Instant::now(), around);
+        // Before a worker can dial, since it is asked for the models there are when it does, and before a client can: a
+        // server without models is ready at once, and this one is not.
+        state.configure(Instant::now(), self.models);
         let socket = folder.path().join("link.sock");
         let address = self.link.unwrap_or_else(|| LinkAddress::Unix(socket.clone()));
         let service = LinkService::new(driver.clone(), LinkOptions::default(), self.tokens.clone());
@@ -395,16 +406,12 @@ impl BackstagePlan {
             let _ = serving.await;
             "worker link"
         });
-        let (supervisor, told) = mpsc::unbounded_channel();
-        let (errands, errands_in) = mpsc::unbounded_channel();
         let errands_done = artifacts::run_errands(self.home, errands_in, driver.clone());
         parts.spawn(async move {
             errands_done.await;
             "disk errands"
         });
-        let around =
-            Surroundings { registry: self.registry, metrics: self.metrics.clone(), supervisor, artifacts: errands };
-        let driving = drive(Driver::new(self.limits, Instant::now(), around), inbox);
+        let driving = drive(state, inbox);
         parts.spawn(async move {
             driving.await;
             "driver"
@@ -422,5 +429,35 @@ impl BackstagePlan {
         }
         link_stop.cancel();
         drop(folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::frontend::testing::settings;
+
+    #[tokio::test]
+    async fn the_models_are_known_before_a_worker_can_dial() {
+        let home = tempfile::tempdir().expect("folder");
+        let registry = Registry::default();
+        let (driver, inbox) = Handle::new();
+        let plan = BackstagePlan {
+            limits: Limits::default(),
+            models: vec![settings("m")],
+            registry: registry.clone(),
+            metrics: Metrics::new(),
+            home: home.path().into(),
+            tokens: Tokens::shared("token"),
+            link: None,
+            children: None,
+            given_up: mpsc::unbounded_channel().0,
+        };
+        let lanes = Lanes::start(NonZeroUsize::MIN).expect("a thread");
+        let (backstage, _) = Backstage::start(&lanes, plan, driver, inbox).await.expect("a start");
+        assert!(registry.model("m").is_ok());
+        backstage.stop().await;
     }
 }

@@ -4,7 +4,7 @@
 //! standard input. The same pipe ties it to this process: when it closes, the child ends.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -276,7 +276,8 @@ async fn pass_on(stderr: ChildStderr) -> String {
     while let Ok(1..) = (&mut stderr).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes).await {
         let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         bytes.clear();
-        eprintln!("{line}");
+        // Nobody may be listening; macros that print would panic then, and the pipe close.
+        let _ = writeln!(std::io::stderr(), "{line}");
         if last.len() == LAST_WORDS {
             last.pop_front();
         }

@@ -86,7 +86,7 @@ impl<B: Backend + 'static> Executor<B> {
         let (orders, orders_in) = flume::bounded(ORDERS_MAX);
         let (loads, loads_in) = flume::bounded(LOADS_MAX);
         let (events_out, events) = flume::bounded(EVENTS_MAX);
-        let loader = Loader::<B>::new(compute, loads_in, orders.downgrade(), events_out.clone());
+        let loader = Loader::<B>::new(compute, loads_in, orders.downgrade(), events_out.downgrade());
         thread::Builder::new().name("shoal-loader".to_owned()).spawn(move || loader.run())?;
         let device = Arc::new(OnceLock::new());
         let opened = device.clone();
@@ -115,6 +115,11 @@ impl<B: Backend + 'static> Executor<B> {
         {
             return Ok(Some(device.run(batch)));
         }
+        self.queue(batch)
+    }
+
+    /// Runs a batch on the executor's thread, however brief.
+    pub(crate) fn queue(&self, batch: HostBatch) -> Result<Option<Finished>, Full> {
         self.orders.try_send(Order::Run(batch)).map_err(|_| Full)?;
         Ok(None)
     }
@@ -199,7 +204,7 @@ impl<B: Backend> Thread<'_, B> {
     }
 
     fn device(&self) -> MutexGuard<'_, Device<B>> {
-        // Panics of models are caught below; a poisoned lock would be a fault of this file, and the device is whole.
+        // A panic while the lock was held ended this thread, or was caught where a model made it.
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

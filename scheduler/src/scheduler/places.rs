@@ -16,7 +16,11 @@ pub(super) struct Unwanted(BTreeMap<BatchId, Vec<RequestId>>);
 impl Scheduler {
     /// Queues a request that was just admitted.
     pub(super) fn enter(&mut self, id: RequestId, mut request: Live) {
-        let Some(model) = self.models.get_mut(&request.model) else { return };
+        let Some(model) = self.models.get_mut(&request.model) else {
+            // It was admitted by this very model, in this very step.
+            self.outputs.push_back(Output::Fail { request: id, why: Failure::ModelRemoved });
+            return;
+        };
         (request.place, request.since) = (Place::Queued, self.now);
         request.expires = request.deadline.min(model.queue_timeout(self.now));
         model.queue.push(request.item(id));

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, QueueLimit, Reject,
-    RequestId, Timestamp,
+    BatchId, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId, Timestamp,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -12,7 +11,7 @@ use tracing::{debug, warn};
 use super::event::{Batch, ItemError, ToWorker};
 use super::fleet::Departed;
 use super::{Driver, ToSupervisor, quarantined};
-use crate::call::{BatchUse, CallError, Row, Tensor};
+use crate::call::{BatchUse, CallError, Row, Tensor, close_name, full_name};
 
 impl Driver {
     /// One input, then all that follows from it. `tensors` belong to the item that `input` reports.
@@ -170,9 +169,7 @@ impl Driver {
             Reject::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
             Reject::GroupTooLarge => (too_large("the call has more rows than the queue may ever hold"), "too_large"),
             Reject::RequestTooLarge => (too_large("one row is more than a whole batch may hold"), "too_large"),
-            Reject::QueueFull { limit, retry_after } => {
-                (CallError::QueueFull { limit, retry_after }, limit_label(limit))
-            }
+            Reject::QueueFull { limit, retry_after } => (CallError::QueueFull { limit, retry_after }, full_name(limit)),
         };
         self.refuse(group, error, reason);
     }
@@ -201,26 +198,5 @@ impl Driver {
         if worker.local {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(worker.name));
         }
-    }
-}
-
-fn close_name(close: CloseReason) -> &'static str {
-    match close {
-        CloseReason::Drained => "drained",
-        CloseReason::Rows => "rows",
-        CloseReason::Tokens => "tokens",
-        CloseReason::Bytes => "bytes",
-        CloseReason::Preferred => "preferred",
-        CloseReason::Delay => "delay",
-        CloseReason::Isolated => "isolated",
-    }
-}
-
-fn limit_label(limit: QueueLimit) -> &'static str {
-    match limit {
-        QueueLimit::Model => "model_queue_full",
-        QueueLimit::Tenant => "tenant_queue_full",
-        QueueLimit::Class => "class_queue_full",
-        QueueLimit::Bytes => "queue_bytes_full",
     }
 }

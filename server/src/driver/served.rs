@@ -8,7 +8,7 @@ use super::models::{ModelReport, ModelSettings};
 use super::{Driver, ToSupervisor};
 
 impl Driver {
-    pub(super) fn configure(&mut self, now: Instant, settings: Vec<ModelSettings>) {
+    pub fn configure(&mut self, now: Instant, settings: Vec<ModelSettings>) {
         let (configs, gone) = self.models.configure(settings);
         for name in gone {
             self.around.registry.remove(&name);

@@ -21,6 +21,15 @@ pub enum ArtifactWanted {
     Keep { sha256: String, data: Bytes },
 }
 
+impl ArtifactWanted {
+    /// Which tokenizer it is about.
+    pub fn sha256(&self) -> &str {
+        match self {
+            Self::Read { sha256 } | Self::Keep { sha256, .. } => sha256,
+        }
+    }
+}
+
 /// Why an errand brought no tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArtifactError {

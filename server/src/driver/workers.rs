@@ -89,7 +89,6 @@ impl Driver {
             // Names of workers elsewhere come and go; their labels must not pile up.
             false => self.around.metrics.forget_worker(&worker.name),
         }
-        self.fetch_elsewhere(worker.epoch);
         let lost = |flight: &&Dispatch| flight.epoch == worker.epoch;
         let batches: Vec<BatchId> = self.batches.values().filter(lost).map(|flight| flight.batch).collect();
         for batch in batches {
@@ -100,6 +99,8 @@ impl Driver {
                 self.around.registry.publish(model.view());
             }
         }
+        // Not of itself: it may be back already, with nothing loaded yet.
+        self.fetch_elsewhere(worker.epoch);
         self.count_model_workers();
     }
 

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use tokio::time::Instant;
 
-use crate::call::{CallError, Caller};
+use crate::call::{CallError, Caller, close_name};
 use crate::frontend::{Embedded, by_deadline};
 
 use super::Api;
@@ -92,7 +92,7 @@ fn usage_headers(embedded: &Embedded) -> HeaderMap {
     if let Some(batch) = largest {
         number("x-shoal-batch-rows", batch.rows.into());
         number("x-shoal-batch-tokens", batch.tokens.into());
-        headers.insert("x-shoal-batch-close-reason", HeaderValue::from_static(batch.close_name()));
+        headers.insert("x-shoal-batch-close-reason", HeaderValue::from_static(close_name(batch.close)));
     }
     // A worker's word, and so perhaps not a header's.
     for (name, value) in [("x-shoal-dtype", &card.dtype), ("x-shoal-model-version", &card.version)] {

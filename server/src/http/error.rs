@@ -5,9 +5,8 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use shoal_scheduler::QueueLimit;
 
-use crate::call::CallError;
+use crate::call::{CallError, full_name};
 use crate::oip::Short;
 
 use super::json;
@@ -74,7 +73,7 @@ impl From<CallError> for ApiError {
             CallError::Item { .. } => (S::BAD_REQUEST, Some("item")),
             CallError::MessageTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, Some("request_too_large")),
             CallError::DeadlinePassed => (S::GATEWAY_TIMEOUT, Some("deadline_passed")),
-            CallError::QueueFull { limit, .. } => (S::TOO_MANY_REQUESTS, Some(full(*limit))),
+            CallError::QueueFull { limit, .. } => (S::TOO_MANY_REQUESTS, Some(full_name(*limit))),
             CallError::QueueTimeout { .. } => (S::TOO_MANY_REQUESTS, Some("queue_timeout")),
             // Not 429, which asks the client to come back: this input will never fit.
             CallError::OutOfMemory { .. } => (S::PAYLOAD_TOO_LARGE, Some("out_of_memory")),
@@ -91,7 +90,7 @@ impl From<CallError> for ApiError {
             CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => {
                 Retry::After(*retry_after)
             }
-            // A worker was lost to it more than once; the next ones need not be.
+            // A worker was lost to it; the next ones need not be.
             CallError::Poison { .. }
             | CallError::Quarantined { .. }
             | CallError::OutOfMemory { .. }
@@ -109,16 +108,6 @@ impl From<CallError> for ApiError {
             _ => None,
         };
         Self { param, retry, ..Self::new(status, code, error.to_string()) }
-    }
-}
-
-/// As `shoal_rejects_total` counts it.
-fn full(limit: QueueLimit) -> &'static str {
-    match limit {
-        QueueLimit::Model => "model_queue_full",
-        QueueLimit::Tenant => "tenant_queue_full",
-        QueueLimit::Class => "class_queue_full",
-        QueueLimit::Bytes => "queue_bytes_full",
     }
 }
 

@@ -171,7 +171,7 @@ where
 async fn idle<S: AsyncWrite + Unpin>(calls: &OpenCalls, cork: &Cork<S>, quiet: Duration) {
     calls.none_for(quiet).await;
     while !cork.is_empty() {
-        sleep(quiet).await;
+        calls.none_for(quiet).await;
     }
 }
 

@@ -6,7 +6,7 @@ use shoal_proto::inference::model_infer_response::InferOutputTensor;
 use shoal_proto::inference::{InferParameter, ModelInferResponse, ModelStreamInferResponse};
 
 use super::signature::{Signature, row_dims};
-use crate::call::{Answer, CallError, DataType, Tensor};
+use crate::call::{Answer, CallError, DataType, Tensor, close_name};
 use crate::card::TensorSpec;
 
 /// Metadata key by which a client asks, with the value `true`, that the first failure end the stream with a gRPC status
@@ -138,7 +138,7 @@ fn put_usage(response: &mut ModelInferResponse, signature: &Signature, answer: &
     if let Some(batch) = largest {
         put("batch_rows", batch.rows.into());
         put("batch_tokens", batch.tokens.into());
-        response.parameters.insert("batch_close_reason".to_owned(), text(batch.close_name()));
+        response.parameters.insert("batch_close_reason".to_owned(), text(close_name(batch.close)));
     }
     response.parameters.insert("dtype".to_owned(), text(&signature.card().dtype));
 }

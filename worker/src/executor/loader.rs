@@ -11,7 +11,8 @@ pub(super) struct Loader<B: Backend> {
     requests: flume::Receiver<PrepareRequest>,
     /// Weak, so that the owning thread ends when the executor's handle is dropped.
     orders: flume::WeakSender<Order<B::Prepared>>,
-    events: flume::Sender<Event>,
+    /// Weak, so that the channel closes, and the process ends, should the owning thread end by itself.
+    events: flume::WeakSender<Event>,
 }
 
 impl<B: Backend> Loader<B> {
@@ -19,7 +20,7 @@ impl<B: Backend> Loader<B> {
         compute: Compute,
         requests: flume::Receiver<PrepareRequest>,
         orders: flume::WeakSender<Order<B::Prepared>>,
-        events: flume::Sender<Event>,
+        events: flume::WeakSender<Event>,
     ) -> Self {
         Self { compute, requests, orders, events }
     }
@@ -36,11 +37,13 @@ impl<B: Backend> Loader<B> {
     /// None when nobody wants the model any more.
     fn load(&self, request: &PrepareRequest) -> Option<()> {
         let name = request.name.clone();
-        self.events.send(Event::Loading { name: name.clone(), progress: 0.0 }).ok()?;
+        self.events.upgrade()?.send(Event::Loading { name: name.clone(), progress: 0.0 }).ok()?;
         let mut progress = |part| {
             // Only news for a person to watch: not worth waiting for room.
-            let _: Result<(), flume::TrySendError<Event>> =
-                self.events.try_send(Event::Loading { name: name.clone(), progress: part });
+            let news = Event::Loading { name: name.clone(), progress: part };
+            if let Some(events) = self.events.upgrade() {
+                let _: Result<(), flume::TrySendError<Event>> = events.try_send(news);
+            }
         };
         let prepared = catch_unwind(AssertUnwindSafe(|| B::prepare(request, &self.compute, &mut progress)));
         let reason = match prepared {
@@ -50,6 +53,6 @@ impl<B: Backend> Loader<B> {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("reading it panicked: {}", panic_message(&*panic)),
         };
-        self.events.send(Event::LoadFailed { name, reason }).ok()
+        self.events.upgrade()?.send(Event::LoadFailed { name, reason }).ok()
     }
 }

@@ -246,7 +246,10 @@ impl<'a> Serving<'a> {
         let mut batch = convert::host_batch(run, payload, (model.0, &**model.1), options.budget, (begun, arrived))?;
         let key = batch.key;
         batch.cancelled = session.launch(key, slot, batch.items.len(), arrived.saturating_duration_since(begun));
-        let finished = executor.run(batch).map_err(|full| {
+        // A server that does not read its results gets no faster ones.
+        let may_run_here = self.outbox.len() < OUTBOX_HIGH;
+        let finished = if may_run_here { executor.run(batch) } else { executor.queue(batch) };
+        let finished = finished.map_err(|full| {
             session.abandon(&key);
             BatchError::Device(full.to_string())
         })?;
@@ -377,9 +380,17 @@ impl<'a> Serving<'a> {
         };
         match found {
             Ok(path) => {
-                self.artifacts.spawn_blocking(move || match artifact::read(&path, &sha256) {
-                    Ok(data) => pack_artifact(sha256, data),
-                    Err(error) => vec![no_artifact(sha256, &error)],
+                let read = tokio::task::spawn_blocking({
+                    let sha256 = sha256.clone();
+                    move || artifact::read(&path, &sha256)
+                });
+                // Whatever becomes of it, the server is waiting for an answer.
+                self.artifacts.spawn(async move {
+                    match read.await {
+                        Ok(Ok(data)) => pack_artifact(sha256, data),
+                        Ok(Err(error)) => vec![no_artifact(sha256, &error)],
+                        Err(panic) => vec![no_artifact(sha256, &panic)],
+                    }
                 });
             }
             Err(error) => self.outbox.push_back(no_artifact(sha256, &error)),
@@ -453,6 +464,6 @@ impl<'a> Serving<'a> {
     }
 }
 
-fn no_artifact(sha256: String, error: &ArtifactError) -> data_request::Message {
+fn no_artifact(sha256: String, error: &dyn std::fmt::Display) -> data_request::Message {
     data_request::Message::Artifact(Artifact { sha256, error: error.to_string(), ..Artifact::default() })
 }

@@ -1,6 +1,8 @@
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
+use shoal_scheduler::QueueLimit;
+
 use super::*;
 
 /// What a client sees: status, headers, body.
