@@ -32,15 +32,17 @@ fn main() -> anyhow::Result<()> {
     config.write_all(CONFIG.as_bytes())?;
     println!("memory of the server's process, in MB:");
     println!("  {:40} {:>8} {:>8}", "", "now", "most");
-    for (what, calls, texts) in
-        [("10,000 calls of one text in flight", 10_000, 1), ("100,000 texts in flight in 256 calls", 256, 391)]
-    {
+    for (what, calls, texts, mb_max) in [
+        ("10,000 calls of one text in flight", 10_000, 1, 150.0),
+        ("100,000 texts in flight in 256 calls", 256, 391, 200.0),
+    ] {
         let served = Served::shoal(&["--config", config.path().to_str().context("a path")?])?;
         let (idle, _) = served.resident_mb()?;
         println!("  {:40} {idle:>8.1}", "idle");
         runtime.block_on(fill(&served, calls, texts))?;
         let (now, most) = served.resident_mb()?;
         println!("  {what:40} {now:>8.1} {most:>8.1}");
+        anyhow::ensure!(most < mb_max, "{what} took {most:.1} MB, and may take {mb_max}");
     }
     Ok(())
 }

@@ -166,7 +166,8 @@ pub enum CallError {
     /// The request has more bytes than one may have.
     #[error("more bytes than `call_bytes_max` allows: {problem}")]
     MessageTooLarge { problem: String },
-    #[error("`{field}`: more than a batch of this model can hold: {problem}")]
+    /// However empty the queue, it would not take this.
+    #[error("`{field}`: {problem}")]
     TooLarge { field: String, problem: String },
     /// The worker could not compute one input.
     #[error("`{field}`: {problem}")]

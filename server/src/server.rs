@@ -126,10 +126,10 @@ impl Server {
     ) -> Result<Self, StartError> {
         let lanes = Lanes::start(config.server_threads)?;
         let metrics = Metrics::new();
-        let listener = Listener::bind(config.grpc, config.listener, metrics.clone()).await;
+        let listener = Listener::bind(config.grpc, config.listener, metrics.clone());
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
         let grpc = listener.address()?;
-        let http_listener = bind_http(config, metrics.clone()).await?;
+        let http_listener = bind_http(config, metrics.clone())?;
         let http = http_listener.as_ref().map(http::Listener::address).transpose()?;
         let draining = CancellationToken::new();
         let registry = Registry::default();
@@ -266,9 +266,9 @@ impl Server {
     }
 }
 
-async fn bind_http(config: &Config, metrics: Metrics) -> Result<Option<http::Listener>, StartError> {
+fn bind_http(config: &Config, metrics: Metrics) -> Result<Option<http::Listener>, StartError> {
     let Some(address) = config.http else { return Ok(None) };
-    let bound = http::Listener::bind(address, config.http_listener, metrics).await;
+    let bound = http::Listener::bind(address, config.http_listener, metrics);
     bound.map(Some).map_err(|error| StartError::Http { address, error })
 }
 

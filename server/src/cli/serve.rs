@@ -129,16 +129,21 @@ fn settings_of(model: &ModelConfig, store: &Store, local: bool) -> anyhow::Resul
     Ok(model.settings(place))
 }
 
-/// Requests to stop: SIGTERM, and SIGINT from a terminal.
+/// Requests to stop: SIGTERM, SIGINT from a terminal, and SIGHUP when that is closed.
 #[derive(Debug)]
 struct Stops {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
 }
 
 impl Stops {
     fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Stops the server; a second request to stop does not wait for it.
@@ -156,6 +161,7 @@ impl Stops {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

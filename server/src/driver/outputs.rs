@@ -167,8 +167,11 @@ impl Driver {
             Reject::UnknownModel => (CallError::UnknownModel { model, near: None }, "unknown_model"),
             Reject::Draining => (CallError::Draining, "draining"),
             Reject::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
-            Reject::GroupTooLarge => (too_large("the call has more rows than the queue may ever hold"), "too_large"),
-            Reject::RequestTooLarge => (too_large("one row is more than a whole batch may hold"), "too_large"),
+            Reject::GroupTooLarge => (
+                too_large("has more rows than may be queued at all, for the model, the tenant or the class"),
+                "too_large",
+            ),
+            Reject::RequestTooLarge => (too_large("is more than a whole batch of this model may hold"), "too_large"),
             Reject::QueueFull { limit, retry_after } => (CallError::QueueFull { limit, retry_after }, full_name(limit)),
         };
         self.refuse(group, error, reason);

@@ -71,8 +71,15 @@ impl Frontend {
         if !name.is_empty() {
             return self.registry.model(name);
         }
-        let mut fitting = self.registry.all();
+        let all = self.registry.all();
+        let mut fitting = all.clone();
         fitting.retain(|view| view.card.as_ref().is_some_and(|card| card.task == task));
+        // What a model can do is known once a worker has loaded it.
+        if fitting.is_empty()
+            && let Some(unknown) = all.iter().find(|view| view.wanted && view.card.is_none())
+        {
+            unknown.ready_card()?;
+        }
         match fitting.as_slice() {
             [only] => Ok(only.clone()),
             _ => Err(CallError::InvalidArgument {

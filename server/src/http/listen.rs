@@ -58,12 +58,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds; port 0 picks a free one.
+    /// Binds, inside a runtime; port 0 picks a free one.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, options: Options, metrics: Metrics) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max).await?, options, metrics })
+    pub fn bind(address: SocketAddr, options: Options, metrics: Metrics) -> io::Result<Self> {
+        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics })
     }
 
     /// Where it listens.

@@ -41,12 +41,12 @@ struct Answer {
 }
 
 impl Serving {
-    async fn start(bench: Bench) -> Self {
-        Self::start_with(bench, Options::default(), PATIENCE).await
+    fn start(bench: Bench) -> Self {
+        Self::start_with(bench, Options::default(), PATIENCE)
     }
 
-    async fn start_with(bench: Bench, options: Options, grace: Duration) -> Self {
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, bench.metrics.clone()).await.expect("port");
+    fn start_with(bench: Bench, options: Options, grace: Duration) -> Self {
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, bench.metrics.clone()).expect("port");
         let address = listener.address().expect("address");
         let draining = CancellationToken::new();
         let pages = routes(bench.frontend.clone(), &options);
@@ -111,7 +111,7 @@ fn one() -> Value {
 
 #[tokio::test]
 async fn embeds_texts_and_ids_and_says_what_it_did() {
-    let serving = Serving::start(Bench::new().await.work()).await;
+    let serving = Serving::start(Bench::new().await.work());
     let mut client = serving.client().await;
     let answer = client.embed(&json!({"model": "e", "input": ["a", "b"]}), &[]).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -140,7 +140,7 @@ async fn embeds_texts_and_ids_and_says_what_it_did() {
 
 #[tokio::test]
 async fn the_field_that_is_wrong_is_named_as_the_client_wrote_it() {
-    let serving = Serving::start(Bench::new().await.work()).await;
+    let serving = Serving::start(Bench::new().await.work());
     let mut client = serving.client().await;
     let long = "x".repeat(20_000);
     let cases = [
@@ -169,7 +169,7 @@ async fn the_field_that_is_wrong_is_named_as_the_client_wrote_it() {
 
 #[tokio::test]
 async fn models_are_listed_and_found_by_name() {
-    let serving = Serving::start(Bench::new().await).await;
+    let serving = Serving::start(Bench::new().await);
     let mut client = serving.client().await;
     let list = client.get("/v1/models").await;
     assert_eq!((list.status, &list.body["object"]), (200, &json!("list")));
@@ -190,7 +190,7 @@ async fn models_are_listed_and_found_by_name() {
 
 #[tokio::test]
 async fn what_is_not_offered_is_refused_in_the_same_form() {
-    let serving = Serving::start(Bench::new().await.work()).await;
+    let serving = Serving::start(Bench::new().await.work());
     let mut client = serving.client().await;
     let unknown = client.get("/v1/chat/completions").await;
     assert_eq!((unknown.status, &unknown.body["error"]["code"]), (404, &json!("unknown_url")));
@@ -210,7 +210,7 @@ async fn what_is_not_offered_is_refused_in_the_same_form() {
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_and_the_answer_heard() {
     let options = FrontendOptions { call_bytes_max: 1000, ..Default::default() };
-    let serving = Serving::start(Bench::with(options, settings("e")).await.work()).await;
+    let serving = Serving::start(Bench::with(options, settings("e")).await.work());
     // Far more than the sockets hold, so that it is read on or the client never gets to listen.
     let large = "x".repeat(16 << 20);
     let stated = format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{large}", large.len());
@@ -237,7 +237,7 @@ async fn a_body_that_is_too_large_is_refused_and_the_answer_heard() {
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let options = Options { body_time_max: BRIEF, ..Default::default() };
-    let serving = Serving::start_with(Bench::new().await, options, PATIENCE).await;
+    let serving = Serving::start_with(Bench::new().await, options, PATIENCE);
     let heard = serving.raw(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{").await;
     assert!(heard.starts_with("HTTP/1.1 408 ") && heard.contains("request_timeout"), "{heard}");
     serving.stop().await;
@@ -245,7 +245,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_client_that_asks_whether_to_send_is_told_to() {
-    let serving = Serving::start(Bench::new().await.work()).await;
+    let serving = Serving::start(Bench::new().await.work());
     let body = one().to_string();
     let mut stream = serving.connect().await;
     let head = format!(
@@ -266,7 +266,7 @@ async fn a_client_that_asks_whether_to_send_is_told_to() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_its_call() {
-    let serving = Serving::start(Bench::new().await).await;
+    let serving = Serving::start(Bench::new().await);
     let mut client = serving.client().await;
     let call = tokio::spawn(async move { client.embed(&one(), &[]).await.status });
     serving.bench.wait_for_calls(1).await;
@@ -287,7 +287,7 @@ async fn a_client_that_goes_away_cancels_its_call() {
 
 #[tokio::test]
 async fn a_deadline_is_kept() {
-    let serving = Serving::start(Bench::new().await).await;
+    let serving = Serving::start(Bench::new().await);
     let mut client = serving.client().await;
     for (header, value) in [("x-shoal-timeout", "50ms"), ("x-stainless-read-timeout", "0.05")] {
         let answer = client.embed(&one(), &[(header, value)]).await;
@@ -302,7 +302,7 @@ async fn a_deadline_is_kept() {
 #[tokio::test]
 async fn a_full_queue_is_refused_with_a_time_to_come_back() {
     let model = crate::driver::ModelSettings { queue_requests_max: std::num::NonZeroU32::MIN, ..settings("e") };
-    let serving = Serving::start(Bench::with(FrontendOptions::default(), model).await).await;
+    let serving = Serving::start(Bench::with(FrontendOptions::default(), model).await);
     let (mut first, mut second) = (serving.client().await, serving.client().await);
     let held = tokio::spawn(async move { first.embed(&one(), &[]).await.status });
     serving.bench.wait_for_calls(1).await;
@@ -316,7 +316,7 @@ async fn a_full_queue_is_refused_with_a_time_to_come_back() {
 
 #[tokio::test]
 async fn a_call_has_an_id_its_own_or_a_new_one() {
-    let serving = Serving::start(Bench::new().await.work()).await;
+    let serving = Serving::start(Bench::new().await.work());
     let mut client = serving.client().await;
     let own = client.embed(&one(), &[("x-request-id", "mine-7")]).await;
     assert_eq!(own.headers["x-request-id"], "mine-7");
@@ -330,7 +330,7 @@ async fn a_call_has_an_id_its_own_or_a_new_one() {
 
 #[tokio::test]
 async fn a_stop_answers_what_is_open_and_waits_for_nobody_else() {
-    let serving = Serving::start_with(Bench::new().await, Options::default(), PATIENCE).await;
+    let serving = Serving::start_with(Bench::new().await, Options::default(), PATIENCE);
     let mut busy = serving.client().await;
     let mut idle = serving.client().await;
     idle.get("/v1/models").await;
@@ -356,8 +356,7 @@ async fn a_stop_waits_for_an_answer_that_is_read_slowly() {
     // More than the sockets hold.
     const ANSWER_BYTES: usize = 16 << 20;
     let options = Options { farewell_time_max: BRIEF, ..Default::default() };
-    let listener =
-        Listener::bind(([127, 0, 0, 1], 0).into(), options, crate::metrics::Metrics::new()).await.expect("port");
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, crate::metrics::Metrics::new()).expect("port");
     let address = listener.address().expect("address");
     let draining = CancellationToken::new();
     let large = get(async || Bytes::from(vec![7; ANSWER_BYTES]));
@@ -376,7 +375,7 @@ async fn a_stop_waits_for_an_answer_that_is_read_slowly() {
 
 #[tokio::test]
 async fn a_stop_cuts_what_outlives_it() {
-    let serving = Serving::start_with(Bench::new().await, Options::default(), BRIEF).await;
+    let serving = Serving::start_with(Bench::new().await, Options::default(), BRIEF);
     let mut client = serving.client().await;
     let call = tokio::spawn(async move { client.0.send_request(embed(&one(), &[])).await.is_err() });
     serving.bench.wait_for_calls(1).await;
@@ -389,7 +388,7 @@ async fn a_stop_cuts_what_outlives_it() {
 #[tokio::test]
 async fn a_client_that_never_asks_loses_its_place() {
     let brief = Options { hello_time_max: BRIEF, farewell_time_max: BRIEF, ..Default::default() };
-    let serving = Serving::start_with(Bench::new().await, brief, PATIENCE).await;
+    let serving = Serving::start_with(Bench::new().await, brief, PATIENCE);
     for said in [&b""[..], b"GET /v1/mod", b"GET /v1/models HTTP/1.1\r\nhost: x\r\n"] {
         let mut stream = serving.connect().await;
         stream.write_all(said).await.expect("write");
@@ -403,7 +402,7 @@ async fn a_client_that_never_asks_loses_its_place() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_the_end() {
     let brief = Options { idle_time_max: BRIEF, ..Default::default() };
-    let serving = Serving::start_with(Bench::new().await, brief, PATIENCE).await;
+    let serving = Serving::start_with(Bench::new().await, brief, PATIENCE);
     let heard = serving.raw(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(heard.starts_with("HTTP/1.1 200 OK"), "{heard}");
     serving.stop().await;
@@ -413,7 +412,7 @@ async fn an_idle_connection_is_closed_in_the_end() {
 #[tokio::test]
 async fn a_client_that_never_reads_its_answer_is_left() {
     let options = Options { connections_max: 1, stall_time_max: 5 * BRIEF, ..Default::default() };
-    let serving = Serving::start_with(Bench::new().await.work(), options, PATIENCE).await;
+    let serving = Serving::start_with(Bench::new().await.work(), options, PATIENCE);
     let mut deaf = serving.connect().await;
     // Answers of which the sockets hold only so many; the only place is taken for as long as they are not read.
     let ids = json!({"input": vec![[1]; 2048]}).to_string();

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::AsyncWrite;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -31,6 +31,9 @@ pub(crate) use open_calls::OpenCalls;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG_MAX: u32 = 4096;
 
 /// A bound port for clients.
 #[derive(Debug)]
@@ -59,9 +62,16 @@ pub(crate) struct Patience {
 }
 
 impl Port {
-    /// Binds; port 0 picks a free one.
-    pub(crate) async fn bind(address: SocketAddr, connections_max: usize) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?.into_std()?, connections_max })
+    /// Binds, inside a runtime; port 0 picks a free one.
+    pub(crate) fn bind(address: SocketAddr, connections_max: usize) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A server may start again while connections of its last life linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        // A burst waits here for its places instead of being sent away to try again a second later. The system has a
+        // limit of its own.
+        let backlog = u32::try_from(connections_max).unwrap_or(u32::MAX).min(BACKLOG_MAX);
+        Ok(Self { socket: socket.listen(backlog)?.into_std()?, connections_max })
     }
 
     /// Where it listens.

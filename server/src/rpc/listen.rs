@@ -72,12 +72,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds; port 0 picks a free one.
+    /// Binds, inside a runtime; port 0 picks a free one.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, options: ListenerOptions, metrics: Metrics) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max).await?, options, metrics })
+    pub fn bind(address: SocketAddr, options: ListenerOptions, metrics: Metrics) -> io::Result<Self> {
+        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics })
     }
 
     /// Where it listens.
@@ -191,12 +191,12 @@ mod tests {
     }
 
     impl Serving {
-        async fn start(options: ListenerOptions) -> Self {
-            Self::start_with_grace(options, PATIENCE).await
+        fn start(options: ListenerOptions) -> Self {
+            Self::start_with_grace(options, PATIENCE)
         }
 
-        async fn start_with_grace(options: ListenerOptions, grace: Duration) -> Self {
-            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, Metrics::new()).await.expect("port");
+        fn start_with_grace(options: ListenerOptions, grace: Duration) -> Self {
+            let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, Metrics::new()).expect("port");
             let address = listener.address().expect("address");
             let draining = CancellationToken::new();
             // Of one piece, as the answers of gRPC are.
@@ -230,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_waits_for_an_answer_that_is_read_slowly() {
-        let serving = Serving::start(ListenerOptions { farewell_time_max: BRIEF, ..Default::default() }).await;
+        let serving = Serving::start(ListenerOptions { farewell_time_max: BRIEF, ..Default::default() });
         let answer = serving.client().await.send_request(request()).await.expect("answer");
         // All of it is in the connection's queue by now, or will be; the client's window lets little of it go.
         sleep(BRIEF).await;
@@ -244,7 +244,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_does_not_wait_for_a_place() {
         let options = ListenerOptions { connections_max: 1, ..Default::default() };
-        let serving = Serving::start_with_grace(options, BRIEF).await;
+        let serving = Serving::start_with_grace(options, BRIEF);
         // Never read, so that its connection keeps the only place.
         let answer = serving.client().await.send_request(request()).await.expect("answer");
         serving.stop().await;
@@ -253,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_in_the_socket_when_the_stop_comes_is_answered() {
-        let serving = Serving::start(ListenerOptions::default()).await;
+        let serving = Serving::start(ListenerOptions::default());
         let mut client = serving.client().await;
         let answer = client.send_request(request());
         // The client's connection writes as soon as this task waits; the server reads once it is told to stop.
@@ -267,7 +267,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_never_asks_loses_its_place() {
         let brief = ListenerOptions { hello_time_max: BRIEF, farewell_time_max: BRIEF, ..Default::default() };
-        let serving = Serving::start(brief).await;
+        let serving = Serving::start(brief);
         for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
             let mut stream = serving.connect().await;
             stream.write_all(said).await.expect("write");

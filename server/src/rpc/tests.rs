@@ -11,6 +11,7 @@ use tonic::{Code, Request};
 use super::InferenceService;
 use super::caller::ClientTimeout;
 use crate::call::CallError;
+use crate::card::Task;
 use crate::frontend::by_deadline;
 use crate::frontend::testing::{Bench, PATIENCE};
 
@@ -66,6 +67,13 @@ async fn tokenizing_is_bounded_by_the_deadline() {
     let message = TokenizeRequest { model: "e".into(), texts: vec!["a ".repeat(4000); 2000], truncate: true };
     let late = inference(&bench).tokenize(within(Duration::ZERO, message)).await.expect_err("late");
     assert_eq!(late.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn an_unnamed_model_may_be_one_that_no_worker_has_loaded_yet() {
+    let bench = Bench::new().await;
+    let error = bench.frontend.model("", Task::Classify).expect_err("none");
+    assert!(matches!(error, CallError::ModelNotReady { model, .. } if model == "slow"));
 }
 
 #[tokio::test]
