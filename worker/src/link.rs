@@ -228,20 +228,21 @@ impl Link {
 
     /// One piece of the executor's news is taken in, or a stop is heard.
     async fn news(&mut self) -> Result<(), Leave> {
-        match *self.stop.borrow_and_update() {
-            Stop::Not => {}
-            // Without a connection nothing in flight is wanted by anyone.
-            Stop::Drain => return Err(Leave::Exit(Exit::Drained)),
-            Stop::ParentGone => return Err(Leave::Exit(Exit::ParentGone)),
-        }
         tokio::select! {
-            event = self.executor.event() => match event {
-                Some(event) => self.absorb(event),
-                None => return Err(Leave::Fatal(RunError::ExecutorEnded)),
+            biased;
+            stop = stopped(&mut self.stop) => match stop {
+                Stop::ParentGone => Err(Leave::Exit(Exit::ParentGone)),
+                // Without a connection nothing in flight is wanted by anyone.
+                Stop::Drain | Stop::Not => Err(Leave::Exit(Exit::Drained)),
             },
-            _ = self.stop.changed() => {}
+            event = self.executor.event() => match event {
+                Some(event) => {
+                    self.absorb(event);
+                    Ok(())
+                }
+                None => Err(Leave::Fatal(RunError::ExecutorEnded)),
+            },
         }
-        Ok(())
     }
 
     /// Takes in what the executor says while nobody listens.
@@ -292,6 +293,17 @@ impl Link {
             version: self.options.version.clone(),
             process_id: std::process::id(),
         }
+    }
+}
+
+/// Resolves when the worker is to stop, also if it was told so before anyone asked: a stop that is only heard once could
+/// be heard by somebody who is about to leave.
+async fn stopped(stop: &mut watch::Receiver<Stop>) -> Stop {
+    let told = stop.wait_for(|stop| *stop != Stop::Not).await.map(|stop| *stop);
+    match told {
+        Ok(stop) => stop,
+        // Nobody can tell it any more.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -358,6 +370,21 @@ fn refusal(refused: Refused) -> Leave {
         | refused::Reason::TooManyWorkers => {
             let reason = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
             Leave::Lost(LinkError::Refused(format!("{reason}: {detail}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_is_heard_however_often_it_was_heard_before() {
+        let (tell, mut stop) = watch::channel(Stop::Not);
+        assert!(timeout(Duration::from_millis(1), stopped(&mut stop)).await.is_err());
+        tell.send(Stop::ParentGone).expect("a receiver");
+        for _ in 0..2 {
+            assert_eq!(timeout(REGISTER_MAX, stopped(&mut stop)).await, Ok(Stop::ParentGone));
         }
     }
 }

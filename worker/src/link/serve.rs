@@ -15,7 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use super::artifact::{self, ArtifactError};
 use super::frames::{Assembly, pack_artifact, pack_results};
 use super::memory::Held;
-use super::{Connection, Leave, Link, LinkError, Stop, convert, next_message, send};
+use super::{Connection, Leave, Link, LinkError, Stop, convert, next_message, send, stopped};
 use crate::batch::{BatchError, BatchKey, Finished};
 use crate::executor::Event as ExecutorEvent;
 use crate::run::{Exit, RunError};
@@ -124,9 +124,7 @@ impl<'a> Serving<'a> {
         tokio::select! {
             biased;
             // A stop comes first, and control before data, or a flood would outrun them.
-            _ = self.link.stop.changed(), if !self.link.session.is_draining() => {
-                Event::Stop(*self.link.stop.borrow_and_update())
-            }
+            stop = stopped(&mut self.link.stop), if !self.link.session.is_draining() => Event::Stop(stop),
             () = drain_ends => Event::DrainEnded,
             message = next_message(&mut self.connection.control_in, "control") => Event::Control(message),
             _ = self.heartbeat.tick() => Event::Beat,

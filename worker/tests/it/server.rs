@@ -243,9 +243,12 @@ impl Peer {
 
     /// Returns when the worker's control stream is over.
     pub(crate) async fn ends_without_goodbye(&mut self) {
-        while let Some(message) = self.try_control().await {
-            assert!(!matches!(message, control_request::Message::Goodbye(_)), "{message:?}");
-        }
+        within(async {
+            while let Some(message) = self.try_control().await {
+                assert!(!matches!(message, control_request::Message::Goodbye(_)), "{message:?}");
+            }
+        })
+        .await;
     }
 
     /// The next control message of any kind, unanswered.
