@@ -90,3 +90,30 @@ pub struct TensorSpec {
     /// Dimensions of one row; -1 where the length varies.
     pub shape: Vec<i64>,
 }
+
+#[cfg(test)]
+impl Card {
+    /// A model of no size that takes and gives tensors, for a test to say what is particular about its own.
+    pub(crate) fn testing(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            version: "1".into(),
+            weights_sha256: String::new(),
+            architecture: "test".into(),
+            task: Task::Tensor,
+            dims: 0,
+            labels: Vec::new(),
+            tokens_max: 0,
+            vocabulary: 0,
+            bytes: 0,
+            parameters: 0,
+            dtype: "f32".into(),
+            backend: "test".into(),
+            tokenizer_sha256: String::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            normalizes: false,
+            smallest_batch: Duration::ZERO,
+        }
+    }
+}

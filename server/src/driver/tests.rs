@@ -16,7 +16,7 @@ use tokio::time::{Instant, advance};
 use super::event::ItemError;
 use super::*;
 use crate::call::{Answer, Call, Caller, DataType, Row, RowOptions, Tensor, Trace};
-use crate::card::{Card, Task, TensorSpec};
+use crate::card::{Card, TensorSpec};
 use crate::registry::ModelState;
 use crate::tokenize::Vocabulary;
 
@@ -177,24 +177,11 @@ fn settings(name: &str) -> ModelSettings {
 fn card() -> Arc<Card> {
     let spec = |name: &str| TensorSpec { name: name.into(), data_type: DataType::Bytes, shape: vec![-1] };
     Arc::new(Card {
-        name: "m".into(),
-        version: "1".into(),
-        weights_sha256: String::new(),
         architecture: "echo".into(),
-        task: Task::Tensor,
-        dims: 0,
-        labels: Vec::new(),
-        tokens_max: 0,
-        vocabulary: 0,
-        bytes: 0,
-        parameters: 0,
-        dtype: "f32".into(),
         backend: "echo".into(),
-        tokenizer_sha256: String::new(),
         inputs: vec![spec("x")],
         outputs: vec![spec("y")],
-        normalizes: false,
-        smallest_batch: Duration::ZERO,
+        ..Card::testing("m")
     })
 }
 

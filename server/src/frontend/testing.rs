@@ -141,23 +141,15 @@ fn card() -> Card {
     let tensor =
         |name: &str, data_type, shape: &[i64]| TensorSpec { name: name.into(), data_type, shape: shape.into() };
     Card {
-        name: "e".into(),
-        version: "1".into(),
-        weights_sha256: String::new(),
-        architecture: "test".into(),
         task: Task::Embed,
         dims: 4,
-        labels: Vec::new(),
         tokens_max: 16,
         vocabulary: 3,
-        bytes: 0,
-        parameters: 0,
-        dtype: "f32".into(),
-        backend: "test".into(),
         tokenizer_sha256: "ab".into(),
         inputs: vec![tensor("ids", DataType::I32, &[-1])],
         outputs: vec![tensor("embedding", DataType::F32, &[4])],
         normalizes: true,
         smallest_batch: Duration::from_millis(1),
+        ..Card::testing("e")
     }
 }

@@ -1,7 +1,6 @@
 //! Models and messages for the tests of this module.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_proto::inference::infer_parameter::ParameterChoice;
@@ -22,26 +21,7 @@ pub(super) fn card(inputs: &[(&str, DataType, &[i64])], outputs: &[(&str, DataTy
         };
         tensors.iter().map(spec).collect()
     };
-    Card {
-        name: "model".into(),
-        version: "1".into(),
-        weights_sha256: String::new(),
-        architecture: "test".into(),
-        task: Task::Tensor,
-        dims: 0,
-        labels: Vec::new(),
-        tokens_max: 0,
-        vocabulary: 0,
-        bytes: 0,
-        parameters: 0,
-        dtype: "f32".into(),
-        backend: "test".into(),
-        tokenizer_sha256: String::new(),
-        inputs: specs(inputs),
-        outputs: specs(outputs),
-        normalizes: false,
-        smallest_batch: Duration::ZERO,
-    }
+    Card { inputs: specs(inputs), outputs: specs(outputs), ..Card::testing("model") }
 }
 
 /// A model that embeds texts of up to 8 tokens from a vocabulary of 1,000 in 4 dimensions.

@@ -214,24 +214,11 @@ fn outputs(card: &Card, row: &BatchRow) -> Vec<Tensor> {
 fn cards() -> [Card; 3] {
     let spec = |name: &str, data_type, shape: &[i64]| TensorSpec { name: name.into(), data_type, shape: shape.into() };
     let card = |name: &str, tensors: Vec<TensorSpec>| Card {
-        name: name.into(),
-        version: "1".into(),
-        weights_sha256: String::new(),
-        architecture: "test".into(),
-        task: Task::Tensor,
-        dims: 0,
-        labels: Vec::new(),
-        tokens_max: 0,
-        vocabulary: 0,
-        bytes: 0,
-        parameters: 0,
-        dtype: "f32".into(),
-        backend: "test".into(),
-        tokenizer_sha256: String::new(),
         inputs: tensors.clone(),
         outputs: tensors,
         normalizes: true,
         smallest_batch: Duration::from_micros(1),
+        ..Card::testing(name)
     };
     let embedder = Card {
         task: Task::Embed,
