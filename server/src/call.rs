@@ -57,12 +57,18 @@ pub struct Row {
 }
 
 /// What a caller may ask of the model for a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowOptions {
     /// Overrides the model's own normalisation.
     pub normalize: Option<bool>,
     /// Keeps only the first so many dimensions; 0 keeps all.
     pub dimensions: u32,
+    /// Wants logits, not probabilities.
+    pub raw: bool,
+    /// Candidates for each mask; 0 means 5, or all `targets`.
+    pub top_k: u32,
+    /// The only token ids to score as a mask's candidates; empty means the whole vocabulary.
+    pub targets: Arc<[u32]>,
 }
 
 /// Element type of a tensor.

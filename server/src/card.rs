@@ -42,6 +42,9 @@ pub struct Card {
     pub outputs: Vec<TensorSpec>,
     /// Whether it normalises embeddings unless asked not to.
     pub normalizes: bool,
+    /// How the tokenizer spells the mask, and its id; empty and 0 for models that fill no masks.
+    pub mask_token: String,
+    pub mask_token_id: u32,
     /// Time to run its smallest batch, as measured at load.
     pub smallest_batch: Duration,
 }
@@ -113,6 +116,8 @@ impl Card {
             inputs: Vec::new(),
             outputs: Vec::new(),
             normalizes: false,
+            mask_token: String::new(),
+            mask_token_id: 0,
             smallest_batch: Duration::ZERO,
         }
     }

@@ -121,12 +121,18 @@ pub(crate) struct Item {
 }
 
 /// What a caller may ask of a model for one row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ItemOptions {
     /// Overrides the model's own normalisation.
     pub(crate) normalize: Option<bool>,
     /// Keeps only the first so many dimensions; 0 keeps all.
     pub(crate) dimensions: u32,
+    /// Wants logits, not probabilities.
+    pub(crate) raw: bool,
+    /// Candidates for each mask; 0 means 5, or all `targets`.
+    pub(crate) top_k: u32,
+    /// The only token ids to score as a mask's candidates; empty means the whole vocabulary.
+    pub(crate) targets: Arc<[u32]>,
 }
 
 /// Which items of a batch are no longer wanted: set by the link at any time, read by the executor before it computes.

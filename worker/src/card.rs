@@ -13,6 +13,8 @@ pub(crate) struct ModelCard {
     pub(crate) task: Task,
     /// Length of an embedding; 0 where there is none.
     pub(crate) dims: u32,
+    /// Class names, in the order of the scores; empty for models that do not classify.
+    pub(crate) labels: Vec<String>,
     /// Tokens in one input at most, special tokens included; 0 for models without tokens.
     pub(crate) tokens_max: u32,
     /// Ids are in [0, vocabulary); 0 for models without token ids.
@@ -29,6 +31,9 @@ pub(crate) struct ModelCard {
     pub(crate) outputs: Vec<TensorSpec>,
     /// Whether the model normalises its embeddings unless asked not to.
     pub(crate) normalizes: bool,
+    /// How the tokenizer spells the mask, and its id; empty and 0 for models that fill no masks.
+    pub(crate) mask_token: String,
+    pub(crate) mask_token_id: u32,
     /// Time to run its smallest batch, as measured at load.
     pub(crate) smallest_batch: Duration,
 }
@@ -42,8 +47,12 @@ impl ModelCard {
 
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "no backend has these heads yet"))]
 pub(crate) enum Task {
     Embed,
+    Classify,
+    Rerank,
+    FillMask,
     /// Tensors in, tensors out.
     Tensor,
 }

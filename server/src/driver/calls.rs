@@ -73,7 +73,7 @@ impl Pending {
         let source = &self.call.rows[row as usize];
         BatchRow {
             columns: source.columns.clone(),
-            options: source.options,
+            options: source.options.clone(),
             remaining: self.deadline.map(|deadline| deadline.since(now)),
             trace: self.call.caller.trace.clone(),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use shoal_scheduler::Timestamp;
 
-use crate::call::Row;
+use crate::call::{Row, RowOptions};
 
 /// How long an input is held.
 pub(super) const TIME_MAX: Duration = Duration::from_secs(600);
@@ -81,9 +81,14 @@ fn digest(row: &Row) -> [u8; 32] {
         hash.update((column.len() as u64).to_le_bytes());
         hash.update(column);
     }
-    let normalize = row.options.normalize.map_or(2, u8::from);
-    hash.update([normalize]);
-    hash.update(row.options.dimensions.to_le_bytes());
+    let RowOptions { normalize, dimensions, raw, top_k, targets } = &row.options;
+    hash.update([normalize.map_or(2, u8::from)]);
+    hash.update(dimensions.to_le_bytes());
+    hash.update([u8::from(*raw)]);
+    hash.update(top_k.to_le_bytes());
+    for target in &targets[..] {
+        hash.update(target.to_le_bytes());
+    }
     hash.finalize().into()
 }
 
@@ -92,7 +97,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::call::RowOptions;
 
     fn row(columns: &[&'static str]) -> Row {
         let columns = columns.iter().map(|column| Bytes::from_static(column.as_bytes())).collect();
@@ -108,7 +112,8 @@ mod tests {
         let mut quarantine = Quarantine::default();
         quarantine.hold(at(1), &row(&["ab", "c"]));
         assert_eq!(quarantine.find(at(2), &[row(&["x"]), row(&["ab", "c"])]), Some((1, at(1))));
-        let otherwise = Row { options: RowOptions { normalize: Some(false), dimensions: 0 }, ..row(&["ab", "c"]) };
+        let otherwise =
+            Row { options: RowOptions { normalize: Some(false), ..RowOptions::default() }, ..row(&["ab", "c"]) };
         let alike = [row(&["a", "bc"]), row(&["abc"]), row(&["ab", "d"]), otherwise];
         assert_eq!(quarantine.find(at(2), &alike), None);
     }

@@ -95,7 +95,7 @@ fn id_rows(card: &Card, ids: Vec<Vec<u32>>, options: RowOptions) -> Result<Vec<R
         for (position, id) in ids.into_iter().enumerate() {
             rules.put(&mut column, position, id.into()).map_err(invalid)?;
         }
-        Ok(Row { columns: vec![column.freeze()], tokens, truncated: false, options })
+        Ok(Row { columns: vec![column.freeze()], tokens, truncated: false, options: options.clone() })
     };
     ids.into_iter().enumerate().map(row).collect()
 }

@@ -114,7 +114,7 @@ impl Frontend {
             columns: vec![tokens.ids],
             tokens: tokens.count,
             truncated: tokens.truncated,
-            options,
+            options: options.clone(),
         };
         Ok(tokens.into_iter().map(row).collect())
     }

@@ -9,7 +9,7 @@ use shoal_proto::link as wire;
 use shoal_proto::link::limits::{TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX};
 use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
 
-use crate::call::{DataType, Tensor};
+use crate::call::{DataType, RowOptions, Tensor};
 use crate::card::{Card, Task, TensorSpec};
 use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport};
 use crate::models::{Place, Synthetic};
@@ -31,7 +31,7 @@ pub(super) fn run(batch: Batch) -> wire::Run {
         .rows
         .into_iter()
         .map(|row| wire::Item {
-            options: Some(wire::ItemOptions { normalize: row.options.normalize, dimensions: row.options.dimensions }),
+            options: Some(item_options(row.options)),
             remaining_micros: row.remaining.map(|left| i64::try_from(left.as_micros()).unwrap_or(i64::MAX)),
             traceparent: short(row.trace.parent, TRACEPARENT_BYTES_MAX),
             tracestate: short(row.trace.state, TRACESTATE_BYTES_MAX),
@@ -46,6 +46,11 @@ pub(super) fn run(batch: Batch) -> wire::Run {
         columns,
         items,
     }
+}
+
+pub(super) fn item_options(options: RowOptions) -> wire::ItemOptions {
+    let RowOptions { normalize, dimensions, raw, top_k, targets } = options;
+    wire::ItemOptions { normalize, dimensions, raw, top_k, targets: targets.to_vec() }
 }
 
 /// A trace's header, unless it is too long to be carried with every row: half of one would be none.
@@ -166,6 +171,8 @@ fn card(name: &str, card: wire::ModelCard) -> Result<Card, String> {
         inputs: card.inputs.into_iter().map(tensor_spec).collect::<Result<_, _>>()?,
         outputs: card.outputs.into_iter().map(tensor_spec).collect::<Result<_, _>>()?,
         normalizes: card.normalizes,
+        mask_token: card.mask_token,
+        mask_token_id: card.mask_token_id,
         smallest_batch: from_wire(card.smallest_batch),
     })
 }

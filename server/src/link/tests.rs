@@ -1,13 +1,21 @@
 //! Payloads in parts, and who may attach.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES_MAX};
-use shoal_proto::link::{Artifact, Column, Item, ItemResult, Results, Run, Tensor, model_source::Source};
+use shoal_proto::link::model_source::Source;
+use shoal_proto::link::model_state::State;
+use shoal_proto::link::{
+    Artifact, Column, Item, ItemOptions, ItemResult, ModelCard, ModelState, Results, Run, Task, Tensor,
+};
 
 use super::convert;
 use super::frames::{Assembly, FrameError, Whole, cut};
 use super::tokens::Tokens;
+use crate::call::RowOptions;
+use crate::driver::{FromWorker, ModelReport};
 
 fn column(bytes: usize, fill: u8) -> Column {
     Column { name: "x".into(), data: vec![fill; bytes].into(), ..Default::default() }
@@ -33,6 +41,30 @@ fn a_synthetic_model_reaches_the_wire_unchanged() {
     let Some(Source::Synthetic(wire)) = source else { panic!("{source:?}") };
     assert_eq!(wire.base, Some(prost_types::Duration { seconds: 0, nanos: 2_500_000 }));
     assert_eq!((wire.noise, wire.memory_rows, wire.faults), (0.1, 3, false));
+}
+
+#[test]
+fn what_a_row_asks_for_reaches_the_wire_unchanged() {
+    let asked = RowOptions { normalize: Some(false), dimensions: 2, raw: true, top_k: 4, targets: Arc::from([5, 6]) };
+    let expected = ItemOptions { normalize: Some(false), dimensions: 2, raw: true, top_k: 4, targets: vec![5, 6] };
+    assert_eq!(convert::item_options(asked), expected);
+}
+
+#[test]
+fn a_card_keeps_labels_and_mask() {
+    let card = ModelCard {
+        task: Task::FillMask.into(),
+        labels: vec!["no".into(), "yes".into()],
+        mask_token: "<mask>".into(),
+        mask_token_id: 50_264,
+        ..Default::default()
+    };
+    let state = ModelState { model: "m".into(), state: State::Ready.into(), card: Some(card), ..Default::default() };
+    let said = convert::model_state(state);
+    let Ok(FromWorker::Model { state: ModelReport::Ready(card), .. }) = said else { panic!("{said:?}") };
+    assert_eq!(card.task, crate::card::Task::FillMask);
+    assert_eq!(card.labels, ["no", "yes"]);
+    assert_eq!((&*card.mask_token, card.mask_token_id), ("<mask>", 50_264));
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl InferRequest {
         let inputs = with_contents(request.inputs, request.raw_input_contents)?;
         let (payload, at) = match signature.inputs() {
             Inputs::Text { tokens_max, vocabulary, .. } => {
-                text_payload(inputs, IdRules { tokens_max, vocabulary }, options.row, limits)?
+                text_payload(inputs, IdRules { tokens_max, vocabulary }, options.row.clone(), limits)?
             }
             Inputs::Tensors { specs, tokens_max } => tensor_payload(inputs, specs, tokens_max, limits)?,
         };
@@ -229,7 +229,7 @@ fn id_rows(
             let put = rules.put(&mut column, position, i64::from_le_bytes(*value));
             put.map_err(|problem| invalid(path.clone(), format!("row {row}, {problem}")))?;
         }
-        ids.push(Row { columns: vec![column.split().freeze()], tokens, truncated: false, options });
+        ids.push(Row { columns: vec![column.split().freeze()], tokens, truncated: false, options: options.clone() });
     }
     Ok(ids)
 }

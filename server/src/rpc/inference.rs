@@ -46,7 +46,11 @@ impl InferenceService {
             model: request.model,
             input: EmbedInput::Texts(request.texts),
             truncate: request.truncate,
-            options: RowOptions { normalize: request.normalize, dimensions: request.dimensions },
+            options: RowOptions {
+                normalize: request.normalize,
+                dimensions: request.dimensions,
+                ..RowOptions::default()
+            },
         };
         let embedded = self.frontend.embed(caller, request, "texts").await?;
         let embeddings = embedded.answer.rows.iter().map(|tensors| values(tensors)).collect::<Result<_, _>>()?;

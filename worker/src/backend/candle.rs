@@ -81,6 +81,7 @@ impl Backend for Candle {
             architecture: "bert",
             task: Task::Embed,
             dims: embedder.dims as u32,
+            labels: Vec::new(),
             tokens_max: embedder.tokens_max as u32,
             vocabulary: embedder.vocabulary as u32,
             bytes: embedder.encoder.parameters() * size_of::<f32>() as u64,
@@ -91,6 +92,8 @@ impl Backend for Candle {
             inputs: vec![TensorSpec::new("input_ids", DataType::I32, &[-1])],
             outputs: vec![TensorSpec::new("embedding", DataType::F32, &[embedder.dims as i64])],
             normalizes: embedder.normalizes,
+            mask_token: String::new(),
+            mask_token_id: 0,
             smallest_batch,
         };
         Ok((embedder, card))
@@ -161,7 +164,7 @@ impl Embedder {
         let name: Arc<str> = "embedding".into();
         let rows = embeddings.iter().flat_map(|chunk| chunk.chunks_exact(self.dims));
         for (&index, embedding) in packed.rows.iter().zip(rows) {
-            let options = batch.items[index as usize].options;
+            let options = &batch.items[index as usize].options;
             results.push(ItemResult { index, outcome: Ok(vec![self.finish(&name, embedding, options)]) });
         }
         Ok(results)
@@ -175,7 +178,7 @@ impl Embedder {
             let row = index as usize;
             let bytes = batch.columns[0].row(row);
             let ids = bytes.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
-            match self.check(ids.clone(), batch.items[row].options) {
+            match self.check(ids.clone(), &batch.items[row].options) {
                 Ok(()) => {
                     packed.ids.extend(ids.map(i32::cast_unsigned));
                     packed.splits.push(packed.ids.len());
@@ -187,7 +190,7 @@ impl Embedder {
         (packed, refused)
     }
 
-    fn check(&self, mut ids: impl ExactSizeIterator<Item = i32>, options: ItemOptions) -> Result<(), String> {
+    fn check(&self, mut ids: impl ExactSizeIterator<Item = i32>, options: &ItemOptions) -> Result<(), String> {
         let (tokens, dims) = (ids.len(), self.dims);
         if tokens == 0 {
             return Err("input_ids is empty".to_owned());
@@ -215,7 +218,7 @@ impl Embedder {
     }
 
     /// Cuts an embedding to what was asked for and normalises it.
-    fn finish(&self, name: &Arc<str>, embedding: &[f32], options: ItemOptions) -> Tensor {
+    fn finish(&self, name: &Arc<str>, embedding: &[f32], options: &ItemOptions) -> Tensor {
         let kept = match options.dimensions {
             0 => embedding,
             dimensions => &embedding[..dimensions as usize],

@@ -23,6 +23,7 @@ impl Backend for Echo {
             architecture: "echo",
             task: Task::Tensor,
             dims: 0,
+            labels: Vec::new(),
             tokens_max: 0,
             vocabulary: 0,
             bytes: 0,
@@ -33,6 +34,8 @@ impl Backend for Echo {
             inputs: vec![TensorSpec::new("x", DataType::F32, &[-1])],
             outputs: vec![TensorSpec::new("y", DataType::F32, &[-1])],
             normalizes: false,
+            mask_token: String::new(),
+            mask_token_id: 0,
             smallest_batch: Duration::ZERO,
         };
         Ok(((), card))

@@ -66,6 +66,7 @@ impl Backend for Synthetic {
             architecture: "synthetic",
             task: Task::Tensor,
             dims: 0,
+            labels: Vec::new(),
             tokens_max: TEXT_BYTES_MAX,
             vocabulary: 0,
             bytes: 0,
@@ -76,6 +77,8 @@ impl Backend for Synthetic {
             inputs: vec![TensorSpec::new("text", DataType::Bytes, &[-1])],
             outputs: vec![TensorSpec::new("hash", DataType::I64, &[1])],
             normalizes: false,
+            mask_token: String::new(),
+            mask_token_id: 0,
             smallest_batch: seconds(curve_seconds(&curve, &[1])),
         };
         Ok((Model { noise: Noise::new(curve.seed, curve.noise), curve }, card))

@@ -135,11 +135,12 @@ fn host_item(item: wire::Item, begun: Instant) -> Item {
         let left = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
         (left <= DEADLINE_MAX).then(|| begun + left)
     });
-    Item {
-        options: ItemOptions { normalize: options.normalize, dimensions: options.dimensions },
-        deadline,
-        traceparent: item.traceparent,
-    }
+    Item { options: item_options(options), deadline, traceparent: item.traceparent }
+}
+
+fn item_options(options: wire::ItemOptions) -> ItemOptions {
+    let wire::ItemOptions { normalize, dimensions, raw, top_k, targets } = options;
+    ItemOptions { normalize, dimensions, raw, top_k, targets: targets.into() }
 }
 
 fn bad(detail: impl Into<String>) -> BatchError {
@@ -260,6 +261,9 @@ pub(super) fn model_state(name: &str, status: &ModelStatus) -> wire::ModelState 
 pub(super) fn card(name: &str, card: &ModelCard) -> wire::ModelCard {
     let task = match card.task {
         Task::Embed => wire::Task::Embed,
+        Task::Classify => wire::Task::Classify,
+        Task::Rerank => wire::Task::Rerank,
+        Task::FillMask => wire::Task::FillMask,
         Task::Tensor => wire::Task::Tensor,
     };
     wire::ModelCard {
@@ -269,7 +273,7 @@ pub(super) fn card(name: &str, card: &ModelCard) -> wire::ModelCard {
         architecture: card.architecture.to_owned(),
         task: task.into(),
         dims: card.dims,
-        labels: Vec::new(),
+        labels: card.labels.clone(),
         tokens_max: card.tokens_max,
         vocabulary: card.vocabulary,
         bytes: card.bytes,
@@ -281,6 +285,8 @@ pub(super) fn card(name: &str, card: &ModelCard) -> wire::ModelCard {
         outputs: card.outputs.iter().map(tensor_spec).collect(),
         normalizes: card.normalizes,
         smallest_batch: Some(duration(card.smallest_batch)),
+        mask_token: card.mask_token.clone(),
+        mask_token_id: card.mask_token_id,
     }
 }
 

@@ -49,7 +49,7 @@ impl EmbeddingsRequest {
         let normalize = typed("normalize", fields.normalize, "must be true or false")?;
         let Some(input) = fields.input else { return Err(invalid("input", input::PROBLEM).into()) };
         let (input, lone) = input::read(input)?;
-        let options = RowOptions { normalize, dimensions: dimensions.map_or(0, Into::into) };
+        let options = RowOptions { normalize, dimensions: dimensions.map_or(0, Into::into), ..RowOptions::default() };
         let embed = Embed { model: model.unwrap_or_default(), input, truncate: truncate.unwrap_or_default(), options };
         Ok(Self { embed, lone, form })
     }

@@ -29,7 +29,7 @@ fn every_known_parameter_is_understood() {
     ]);
     let expected = Options {
         truncate: true,
-        row: RowOptions { normalize: Some(false), dimensions: 2 },
+        row: RowOptions { normalize: Some(false), dimensions: 2, ..RowOptions::default() },
         class: Some(Class::Bulk),
         timeout: Some(Duration::from_micros(1500)),
         empty_final_response: true,

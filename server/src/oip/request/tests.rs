@@ -173,7 +173,7 @@ fn options_reach_every_row_of_ids() {
     let mut request = id_request([2, 1], &[1, 2]);
     request.parameters.insert("normalize".into(), parameter(ParameterChoice::BoolParam(false)));
     request.parameters.insert("dimensions".into(), parameter(ParameterChoice::Int64Param(2)));
-    let expected = RowOptions { normalize: Some(false), dimensions: 2 };
+    let expected = RowOptions { normalize: Some(false), dimensions: 2, ..RowOptions::default() };
     assert!(rows_of(request, &embedder()).iter().all(|row| row.options == expected));
 }
 

@@ -25,7 +25,7 @@ fn batch(rows: &[Vec<i32>], options: &[ItemOptions]) -> HostBatch {
     let mut row_splits = vec![0];
     rows.iter().for_each(|row| row_splits.push(row_splits[row_splits.len() - 1] + row.len() as u32));
     let data: Vec<u8> = rows.concat().iter().flat_map(|id| id.to_le_bytes()).collect();
-    let option = |row| options.get(row).copied().unwrap_or_default();
+    let option = |row| options.get(row).cloned().unwrap_or_default();
     HostBatch {
         key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
         model: "tiny".into(),
@@ -86,7 +86,7 @@ fn a_text_gives_the_same_alone_and_in_any_batch() {
 #[test]
 fn normalises_as_the_model_says_unless_asked_otherwise() {
     let norm = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>().sqrt();
-    let options = [None, Some(true), Some(false)].map(|normalize| ItemOptions { normalize, dimensions: 0 });
+    let options = [None, Some(true), Some(false)].map(|normalize| ItemOptions { normalize, ..ItemOptions::default() });
     let rows = vec![vec![1, 2, 3]; 3];
     let (mut candle, card) = open(&TinyBert::new());
     assert!(card.normalizes);
@@ -108,9 +108,9 @@ fn normalises_as_the_model_says_unless_asked_otherwise() {
 fn cuts_to_fewer_dimensions_before_normalising() {
     let (mut candle, _) = open(&TinyBert::new());
     let options = [
-        ItemOptions { normalize: Some(false), dimensions: 0 },
-        ItemOptions { normalize: Some(true), dimensions: 5 },
-        ItemOptions { normalize: None, dimensions: HIDDEN as u32 + 1 },
+        ItemOptions { normalize: Some(false), ..ItemOptions::default() },
+        ItemOptions { normalize: Some(true), dimensions: 5, ..ItemOptions::default() },
+        ItemOptions { dimensions: HIDDEN as u32 + 1, ..ItemOptions::default() },
     ];
     let results = run(&mut candle, &batch(&vec![vec![4, 5, 6]; 3], &options));
     let (whole, cut) = (results[0].clone().unwrap(), results[1].clone().unwrap());

@@ -69,3 +69,44 @@ fn a_time_from_the_wire_is_bounded() {
     assert_eq!(time_or(time(2), Duration::from_secs(9)), Duration::from_secs(2));
     assert_eq!(time_or(time(i64::MAX), Duration::from_secs(9)), Duration::from_secs(3600));
 }
+
+#[test]
+fn an_item_keeps_every_option() {
+    let options = wire::ItemOptions { normalize: Some(true), dimensions: 2, raw: true, top_k: 4, targets: vec![5, 6] };
+    let item = host_item(wire::Item { options: Some(options), ..wire::Item::default() }, Instant::now());
+    let expected =
+        ItemOptions { normalize: Some(true), dimensions: 2, raw: true, top_k: 4, targets: Arc::from([5, 6]) };
+    assert_eq!(item.options, expected);
+}
+
+#[test]
+fn a_card_says_task_labels_and_mask() {
+    let tasks = [Task::Embed, Task::Classify, Task::Rerank, Task::FillMask, Task::Tensor];
+    let said = tasks.map(|task| {
+        let made = ModelCard {
+            weights_sha256: String::new(),
+            architecture: "bert",
+            task,
+            dims: 0,
+            labels: vec!["no".to_owned(), "yes".to_owned()],
+            tokens_max: 0,
+            vocabulary: 0,
+            bytes: 0,
+            parameters: 0,
+            dtype: "f32",
+            backend: "candle",
+            tokenizer_sha256: String::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            normalizes: false,
+            mask_token: "[MASK]".to_owned(),
+            mask_token_id: 103,
+            smallest_batch: Duration::ZERO,
+        };
+        let card = card("m", &made);
+        assert_eq!((&card.labels, &*card.mask_token, card.mask_token_id), (&made.labels, "[MASK]", 103));
+        card.task()
+    });
+    use wire::Task as Wire;
+    assert_eq!(said, [Wire::Embed, Wire::Classify, Wire::Rerank, Wire::FillMask, Wire::Tensor]);
+}

@@ -52,7 +52,7 @@ fn every_field_is_read() {
         "truncate": true, "normalize": false,
     }));
     assert_eq!((request.embed.model.as_str(), request.form, request.embed.truncate), ("m", Form::Base64, true));
-    assert_eq!(request.embed.options, RowOptions { normalize: Some(false), dimensions: 64 });
+    assert_eq!(request.embed.options, RowOptions { normalize: Some(false), dimensions: 64, ..RowOptions::default() });
 }
 
 #[tokio::test]
