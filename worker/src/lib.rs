@@ -19,11 +19,13 @@
 mod backend;
 mod batch;
 mod card;
+mod cpu;
 mod executor;
 mod link;
 mod model;
 mod ops;
 mod options;
+mod plan;
 mod run;
 mod session;
 mod source;

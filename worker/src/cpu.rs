@@ -1,0 +1,13 @@
+//! What kernels for processors are made of: instruction sets, vectors, dot products, memory and threads. No op and no
+//! model is known here.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod dot;
+pub(crate) mod isa;
+pub(crate) mod memory;
+pub(crate) mod simd;
+pub(crate) mod team;

@@ -1,0 +1,135 @@
+//! What makes a list of ops a plan that can run.
+
+use super::{BufferId, Norm, Op, Plan, Rows, WeightId};
+
+/// Why a list of ops is no plan. A mistake of whoever wrote the architecture, never of a model's files.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum PlanError {
+    #[error("op {op} ({name}): {problem}")]
+    Op { op: usize, name: &'static str, problem: String },
+    #[error("buffer `{0}` is written by no op")]
+    Unwritten(String),
+    #[error("buffer `{0}` is read by no op and is not the output")]
+    Unread(String),
+    #[error("weight `{0}` is read by no op")]
+    Idle(String),
+}
+
+impl Plan {
+    /// Checks ids, shapes and the order of writes and reads.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub(crate) fn check(&self) -> Result<(), PlanError> {
+        let mut written = vec![false; self.buffers.len()];
+        let mut read = vec![false; self.buffers.len()];
+        let mut used = vec![false; self.weights.len()];
+        for (index, op) in self.ops.iter().enumerate() {
+            let failed = |problem| PlanError::Op { op: index, name: op.name(), problem };
+            for BufferId(buffer) in op.inputs() {
+                match written.get(buffer) {
+                    Some(true) => read[buffer] = true,
+                    Some(false) => {
+                        return Err(failed(format!("reads `{}` before it is written", self.buffers[buffer].name)));
+                    }
+                    None => return Err(failed(format!("reads buffer {buffer} of {}", written.len()))),
+                }
+            }
+            for WeightId(weight) in op.weights() {
+                *used
+                    .get_mut(weight)
+                    .ok_or_else(|| failed(format!("reads weight {weight} of {}", self.weights.len())))? = true;
+            }
+            let BufferId(output) = op.output();
+            match written.get_mut(output) {
+                Some(written @ false) => *written = true,
+                Some(true) => return Err(failed(format!("writes `{}` again", self.buffers[output].name))),
+                None => return Err(failed(format!("writes buffer {output} of {}", self.buffers.len()))),
+            }
+            self.check_shapes(op).map_err(failed)?;
+        }
+        if let Some(unwritten) = written.iter().position(|written| !written) {
+            return Err(PlanError::Unwritten(self.buffers[unwritten].name.clone()));
+        }
+        read[self.output.0] = true;
+        if let Some(unread) = read.iter().position(|read| !read) {
+            return Err(PlanError::Unread(self.buffers[unread].name.clone()));
+        }
+        match used.iter().position(|used| !used) {
+            Some(idle) => Err(PlanError::Idle(self.weights[idle].tensors.join(" + "))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_shapes(&self, op: &Op) -> Result<(), String> {
+        match *op {
+            Op::Embed { words, positions, types, norm, output } => {
+                let width = self.expect(output, Rows::Tokens, None)?;
+                self.expect_table("words", words, width)?;
+                self.expect_table("positions", positions, width)?;
+                types.map_or(Ok(()), |types| self.expect_table("types", types, width))?;
+                self.expect_norm(norm, width)
+            }
+            Op::Gemm { input, weight, bias, output, .. } => {
+                let (rows, inputs) = (self[input].rows, self[input].width);
+                let outputs = self.expect(output, rows, None)?;
+                let found = self[weight].size();
+                if found != (outputs, inputs) {
+                    return Err(format!("the weight is {found:?}, not {:?}", (outputs, inputs)));
+                }
+                bias.map_or(Ok(()), |bias| self.expect_vector("bias", bias, outputs))
+            }
+            Op::Attend { qkv, heads, output, .. } => {
+                let width = self.expect(output, Rows::Tokens, None)?;
+                if heads == 0 || !width.is_multiple_of(heads) {
+                    return Err(format!("rows of {width} are not for {heads} heads"));
+                }
+                self.expect(qkv, Rows::Tokens, Some(3 * width)).map(drop)
+            }
+            Op::AddNorm { input, residual, norm, output } => {
+                let (rows, width) = (self[input].rows, self[input].width);
+                self.expect(output, rows, Some(width))?;
+                residual.map_or(Ok(width), |residual| self.expect(residual, rows, Some(width)))?;
+                self.expect_norm(norm, width)
+            }
+            Op::Pool { input, output, .. } => {
+                let width = self.expect(input, Rows::Tokens, None)?;
+                self.expect(output, Rows::Sequences, Some(width)).map(drop)
+            }
+            Op::Pick { input, output } => {
+                let width = self.expect(input, Rows::Tokens, None)?;
+                self.expect(output, Rows::Marks, Some(width)).map(drop)
+            }
+        }
+    }
+
+    /// A buffer of these rows and, if given, this width; says its width.
+    fn expect(&self, id: BufferId, rows: Rows, width: Option<usize>) -> Result<usize, String> {
+        let buffer = &self[id];
+        if buffer.rows != rows || buffer.width == 0 || width.is_some_and(|width| width != buffer.width) {
+            let wanted = width.map_or("any".to_owned(), |width| width.to_string());
+            let (name, found, has) = (&buffer.name, buffer.width, buffer.rows);
+            return Err(format!("`{name}` is [{has:?}, {found}], not [{rows:?}, {wanted}]"));
+        }
+        Ok(buffer.width)
+    }
+
+    fn expect_table(&self, what: &str, id: WeightId, width: usize) -> Result<(), String> {
+        match self[id].size() {
+            (rows, columns) if rows > 0 && columns == width => Ok(()),
+            found => Err(format!("{what} are {found:?}, but rows are {width} wide")),
+        }
+    }
+
+    fn expect_vector(&self, what: &str, id: WeightId, width: usize) -> Result<(), String> {
+        match self[id].size() {
+            (1, columns) if columns == width => Ok(()),
+            found => Err(format!("the {what} is {found:?}, not {width} long")),
+        }
+    }
+
+    fn expect_norm(&self, norm: Norm, width: usize) -> Result<(), String> {
+        self.expect_vector("gain", norm.gain, width)?;
+        self.expect_vector("shift", norm.shift, width)
+    }
+}

@@ -1,0 +1,91 @@
+//! What a plan takes, by the sizes of a batch.
+
+use super::{BufferId, Op, Plan, Rows};
+
+/// Sizes of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// T
+    pub(crate) tokens: u64,
+    /// N
+    pub(crate) sequences: u64,
+    /// M
+    pub(crate) marks: u64,
+    /// ΣL², the squared lengths of sequences summed.
+    pub(crate) squares: u64,
+}
+
+/// What one op, or a whole plan, takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Floating-point operations of matrix products and attention, a multiply-add being two. What else is done per
+    /// number is not counted.
+    pub(crate) flop: u64,
+    /// Numbers of weights read at least once.
+    pub(crate) weights: u64,
+    /// Numbers read from and written to buffers.
+    pub(crate) values: u64,
+}
+
+impl Sizes {
+    /// `count` sequences of `length` tokens, with one mark each.
+    pub(crate) fn uniform(count: u64, length: u64) -> Self {
+        Self { tokens: count * length, sequences: count, marks: count, squares: count * length * length }
+    }
+
+    pub(crate) fn rows(&self, rows: Rows) -> u64 {
+        match rows {
+            Rows::Tokens => self.tokens,
+            Rows::Sequences => self.sequences,
+            Rows::Marks => self.marks,
+        }
+    }
+}
+
+impl Plan {
+    /// What one op takes.
+    pub(crate) fn op_cost(&self, op: &Op, sizes: &Sizes) -> Cost {
+        let size = |id: BufferId| self[id].width as u64 * sizes.rows(self[id].rows);
+        let flop = match op {
+            Op::Gemm { input, weight, .. } => {
+                let (outputs, inputs) = self[*weight].size();
+                2 * sizes.rows(self[*input].rows) * (outputs * inputs) as u64
+            }
+            // q · k and p · v, each L² times the width.
+            Op::Attend { output, .. } => 4 * sizes.squares * self[*output].width as u64,
+            _ => 0,
+        };
+        // Of tables only the rows that are looked up are read.
+        let weights = match op {
+            Op::Embed { .. } => 3 * size(op.output()),
+            _ => op.weights().map(|id| self.weight_values(id)).sum(),
+        };
+        Cost { flop, weights, values: op.inputs().map(size).sum::<u64>() + size(op.output()) }
+    }
+
+    /// What all ops take together.
+    pub(crate) fn cost(&self, sizes: &Sizes) -> Cost {
+        self.ops.iter().map(|op| self.op_cost(op, sizes)).fold(Cost::default(), |sum, cost| Cost {
+            flop: sum.flop + cost.flop,
+            weights: sum.weights + cost.weights,
+            values: sum.values + cost.values,
+        })
+    }
+
+    /// Numbers learnt, counting a tensor that two weights share once.
+    pub(crate) fn parameters(&self) -> u64 {
+        let mut tensors: Vec<(&String, u64)> = Vec::new();
+        for (index, weight) in self.weights.iter().enumerate() {
+            let each = self.weight_values(super::WeightId(index)) / weight.tensors.len() as u64;
+            tensors.extend(weight.tensors.iter().map(|name| (name, each)));
+        }
+        tensors.sort_unstable();
+        tensors.dedup_by_key(|(name, _)| *name);
+        tensors.iter().map(|(_, values)| values).sum()
+    }
+
+    fn weight_values(&self, id: super::WeightId) -> u64 {
+        let (rows, columns) = self[id].size();
+        (rows * columns) as u64
+    }
+}
