@@ -57,11 +57,16 @@ pub(crate) trait Simd: Copy + 'static {
 /// # Safety
 /// As for the methods of [`Simd`] they call.
 pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
+    /// Whether numbers are rounded to 8 bits of mantissa, so that they need not be computed to more than that.
+    const NARROW: bool;
+
     unsafe fn load<V: Simd>(from: *const Self) -> V::F;
     unsafe fn store<V: Simd>(to: *mut Self, x: V::F);
 }
 
 impl Number for f32 {
+    const NARROW: bool = false;
+
     #[inline(always)]
     unsafe fn load<V: Simd>(from: *const Self) -> V::F {
         // SAFETY: as the caller promises.
@@ -76,6 +81,8 @@ impl Number for f32 {
 }
 
 impl Number for bf16 {
+    const NARROW: bool = true;
+
     #[inline(always)]
     unsafe fn load<V: Simd>(from: *const Self) -> V::F {
         // SAFETY: as the caller promises.

@@ -1,0 +1,57 @@
+//! Products by panels: each panel of columns is used for all rows while it is near, tile by tile.
+
+use std::ops::Range;
+
+use super::finish::{Finish, Place, finish};
+use super::pack::Packed;
+use super::tile::{Sums, tile};
+use crate::cpu::dot::{Dot, VECTORS};
+use crate::cpu::memory::Rows;
+use crate::cpu::simd::{Number, Simd};
+use crate::plan::Activation;
+
+/// The left operand: its rows, and what each needs.
+pub(crate) struct Left<D: super::pack::Product> {
+    pub(crate) rows: Rows<D::Element>,
+    /// In column 0, for kinds that need something.
+    pub(crate) each: Rows<D::Row>,
+}
+
+/// Rows `rows` of `left` times panels `panels` of `right`, finished, into the same rows and columns of `out`.
+///
+/// # Safety
+/// The processor has the instructions of `D`. Rows of `left` hold whole words, and those of `out` reach to the next
+/// multiple of 16 columns; nobody else uses these rows and columns of `out` meanwhile.
+pub(crate) unsafe fn multiply<D: Finish, N: Number>(
+    left: &Left<D>,
+    rows: Range<usize>,
+    right: &Packed<D>,
+    panels: Range<usize>,
+    activation: Activation,
+    out: Rows<N>,
+) {
+    // Tiles of nearly the same height: 16 rows go as 8 and 8, 9 as 5 and 4.
+    let count = rows.len().div_ceil(D::ROWS);
+    let first = |tile: usize| rows.start + rows.len() * tile / count;
+    // SAFETY: the processor has the instructions; the rest is as the caller promises.
+    unsafe {
+        D::run(
+            #[inline(always)]
+            || {
+                let mut sums: Sums<D> = [[D::zero(); VECTORS]; 8];
+                for panel in panels {
+                    let (words, vectors) = right.panel(panel);
+                    for index in 0..count {
+                        let (row, end) = (first(index), first(index + 1));
+                        let from = left.rows.at(row, 0).cast::<u32>();
+                        let stride = left.rows.stride / D::DEPTH;
+                        tile::<D>(end - row, from, stride, right.steps(), words, vectors, &mut sums);
+                        let column = panel * VECTORS * D::V::LANES;
+                        let place = Place { right, activation, out, row, column };
+                        finish(&sums, end - row, vectors, #[inline(always)] |index| left.each.at(row + index, 0).read(), &place);
+                    }
+                }
+            },
+        );
+    }
+}
