@@ -115,7 +115,7 @@ impl<T> Rows<T> {
     #[inline(always)]
     pub(crate) unsafe fn at(self, row: usize, column: usize) -> *mut T {
         // SAFETY: as the caller promises.
-        unsafe { self.first.add(row * self.stride + column) }
+        self.first.wrapping_add(row * self.stride + column)
     }
 
     /// The same rows from `row` on.
