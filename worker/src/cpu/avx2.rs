@@ -130,6 +130,29 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn abs(x: __m256) -> __m256 {
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn index(x: __m256, shift: u32) -> __m256 {
+        unsafe {
+            let shift = _mm256_set1_epi32(shift.cast_signed());
+            _mm256_castsi256_ps(_mm256_srlv_epi32(_mm256_castps_si256(x), shift))
+        }
+    }
+
+    /// From both halves of the table, then by the fourth bit of the index, moved to where the sign is.
+    #[inline(always)]
+    unsafe fn pick(table: &[f32; 16], index: __m256) -> __m256 {
+        unsafe {
+            let index = _mm256_castps_si256(index);
+            let half = |from: usize| _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr().add(from)), index);
+            _mm256_blendv_ps(half(0), half(8), _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn first(count: usize, x: __m256, other: __m256) -> __m256 {
         unsafe { _mm256_blendv_ps(other, x, _mm256_castsi256_ps(mask(count))) }
     }

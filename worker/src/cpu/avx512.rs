@@ -139,6 +139,24 @@ macro_rules! vectors_of_16 {
             }
 
             #[inline(always)]
+            unsafe fn abs(x: __m512) -> __m512 {
+                unsafe { _mm512_abs_ps(x) }
+            }
+
+            #[inline(always)]
+            unsafe fn index(x: __m512, shift: u32) -> __m512 {
+                unsafe {
+                    let shift = _mm512_set1_epi32(shift.cast_signed());
+                    _mm512_castsi512_ps(_mm512_srlv_epi32(_mm512_castps_si512(x), shift))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn pick(table: &[f32; 16], index: __m512) -> __m512 {
+                unsafe { _mm512_permutexvar_ps(_mm512_castps_si512(index), _mm512_loadu_ps(table.as_ptr())) }
+            }
+
+            #[inline(always)]
             unsafe fn first(count: usize, x: __m512, other: __m512) -> __m512 {
                 unsafe { _mm512_mask_mov_ps(other, mask(count), x) }
             }

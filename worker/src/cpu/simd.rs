@@ -38,12 +38,19 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `b` where either is not a number.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// `b` where either is not a number.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(x: Self::F) -> Self::F;
     /// To the nearest whole number, halves to even.
     unsafe fn round(x: Self::F) -> Self::F;
     /// `x · 2^n` for whole n from -150 to 127; results below the smallest normal number may become 0.
     unsafe fn scale(x: Self::F, n: Self::F) -> Self::F;
+    /// The bits of each lane shifted right, as an index for [`Simd::pick`].
+    unsafe fn index(x: Self::F, shift: u32) -> Self::F;
+    /// In each lane the number of a table that the lowest four bits of that lane of `index` name; the others are ignored.
+    unsafe fn pick(table: &[f32; 16], index: Self::F) -> Self::F;
     /// The first `count` lanes of `x` and the others of `other`.
     unsafe fn first(count: usize, x: Self::F, other: Self::F) -> Self::F;
     /// The sum of all lanes, always in the same order.

@@ -4,6 +4,8 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result};
 
 use super::{expect_len, math, rows, values_mut, vectorize};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
