@@ -6,6 +6,7 @@
 pub(crate) mod activate;
 pub(crate) mod attend;
 pub(crate) mod embed;
+pub(crate) mod gemm;
 mod math;
 pub(crate) mod normalize;
 pub(crate) mod pool;
