@@ -13,6 +13,8 @@ use crate::cpu::simd::{Number, Simd};
 
 /// Largest quantised weight. Not -128, so that scales are the same both ways.
 const WEIGHT_MAX: f32 = 127.0;
+/// 1.5·2^23: next to it, numbers are whole.
+const ROUND: f32 = 12_582_912.0;
 /// Largest quantised activation.
 const VALUE_MAX: f32 = 255.0;
 /// No range is smaller: a row of equal numbers has none.
@@ -40,9 +42,10 @@ impl Columns {
     pub(super) fn quantise(&mut self, column: usize, weights: &[f32], mut to: impl FnMut(usize, u8)) {
         let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
         let scale = largest.max(RANGE_MIN) / WEIGHT_MAX;
-        let mut sum = 0;
+        let (inverse, mut sum) = (1.0 / scale, 0);
         for (place, weight) in weights.iter().enumerate() {
-            let quantised = (weight / scale).round_ties_even().clamp(-WEIGHT_MAX, WEIGHT_MAX) as i8;
+            // Adding and taking away 1.5·2^23 rounds to the nearest whole number; the largest is 127.
+            let quantised = ((weight * inverse + ROUND) - ROUND) as i8;
             sum += i32::from(quantised);
             to(place, quantised.cast_unsigned());
         }
