@@ -25,8 +25,9 @@ fn wave(len: usize) -> Vec<f32> {
 }
 
 fn attend(qkv: &[f32], width: usize, heads: usize, splits: &[usize]) -> Vec<f32> {
+    let scale = 1.0 / ((width / heads) as f32).sqrt();
     let tensor = Tensor::from_vec(qkv.to_vec(), (qkv.len() / 3 / width, 3 * width), &Device::Cpu).unwrap();
-    let out = tensor.apply_op1_no_bwd(&Attend { heads, splits }).unwrap();
+    let out = tensor.apply_op1_no_bwd(&Attend { heads, scale, splits }).unwrap();
     out.flatten_all().unwrap().to_vec1().unwrap()
 }
 
