@@ -9,9 +9,9 @@
 //!   link       two gRPC streams, fragments, heartbeats, reconnects; the only place that knows the wire's types
 //!    └ session     pure: credits, duplicates, cancelled items, which models are in which state
 //!       └ executor     one OS thread owns the device; a second one reads models
-//!          └ backend      echo | synthetic | candle
-//!             └ model        one file per architecture
-//!                └ ops          what a model is made of
+//!          └ backend      echo | synthetic | planned: whatever runs plans, such as candle
+//!             └ model        one file per architecture: settings in, a plan out
+//!                └ ops          what a plan is made of
 //! ```
 //!
 //! Arrows only run down. What all parts speak of (`batch`, `card`, `source`) imports none of them.

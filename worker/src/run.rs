@@ -45,7 +45,7 @@ pub enum RunError {
     NoCuda,
     /// The system gives no threads.
     #[error("cannot start the compute threads")]
-    Threads(#[from] rayon::ThreadPoolBuildError),
+    Threads(#[source] io::Error),
     /// The system gives no thread.
     #[error("cannot start a thread")]
     Thread(#[from] io::Error),
@@ -73,10 +73,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         return Ok(Exit::ParentGone);
     }
     let stdin_ends = options.exit_on_stdin_end.then(watch_stdin).transpose()?;
-    let compute = Compute::new(options.threads)?;
+    let compute = Compute::new(options.threads).map_err(RunError::Threads)?;
     let threads = compute.threads();
-    let device = compute.clone();
-    let executor = Executor::start(move || Stack::new(device), compute)?;
+    let executor = Executor::start(Stack::default, compute)?;
     let (stop, stopped) = watch::channel(Stop::Not);
     // Boxed, or everyone who runs a worker would carry its whole state in a future of their own.
     let mut link = Box::pin(Link::new(options, executor, threads, stopped).run());

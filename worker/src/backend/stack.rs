@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::candle::Candle;
 use super::echo::Echo;
+use super::planned::Planned;
 use super::synthetic::Synthetic;
 use super::{Backend, Compute, LoadError, PrepareRequest};
 use crate::batch::{BatchError, HostBatch, ItemResult};
@@ -12,9 +13,9 @@ use crate::card::ModelCard;
 use crate::source::ModelSource;
 
 /// Every backend of this build.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Stack {
-    candle: Candle,
+    candle: Planned<Candle>,
     echo: Echo,
     synthetic: Synthetic,
     homes: BTreeMap<Arc<str>, Home>,
@@ -31,7 +32,7 @@ enum Home {
 /// A model prepared for one of the backends.
 #[derive(Debug)]
 pub(crate) enum Prepared {
-    Candle(<Candle as Backend>::Prepared),
+    Candle(<Planned<Candle> as Backend>::Prepared),
     Echo(<Echo as Backend>::Prepared),
     Synthetic(<Synthetic as Backend>::Prepared),
 }
@@ -39,15 +40,9 @@ pub(crate) enum Prepared {
 /// A batch launched on one of the backends.
 #[derive(Debug)]
 pub(crate) enum Ticket {
-    Candle(<Candle as Backend>::Ticket),
+    Candle(<Planned<Candle> as Backend>::Ticket),
     Echo(<Echo as Backend>::Ticket),
     Synthetic(<Synthetic as Backend>::Ticket),
-}
-
-impl Stack {
-    pub(crate) fn new(compute: Compute) -> Self {
-        Self { candle: Candle::new(compute), echo: Echo, synthetic: Synthetic::default(), homes: BTreeMap::new() }
-    }
 }
 
 impl Backend for Stack {
@@ -69,7 +64,7 @@ impl Backend for Stack {
                 (Prepared::Synthetic(prepared), card)
             }
             ModelSource::Folder(_) => {
-                let (prepared, card) = Candle::prepare(request, compute, progress)?;
+                let (prepared, card) = Planned::<Candle>::prepare(request, compute, progress)?;
                 (Prepared::Candle(prepared), card)
             }
         })
