@@ -13,6 +13,10 @@ use rayon::prelude::*;
 
 use super::{expect_len, math, values, vectorize};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -55,7 +55,7 @@ unsafe fn clamp<V: Simd>(x: V::F, limit: f32) -> V::F {
     unsafe { V::max(V::splat(-limit), V::min(V::splat(limit), x)) }
 }
 
-/// 2^x for x up to 127. Relative error below 2e-7, with `NARROW` below 1e-4. Below -126 it stays at 2^-126.
+/// 2^x for any finite x up to 127. Relative error below 2e-7, with `NARROW` below 1e-4; results below 2^-126 may become 0.
 ///
 /// # Safety
 /// Within [`Simd::run`].
@@ -63,7 +63,6 @@ unsafe fn clamp<V: Simd>(x: V::F, limit: f32) -> V::F {
 pub(crate) unsafe fn exp2<V: Simd, const NARROW: bool>(x: V::F) -> V::F {
     // SAFETY: as the caller promises.
     unsafe {
-        let x = V::max(V::splat(-126.0), x);
         let whole = V::round(x);
         let rest = V::sub(x, whole);
         // Minimax on [-1/2, 1/2].
