@@ -114,9 +114,8 @@ impl Attends for Bf16 {
     unsafe fn columns(from: Rows<bf16>, rows: usize, count: usize) -> __m512i {
         unsafe {
             let mask = lanes_below(count);
-            let row = |row: usize| _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.at(row, 0).cast()));
-            let first = row(0);
-            if rows < 2 { first } else { _mm512_or_si512(first, _mm512_slli_epi32::<16>(row(1))) }
+            let first = halves(from.at(0, 0), mask);
+            if rows < 2 { first } else { _mm512_or_si512(first, _mm512_slli_epi32::<16>(halves(from.at(1, 0), mask))) }
         }
     }
 
@@ -167,17 +166,11 @@ impl Attends for F32<Avx2> {
     #[inline(always)]
     unsafe fn transpose(row: impl Fn(usize) -> __m256, mut column: impl FnMut(usize, __m256)) {
         unsafe {
-            // Pairs of rows, then fours, then all eight; `halves` come from the lower and from the upper four rows.
-            let pair = |r: usize| (_mm256_unpacklo_ps(row(r), row(r + 1)), _mm256_unpackhi_ps(row(r), row(r + 1)));
-            let four = |r: usize| {
-                let ((a, b), (c, d)) = (pair(r), pair(r + 2));
-                let low = |x, y| _mm256_shuffle_ps::<0x44>(x, y);
-                let high = |x, y| _mm256_shuffle_ps::<0xee>(x, y);
-                [low(a, c), high(a, c), low(b, d), high(b, d)]
-            };
-            for (lane, (upper, lower)) in four(0).into_iter().zip(four(4)).enumerate() {
-                column(lane, _mm256_permute2f128_ps::<0x20>(upper, lower));
-                column(lane + 4, _mm256_permute2f128_ps::<0x31>(upper, lower));
+            let upper = four_by_8(row(0), row(1), row(2), row(3));
+            let lower = four_by_8(row(4), row(5), row(6), row(7));
+            for lane in 0..4 {
+                column(lane, _mm256_permute2f128_ps::<0x20>(upper[lane], lower[lane]));
+                column(lane + 4, _mm256_permute2f128_ps::<0x31>(upper[lane], lower[lane]));
             }
         }
     }
@@ -202,32 +195,59 @@ fn lanes_below(count: usize) -> __mmask16 {
     ((1u32 << count.min(16)) - 1) as __mmask16
 }
 
-/// By pairs of rows, then fours, then quarters of vectors.
+/// 16 elements, those of a mask, each in the low half of a word.
+#[inline(always)]
+unsafe fn halves(from: *const bf16, mask: __mmask16) -> __m512i {
+    unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast())) }
+}
+
+/// Columns of four rows: half h of vector c holds column 4h + c.
+#[inline(always)]
+unsafe fn four_by_8(a: __m256, b: __m256, c: __m256, d: __m256) -> [__m256; 4] {
+    unsafe {
+        let (low_ab, low_cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (high_ab, high_cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0x44>(low_ab, low_cd),
+            _mm256_shuffle_ps::<0xee>(low_ab, low_cd),
+            _mm256_shuffle_ps::<0x44>(high_ab, high_cd),
+            _mm256_shuffle_ps::<0xee>(high_ab, high_cd),
+        ]
+    }
+}
+
+/// Columns of four rows: quarter q of vector c holds column 4q + c.
+#[inline(always)]
+unsafe fn four_by_16(a: __m512i, b: __m512i, c: __m512i, d: __m512i) -> [__m512i; 4] {
+    unsafe {
+        let (low_ab, low_cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (high_ab, high_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(low_ab, low_cd),
+            _mm512_unpackhi_epi64(low_ab, low_cd),
+            _mm512_unpacklo_epi64(high_ab, high_cd),
+            _mm512_unpackhi_epi64(high_ab, high_cd),
+        ]
+    }
+}
+
+/// By fours of rows, then by quarters of vectors.
 #[inline(always)]
 unsafe fn transpose_16(row: impl Fn(usize) -> __m512i, mut column: impl FnMut(usize, __m512i)) {
     unsafe {
-        let four = |r: usize| {
-            let [a, b, c, d] = [row(r), row(r + 1), row(r + 2), row(r + 3)];
-            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-            let (high_ab, high_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-            [
-                _mm512_unpacklo_epi64(ab, cd),
-                _mm512_unpackhi_epi64(ab, cd),
-                _mm512_unpacklo_epi64(high_ab, high_cd),
-                _mm512_unpackhi_epi64(high_ab, high_cd),
-            ]
-        };
-        // Quarter q of vector c holds column 4q + c of four rows.
-        let (a, b, c, d) = (four(0), four(4), four(8), four(12));
+        let a = four_by_16(row(0), row(1), row(2), row(3));
+        let b = four_by_16(row(4), row(5), row(6), row(7));
+        let c = four_by_16(row(8), row(9), row(10), row(11));
+        let d = four_by_16(row(12), row(13), row(14), row(15));
         for lane in 0..4 {
-            let even = |x, y| _mm512_shuffle_i32x4::<0x88>(x, y);
-            let odd = |x, y| _mm512_shuffle_i32x4::<0xdd>(x, y);
-            let (ab, cd) = (even(a[lane], b[lane]), even(c[lane], d[lane]));
-            column(lane, even(ab, cd));
-            column(lane + 8, odd(ab, cd));
-            let (ab, cd) = (odd(a[lane], b[lane]), odd(c[lane], d[lane]));
-            column(lane + 4, even(ab, cd));
-            column(lane + 12, odd(ab, cd));
+            let even_ab = _mm512_shuffle_i32x4::<0x88>(a[lane], b[lane]);
+            let even_cd = _mm512_shuffle_i32x4::<0x88>(c[lane], d[lane]);
+            column(lane, _mm512_shuffle_i32x4::<0x88>(even_ab, even_cd));
+            column(lane + 8, _mm512_shuffle_i32x4::<0xdd>(even_ab, even_cd));
+            let odd_ab = _mm512_shuffle_i32x4::<0xdd>(a[lane], b[lane]);
+            let odd_cd = _mm512_shuffle_i32x4::<0xdd>(c[lane], d[lane]);
+            column(lane + 4, _mm512_shuffle_i32x4::<0x88>(odd_ab, odd_cd));
+            column(lane + 12, _mm512_shuffle_i32x4::<0xdd>(odd_ab, odd_cd));
         }
     }
 }
