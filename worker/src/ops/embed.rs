@@ -5,6 +5,11 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::normalize::Norm;
 use super::{expect_len, rows, vectorize};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
+#[cfg(test)]
+pub(crate) mod reference;
+
 /// What turns token ids into vectors.
 #[derive(Debug)]
 pub(crate) struct Embed {

@@ -4,6 +4,10 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, bail};
 
 use super::{expect_len, math, rows, values, values_mut, vectorize};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
+#[cfg(test)]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,10 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
 use super::{expect_len, values, vectorize};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
+#[cfg(test)]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
