@@ -4,7 +4,7 @@ mod narrow;
 #[cfg(test)]
 mod tests;
 
-use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E, PI};
+use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E, PI};
 
 use crate::cpu::simd::Simd;
 use crate::plan::Activation;
@@ -69,8 +69,7 @@ pub(crate) unsafe fn exp2<V: Simd, const NARROW: bool>(x: V::F) -> V::F {
         let power = if NARROW {
             polynomial::<V>(rest, &[0.055_838_283, 0.242_639_48, 0.693_136_75, 0.999_924_54])
         } else {
-            let coefficients =
-                [1.546_144_5e-4, 1.340_042_8e-3, 9.618_057e-3, 0.055_503_27, 0.240_226_5, 0.693_147_2, 1.0];
+            let coefficients = [1.546_144_5e-4, 1.340_042_8e-3, 9.618_057e-3, 0.055_503_27, 0.240_226_5, LN_2, 1.0];
             polynomial::<V>(rest, &coefficients)
         };
         V::scale(power, whole)

@@ -37,7 +37,6 @@ pub(crate) struct Tables<'a, W> {
 /// # Safety
 /// The processor has the instructions of `V`. Rows that are written reach to the next multiple of 16 columns, and nobody
 /// else uses them meanwhile.
-#[expect(clippy::too_many_arguments, reason = "a batch's tokens, which of them, and where they go")]
 pub(crate) unsafe fn embed<V: Simd, W: Number>(
     tables: &Tables<'_, W>,
     ids: &[u32],

@@ -2,6 +2,7 @@
 //! and their words lie along the head, the values' columns lie along the head and their words are keys.
 
 #![expect(clippy::undocumented_unsafe_blocks, reason = "what each method needs is what its trait says")]
+#![expect(clippy::wildcard_imports, reason = "intrinsics have names of their own")]
 
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -1,47 +1,17 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use half::bf16;
-
 use super::*;
 use crate::cpu::avx2::Avx2;
 use crate::cpu::avx512::Avx512;
 use crate::cpu::dot::{Bf16, F32};
 use crate::cpu::isa::CpuIsa;
+use crate::cpu::testing::{Value, has};
 use crate::ops::attend::reference;
 
-/// What tests need of elements.
-trait Value: Number + PartialEq + std::fmt::Debug {
-    /// How far results may be from the reference, for values up to 1.
-    const ERROR: f64;
-
-    fn from_f32(x: f32) -> Self;
-    fn value(self) -> f64;
-}
-
-impl Value for f32 {
-    const ERROR: f64 = 6e-6;
-
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-
-    fn value(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-impl Value for bf16 {
-    /// The result is rounded, and so are weights.
-    const ERROR: f64 = 6e-3;
-
-    fn from_f32(x: f32) -> Self {
-        Self::from_f32(x)
-    }
-
-    fn value(self) -> f64 {
-        self.to_f64()
-    }
+/// How far results may be from the reference, for values up to 1. In bfloat16 weights are rounded, and so is the result.
+fn error<E: Number>() -> f64 {
+    if E::NARROW { 6e-3 } else { 6e-6 }
 }
 
 /// One sequence in the middle of a batch: heads side by side in rows that go on after them, rows of others around it. All
@@ -102,13 +72,6 @@ impl<E: Value> Case<E> {
 /// Runs a test of all kinds of dot products that this processor has.
 macro_rules! on_all {
     ($test:ident) => {
-        let has = |isa: CpuIsa| {
-            let has = CpuIsa::detect() >= isa;
-            if !has {
-                eprintln!("skipped: this processor has no {isa}");
-            }
-            has
-        };
         if has(CpuIsa::Avx2) {
             $test::<F32<Avx2>>();
         }
@@ -143,9 +106,9 @@ fn follows<D: Attends<Element: Value>>() {
                 let expected = reference::attend(&q, k.iter().map(Vec::as_slice), v.iter().map(Vec::as_slice));
                 let at = (query + 1) * case.stride + index * head;
                 for (found, expected) in case.out[at..at + head].iter().zip(expected) {
-                    let error = (found.value() - expected).abs();
+                    let distance = (found.value() - expected).abs();
                     assert!(
-                        error <= D::Element::ERROR,
+                        distance <= error::<D::Element>(),
                         "head of {head}, {keys} keys, query {query}: {found:?}, not {expected}"
                     );
                 }

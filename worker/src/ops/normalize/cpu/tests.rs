@@ -1,30 +1,6 @@
 use super::*;
-use crate::cpu::avx2::Avx2;
-use crate::cpu::avx512::{Avx512, Avx512Narrow};
-use crate::cpu::isa::CpuIsa;
+use crate::cpu::testing::on_all_vectors;
 use crate::ops::normalize::reference;
-
-/// Runs a test of all types of vectors that this processor has.
-macro_rules! on_all {
-    ($test:ident) => {
-        let has = |isa: CpuIsa| {
-            let has = CpuIsa::detect() >= isa;
-            if !has {
-                eprintln!("skipped: this processor has no {isa}");
-            }
-            has
-        };
-        if has(CpuIsa::Avx2) {
-            $test::<Avx2>();
-        }
-        if has(CpuIsa::Avx512) {
-            $test::<Avx512>();
-        }
-        if has(CpuIsa::Avx512Narrow) {
-            $test::<Avx512Narrow>();
-        }
-    };
-}
 
 const WIDTHS: [usize; 14] = [1, 5, 7, 8, 9, 15, 16, 17, 37, 64, 100, 384, 768, 1030];
 const STRIDE: usize = 1056;
@@ -61,7 +37,7 @@ fn follows<V: Simd>() {
             let view = |rows: &mut Vec<f32>| Rows::new(rows.as_mut_ptr(), STRIDE);
             let other = with_residual.then(|| view(&mut residual));
             let (wide_view, narrow_view) = (Some(view(&mut wide)), Some(Rows::new(narrow.as_mut_ptr(), STRIDE)));
-            // SAFETY: `on_all` looked whether the processor has the instructions; all views have the rows and columns.
+            // SAFETY: `on_all_vectors` looked whether the processor has the instructions; all views have the rows and columns.
             unsafe {
                 add_norm::<V>(ROWS, width, view(&mut input), other, &gain, &shift, 1e-5, wide_view, narrow_view);
             }
@@ -86,7 +62,7 @@ fn follows<V: Simd>() {
 
 #[test]
 fn follows_the_reference_for_any_width() {
-    on_all!(follows);
+    on_all_vectors!(follows);
 }
 
 fn in_place<V: Simd>() {
@@ -110,7 +86,7 @@ fn in_place<V: Simd>() {
 
 #[test]
 fn may_write_over_what_it_reads() {
-    on_all!(in_place);
+    on_all_vectors!(in_place);
 }
 
 fn far_mean<V: Simd>() {
@@ -126,5 +102,5 @@ fn far_mean<V: Simd>() {
 
 #[test]
 fn a_mean_far_from_zero_does_not_swallow_the_variance() {
-    on_all!(far_mean);
+    on_all_vectors!(far_mean);
 }

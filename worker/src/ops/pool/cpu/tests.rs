@@ -1,30 +1,6 @@
 use super::*;
-use crate::cpu::avx2::Avx2;
-use crate::cpu::avx512::{Avx512, Avx512Narrow};
-use crate::cpu::isa::CpuIsa;
+use crate::cpu::testing::on_all_vectors;
 use crate::ops::pool::reference;
-
-/// Runs a test of all types of vectors that this processor has.
-macro_rules! on_all {
-    ($test:ident) => {
-        let has = |isa: CpuIsa| {
-            let has = CpuIsa::detect() >= isa;
-            if !has {
-                eprintln!("skipped: this processor has no {isa}");
-            }
-            has
-        };
-        if has(CpuIsa::Avx2) {
-            $test::<Avx2>();
-        }
-        if has(CpuIsa::Avx512) {
-            $test::<Avx512>();
-        }
-        if has(CpuIsa::Avx512Narrow) {
-            $test::<Avx512Narrow>();
-        }
-    };
-}
 
 fn follows<V: Simd>() {
     let splits = [0, 1, 3, 20, 532];
@@ -36,7 +12,7 @@ fn follows<V: Simd>() {
             let mut out = vec![7.0f32; 4 * stride];
             let (from, to) = (Rows::new(input.as_mut_ptr(), stride), Rows::new(out.as_mut_ptr(), stride));
             for sequences in [0..1, 1..4] {
-                // SAFETY: `on_all` looked whether the processor has the instructions; both matrices have the rows.
+                // SAFETY: `on_all_vectors` looked whether the processor has the instructions; both matrices have the rows.
                 unsafe { pool::<V>(pooling, from, &splits, sequences, width, to) };
             }
             for sequence in 0..4 {
@@ -56,5 +32,5 @@ fn follows<V: Simd>() {
 
 #[test]
 fn follows_the_reference_for_any_width_and_length() {
-    on_all!(follows);
+    on_all_vectors!(follows);
 }
