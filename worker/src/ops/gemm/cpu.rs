@@ -48,7 +48,14 @@ pub(crate) unsafe fn multiply<D: Finish, N: Number>(
                         tile::<D>(end - row, from, stride, right.steps(), words, vectors, &mut sums);
                         let column = panel * VECTORS * D::V::LANES;
                         let place = Place { right, activation, out, row, column };
-                        finish(&sums, end - row, vectors, #[inline(always)] |index| left.each.at(row + index, 0).read(), &place);
+                        finish(
+                            &sums,
+                            end - row,
+                            vectors,
+                            #[inline(always)]
+                            |index| left.each.at(row + index, 0).read(),
+                            &place,
+                        );
                     }
                 }
             },
