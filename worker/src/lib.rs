@@ -30,6 +30,7 @@ mod run;
 mod session;
 mod source;
 
+pub use cpu::isa::{CpuIsa, UnknownIsa};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
 pub use run::{Exit, Refusal, RunError, run};
 pub use source::{ModelSource, SyntheticCurve};

@@ -30,9 +30,6 @@ const SMALLEST_RUNS: usize = 4;
 
 /// Runs one plan with its weights.
 pub(crate) trait Executor: Sized + Send + std::fmt::Debug + 'static {
-    /// What cards call it.
-    const NAME: &'static str;
-
     /// Takes what it needs of the weights, in its own form. `progress` is told the part that is done, in [0, 1].
     fn build(
         model: &Model,
@@ -41,6 +38,9 @@ pub(crate) trait Executor: Sized + Send + std::fmt::Debug + 'static {
         compute: &Compute,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError>;
+
+    /// What cards call it.
+    fn name(&self) -> &'static str;
 
     /// What the weights are computed in, as cards say it: `f32`, `bf16`, `int8` or `int8-mixed`.
     fn dtype(&self) -> &'static str;
@@ -101,7 +101,7 @@ impl<E: Executor> Backend for Planned<E> {
             bytes: executor.bytes(),
             parameters: model.plan.parameters(),
             dtype: executor.dtype(),
-            backend: E::NAME,
+            backend: executor.name(),
             tokenizer_sha256: tokenizer_sha256.unwrap_or_default(),
             inputs: inputs(&model),
             outputs: outputs(&model),
