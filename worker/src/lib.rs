@@ -20,6 +20,7 @@ mod backend;
 mod batch;
 mod card;
 mod cpu;
+mod describe;
 mod executor;
 mod link;
 mod model;
@@ -30,6 +31,7 @@ mod run;
 mod session;
 mod source;
 
+pub use describe::{DescribeError, describe_plan};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
 pub use run::{Exit, Refusal, RunError, run};
 pub use source::{ModelSource, SyntheticCurve};
