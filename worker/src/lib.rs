@@ -20,6 +20,7 @@ mod backend;
 mod batch;
 mod card;
 mod cpu;
+mod describe;
 mod executor;
 mod link;
 mod model;
@@ -31,6 +32,7 @@ mod session;
 mod source;
 
 pub use cpu::isa::{CpuIsa, UnknownIsa};
+pub use describe::{DescribeError, describe_plan};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
 pub use run::{Exit, Refusal, RunError, run};
 pub use source::{ModelSource, SyntheticCurve};

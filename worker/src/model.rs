@@ -185,7 +185,7 @@ pub(crate) enum ReadError {
     Sharded { folder: PathBuf },
     #[error("{}: tensor `{name}` has {value} at {at:?}; no model has that", path.display())]
     NotFinite { path: PathBuf, name: String, at: Vec<usize>, value: f32 },
-    #[error("{}: {names}: {count} tensors that this architecture has no use for", path.display())]
+    #[error("{}: {names}: tensors without a place in this architecture ({count} in all)", path.display())]
     Surplus { path: PathBuf, names: String, count: usize },
     #[error("its plan is wrong, which is a mistake in this program: {0}")]
     Plan(#[from] PlanError),

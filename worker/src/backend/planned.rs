@@ -18,6 +18,8 @@ use crate::source::{ModelSource, Precision};
 mod finish;
 mod pack;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 
 use finish::Finish;
