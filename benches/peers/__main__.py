@@ -5,6 +5,7 @@ Prints Markdown on standard output, and how far it is on standard error. `taskse
 import argparse
 import pathlib
 import re
+import signal
 import sys
 
 from . import engines, export, machine, measure, model, report, shapes
@@ -12,6 +13,8 @@ from . import engines, export, machine, measure, model, report, shapes
 
 def main():
     arguments = parse()
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: told to stop"))
     opened = model.open_model(arguments.model)
     header = machine.header(arguments.threads, export.PACKAGES)
     export.make(opened)

@@ -40,14 +40,14 @@ RIVALS = tuple(engine for engine in ENGINES if not engine.shoal or engine.name =
 REFERENCE = "torch-f32"
 
 
-def start(engine, arguments, model):
-    """The process of an engine; it loads the model while others start."""
-    common = ["--model", str(model.folder), "--threads", str(arguments.threads)]
+def start(engine, model, threads, shoal=None):
+    """The process of an engine; it loads the model while others start. `shoal` is Shoal's program."""
+    common = ["--model", str(model.folder), "--threads", str(threads)]
     if engine.shoal:
-        command = [arguments.shoal, *common, "--dtype", engine.name]
+        command = [shoal, *common, "--dtype", engine.name]
     else:
         command = [sys.executable, "-m", "peers.peer", "--engine", engine.name, *common]
-    return child.Child(engine.title, command, environment(arguments.threads), ANSWER_SECONDS)
+    return child.Child(engine.title, command, environment(threads), ANSWER_SECONDS)
 
 
 def environment(threads):

@@ -167,4 +167,5 @@ def to_openvino_int8(files):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="peers.export", description=__doc__)
     parser.add_argument("--model")
-    make(models.open_model(parser.parse_args().model))
+    # Whoever goes on with the files has arguments besides.
+    make(models.open_model(parser.parse_known_args()[0].model))

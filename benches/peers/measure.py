@@ -80,7 +80,7 @@ class Field:
 
     def start(self, engine, arguments):
         try:
-            self.children[engine.name] = engines.start(engine, arguments, self.done.model)
+            self.children[engine.name] = engines.start(engine, self.done.model, arguments.threads, arguments.shoal)
         except child.EngineError as error:
             self.lose(engine.name, error)
 
