@@ -1,11 +1,12 @@
 """Asks the engines in turn, so that what slows the machine for a while slows them all."""
 
 import dataclasses
+import os
 import statistics
 import sys
 import time
 
-from . import child, engines, shapes
+from . import child, engines, machine, shapes
 
 # Spinning threads of whoever was asked last are asleep by then.
 BREATH_SECONDS = 0.02
@@ -36,6 +37,8 @@ class Run:
     batches: dict = dataclasses.field(default_factory=dict)
     # By dtype: billions of operations a second, one measurement for each shape.
     peaks: dict = dataclasses.field(default_factory=dict)
+    # By shape's title: the share of the machine that others took meanwhile.
+    others: dict = dataclasses.field(default_factory=dict)
     # Engines that failed, and why.
     lost: dict = dataclasses.field(default_factory=dict)
 
@@ -121,9 +124,11 @@ def one_shape(arguments, field, asked, shape, group):
             results[engine.name] = Result(
                 shape.tokens, embeddings=answer["embeddings"], hashes={answer["embeddings_sha"]}
             )
+    others = machine.Others([os.getpid(), *(process.process.pid for process in field.children.values())])
     for _ in range(arguments.turns):
         for chosen in rounds:
             field.ask(chosen, lambda process: turn(process, shape, group, *rounds[chosen], results[chosen]))
+    field.done.others[name] = others.share()
     field.done.results[name] = {name: result for name, result in results.items() if name in field.children}
 
 

@@ -21,13 +21,15 @@ def rates(run):
     """Tokens a second; where the silicon's peak was measured, also what it would give."""
     present = [engine for engine in engines.ENGINES if any(engine.name in found for found in run.results.values())]
     peaks = [dtype for dtype in DTYPES if run.peak(dtype)]
-    head = ["rows × length", *(engine.title for engine in present), *(f"silicon {dtype}" for dtype in peaks)]
+    head = ["rows × length", *(engine.title for engine in present), *(f"silicon {dtype}" for dtype in peaks), "others"]
     rows = []
     for title, found in run.results.items():
         measured = [thousands(run.rate(title, engine.name)) if engine.name in found else "–" for engine in present]
         rows.append([title.replace("x", " × ") if title[0].isdigit() else title, *measured])
         rows[-1] += [thousands(run.peak(dtype) * 1e9 / flop_per_token(run, title)) for dtype in peaks]
-    text = f"Tokens per second, without padding; each the median of its turns.\n\n{table(head, rows)}"
+        rows[-1].append(f"{run.others.get(title, 0):.0%}")
+    text = "Tokens per second, without padding; each the median of its turns. Others: the share of the machine that "
+    text += f"whoever else is on it took meanwhile.\n\n{table(head, rows)}"
     if peaks:
         text += "\n\nSilicon, Gop/s over all threads: " + ", ".join(f"{dtype} {run.peak(dtype):.0f}" for dtype in peaks) + "."
     return text
@@ -58,10 +60,13 @@ def cosine_min(run, name):
 
 
 def cosine(a, b):
-    """Not a number, or zero, is as far from right as can be."""
+    """-1, as far from right as can be, where either is no vector of finite numbers or they differ in length. JSON has null
+    for what is not a number."""
+    if len(a) != len(b) or None in a or None in b:
+        return -1.0
     lengths = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-    found = sum(x * y for x, y in zip(a, b, strict=True)) / lengths if lengths else math.nan
-    return -1.0 if math.isnan(found) else found
+    found = sum(x * y for x, y in zip(a, b)) / lengths if lengths else math.nan
+    return found if math.isfinite(found) else -1.0
 
 
 def targets(run):

@@ -53,6 +53,12 @@ class Targets(unittest.TestCase):
         run = made({"1x16": {"torch-f32": 1, "int8-mixed": 1}}, {"torch-f32": right, "int8-mixed": wrong})
         self.assertEqual(row(run, "int8-mixed, least cosine")[2], "short: -1 at any shape")
 
+    def test_an_answer_that_is_no_vector_of_the_right_length_is_as_wrong_as_can_be(self):
+        right = [0.6, 0.8]
+        self.assertAlmostEqual(report.cosine(right, right), 1.0)
+        for wrong in ([0.6], [], [None, 0.8], [0.0, 0.0], [float("nan"), 0.8], [float("inf"), 0.8]):
+            self.assertEqual(report.cosine(wrong, right), -1.0, wrong)
+
     def test_peers_alone_have_no_targets(self):
         self.assertIn("--shoal", report.targets(made({"1x16": {"torch-f32": 1}})))
 
