@@ -25,6 +25,8 @@ mod planned;
 mod stack;
 mod synthetic;
 
+pub(crate) use engine::Engine;
+pub(crate) use planned::Planned;
 pub(crate) use stack::Stack;
 
 /// One device and the models on it. Threads take turns at it.

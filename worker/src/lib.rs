@@ -24,6 +24,7 @@ mod describe;
 mod executor;
 mod link;
 mod model;
+mod offline;
 mod ops;
 mod options;
 mod plan;
@@ -33,6 +34,7 @@ mod source;
 
 pub use cpu::isa::{CpuIsa, UnknownIsa};
 pub use describe::{DescribeError, describe_plan};
+pub use offline::{Offline, OfflineError};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
 pub use run::{Exit, Refusal, RunError, run};
 pub use source::{ModelSource, SyntheticCurve};
