@@ -150,4 +150,4 @@ def table(head, rows):
 
 
 def thousands(rate):
-    return f"{rate / 1000:.1f}k"
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
