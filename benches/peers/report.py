@@ -5,16 +5,29 @@ import math
 from . import engines, shapes
 
 OWN = ("f32", "bf16", "int8", "int8-mixed")
+# Quantised without calibration, a text's embedding may be as far off as 0.74; below this it is another text's.
+COSINE_LEAST = 0.5
 SORTED = f"{shapes.MIXED}, sorted"
 DTYPES = ("f32", "bf16", "int8")
 
 
 def report(run, header):
+    leave_out_wrong(run)
     parts = [header, rates(run), exactness(run), targets(run)]
     if run.lost:
         lost = "\n".join(f"- {engines.BY_NAME[name].title}: {why}" for name, why in run.lost.items())
         parts.append(f"Out of the run:\n\n{lost}")
     return "\n\n".join(parts) + "\n"
+
+
+def leave_out_wrong(run):
+    """How fast an engine is that computes something else says nothing."""
+    for engine in engines.ENGINES:
+        cosine = cosine_min(run, engine.name)
+        if cosine is not None and cosine < COSINE_LEAST:
+            run.lost[engine.name] = f"its answers are wrong: a cosine of {cosine:.3f}"
+            for results in run.results.values():
+                results.pop(engine.name, None)
 
 
 def rates(run):
@@ -137,4 +150,4 @@ def table(head, rows):
 
 
 def thousands(rate):
-    return f"{rate / 1000:.1f}k"
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"

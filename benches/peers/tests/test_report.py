@@ -59,6 +59,14 @@ class Targets(unittest.TestCase):
         for wrong in ([0.6], [], [None, 0.8], [0.0, 0.0], [float("nan"), 0.8], [float("inf"), 0.8]):
             self.assertEqual(report.cosine(wrong, right), -1.0, wrong)
 
+    def test_an_engine_that_computes_something_else_is_out_however_fast(self):
+        answers = {"torch-f32": [[1.0, 0.0]], "f32": [[0.0, 1.0]], "bf16": [[0.8, 0.6]]}
+        run = made({"1x16": {"torch-f32": 100, "f32": 10_000, "bf16": 200}}, answers)
+        text = report.report(run, "a machine")
+        self.assertIn("- Shoal f32: its answers are wrong: a cosine of 0.000", text)
+        self.assertEqual(row(run, "f32, of the fastest float32 peer")[2], "not measured")
+        self.assertEqual(list(run.results["1x16"]), ["torch-f32", "bf16"])
+
     def test_peers_alone_have_no_targets(self):
         self.assertIn("--shoal", report.targets(made({"1x16": {"torch-f32": 1}})))
 
