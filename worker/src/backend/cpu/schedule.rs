@@ -15,8 +15,8 @@ pub(super) const BLOCK_ROWS_MAX: usize = 128;
 const BLOCK_ROWS_MIN: usize = 32;
 /// Rows come in multiples of this, the height of the tallest tile.
 const ROWS_STEP: usize = 8;
-/// Tiles of a product for each thread, when it is cut by columns: enough to make up for one that is late.
-const COLUMN_TILES: usize = 3;
+/// Tiles of a product for each thread at most, when it is cut by columns: enough to make up for one that is late.
+const COLUMN_TILES_MAX: usize = 4;
 /// Tiles of attention for each thread, where there are so many.
 const ATTEND_TILES: usize = 8;
 /// Queries of a tile of attention at least.
@@ -115,7 +115,7 @@ impl Schedule {
         for task in group.tasks.clone() {
             if let Task::Gemm { .. } = program.tasks[task] {
                 let panels = panels(task);
-                let each = panels.div_ceil(COLUMN_TILES * threads).max(1);
+                let each = panels_each(panels, threads);
                 self.push(index, task..task + 1, Cut::Panels { rows: count, each }, panels.div_ceil(each));
             } else {
                 self.push(index, task..task + 1, Cut::Blocks(rows), blocks);
@@ -137,6 +137,13 @@ pub(super) fn is_small(rows: usize, threads: usize) -> bool {
 /// Rows that local slots must have room for.
 pub(super) fn local_rows(threads: usize) -> usize {
     threads * BLOCK_ROWS_MAX.max(BLOCK_ROWS_MIN)
+}
+
+/// Panels of a tile: as few as keep all threads busy to the end, if all are as fast.
+fn panels_each(panels: usize, threads: usize) -> usize {
+    let time = |tiles: usize| panels.div_ceil(tiles * threads) * tiles;
+    let tiles = (1..=COLUMN_TILES_MAX).rev().min_by_key(|tiles| time(*tiles)).unwrap_or(1);
+    panels.div_ceil(tiles * threads).max(1)
 }
 
 /// Blocks of rows: large ones first, then smaller ones, so that threads end together.
