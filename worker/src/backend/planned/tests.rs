@@ -242,7 +242,7 @@ fn scores_of_targets_are_parts_of_the_whole_vocabulary() {
 }
 
 #[test]
-fn a_failed_load_says_what_is_wrong_and_leaves_nothing_running() {
+fn a_failed_load_says_what_is_wrong() {
     let compute = Compute::new(Some(std::num::NonZeroUsize::MIN)).unwrap();
     let mut tiny = Tiny::read("bert-embed");
     tiny.tensors.remove("embeddings.LayerNorm.weight").unwrap();
