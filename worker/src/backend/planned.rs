@@ -207,9 +207,12 @@ fn outputs(model: &Model) -> Vec<TensorSpec> {
     match model.task {
         Task::Embed => vec![TensorSpec::new("embedding", DataType::F32, &[model.dims as i64])],
         Task::Classify | Task::Rerank => vec![TensorSpec::new("scores", DataType::F32, &[model.labels.len() as i64])],
-        // As many rows as masks, as many columns as candidates: a shape has one length that varies.
+        // As many rows as masks, as many columns as candidates.
         Task::FillMask => {
-            vec![TensorSpec::new("token_ids", DataType::I64, &[-1]), TensorSpec::new("scores", DataType::F32, &[-1])]
+            vec![
+                TensorSpec::new("token_ids", DataType::I64, &[-1, -1]),
+                TensorSpec::new("scores", DataType::F32, &[-1, -1]),
+            ]
         }
         Task::Tensor => Vec::new(),
     }

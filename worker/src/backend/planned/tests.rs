@@ -93,7 +93,7 @@ fn cards_name_inputs_and_outputs_by_task() {
     assert_eq!(specs("bert-classify"), (vec![ids.clone(), types.clone()], vec!["scores F32 [3]".to_owned()]));
     assert_eq!(specs("bert-rerank"), (vec![ids.clone(), types], vec!["scores F32 [1]".to_owned()]));
     assert_eq!(specs("roberta-classify").0, std::slice::from_ref(&ids));
-    let fill: Vec<String> = vec!["token_ids I64 [-1]".to_owned(), "scores F32 [-1]".to_owned()];
+    let fill: Vec<String> = vec!["token_ids I64 [-1, -1]".to_owned(), "scores F32 [-1, -1]".to_owned()];
     assert_eq!(specs("bert-fill"), (vec![ids], fill));
 }
 
@@ -244,7 +244,7 @@ fn scores_of_targets_are_parts_of_the_whole_vocabulary() {
 }
 
 #[test]
-fn a_failed_load_says_what_is_wrong_and_leaves_nothing_running() {
+fn a_failed_load_says_what_is_wrong() {
     let compute = Compute::new(Some(std::num::NonZeroUsize::MIN), crate::CpuIsa::detect()).unwrap();
     let mut tiny = Tiny::read("bert-embed");
     tiny.tensors.remove("embeddings.LayerNorm.weight").unwrap();
