@@ -5,19 +5,28 @@
 //! that a device with a queue of its own can have several in flight: `launch` hands over everything the batch needs and
 //! `poll` asks for what became of it. A backend that computes on the calling thread does all its work in `launch`.
 
+use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::{BatchError, HostBatch, ItemResult};
 use crate::card::ModelCard;
+use crate::cpu::isa::CpuIsa;
+use crate::cpu::team::Team;
 use crate::model::ReadError;
 use crate::source::{ModelSource, Precision};
 
 mod candle;
+#[cfg(target_arch = "x86_64")]
+mod cpu;
 mod echo;
+mod engine;
+mod planned;
 mod stack;
 mod synthetic;
 
+pub(crate) use engine::Engine;
+pub(crate) use planned::Planned;
 pub(crate) use stack::Stack;
 
 /// One device and the models on it. Threads take turns at it.
@@ -49,8 +58,8 @@ pub(crate) trait Backend: Send {
 
     /// Starts a batch of which only the rows in `live` are wanted.
     ///
-    /// A panic in here fails the batch and nothing else: installed models are only read by a launch, so none can be
-    /// left half-written. A backend for which that is not so must catch its own panics.
+    /// A panic in here fails the batch and nothing else: of installed models a launch writes only what the next one
+    /// overwrites. A backend for which that is not so must catch its own panics.
     fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Self::Ticket, BatchError>;
 
     /// The results of a launched batch, one for each live row, once it is done. Not called again after that.
@@ -65,37 +74,61 @@ pub(crate) struct PrepareRequest {
     pub(crate) precision: Precision,
 }
 
-/// The threads that CPU backends compute on.
+/// What CPU backends compute with: one set of threads for all models of a worker, and the instructions to use.
 #[derive(Clone, Debug)]
 pub(crate) struct Compute {
-    pub(crate) pool: Arc<rayon::ThreadPool>,
+    threads: NonZeroUsize,
+    /// Whoever computes holds it for as long as a batch takes.
+    pub(crate) team: Arc<Mutex<Team>>,
+    pub(crate) isa: CpuIsa,
+    /// candle's threads, once something runs on candle: an idle pool is not free.
+    pool: Arc<Mutex<Option<Arc<rayon::ThreadPool>>>>,
 }
 
 impl Compute {
-    /// A pool of `threads` threads, or of as many as the machine offers.
-    pub(crate) fn new(threads: Option<NonZeroUsize>) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let threads = threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("shoal-compute-{index}"))
-            .build()?;
-        Ok(Self { pool: Arc::new(pool) })
+    /// A team of `threads` threads, or of as many as the machine offers, that computes with these instructions.
+    pub(crate) fn new(threads: Option<NonZeroUsize>, isa: CpuIsa) -> io::Result<Self> {
+        let offered = || std::thread::available_parallelism().ok();
+        let threads = threads.or_else(offered).unwrap_or(NonZeroUsize::MIN);
+        let team = Arc::new(Mutex::new(Team::new(threads)?));
+        Ok(Self { threads, team, isa, pool: Arc::default() })
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.threads.get()
+    }
+
+    /// As many threads of rayon's, which candle computes on. Made when first asked for.
+    fn pool(&self) -> Result<Arc<rayon::ThreadPool>, LoadError> {
+        let mut made = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = &*made {
+            return Ok(pool.clone());
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads())
+            .thread_name(|index| format!("shoal-candle-{index}"))
+            .build()?;
+        Ok(made.insert(Arc::new(pool)).clone())
     }
 }
 
 /// Why a model cannot be served: one line a person can act on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    #[error("the candle backend reads models from a folder only")]
+    #[error("models with weights are read from a folder only")]
     NoFolder,
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("computing with it failed: {0}")]
+    Compute(#[from] candle_core::Error),
+    #[error("its smallest batch failed: {0}")]
+    Smallest(BatchError),
+    #[error("cannot start candle's threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("the {backend} backend does not compute in {wanted}, only in {offered}")]
     Precision { backend: &'static str, wanted: &'static str, offered: &'static str },
+    #[error("dtype {wanted} needs AVX-512 with BF16 and VNNI, and this worker computes with {isa}: use f32")]
+    Instructions { wanted: &'static str, isa: &'static str },
     #[error("synthetic.{field} is {value}, but must be from 0 to {max}")]
     Curve { field: &'static str, value: f64, max: f64 },
 }

@@ -47,7 +47,6 @@ impl ModelCard {
 
 /// What a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "no backend has these heads yet"))]
 pub(crate) enum Task {
     Embed,
     Classify,

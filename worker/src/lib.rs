@@ -9,9 +9,9 @@
 //!   link       two gRPC streams, fragments, heartbeats, reconnects; the only place that knows the wire's types
 //!    └ session     pure: credits, duplicates, cancelled items, which models are in which state
 //!       └ executor     one OS thread owns the device; a second one reads models
-//!          └ backend      echo | synthetic | candle
-//!             └ model        one file per architecture
-//!                └ ops          what a model is made of
+//!          └ backend      echo | synthetic | planned: whatever runs plans, such as candle
+//!             └ model        one file per architecture: settings in, a plan out
+//!                └ ops          what a plan is made of
 //! ```
 //!
 //! Arrows only run down. What all parts speak of (`batch`, `card`, `source`) imports none of them.
@@ -20,9 +20,11 @@ mod backend;
 mod batch;
 mod card;
 mod cpu;
+mod describe;
 mod executor;
 mod link;
 mod model;
+mod offline;
 mod ops;
 mod options;
 mod plan;
@@ -30,6 +32,9 @@ mod run;
 mod session;
 mod source;
 
+pub use cpu::isa::{CpuIsa, UnknownIsa};
+pub use describe::{DescribeError, describe_plan};
+pub use offline::{Offline, OfflineError};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
 pub use run::{Exit, Refusal, RunError, run};
 pub use source::{ModelSource, SyntheticCurve};

@@ -1,16 +1,162 @@
-//! Architectures, and how they are read from a folder in Hugging Face layout. One file per architecture; a backend runs
-//! them. Nothing here knows batches as the wire has them, only token ids and where sequences begin.
+//! Models, read from a folder in Hugging Face layout: settings become a plan, which is all that whoever runs a model needs
+//! to know of it. One file per architecture. Nothing here knows batches.
 //!
 //! Weights are read from safetensors and never from pickle, which runs code.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) mod bert;
-pub(crate) mod folder;
+use crate::card::Task;
+use crate::plan::{Builder, Plan, PlanError, Pooling};
+
+mod architecture;
+mod bert;
+mod config;
+mod distilbert;
+mod encoder;
+mod folder;
+mod head;
+mod roberta;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub(crate) mod weights;
+
+use architecture::Head;
+use folder::{Chain, Folder};
+use weights::Names;
+
+/// Tensors without effect in any model: constants that were saved with the weights.
+const CONSTANTS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
+/// Heads that an encoder may carry while it is used without, by how their tensors' names begin.
+const HEADS: [&str; 9] = [
+    "pooler.",
+    "cls.",
+    "lm_head.",
+    "classifier.",
+    "pre_classifier.",
+    "qa_outputs.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+];
+/// What a masked-LM head leaves unread: the task it was trained on beside, and a decoder that is the table of words.
+const BESIDE_MASKED_LM: [&str; 6] = [
+    "pooler.",
+    "cls.seq_relationship.",
+    "cls.predictions.decoder.",
+    "cls.predictions.bias",
+    "lm_head.decoder.",
+    "lm_head.bias",
+];
+
+/// What a model computes, what its answers mean, and where its files are.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) architecture: &'static str,
+    pub(crate) plan: Plan,
+    pub(crate) task: Task,
+    /// Class names, in the order of the scores; empty for models that do not classify.
+    pub(crate) labels: Vec<String>,
+    /// How logits become scores, for models that have labels.
+    pub(crate) scores: Scores,
+    /// Whether embeddings are normalised unless a caller says otherwise.
+    pub(crate) normalizes: bool,
+    /// Length of an embedding; 0 where there is none.
+    pub(crate) dims: usize,
+    /// Tokens in one input at most, special tokens included.
+    pub(crate) tokens_max: usize,
+    /// Ids are below it.
+    pub(crate) vocabulary: usize,
+    /// Token types are below it; 0 for models that take none.
+    pub(crate) types: usize,
+    /// How the tokenizer spells the mask, and its id, for models that fill masks.
+    pub(crate) mask_token: Option<(String, u32)>,
+    /// `model.safetensors`
+    pub(crate) weights: PathBuf,
+    /// `tokenizer.json`, if there is one.
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// How the weights file may differ from the plan.
+    pub(crate) names: Names,
+}
+
+/// How logits of labels become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scores {
+    /// Over all labels: one of them holds.
+    Softmax,
+    /// Each by itself: any of them may hold.
+    Sigmoid,
+    Identity,
+}
+
+impl Model {
+    /// Reads and checks a model's settings. Its weights are only found.
+    pub(crate) fn read(path: &Path) -> Result<Self, ReadError> {
+        let folder = Folder::read(path)?;
+        let config = &folder.config;
+        let (architecture, head) = architecture::find(config)?;
+        let mut plan = Builder::default();
+        let encoded = (architecture.encode)(config, &mut plan)?;
+        let mut model = Self {
+            architecture: architecture.name,
+            plan: Plan::default(),
+            task: Task::Embed,
+            labels: Vec::new(),
+            scores: Scores::Identity,
+            normalizes: false,
+            dims: 0,
+            tokens_max: folder.tokens_max.unwrap_or(usize::MAX).min(encoded.tokens_max),
+            vocabulary: encoded.vocabulary,
+            types: 0,
+            mask_token: None,
+            weights: folder.weights.clone(),
+            tokenizer: folder.tokenizer.clone(),
+            names: Names { prefix: architecture.prefix, aliases: Vec::new(), ignored: CONSTANTS.to_vec() },
+        };
+        let output = match head {
+            Head::Classify if folder.chain.is_none() => {
+                model.labels = head::labels(config)?;
+                let is_single = model.labels.len() == 1;
+                model.task = if is_single { Task::Rerank } else { Task::Classify };
+                model.scores = if is_single { head::pair_scores(config)? } else { head::label_scores(config)? };
+                model.types = encoded.types;
+                model.names.ignored.push("pooler.");
+                (architecture.classify)(config, &encoded, model.labels.len(), &mut plan)?
+            }
+            Head::FillMask if folder.chain.is_none() => {
+                model.task = Task::FillMask;
+                model.mask_token = Some(head::mask_token(path, encoded.vocabulary)?);
+                model.names.aliases = bias_aliases();
+                model.names.ignored.extend(BESIDE_MASKED_LM);
+                (architecture.fill_mask)(config, &encoded, &mut plan)?
+            }
+            _ => {
+                // What sentence-transformers does with a plain encoder.
+                let plain = Chain { pooling: Pooling::Mean, normalizes: false };
+                let chain = folder.chain.unwrap_or(plain);
+                model.normalizes = chain.normalizes;
+                model.dims = encoded.hidden;
+                model.names.ignored.extend(HEADS);
+                plan.pool(encoded.states, chain.pooling)
+            }
+        };
+        model.plan = plan.finish(output);
+        model.plan.check()?;
+        Ok(model)
+    }
+}
+
+/// Both names of a decoder's bias hold the same, but not every file has both.
+fn bias_aliases() -> Vec<(String, String)> {
+    let pair = |head: &str| (format!("{head}.bias"), format!("{head}.decoder.bias"));
+    ["cls.predictions", "lm_head"]
+        .map(pair)
+        .into_iter()
+        .flat_map(|(own, decoder)| [(own.clone(), decoder.clone()), (decoder, own)])
+        .collect()
+}
 
 /// Why a folder is not a model that can run: one line that names the file and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +183,12 @@ pub(crate) enum ReadError {
     OnlyPickle { folder: PathBuf },
     #[error("{} holds its weights in several files, which are not read: save them as one model.safetensors", folder.display())]
     Sharded { folder: PathBuf },
-    #[error("computing with it failed: {0}")]
-    Compute(#[from] candle_core::Error),
+    #[error("{}: tensor `{name}` has {value} at {at:?}; no model has that", path.display())]
+    NotFinite { path: PathBuf, name: String, at: Vec<usize>, value: f32 },
+    #[error("{}: {names}: tensors without a place in this architecture ({count} in all)", path.display())]
+    Surplus { path: PathBuf, names: String, count: usize },
+    #[error("its plan is wrong, which is a mistake in this program: {0}")]
+    Plan(#[from] PlanError),
 }
 
 impl ReadError {

@@ -1,7 +1,7 @@
-//! What models are made of. Each op is a contract (shapes, what it writes), a naive reference loop that is the
-//! specification, and a fast version for processors; tests hold the two together. Matrix products are candle's.
+//! What plans are made of. Each op is a contract (shapes, what it writes), a naive reference loop that is the
+//! specification, and a version for each executor; tests hold them together. candle's matrix products are its own.
 //!
-//! Ops know no model, and nothing of sequences being requests. All numbers are f32, all matrices row-major.
+//! Ops know no model, and nothing of sequences being requests. All matrices are row-major.
 
 pub(crate) mod activate;
 pub(crate) mod attend;
@@ -12,6 +12,7 @@ pub(crate) mod normalize;
 pub(crate) mod pick;
 pub(crate) mod pool;
 mod rows;
+pub(crate) mod softmax;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 use pulp::{Arch, NullaryFnOnce};

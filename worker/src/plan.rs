@@ -8,16 +8,22 @@
 //! A plan is in static single assignment form: every buffer is written by exactly one op, and only read after it.
 //! Executors may keep a buffer in any type and any memory, and two in the same when their lives do not overlap.
 
+mod builder;
 mod check;
 mod cost;
+mod lives;
+mod show;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Index;
 
+pub(crate) use builder::{Builder, Dense};
 pub(crate) use check::PlanError;
-pub(crate) use cost::{Cost, Sizes};
+pub(crate) use cost::Sizes;
 
 /// What a model computes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) weights: Vec<Weight>,
@@ -27,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 /// Names a buffer of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BufferId(pub(crate) usize);
 
 /// Names a weight of a plan.

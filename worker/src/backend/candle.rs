@@ -1,28 +1,26 @@
-//! Embedding models in float32 by candle-core, on any processor: the portable backend, and the yardstick for others.
+//! Plans on candle-core, in `f32`: the portable fallback on any processor, and the oracle other executors are held to.
 //!
-//! A batch runs packed, its tokens one after the other with no padding. It is cut into chunks of whole sequences that
-//! run side by side, each through the whole model on one thread: a chunk's numbers stay in its core's cache, and threads
-//! wait for each other only at the end. What a single chunk has to offer, products and ops split by themselves.
-//!
-//! A row's result depends on its mates only in the last bits: products over more rows may add up in another order.
+//! A batch is cut into chunks of sequences that run side by side: a chunk's matrices stay in its core's cache, and
+//! sequences do not see each other, so chunks need nothing of each other.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
-use std::time::Instant;
 
-use bytes::Bytes;
+use candle_core::{Device, Error, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
-use super::{Backend, Compute, LoadError, PrepareRequest, expect_precision};
-use crate::batch::{BatchError, DataType, HostBatch, ItemError, ItemOptions, ItemResult, Tensor};
-use crate::card::{ModelCard, Task, TensorSpec};
-use crate::model::ReadError;
-use crate::model::bert::{self, Bert};
-use crate::model::folder::Folder;
-use crate::model::weights::{WeightsFile, sha256};
-use crate::ops::pool::{Pool, Pooling};
-use crate::source::{ModelSource, Precision};
+use super::planned::Executor;
+use super::{Compute, LoadError, expect_precision};
+use crate::batch::BatchError;
+use crate::model::weights::Bound;
+use crate::model::{Model, ReadError};
+use crate::ops::activate::candle::Activate;
+use crate::ops::attend::candle::Attend;
+use crate::ops::embed::candle::Embed;
+use crate::ops::normalize::candle::{self as normalize, AddNormalize};
+use crate::ops::pool::candle::Pool;
+use crate::plan::{BufferId, Norm, Op, Packed, Plan, Pooling, WeightId};
+use crate::source::Precision;
 
 #[cfg(test)]
 mod tests;
@@ -31,220 +29,218 @@ mod tests;
 const CHUNK_TOKENS_MAX: usize = 512;
 /// Fewer tokens are not worth a chunk: the weights would be read for too little.
 const CHUNK_TOKENS_MIN: usize = 64;
-/// Tokens of the batch that is timed at load: what the shortest text comes to, with its special tokens.
-const SMALLEST_TOKENS: usize = 3;
-/// Times it is run; the best counts, and the first warms up.
-const SMALLEST_RUNS: usize = 4;
 
-/// The models in memory.
+/// A plan with its weights, and the threads it runs on.
 #[derive(Debug)]
 pub(crate) struct Candle {
-    compute: Compute,
-    models: BTreeMap<Arc<str>, Embedder>,
+    steps: Vec<Step>,
+    lives: Vec<RangeInclusive<usize>>,
+    output: BufferId,
+    bytes: u64,
+    pool: Arc<rayon::ThreadPool>,
 }
 
-/// An encoder and what follows it.
+/// One op with what it needs.
 #[derive(Debug)]
-pub(crate) struct Embedder {
-    encoder: Bert,
-    pooling: Pooling,
-    normalizes: bool,
-    dims: usize,
-    tokens_max: usize,
-    vocabulary: usize,
+struct Step {
+    kernel: Kernel,
+    input: Option<BufferId>,
+    residual: Option<BufferId>,
+    output: BufferId,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    Embed(Embed),
+    /// The weight is [K, L]: products with few rows run twice as fast as with one stored [L, K].
+    Gemm {
+        weight: Tensor,
+        activate: Activate,
+    },
+    Attend {
+        heads: usize,
+        scale: f32,
+    },
+    AddNorm(AddNormalize),
+    Pool(Pooling),
+    Pick,
+}
+
+impl Executor for Candle {
+    fn build(
+        model: &Model,
+        weights: &Bound<'_>,
+        precision: Precision,
+        compute: &Compute,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, LoadError> {
+        expect_precision("candle", precision, Precision::F32)?;
+        let plan = &model.plan;
+        let mut reader = Reader { plan, weights, tables: vec![None; plan.weights.len()], bytes: 0 };
+        let mut steps = Vec::with_capacity(plan.ops.len());
+        for (index, op) in plan.ops.iter().enumerate() {
+            progress(index as f32 / plan.ops.len() as f32);
+            steps.push(reader.step(op)?);
+        }
+        Ok(Self { steps, lives: plan.lives(), output: plan.output, bytes: reader.bytes, pool: compute.pool()? })
+    }
+
+    fn name(&self) -> &'static str {
+        "candle"
+    }
+
+    fn dtype(&self) -> &'static str {
+        Precision::F32.name()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn run(&mut self, batch: &Packed<'_>, output: &mut Vec<f32>) -> Result<(), BatchError> {
+        let chunks = chunks(batch.splits, self.pool.current_num_threads());
+        let run = || chunks.par_iter().map(|chunk| self.run_chunk(batch, chunk)).collect::<CandleResult<_>>();
+        let parts: Vec<Vec<f32>> = self.pool.install(run).map_err(|error| BatchError::Device(error.to_string()))?;
+        output.clear();
+        parts.iter().for_each(|part| output.extend_from_slice(part));
+        Ok(())
+    }
 }
 
 impl Candle {
-    pub(crate) fn new(compute: Compute) -> Self {
-        Self { compute, models: BTreeMap::new() }
-    }
-}
-
-impl Backend for Candle {
-    type Prepared = Embedder;
-    type Ticket = Vec<ItemResult>;
-
-    fn prepare(
-        request: &PrepareRequest,
-        compute: &Compute,
-        progress: &mut dyn FnMut(f32),
-    ) -> Result<(Embedder, ModelCard), LoadError> {
-        let dtype = expect_precision("candle", request.precision, Precision::F32)?;
-        let ModelSource::Folder(path) = &request.source else { return Err(LoadError::NoFolder) };
-        let folder = Folder::read(path)?;
-        let embedder = Embedder::read(&folder, progress)?;
-        let weights_sha256 = sha256(&folder.weights, &mut |part| progress(0.5 + 0.5 * part))?;
-        let tokenizer_sha256 = folder.tokenizer.as_deref().map(|path| sha256(path, &mut |_| {})).transpose()?;
-        let smallest_batch = compute.pool.install(|| embedder.time_smallest()).map_err(ReadError::from)?;
-        let card = ModelCard {
-            weights_sha256,
-            architecture: "bert",
-            task: Task::Embed,
-            dims: embedder.dims as u32,
-            labels: Vec::new(),
-            tokens_max: embedder.tokens_max as u32,
-            vocabulary: embedder.vocabulary as u32,
-            bytes: embedder.encoder.parameters() * size_of::<f32>() as u64,
-            parameters: embedder.encoder.parameters(),
-            dtype,
-            backend: "candle",
-            tokenizer_sha256: tokenizer_sha256.unwrap_or_default(),
-            inputs: vec![TensorSpec::new("input_ids", DataType::I32, &[-1])],
-            outputs: vec![TensorSpec::new("embedding", DataType::F32, &[embedder.dims as i64])],
-            normalizes: embedder.normalizes,
-            mask_token: String::new(),
-            mask_token_id: 0,
-            smallest_batch,
-        };
-        Ok((embedder, card))
-    }
-
-    fn depth(&self) -> usize {
-        1
-    }
-
-    /// No transformer is.
-    fn is_brief(&self, _: &HostBatch) -> bool {
-        false
-    }
-
-    fn install(&mut self, name: &Arc<str>, embedder: Embedder) -> Result<(), LoadError> {
-        self.models.insert(name.clone(), embedder);
-        Ok(())
-    }
-
-    fn evict(&mut self, name: &str) {
-        self.models.remove(name);
-    }
-
-    fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Vec<ItemResult>, BatchError> {
-        let Some(embedder) = self.models.get(&batch.model) else {
-            return Err(BatchError::Device(format!("model `{}` is not in memory", batch.model)));
-        };
-        embedder.run(batch, live, &self.compute).map_err(|error| BatchError::Device(error.to_string()))
-    }
-
-    fn poll(&mut self, ticket: &mut Vec<ItemResult>) -> Option<Result<Vec<ItemResult>, BatchError>> {
-        Some(Ok(std::mem::take(ticket)))
-    }
-}
-
-/// The rows of a batch that can be computed, packed.
-#[derive(Debug, Default)]
-struct Packed {
-    ids: Vec<u32>,
-    /// Where sequences begin and, last, where they end.
-    splits: Vec<usize>,
-    /// Their positions in the batch.
-    rows: Vec<u32>,
-}
-
-impl Embedder {
-    fn read(folder: &Folder, progress: &mut dyn FnMut(f32)) -> Result<Self, ReadError> {
-        let file = WeightsFile::open(&folder.weights)?;
-        let weights = file.tensors(bert::PROBE, bert::PREFIXES)?;
-        let config = &folder.config;
-        let encoder = Bert::read(config, &weights, &mut |part| progress(0.5 * part))?;
-        Ok(Self {
-            encoder,
-            pooling: folder.pooling,
-            normalizes: folder.normalizes,
-            dims: config.hidden_size,
-            tokens_max: folder.tokens_max,
-            vocabulary: config.vocab_size,
-        })
-    }
-
-    fn run(&self, batch: &HostBatch, live: &[u32], compute: &Compute) -> candle_core::Result<Vec<ItemResult>> {
-        let (packed, mut results) = self.pack(batch, live);
-        let chunks = chunks(&packed.splits, compute.threads());
-        let embeddings: Vec<Vec<f32>> = compute
-            .pool
-            .install(|| chunks.par_iter().map(|chunk| self.embed(&packed, chunk.clone())).collect::<Result<_, _>>())?;
-        let name: Arc<str> = "embedding".into();
-        let rows = embeddings.iter().flat_map(|chunk| chunk.chunks_exact(self.dims));
-        for (&index, embedding) in packed.rows.iter().zip(rows) {
-            let options = &batch.items[index as usize].options;
-            results.push(ItemResult { index, outcome: Ok(vec![self.finish(&name, embedding, options)]) });
-        }
-        Ok(results)
-    }
-
-    /// Sorts live rows into those to compute, packed, and those that cannot be, with the reason.
-    fn pack(&self, batch: &HostBatch, live: &[u32]) -> (Packed, Vec<ItemResult>) {
-        let mut packed = Packed { splits: vec![0], ..Packed::default() };
-        let mut refused = Vec::new();
-        for &index in live {
-            let row = index as usize;
-            let bytes = batch.columns[0].row(row);
-            let ids = bytes.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes));
-            match self.check(ids.clone(), &batch.items[row].options) {
-                Ok(()) => {
-                    packed.ids.extend(ids.map(i32::cast_unsigned));
-                    packed.splits.push(packed.ids.len());
-                    packed.rows.push(index);
-                }
-                Err(problem) => refused.push(ItemResult { index, outcome: Err(ItemError::Input(problem)) }),
-            }
-        }
-        (packed, refused)
-    }
-
-    fn check(&self, mut ids: impl ExactSizeIterator<Item = i32>, options: &ItemOptions) -> Result<(), String> {
-        let (tokens, dims) = (ids.len(), self.dims);
-        if tokens == 0 {
-            return Err("input_ids is empty".to_owned());
-        }
-        if tokens > self.tokens_max {
-            return Err(format!("input_ids has {tokens} tokens, and the model takes {} at most", self.tokens_max));
-        }
-        if let Some(id) = ids.find(|id| usize::try_from(*id).map_or(true, |id| id >= self.vocabulary)) {
-            return Err(format!("input_ids holds {id}, and ids are from 0 to {}", self.vocabulary - 1));
-        }
-        if options.dimensions as usize > dims {
-            return Err(format!("dimensions is {}, and the model has {dims}", options.dimensions));
-        }
-        Ok(())
-    }
-
-    /// Some of the packed sequences in, a row of `dims` for each out.
-    fn embed(&self, packed: &Packed, sequences: Range<usize>) -> candle_core::Result<Vec<f32>> {
-        let bounds = &packed.splits[sequences.start..=sequences.end];
+    /// Some of the packed sequences in, their rows of the output out.
+    fn run_chunk(&self, batch: &Packed<'_>, sequences: &Range<usize>) -> CandleResult<Vec<f32>> {
+        let bounds = &batch.splits[sequences.start..=sequences.end];
         let (start, end) = (bounds[0], bounds[bounds.len() - 1]);
         let splits: Vec<usize> = bounds.iter().map(|split| split - start).collect();
-        let hidden = self.encoder.forward(&packed.ids[start..end], &splits)?;
-        let pooled = hidden.apply_op1_no_bwd(&Pool { pooling: self.pooling, splits: &splits })?;
-        pooled.flatten_all()?.to_vec1()
-    }
+        let marks = batch.marks.iter().filter(|mark| (start..end).contains(*mark)).map(|mark| mark - start);
+        let marks: Vec<usize> = marks.collect();
+        let types = if batch.types.is_empty() { &[] } else { &batch.types[start..end] };
+        let chunk = Packed { ids: &batch.ids[start..end], types, splits: &splits, marks: &marks };
 
-    /// Cuts an embedding to what was asked for and normalises it.
-    fn finish(&self, name: &Arc<str>, embedding: &[f32], options: &ItemOptions) -> Tensor {
-        let kept = match options.dimensions {
-            0 => embedding,
-            dimensions => &embedding[..dimensions as usize],
-        };
-        let scale = if options.normalize.unwrap_or(self.normalizes) {
-            // As sentence-transformers does: a vector of zeros stays one.
-            1.0 / kept.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12)
-        } else {
-            1.0
-        };
-        let data: Vec<u8> = kept.iter().flat_map(|x| (x * scale).to_le_bytes()).collect();
-        let shape = vec![kept.len() as i64];
-        Tensor { name: name.clone(), data_type: DataType::F32, shape, data: Bytes::from(data) }
-    }
-
-    /// Runs the smallest batch until warm and says how long it takes.
-    fn time_smallest(&self) -> candle_core::Result<std::time::Duration> {
-        let tokens = SMALLEST_TOKENS.min(self.tokens_max);
-        let packed = Packed { ids: vec![0; tokens], splits: vec![0, tokens], rows: vec![0] };
-        let mut best = std::time::Duration::MAX;
-        for _ in 0..SMALLEST_RUNS {
-            let started = Instant::now();
-            self.embed(&packed, 0..1)?;
-            best = best.min(started.elapsed());
+        let mut buffers: Vec<Option<Tensor>> = vec![None; self.lives.len()];
+        for (index, step) in self.steps.iter().enumerate() {
+            let input = step.input.map(|id| self.take(&mut buffers, id, index)).transpose()?;
+            let residual = step.residual.map(|id| self.take(&mut buffers, id, index)).transpose()?;
+            let is_last = step.input.is_some_and(|id| *self.lives[id.0].end() == index);
+            buffers[step.output.0] = Some(step.run(input, is_last, residual, &chunk)?);
         }
-        Ok(best)
+        self.take(&mut buffers, self.output, self.steps.len())?.flatten_all()?.to_vec1()
+    }
+
+    /// A buffer's matrix for the op at `index`; where that is the last one to read it, nobody else has it then.
+    fn take(&self, buffers: &mut [Option<Tensor>], id: BufferId, index: usize) -> CandleResult<Tensor> {
+        let buffer = &mut buffers[id.0];
+        let taken = if *self.lives[id.0].end() == index { buffer.take() } else { buffer.clone() };
+        taken.ok_or_else(|| Error::Msg(format!("buffer {} is not there", id.0)))
+    }
+}
+
+impl Step {
+    /// `is_last` where nobody reads the input after this.
+    fn run(
+        &self,
+        input: Option<Tensor>,
+        is_last: bool,
+        residual: Option<Tensor>,
+        chunk: &Packed<'_>,
+    ) -> CandleResult<Tensor> {
+        let input = || input.ok_or_else(|| Error::Msg("an op has no input".to_owned()));
+        match &self.kernel {
+            Kernel::Embed(embed) => embed.forward(chunk),
+            Kernel::Gemm { weight, activate } => {
+                let x = input()?;
+                if x.dim(0)? == 0 {
+                    return Tensor::zeros((0, weight.dim(1)?), x.dtype(), &Device::Cpu);
+                }
+                let y = x.matmul(weight)?;
+                y.inplace_op1(activate)?;
+                Ok(y)
+            }
+            Kernel::Attend { heads, scale } => {
+                input()?.apply_op1_no_bwd(&Attend { heads: *heads, scale: *scale, splits: chunk.splits })
+            }
+            Kernel::AddNorm(op) => {
+                let y = if is_last { input()? } else { input()?.copy()? };
+                match residual {
+                    Some(residual) => y.inplace_op2(&residual, op)?,
+                    None => y.inplace_op1(op)?,
+                }
+                Ok(y)
+            }
+            Kernel::Pool(pooling) => input()?.apply_op1_no_bwd(&Pool { pooling: *pooling, splits: chunk.splits }),
+            Kernel::Pick => {
+                let marks: Vec<u32> = chunk.marks.iter().map(|mark| *mark as u32).collect();
+                let count = marks.len();
+                input()?.index_select(&Tensor::from_vec(marks, count, &Device::Cpu)?, 0)
+            }
+        }
+    }
+}
+
+/// Takes weights out of a checkpoint.
+struct Reader<'a> {
+    plan: &'a Plan,
+    weights: &'a Bound<'a>,
+    /// Tables that were read, [rows, H]: one that is multiplied with as well is in memory once.
+    tables: Vec<Option<Tensor>>,
+    bytes: u64,
+}
+
+impl Reader<'_> {
+    fn step(&mut self, op: &Op) -> Result<Step, LoadError> {
+        let (kernel, input, residual) = match *op {
+            Op::Embed { words, positions, types, norm, .. } => {
+                let embed = Embed {
+                    words: self.table(words)?,
+                    positions: self.values(positions)?,
+                    types: types.map(|types| self.values(types)).transpose()?,
+                    norm: self.norm(norm)?,
+                };
+                (Kernel::Embed(embed), None, None)
+            }
+            Op::Gemm { input, weight, bias, activation, .. } => {
+                let (outputs, _) = self.plan[weight].size();
+                let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), |bias| self.values(bias))?;
+                let activate = Activate { bias, activation };
+                (Kernel::Gemm { weight: self.matrix(weight)?, activate }, Some(input), None)
+            }
+            Op::Attend { qkv, heads, scale, .. } => (Kernel::Attend { heads, scale }, Some(qkv), None),
+            Op::AddNorm { input, residual, norm, .. } => {
+                (Kernel::AddNorm(AddNormalize { norm: self.norm(norm)? }), Some(input), residual)
+            }
+            Op::Pool { input, pooling, .. } => (Kernel::Pool(pooling), Some(input), None),
+            Op::Pick { input, .. } => (Kernel::Pick, Some(input), None),
+        };
+        Ok(Step { kernel, input, residual, output: op.output() })
+    }
+
+    /// A weight that rows are looked up in, as it is stored.
+    fn table(&mut self, id: WeightId) -> Result<Tensor, LoadError> {
+        let table = Tensor::from_vec(self.values(id)?, self.plan[id].size(), &Device::Cpu)?;
+        self.tables[id.0] = Some(table.clone());
+        Ok(table)
+    }
+
+    /// A weight to multiply with, [K, L].
+    fn matrix(&mut self, id: WeightId) -> Result<Tensor, LoadError> {
+        if let Some(table) = &self.tables[id.0] {
+            return Ok(table.t()?);
+        }
+        Ok(Tensor::from_vec(self.values(id)?, self.plan[id].size(), &Device::Cpu)?.t()?.contiguous()?)
+    }
+
+    fn norm(&mut self, norm: Norm) -> Result<normalize::Norm, LoadError> {
+        let (gain, shift) = (self.values(norm.gain)?, self.values(norm.shift)?);
+        Ok(normalize::Norm { gain, shift, epsilon: norm.epsilon })
+    }
+
+    fn values(&mut self, id: WeightId) -> Result<Vec<f32>, ReadError> {
+        let source = self.weights.weight(id);
+        let values = source.read_all()?;
+        source.done();
+        self.bytes += (values.len() * size_of::<f32>()) as u64;
+        Ok(values)
     }
 }
 

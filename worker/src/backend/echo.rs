@@ -10,7 +10,7 @@ use crate::card::{ModelCard, Task, TensorSpec};
 use crate::source::Precision;
 
 /// Holds nothing: all echo models are the same.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Echo;
 
 impl Backend for Echo {

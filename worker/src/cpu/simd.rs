@@ -69,6 +69,9 @@ pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
     /// Whether numbers are rounded to 8 bits of mantissa, so that they need not be computed to more than that.
     const NARROW: bool;
 
+    /// Rounded to nearest even.
+    fn rounded(x: f32) -> Self;
+
     unsafe fn load<V: Simd>(from: *const Self) -> V::F;
     unsafe fn store<V: Simd>(to: *mut Self, x: V::F);
     /// Writes the first `count` lanes, less than a vector's, and nothing else.
@@ -77,6 +80,10 @@ pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
 
 impl Number for f32 {
     const NARROW: bool = false;
+
+    fn rounded(x: f32) -> Self {
+        x
+    }
 
     #[inline(always)]
     unsafe fn load<V: Simd>(from: *const Self) -> V::F {
@@ -99,6 +106,10 @@ impl Number for f32 {
 
 impl Number for bf16 {
     const NARROW: bool = true;
+
+    fn rounded(x: f32) -> Self {
+        Self::from_f32(x)
+    }
 
     #[inline(always)]
     unsafe fn load<V: Simd>(from: *const Self) -> V::F {

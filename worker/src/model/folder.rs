@@ -1,36 +1,34 @@
-//! What a folder in Hugging Face layout says of an embedding model: `config.json` for the encoder, and what
-//! sentence-transformers adds: `modules.json` for what follows the encoder, `sentence_bert_config.json` for its longest
-//! input, `1_Pooling/config.json` for the pooling.
+//! What a folder in Hugging Face layout says of a model: `config.json` for the network, and what sentence-transformers
+//! adds: `modules.json` for what follows the encoder, `sentence_bert_config.json` for its longest input,
+//! `1_Pooling/config.json` for the pooling.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::ReadError;
-use super::bert::BertConfig;
-use crate::ops::pool::Pooling;
+use super::config::{Config, SETTINGS_BYTES_MAX, settings};
+use crate::plan::Pooling;
 
-#[cfg(test)]
-mod tests;
-
-/// Bytes of a settings file at most.
-const SETTINGS_BYTES_MAX: u64 = 4 << 20;
-
-/// An embedding model's settings, checked, and where its large files are.
+/// A model's settings, and where its large files are.
 #[derive(Debug)]
-pub(crate) struct Folder {
-    pub(crate) config: BertConfig,
-    pub(crate) weights: PathBuf,
+pub(super) struct Folder {
+    pub(super) config: Config,
+    pub(super) weights: PathBuf,
     /// `tokenizer.json`, if there is one.
-    pub(crate) tokenizer: Option<PathBuf>,
-    /// Tokens in one input at most, special tokens included.
-    pub(crate) tokens_max: usize,
-    pub(crate) pooling: Pooling,
+    pub(super) tokenizer: Option<PathBuf>,
+    /// What follows the encoder, if the folder says so: then it is an embedding model, whatever head it carries.
+    pub(super) chain: Option<Chain>,
+    /// Tokens in one input at most, if the folder says so.
+    pub(super) tokens_max: Option<usize>,
+}
+
+/// What makes states an embedding.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chain {
+    pub(super) pooling: Pooling,
     /// Whether embeddings are normalised.
-    pub(crate) normalizes: bool,
+    pub(super) normalizes: bool,
 }
 
 /// One entry of `modules.json`.
@@ -57,26 +55,20 @@ struct PoolingConfig {
 }
 
 impl Folder {
-    /// Reads and checks the settings in a folder; weights and tokenizer are only found.
-    pub(crate) fn read(folder: &Path) -> Result<Self, ReadError> {
+    /// Reads the settings in a folder; weights and tokenizer are only found.
+    pub(super) fn read(folder: &Path) -> Result<Self, ReadError> {
         let modules_path = folder.join("modules.json");
-        let modules: Option<Vec<Module>> = settings(&modules_path)?;
-        let (encoder, pooling, normalizes) = match modules {
-            Some(modules) => chain(folder, &modules_path, &modules)?,
-            // What sentence-transformers does with a plain encoder.
-            None => (folder.to_owned(), Pooling::Mean, false),
+        let modules: Option<Vec<Module>> = settings(&modules_path, SETTINGS_BYTES_MAX)?;
+        let (encoder, chain) = match modules {
+            Some(modules) => read_chain(folder, &modules_path, &modules)?,
+            None => (folder.to_owned(), None),
         };
-        let config_path = encoder.join("config.json");
-        let config: BertConfig = match settings(&config_path)? {
-            Some(config) => config,
-            None => return Err(ReadError::io(&config_path)(std::io::ErrorKind::NotFound.into())),
-        };
-        config.check(&config_path)?;
-        let sentence: SentenceConfig = settings(&encoder.join("sentence_bert_config.json"))?.unwrap_or_default();
-        let tokens_max = sentence.max_seq_length.unwrap_or(usize::MAX).min(config.max_position_embeddings);
-        if tokens_max == 0 {
+        let config = Config::read(&encoder.join("config.json"))?;
+        let sentence_path = encoder.join("sentence_bert_config.json");
+        let sentence: SentenceConfig = settings(&sentence_path, SETTINGS_BYTES_MAX)?.unwrap_or_default();
+        if sentence.max_seq_length == Some(0) {
             return Err(ReadError::Field {
-                path: encoder.join("sentence_bert_config.json"),
+                path: sentence_path,
                 field: "max_seq_length",
                 found: "0".to_owned(),
                 wanted: "at least 1".to_owned(),
@@ -85,14 +77,15 @@ impl Folder {
         let weights = find_weights(&encoder)?;
         // Artifacts are looked for in the folder itself, which is where sentence-transformers saves the tokenizer.
         let tokenizer = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
-        Ok(Self { config, weights, tokenizer, tokens_max, pooling, normalizes })
+        Ok(Self { config, weights, tokenizer, chain, tokens_max: sentence.max_seq_length })
     }
 }
 
-/// What the modules amount to: an encoder, then a pooling, then perhaps a normalisation.
-fn chain(folder: &Path, file: &Path, modules: &[Module]) -> Result<(PathBuf, Pooling, bool), ReadError> {
+/// What the modules amount to: an encoder, then a pooling, then perhaps a normalisation; or a model by itself.
+fn read_chain(folder: &Path, file: &Path, modules: &[Module]) -> Result<(PathBuf, Option<Chain>), ReadError> {
     let kinds: Vec<&str> = modules.iter().map(|module| module.kind.rsplit('.').next().unwrap_or("")).collect();
     let normalizes = match &kinds[..] {
+        ["Transformer"] => return Ok((inside(folder, file, &modules[0].path)?, None)),
         ["Transformer", "Pooling"] => false,
         ["Transformer", "Pooling", "Normalize"] => true,
         _ => {
@@ -102,13 +95,12 @@ fn chain(folder: &Path, file: &Path, modules: &[Module]) -> Result<(PathBuf, Poo
     };
     let encoder = inside(folder, file, &modules[0].path)?;
     let pooling_path = inside(folder, file, &modules[1].path)?.join("config.json");
-    let pooling: PoolingConfig = match settings(&pooling_path)? {
+    let pooling: PoolingConfig = match settings(&pooling_path, SETTINGS_BYTES_MAX)? {
         Some(pooling) => pooling,
         None => return Err(ReadError::io(&pooling_path)(std::io::ErrorKind::NotFound.into())),
     };
-    Ok((encoder, pooling.mode(&pooling_path)?, normalizes))
+    Ok((encoder, Some(Chain { pooling: pooling.mode(&pooling_path)?, normalizes })))
 }
-
 impl PoolingConfig {
     fn mode(&self, path: &Path) -> Result<Pooling, ReadError> {
         let flags = self.rest.iter().filter(|(name, value)| name.starts_with("pooling_mode_") && **value == true);
@@ -151,20 +143,4 @@ fn find_weights(folder: &Path) -> Result<PathBuf, ReadError> {
         return Err(ReadError::OnlyPickle { folder: folder.to_owned() });
     }
     Err(ReadError::io(&weights)(std::io::ErrorKind::NotFound.into()))
-}
-
-/// The settings in a file; none if there is no such file.
-fn settings<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReadError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ReadError::io(path)(error)),
-    };
-    let mut text = Vec::new();
-    file.take(SETTINGS_BYTES_MAX + 1).read_to_end(&mut text).map_err(ReadError::io(path))?;
-    if text.len() as u64 > SETTINGS_BYTES_MAX {
-        return Err(ReadError::TooLarge { path: path.to_owned(), max: SETTINGS_BYTES_MAX });
-    }
-    let parsed = serde_json::from_slice(&text);
-    parsed.map(Some).map_err(|source| ReadError::Json { path: path.to_owned(), source })
 }

@@ -1,103 +1,328 @@
-//! Tensors of a safetensors file, by name and shape. The file is mapped, so that only what is asked for is read; every
-//! tensor is copied out, and the mapping is gone when reading is done.
+//! Tensors of a safetensors file, as a plan wants them. The file is mapped; its tensors are read row by row, once, and
+//! their pages given back, so that a model is never in memory twice.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
-use safetensors::tensor::TensorView;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
 
 use super::ReadError;
+use crate::plan::{Plan, Weight, WeightId};
 
-/// A mapped file.
-#[derive(Debug)]
-pub(crate) struct WeightsFile {
-    path: PathBuf,
-    map: Mmap,
+#[cfg(test)]
+mod tests;
+
+/// Bytes that are hashed at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// Tensors without a place that an error names.
+const NAMED_MAX: usize = 3;
+
+/// How checkpoints of one model may name and carry more than its plan does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    /// What the names of an encoder's tensors begin with beside a head, such as `bert.`; a plan's names go without.
+    pub(crate) prefix: &'static str,
+    /// Names that hold the same where the first is absent.
+    pub(crate) aliases: Vec<(String, String)>,
+    /// Tensors without effect: whole names, or beginnings of names that end in a dot.
+    pub(crate) ignored: Vec<&'static str>,
 }
 
-impl WeightsFile {
+/// A mapped file and where its tensors are.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// One tensor of the file.
+#[derive(Clone, Debug)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Its bytes in the mapping.
+    bytes: Range<usize>,
+}
+
+/// A checkpoint that has every weight of a plan, in shape and type, and nothing else of effect.
+#[derive(Debug)]
+pub(crate) struct Bound<'a> {
+    checkpoint: &'a Checkpoint,
+    weights: Vec<Parts<'a>>,
+}
+
+/// A weight's tensors.
+#[derive(Debug)]
+struct Parts<'a> {
+    tensors: Vec<(&'a str, &'a Entry)>,
+    rows: usize,
+    columns: usize,
+    skip: usize,
+    is_vector: bool,
+}
+
+/// One weight's numbers. Rows may be read by several threads, and more than once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    parts: &'a Parts<'a>,
+}
+
+impl Checkpoint {
     pub(crate) fn open(path: &Path) -> Result<Self, ReadError> {
         let file = File::open(path).map_err(ReadError::io(path))?;
         // SAFETY: the bytes must not change while they are mapped. They are read once, at load, from a model's folder,
         // which nobody writes to while it is served; the mapping is private and read-only. A file cut short meanwhile
         // ends the process by a signal, which a worker's parent answers by starting another.
         let map = unsafe { Mmap::map(&file) }.map_err(ReadError::io(path))?;
-        Ok(Self { path: path.to_owned(), map })
+        let failed = |source| ReadError::Safetensors { path: path.to_owned(), source };
+        let tensors = SafeTensors::deserialize(&map).map_err(failed)?;
+        let start = map.as_ptr() as usize;
+        let entries = tensors.iter().map(|(name, view)| {
+            let first = view.data().as_ptr() as usize - start;
+            let bytes = first..first + view.data().len();
+            (name.to_owned(), Entry { dtype: view.dtype(), shape: view.shape().to_vec(), bytes })
+        });
+        Ok(Self { path: path.to_owned(), tensors: entries.collect(), file, map })
     }
 
-    /// The tensors in it. `probe` is a tensor every model of the kind has: names may all carry one of `prefixes`.
-    pub(crate) fn tensors(&self, probe: &str, prefixes: &'static [&'static str]) -> Result<Weights<'_>, ReadError> {
-        let failed = |source| ReadError::Safetensors { path: self.path.clone(), source };
-        let tensors = SafeTensors::deserialize(&self.map).map_err(failed)?;
-        let prefix = prefixes.iter().find(|prefix| tensors.tensor(&format!("{prefix}{probe}")).is_ok());
-        let Some(prefix) = prefix else {
-            return Err(ReadError::MissingTensor { path: self.path.clone(), name: probe.to_owned() });
-        };
-        Ok(Weights { path: &self.path, tensors, prefix })
-    }
-}
-
-/// The tensors of a mapped file.
-#[derive(Debug)]
-pub(crate) struct Weights<'a> {
-    path: &'a Path,
-    tensors: SafeTensors<'a>,
-    prefix: &'static str,
-}
-
-impl Weights<'_> {
-    /// A tensor of exactly this shape, as f32.
-    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ReadError> {
-        let name = format!("{}{name}", self.prefix);
-        let path = || self.path.to_owned();
-        let Ok(view) = self.tensors.tensor(&name) else {
-            return Err(ReadError::MissingTensor { path: path(), name });
-        };
-        if view.shape() != shape {
-            let (found, expected) = (view.shape().to_vec(), shape.to_vec());
-            return Err(ReadError::Shape { path: path(), name, found, expected });
+    /// Finds every weight of a plan.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape or is not of floating-point numbers; tensors that nothing would read.
+    pub(crate) fn bind(&self, plan: &Plan, names: &Names) -> Result<Bound<'_>, ReadError> {
+        let known = self.by_plan_name(names.prefix);
+        let mut read = BTreeSet::new();
+        let mut weights = Vec::with_capacity(plan.weights.len());
+        for weight in &plan.weights {
+            let mut tensors = Vec::with_capacity(weight.tensors.len());
+            for name in &weight.tensors {
+                let alias = || names.aliases.iter().find(|(first, _)| first == name).map(|(_, second)| second.as_str());
+                let found = known.get(name.as_str()).or_else(|| known.get(alias()?));
+                let Some(&(name, entry)) = found else {
+                    return Err(ReadError::MissingTensor { path: self.path.clone(), name: name.clone() });
+                };
+                self.check(name, entry, weight)?;
+                read.insert(name);
+                tensors.push((name, entry));
+            }
+            let ((rows, columns), is_vector) = (weight.size(), weight.shape.len() == 1);
+            weights.push(Parts { tensors, rows, columns, skip: weight.skip, is_vector });
         }
-        let Some(dtype) = candle_dtype(&view) else {
-            return Err(ReadError::TensorType { path: path(), name, found: format!("{:?}", view.dtype()) });
+        let is_ignored = |name: &str| {
+            names
+                .ignored
+                .iter()
+                .any(|ignored| name == *ignored || (ignored.ends_with('.') && name.starts_with(ignored)))
         };
-        Ok(Tensor::from_raw_buffer(view.data(), dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?)
+        let surplus: Vec<&str> = known
+            .iter()
+            .filter(|(plan_name, (name, _))| !read.contains(name) && !is_ignored(plan_name))
+            .map(|(_, (name, _))| *name)
+            .collect();
+        // Two of one name by the plan's rules: `known` holds only one of them.
+        if surplus.is_empty() && known.len() == self.tensors.len() {
+            return Ok(Bound { checkpoint: self, weights });
+        }
+        let kept: BTreeSet<&str> = known.values().map(|(name, _)| *name).collect();
+        let twice = self.tensors.keys().map(String::as_str).filter(|name| !kept.contains(name));
+        Err(self.surplus(&surplus.iter().copied().chain(twice).collect::<Vec<_>>()))
     }
 
-    /// The same as plain numbers.
-    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ReadError> {
-        Ok(self.tensor(name, shape)?.flatten_all()?.to_vec1()?)
+    /// The tensors by the names a plan has for them: without prefix, and norms as they are called today.
+    fn by_plan_name(&self, prefix: &str) -> BTreeMap<String, (&str, &Entry)> {
+        let mut known = BTreeMap::new();
+        for (name, entry) in &self.tensors {
+            let bare = name.strip_prefix(prefix).unwrap_or(name);
+            let plan_name = match bare.rsplit_once('.') {
+                Some((norm, "gamma")) => format!("{norm}.weight"),
+                Some((norm, "beta")) => format!("{norm}.bias"),
+                _ => bare.to_owned(),
+            };
+            known.insert(plan_name, (name.as_str(), entry));
+        }
+        known
+    }
+
+    fn check(&self, name: &str, entry: &Entry, weight: &Weight) -> Result<(), ReadError> {
+        let (path, name) = (|| self.path.clone(), || name.to_owned());
+        if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(ReadError::TensorType { path: path(), name: name(), found: format!("{:?}", entry.dtype) });
+        }
+        if entry.shape != weight.shape {
+            let (found, expected) = (entry.shape.clone(), weight.shape.clone());
+            return Err(ReadError::Shape { path: path(), name: name(), found, expected });
+        }
+        Ok(())
+    }
+
+    fn surplus(&self, names: &[&str]) -> ReadError {
+        let named: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("`{name}`")).collect();
+        let more = if names.len() > NAMED_MAX { " and others" } else { "" };
+        ReadError::Surplus { path: self.path.clone(), count: names.len(), names: named.join(", ") + more }
+    }
+
+    /// SHA-256 of the file. It is read apart from the mapping, whose pages stay as few as they are.
+    pub(crate) fn sha256(&self) -> Result<String, ReadError> {
+        sha256(&self.file).map_err(ReadError::io(&self.path))
     }
 }
 
-fn candle_dtype(view: &TensorView<'_>) -> Option<DType> {
-    match view.dtype() {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
+impl Bound<'_> {
+    pub(crate) fn weight(&self, id: WeightId) -> Source<'_> {
+        Source { checkpoint: self.checkpoint, parts: &self.weights[id.0] }
     }
 }
 
-/// SHA-256 of a file, lower-case hex, read piece by piece. `progress` is told the part that is done.
-pub(crate) fn sha256(path: &Path, progress: &mut dyn FnMut(f32)) -> Result<String, ReadError> {
-    let mut file = File::open(path).map_err(ReadError::io(path))?;
-    let size = file.metadata().map_err(ReadError::io(path))?.len().max(1);
-    let (mut hasher, mut piece, mut done) = (Sha256::new(), vec![0; 1 << 20], 0u64);
+impl Source<'_> {
+    pub(crate) fn rows(&self) -> usize {
+        self.parts.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.parts.columns
+    }
+
+    /// Writes a row's numbers. `to` is as long as a row.
+    ///
+    /// # Errors
+    /// A number that is infinite or none.
+    pub(crate) fn read_row(&self, row: usize, to: &mut [f32]) -> Result<(), ReadError> {
+        assert!(row < self.parts.rows && to.len() == self.parts.columns, "row {row} of {}", self.parts.rows);
+        if self.parts.is_vector {
+            let each = to.len() / self.parts.tensors.len();
+            let mut parts = self.parts.tensors.iter().zip(to.chunks_exact_mut(each));
+            return parts.try_for_each(|(&(name, entry), to)| self.read(name, entry, 0, to));
+        }
+        let each = self.parts.rows / self.parts.tensors.len();
+        let (name, entry) = self.parts.tensors[row / each];
+        self.read(name, entry, self.parts.skip + row % each, to)
+    }
+
+    /// All numbers, row after row.
+    pub(crate) fn read_all(&self) -> Result<Vec<f32>, ReadError> {
+        let mut values = vec![0.0; self.rows() * self.columns()];
+        let mut rows = values.chunks_exact_mut(self.columns()).enumerate();
+        rows.try_for_each(|(row, to)| self.read_row(row, to))?;
+        Ok(values)
+    }
+
+    /// Gives back the mapping's pages for these rows, those that lie wholly within. A row may still be read again.
+    pub(crate) fn release(&self, rows: Range<usize>) {
+        if self.parts.is_vector {
+            return self.parts.tensors.iter().for_each(|(_, entry)| self.checkpoint.give_back(entry.bytes.clone()));
+        }
+        let each = self.parts.rows / self.parts.tensors.len();
+        for (index, (_, entry)) in self.parts.tensors.iter().enumerate() {
+            let (first, end) = (rows.start.max(index * each), rows.end.min((index + 1) * each));
+            if first < end {
+                let row_bytes = self.parts.columns * size_of_number(entry.dtype);
+                let at = |row: usize| entry.bytes.start + (self.parts.skip + row - index * each) * row_bytes;
+                self.checkpoint.give_back(at(first)..at(end));
+            }
+        }
+    }
+
+    /// Gives back all of its pages.
+    pub(crate) fn done(self) {
+        self.release(0..self.parts.rows);
+    }
+
+    /// Row `row` of a tensor.
+    fn read(&self, name: &str, entry: &Entry, row: usize, to: &mut [f32]) -> Result<(), ReadError> {
+        let row_bytes = to.len() * size_of_number(entry.dtype);
+        let bytes = &self.checkpoint.map[entry.bytes.start + row * row_bytes..][..row_bytes];
+        let is_finite = match entry.dtype {
+            Dtype::F32 => read_f32(bytes, to),
+            Dtype::F16 => read_f16(bytes, to),
+            _ => read_bf16(bytes, to),
+        };
+        if is_finite {
+            return Ok(());
+        }
+        let column = to.iter().position(|x| !x.is_finite()).unwrap_or_default();
+        let (path, name, value) = (self.checkpoint.path.clone(), name.to_owned(), to[column]);
+        let at = if entry.shape.len() == 1 { vec![column] } else { vec![row, column] };
+        Err(ReadError::NotFinite { path, name, at, value })
+    }
+}
+
+impl Checkpoint {
+    /// Gives the whole pages within a range of the mapping back to the system.
+    fn give_back(&self, bytes: Range<usize>) {
+        let page = rustix::param::page_size();
+        let (first, end) = (bytes.start.next_multiple_of(page), bytes.end / page * page);
+        if first < end {
+            // SAFETY: the mapping is of a file, private, and never written to: what is read from a page that was given
+            // back comes from the file again. Failing to give back costs memory and nothing else.
+            let _: io::Result<()> =
+                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, end - first) };
+        }
+    }
+}
+
+fn size_of_number(dtype: Dtype) -> usize {
+    if dtype == Dtype::F32 { 4 } else { 2 }
+}
+
+/// The three of them say whether all numbers are finite. Loops without branches, which become vector code.
+fn read_f32(bytes: &[u8], to: &mut [f32]) -> bool {
+    let mut is_finite = true;
+    for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        let bits = u32::from_le_bytes(*bytes);
+        is_finite &= bits & 0x7f80_0000 != 0x7f80_0000;
+        *to = f32::from_bits(bits);
+    }
+    is_finite
+}
+
+fn read_bf16(bytes: &[u8], to: &mut [f32]) -> bool {
+    let mut is_finite = true;
+    for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        let bits = u32::from(u16::from_le_bytes(*bytes)) << 16;
+        is_finite &= bits & 0x7f80_0000 != 0x7f80_0000;
+        *to = f32::from_bits(bits);
+    }
+    is_finite
+}
+
+fn read_f16(bytes: &[u8], to: &mut [f32]) -> bool {
+    // Exponents are 15 off in one format and 127 in the other.
+    const REBASE: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let mut is_finite = true;
+    for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        let bits = u32::from(u16::from_le_bytes(*bytes));
+        let is_number = bits & 0x7c00 != 0x7c00;
+        is_finite &= is_number;
+        let sign = (bits & 0x8000) << 16;
+        // Small numbers without a leading one come out right as well, since the product is exact.
+        let magnitude = (f32::from_bits((bits & 0x7fff) << 13) * REBASE).to_bits();
+        let special = if is_number { 0 } else { 0x7f80_0000 };
+        *to = f32::from_bits(sign | magnitude | special);
+    }
+    is_finite
+}
+
+/// SHA-256 of a file, lower-case hex, read piece by piece from its beginning.
+pub(crate) fn sha256(file: &File) -> io::Result<String> {
+    let (mut hasher, mut piece, mut done) = (Sha256::new(), vec![0; PIECE_BYTES], 0);
     loop {
-        match file.read(&mut piece) {
+        match file.read_at(&mut piece, done) {
             Ok(0) => break,
             Ok(read) => {
                 hasher.update(&piece[..read]);
                 done += read as u64;
-                progress(done as f32 / size as f32);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(ReadError::io(path)(error)),
+            Err(error) => return Err(error),
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())

@@ -100,6 +100,18 @@ pub(super) fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * u))
 }
 
+/// x / (1 + e^-x)
+#[inline(always)]
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// The hyperbolic tangent, with an absolute error below 2e-7.
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp(2.0 * x))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! The specification, in double precision.
 
-use super::Activation;
+use crate::plan::Activation;
 
 pub(crate) fn activate(x: f64, activation: Activation) -> f64 {
     match activation {
@@ -10,7 +10,9 @@ pub(crate) fn activate(x: f64, activation: Activation) -> f64 {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
         }
+        Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
+        Activation::Tanh => x.tanh(),
     }
 }
 

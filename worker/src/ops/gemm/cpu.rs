@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::finish::{Finish, Place, finish};
 use super::pack::Packed;
 use super::tile::{Sums, tile};
-use crate::cpu::dot::{Dot, VECTORS};
+use crate::cpu::dot::VECTORS;
 use crate::cpu::memory::Rows;
 use crate::cpu::simd::{Number, Simd};
 use crate::plan::Activation;

@@ -1,8 +1,6 @@
 //! From the sums of a tile to numbers in memory: scales, bias, activation, rounding.
 
-use std::arch::x86_64::{
-    _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-};
+use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps};
 
 use super::pack::{Packed, Product};
 use super::tile::Sums;

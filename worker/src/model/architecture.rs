@@ -1,0 +1,71 @@
+//! The architectures there are, and what each file of one says.
+
+use super::config::Config;
+use super::{ReadError, bert, distilbert, roberta};
+use crate::plan::{Activation, BufferId, Builder};
+
+/// Every architecture of this build.
+const ARCHITECTURES: [&Architecture; 4] =
+    [&bert::ARCHITECTURE, &roberta::ARCHITECTURE, &roberta::XLM, &distilbert::ARCHITECTURE];
+
+/// One architecture: its classes in transformers, and how their settings become plans.
+#[derive(Debug)]
+pub(super) struct Architecture {
+    /// `model_type` in `config.json`.
+    pub(super) name: &'static str,
+    /// Classes of `architectures` in `config.json`.
+    pub(super) classes: &'static [(&'static str, Head)],
+    /// What names of the encoder's tensors begin with beside a head.
+    pub(super) prefix: &'static str,
+    /// Writes the encoder.
+    pub(super) encode: fn(&Config, &mut Builder) -> Result<Encoded, ReadError>,
+    /// Writes a head for so many labels.
+    pub(super) classify: fn(&Config, &Encoded, usize, &mut Builder) -> Result<BufferId, ReadError>,
+    /// Writes a masked-LM head.
+    pub(super) fill_mask: fn(&Config, &Encoded, &mut Builder) -> Result<BufferId, ReadError>,
+}
+
+/// What stands on an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    Bare,
+    Classify,
+    FillMask,
+}
+
+/// An encoder in a plan, as heads see it.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// [T, H]
+    pub(super) states: BufferId,
+    /// H
+    pub(super) hidden: usize,
+    pub(super) vocabulary: usize,
+    pub(super) tokens_max: usize,
+    /// Kinds of tokens that pairs of texts are told apart by; 0 if there are none.
+    pub(super) types: usize,
+    pub(super) activation: Activation,
+    pub(super) epsilon: f32,
+}
+
+/// The architecture and head that a config names.
+pub(super) fn find(config: &Config) -> Result<(&'static Architecture, Head), ReadError> {
+    let kind = config.text("model_type").unwrap_or("not set");
+    let architectures = config.value("architectures").and_then(|names| names.as_array()).map_or(&[][..], Vec::as_slice);
+    let family = ARCHITECTURES.into_iter().find(|family| family.name == kind);
+    let class = match architectures {
+        [] => Some("").map(|_| Head::Bare).filter(|_| family.is_some()),
+        [name] => {
+            family.and_then(|family| family.classes.iter().find(|(class, _)| name == class)).map(|(_, head)| *head)
+        }
+        _ => None,
+    };
+    if let (Some(family), Some(head)) = (family, class) {
+        return Ok((family, head));
+    }
+    let named: Vec<&str> = architectures.iter().map(|name| name.as_str().unwrap_or("?")).collect();
+    let known: Vec<&str> = ARCHITECTURES.iter().flat_map(|family| family.classes).map(|(class, _)| *class).collect();
+    let (named, known) = (named.join(", "), known.join(", "));
+    let what = format!("architecture `{named}` (model_type `{kind}`) is not supported, only {known}");
+    Err(ReadError::Unsupported { path: config.path().to_owned(), what })
+}

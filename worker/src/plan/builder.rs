@@ -1,0 +1,108 @@
+//! How architectures write their plans: one call an op, from the input to the output.
+
+use super::{Activation, Buffer, BufferId, Norm, Op, Plan, Pooling, Rows, Weight, WeightId};
+
+/// A plan being written.
+#[derive(Debug, Default)]
+pub(crate) struct Builder {
+    buffers: Vec<Buffer>,
+    weights: Vec<Weight>,
+    ops: Vec<Op>,
+}
+
+/// A dense layer: `activation(x · weightᵀ + bias)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dense {
+    pub(crate) weight: WeightId,
+    pub(crate) bias: Option<WeightId>,
+    pub(crate) activation: Activation,
+}
+
+impl Builder {
+    /// A weight by its tensors, one below the other. The same weight again has the same id.
+    pub(crate) fn weight(&mut self, tensors: &[String], shape: &[usize], skip: usize) -> WeightId {
+        let weight = Weight { tensors: tensors.to_vec(), shape: shape.to_vec(), skip };
+        let known = self.weights.iter().position(|known| *known == weight);
+        WeightId(known.unwrap_or_else(|| {
+            self.weights.push(weight);
+            self.weights.len() - 1
+        }))
+    }
+
+    /// `NAME.weight` and `NAME.bias` of a dense layer.
+    pub(crate) fn dense(&mut self, name: &str, (outputs, inputs): (usize, usize), activation: Activation) -> Dense {
+        self.stacked(&[name.to_owned()], (outputs, inputs), activation)
+    }
+
+    /// Several dense layers of the same shape and input as one.
+    pub(crate) fn stacked(&mut self, names: &[String], shape: (usize, usize), activation: Activation) -> Dense {
+        let tensors = |kind: &str| names.iter().map(|name| format!("{name}.{kind}")).collect::<Vec<_>>();
+        let weight = self.weight(&tensors("weight"), &[shape.0, shape.1], 0);
+        let bias = self.weight(&tensors("bias"), &[shape.0], 0);
+        Dense { weight, bias: Some(bias), activation }
+    }
+
+    /// `NAME.weight` and `NAME.bias` of a layer norm.
+    pub(crate) fn norm(&mut self, name: &str, width: usize, epsilon: f32) -> Norm {
+        let [gain, shift] = ["weight", "bias"].map(|kind| self.weight(&[format!("{name}.{kind}")], &[width], 0));
+        Norm { gain, shift, epsilon }
+    }
+
+    /// The vectors of all tokens.
+    pub(crate) fn embed(
+        &mut self,
+        words: WeightId,
+        positions: WeightId,
+        types: Option<WeightId>,
+        norm: Norm,
+    ) -> BufferId {
+        let width = self.weights[words.0].size().1;
+        let output = self.buffer("embeddings", Rows::Tokens, width);
+        self.ops.push(Op::Embed { words, positions, types, norm, output });
+        output
+    }
+
+    pub(crate) fn gemm(&mut self, name: &str, input: BufferId, dense: Dense) -> BufferId {
+        let Dense { weight, bias, activation } = dense;
+        let output = self.buffer(name, self.buffers[input.0].rows, self.weights[weight.0].size().0);
+        self.ops.push(Op::Gemm { input, weight, bias, activation, output });
+        output
+    }
+
+    /// Attention with scores divided by the square root of a head's width.
+    pub(crate) fn attend(&mut self, name: &str, qkv: BufferId, heads: usize) -> BufferId {
+        let width = self.buffers[qkv.0].width / 3;
+        let output = self.buffer(name, Rows::Tokens, width);
+        self.ops.push(Op::Attend { qkv, heads, scale: 1.0 / ((width / heads) as f32).sqrt(), output });
+        output
+    }
+
+    pub(crate) fn add_norm(&mut self, name: &str, input: BufferId, residual: Option<BufferId>, norm: Norm) -> BufferId {
+        let Buffer { rows, width, .. } = self.buffers[input.0];
+        let output = self.buffer(name, rows, width);
+        self.ops.push(Op::AddNorm { input, residual, norm, output });
+        output
+    }
+
+    pub(crate) fn pool(&mut self, input: BufferId, pooling: Pooling) -> BufferId {
+        let output = self.buffer("pooled", Rows::Sequences, self.buffers[input.0].width);
+        self.ops.push(Op::Pool { input, pooling, output });
+        output
+    }
+
+    pub(crate) fn pick(&mut self, input: BufferId) -> BufferId {
+        let output = self.buffer("picked", Rows::Marks, self.buffers[input.0].width);
+        self.ops.push(Op::Pick { input, output });
+        output
+    }
+
+    pub(crate) fn finish(self, output: BufferId) -> Plan {
+        let Self { buffers, weights, ops } = self;
+        Plan { buffers, weights, ops, output }
+    }
+
+    fn buffer(&mut self, name: &str, rows: Rows, width: usize) -> BufferId {
+        self.buffers.push(Buffer { name: name.to_owned(), rows, width });
+        BufferId(self.buffers.len() - 1)
+    }
+}
