@@ -2,9 +2,14 @@
 //! and their words lie along the head, the values' columns lie along the head and their words are keys.
 
 #![expect(clippy::undocumented_unsafe_blocks, reason = "what each method needs is what its trait says")]
-#![expect(clippy::wildcard_imports, reason = "intrinsics have names of their own")]
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m256, __m512, __m512bh, __m512i, __mmask16, __mmask32, _mm256_maskz_loadu_epi16, _mm256_permute2f128_ps,
+    _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_or_si512,
+    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
+};
 use std::ops::Range;
 
 use half::bf16;
