@@ -122,8 +122,10 @@ pub(crate) unsafe fn attend<D: Attends>(
                 };
             }
             sized!(1 2 3 4 5 6 7 8);
-            for row in 0..end - row {
-                out.at(row, head).write_bytes(0, pad);
+            if pad > 0 {
+                for row in 0..end - row {
+                    out.at(row, head).write_bytes(0, pad);
+                }
             }
         }
     }
@@ -180,7 +182,7 @@ impl<D: Attends> Tile<'_, D> {
                     for start in (0..self.keys).step_by(BLOCK) {
                         let end = (start + BLOCK).min(self.keys);
                         let tops = self.scores::<ROWS>(start..end);
-                        let shrink = self.weigh::<ROWS>(end - start, tops, &mut largest, &mut totals);
+                        let shrink = self.weigh::<ROWS>(start..end, tops, &mut largest, &mut totals);
                         self.mix::<ROWS>(start..end, &shrink, &totals);
                     }
                 },
@@ -238,7 +240,7 @@ impl<D: Attends> Tile<'_, D> {
     #[inline(always)]
     unsafe fn weigh<const ROWS: usize>(
         &mut self,
-        keys: usize,
+        keys: Range<usize>,
         tops: [F<D>; ROWS],
         largest: &mut [f32; ROWS],
         totals: &mut [F<D>; ROWS],
@@ -246,16 +248,22 @@ impl<D: Attends> Tile<'_, D> {
         let lanes = D::V::LANES;
         // SAFETY: the block has room for whole panels, and scores of all keys and of those that fill up their vectors.
         unsafe {
+            // All rows' maxima first: each is a chain of dependent steps, and those of several rows go side by side.
             let mut shrink = [D::zero(); ROWS];
-            for row in 0..ROWS {
-                let top = largest[row].max(D::V::largest(tops[row]));
-                shrink[row] = power::<D>(D::V::splat(largest[row] - top));
+            for (row, top) in tops.into_iter().enumerate() {
+                let top = largest[row].max(D::V::largest(top));
+                if keys.start > 0 {
+                    shrink[row] = power::<D>(D::V::splat(largest[row] - top));
+                    totals[row] = D::V::mul(totals[row], shrink[row]);
+                }
                 largest[row] = top;
-                let top = D::V::splat(top);
+            }
+            for row in 0..ROWS {
+                let top = D::V::splat(largest[row]);
                 let (scores, weights) =
                     (self.scratch.scores.as_ptr().add(row * BLOCK), self.scratch.weights.as_mut_ptr().add(row * BLOCK));
-                let mut total = [D::V::mul(totals[row], shrink[row]), D::zero()];
-                let vectors = keys.div_ceil(lanes);
+                let mut total = [totals[row], D::zero()];
+                let vectors = keys.len().div_ceil(lanes);
                 for pair in 0..vectors / 2 {
                     let at = pair * 2 * lanes;
                     let first = power::<D>(D::V::sub(D::V::load(scores.add(at)), top));

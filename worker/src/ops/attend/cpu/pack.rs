@@ -2,9 +2,14 @@
 //! and their words lie along the head, the values' columns lie along the head and their words are keys.
 
 #![expect(clippy::undocumented_unsafe_blocks, reason = "what each method needs is what its trait says")]
-#![expect(clippy::wildcard_imports, reason = "intrinsics have names of their own")]
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m256, __m512, __m512bh, __m512i, __mmask16, __mmask32, _mm256_maskz_loadu_epi16, _mm256_permute2f128_ps,
+    _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_or_si512,
+    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
+};
 use std::ops::Range;
 
 use half::bf16;
@@ -20,16 +25,32 @@ use crate::cpu::simd::{Number, Simd};
 ///
 /// # Safety
 /// As for [`Dot`].
-pub(crate) trait Attends: Dot<Words: Plain, Element: Number + Plain, V: Simd<F = Self::Sums>> {
+pub(crate) trait Attends: Dot<Words: Plain, Element: Number + Plain, V: Simd<F = Self::Sums>> + Sized {
     /// Consecutive elements as words, a vector full; those from `count` on are 0 and their memory is not touched.
     unsafe fn words(from: *const Self::Element, count: usize) -> Self::Words;
-    /// Hands out the columns of a square of words, of which `row` gives the rows.
-    unsafe fn transpose(row: impl Fn(usize) -> Self::Words, column: impl FnMut(usize, Self::Words));
+    /// Writes the columns of a square of words, of which `row` gives the rows.
+    unsafe fn transpose(row: impl Fn(usize) -> Self::Words, to: Columns<Self>);
     /// Words that each hold the elements of one column, a vector of columns: of `rows` rows, at most a word's, and the
     /// first `count` columns; the rest is 0 and its memory is not touched.
     unsafe fn columns(from: Rows<Self::Element>, rows: usize, count: usize) -> Self::Words;
     /// Writes two vectors of numbers as elements.
     unsafe fn store_pair(to: *mut Self::Element, first: Self::Sums, second: Self::Sums);
+}
+
+/// Where a square's columns go: so many of them, some vectors apart.
+pub(crate) struct Columns<D: Attends> {
+    first: *mut D::Words,
+    stride: usize,
+    count: usize,
+}
+
+impl<D: Attends> Columns<D> {
+    #[inline(always)]
+    unsafe fn write(&self, column: usize, words: D::Words) {
+        if column < self.count {
+            unsafe { self.first.add(column * self.stride).write(words) };
+        }
+    }
 }
 
 /// Packs `keys` keys of `head` elements in panels of [`PANEL`] vectors; keys and elements that fill up vectors and words
@@ -47,21 +68,25 @@ pub(super) unsafe fn keys<D: Attends>(from: Rows<D::Element>, keys: usize, head:
             let first = vector / PANEL * PANEL;
             let (start, wide) = (first * steps + vector - first, PANEL.min(vectors - first));
             for word in (0..steps).step_by(lanes) {
-                let column = word * D::DEPTH;
-                D::transpose(
-                    #[inline(always)]
-                    |lane| {
-                        let key = vector * lanes + lane;
-                        let (row, count) = if key < keys { (key, head - column) } else { (0, 0) };
-                        D::words(from.at(row, column), count)
-                    },
-                    #[inline(always)]
-                    |lane, words| {
-                        if word + lane < steps {
-                            to.add(start + (word + lane) * wide).write(words);
-                        }
-                    },
-                );
+                let (row, column) = (vector * lanes, word * D::DEPTH);
+                let to = Columns::<D> { first: to.add(start + word * wide), stride: wide, count: steps - word };
+                // Apart, since without a choice for each key it takes half as long.
+                if row + lanes <= keys {
+                    D::transpose(
+                        #[inline(always)]
+                        |lane| D::words(from.at(row + lane, column), head - column),
+                        to,
+                    );
+                } else {
+                    D::transpose(
+                        #[inline(always)]
+                        |lane| match row + lane {
+                            key if key < keys => D::words(from.at(key, column), head - column),
+                            _ => D::words(from.at(row, column), 0),
+                        },
+                        to,
+                    );
+                }
             }
         }
     }
@@ -106,8 +131,14 @@ impl Attends for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(row: impl Fn(usize) -> __m512i, column: impl FnMut(usize, __m512i)) {
-        unsafe { transpose_16(row, column) }
+    unsafe fn transpose(row: impl Fn(usize) -> __m512i, to: Columns<Self>) {
+        unsafe {
+            transpose_16(
+                row,
+                #[inline(always)]
+                |lane, words| to.write(lane, words),
+            );
+        }
     }
 
     /// The first row's elements in the low halves of the words, the second's in the high ones.
@@ -133,13 +164,13 @@ impl Attends for F32<Avx512> {
     }
 
     #[inline(always)]
-    unsafe fn transpose(row: impl Fn(usize) -> __m512, mut column: impl FnMut(usize, __m512)) {
+    unsafe fn transpose(row: impl Fn(usize) -> __m512, to: Columns<Self>) {
         unsafe {
             transpose_16(
                 #[inline(always)]
                 |lane| _mm512_castps_si512(row(lane)),
                 #[inline(always)]
-                |lane, words| column(lane, _mm512_castsi512_ps(words)),
+                |lane, words| to.write(lane, _mm512_castsi512_ps(words)),
             );
         }
     }
@@ -165,13 +196,13 @@ impl Attends for F32<Avx2> {
     }
 
     #[inline(always)]
-    unsafe fn transpose(row: impl Fn(usize) -> __m256, mut column: impl FnMut(usize, __m256)) {
+    unsafe fn transpose(row: impl Fn(usize) -> __m256, to: Columns<Self>) {
         unsafe {
             let upper = four_by_8(row(0), row(1), row(2), row(3));
             let lower = four_by_8(row(4), row(5), row(6), row(7));
             for lane in 0..4 {
-                column(lane, _mm256_permute2f128_ps::<0x20>(upper[lane], lower[lane]));
-                column(lane + 4, _mm256_permute2f128_ps::<0x31>(upper[lane], lower[lane]));
+                to.write(lane, _mm256_permute2f128_ps::<0x20>(upper[lane], lower[lane]));
+                to.write(lane + 4, _mm256_permute2f128_ps::<0x31>(upper[lane], lower[lane]));
             }
         }
     }
