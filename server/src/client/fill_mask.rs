@@ -10,7 +10,7 @@ use super::deadline;
 /// Say what could stand where texts have a mask, with a running server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FillMaskArgs {
-    /// Texts with a mask, spelt as the model has it, such as [MASK]; `-` reads more from standard input, one a line.
+    /// Texts with a mask, spelt as the model has it, such as `[MASK]`; `-` reads more from standard input, one a line.
     #[arg(required = true)]
     pub texts: Vec<String>,
     /// Score only these tokens; give it once for each.

@@ -9,7 +9,7 @@ use shoal_proto::inference::{
     ModelTransactionPolicy, ServerMetadataResponse,
 };
 
-use super::signature::{Inputs, Signature, row_dims, text_inputs};
+use super::signature::{Inputs, Signature, TextInput, row_dims, text_inputs};
 use crate::call::DataType;
 use crate::card::{TYPE_IDS, TensorSpec};
 
@@ -95,7 +95,7 @@ fn inputs(signature: &Signature) -> Vec<Shown<'_>> {
     match signature.inputs() {
         Inputs::Text(card) => {
             let texts = text_inputs(card.task).iter();
-            let shown = |text: &super::signature::TextInput| Shown {
+            let shown = |text: &TextInput| Shown {
                 name: text.name,
                 data_type: DataType::Bytes,
                 dims: &[1],
