@@ -1,7 +1,9 @@
 //! A program's weights, from a checkpoint into the form that kernels read them in.
 
+use std::collections::BTreeMap;
 use std::f32::consts::LOG2_E;
 
+use super::calibrate::{self, Choice};
 use super::net::{Kind, Norm, Weights};
 use super::program::{Program, Task};
 use crate::cpu::memory::{Aligned, Plain};
@@ -14,11 +16,6 @@ use crate::plan::{self, Op, Plan, WeightId};
 
 /// Rows of a table after which their pages are given back.
 const ROWS_RELEASED: usize = 1024;
-
-/// How much of the difference between columns is taken from activations to weights.
-const EVENING: f32 = 0.85;
-/// No size is taken to be smaller.
-const WEIGHT_MIN: f32 = 1e-6;
 
 /// Reads what each task needs. `progress` is told the part that is done.
 pub(super) fn load<D: Kind>(
@@ -37,20 +34,43 @@ pub(super) fn load<D: Kind>(
                 let (words, positions) = (reader.table(words)?, reader.table(positions)?);
                 Weights::Embed { words, positions, types, norm: reader.norm(norm)? }
             }
-            Task::Gemm { weight, bias, range: None, .. } => Weights::Gemm(reader.matrix(weight, bias, None)?),
-            Task::Gemm { weight, bias, range: Some(_), .. } => {
-                let factors = reader.evening(weight)?;
-                Weights::GemmInt8(reader.matrix(weight, bias, factors.as_deref())?)
-            }
-            Task::Quantise { weight, .. } => {
-                let inverse = |factors: Vec<f32>| factors.into_iter().map(f32::recip).chain([0.0; PADDING]).collect();
-                Weights::Quantise(reader.evening(weight)?.map(inverse))
-            }
+            Task::Gemm { weight, bias, .. } => Weights::Gemm(reader.matrix(weight, bias, None)?),
             Task::AddNorm { norm, .. } => Weights::Norm(reader.norm(norm)?),
-            Task::Round { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => Weights::None,
+            Task::Quantise { .. }
+            | Task::Round { .. }
+            | Task::Attend { .. }
+            | Task::Pool { .. }
+            | Task::Pick { .. } => Weights::None,
         })
     };
     program.tasks.iter().enumerate().map(load).collect()
+}
+
+/// Turns the weights of a program into those of the same plan's in which some products are of bytes, as chosen. What stays
+/// as it is, is taken over.
+pub(super) fn quantise<D: Kind>(
+    plan: &Plan,
+    program: &Program,
+    bound: &Bound<'_>,
+    weights: Vec<Weights<D>>,
+    choices: &BTreeMap<WeightId, Choice>,
+) -> Result<Vec<Weights<D>>, ReadError> {
+    let reader = Reader { plan, bound };
+    // Both programs have the tasks that read weights in the same order.
+    let mut weights = weights.into_iter().filter(|weights| !matches!(weights, Weights::None));
+    let factors = |weight: &WeightId| choices.get(weight).and_then(|choice| choice.factors.as_deref());
+    let quantise = |task: &Task| {
+        Ok(match task {
+            Task::Quantise { weight, .. } => Weights::Quantise(factors(weight).map(calibrate::inverse)),
+            Task::Gemm { weight, bias, range: Some(_), .. } => {
+                drop(weights.next());
+                Weights::GemmInt8(reader.matrix(*weight, *bias, factors(weight))?)
+            }
+            Task::Embed { .. } | Task::Gemm { .. } | Task::AddNorm { .. } => weights.next().unwrap_or(Weights::None),
+            Task::Round { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => Weights::None,
+        })
+    };
+    program.tasks.iter().map(quantise).collect()
 }
 
 /// What an op reads, by the plan's ids.
@@ -108,41 +128,11 @@ impl Reader<'_> {
             if row < queries {
                 to.iter_mut().for_each(|x| *x *= scale);
             }
-            if let Some(factors) = factors {
-                to.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-            }
+            factors.into_iter().for_each(|factors| calibrate::scale(to, factors));
             Ok::<(), ReadError>(())
         })?;
         source.done();
         Ok(packed)
-    }
-
-    /// What the numbers of a product's input are divided by before they become bytes, and its weights multiplied with.
-    ///
-    /// One scale has to serve a whole row, so columns with larger numbers leave the others few steps. How large a column
-    /// is, its layer norm says: gain and shift. Taking that away from the input puts it on the weights, which have scales
-    /// of their own only by output; so a little of it stays (the idea is SmoothQuant's, Xiao et al. 2022, with a norm's own
-    /// numbers in place of samples).
-    fn evening(&self, weight: WeightId) -> Result<Option<Vec<f32>>, ReadError> {
-        let input = self.plan.ops.iter().find_map(|op| match op {
-            Op::Gemm { input, weight: of, .. } if *of == weight => Some(*input),
-            _ => None,
-        });
-        let norm = self.plan.ops.iter().find_map(|op| match op {
-            Op::Embed { norm, output, .. } | Op::AddNorm { norm, output, .. } if Some(*output) == input => Some(*norm),
-            _ => None,
-        });
-        let Some(norm) = norm else { return Ok(None) };
-        let Norm { gain, shift, .. } = self.norm(norm)?;
-        let source = self.bound.weight(weight);
-        let (mut largest, mut row) = (vec![WEIGHT_MIN; source.columns()], vec![0.0; source.columns()]);
-        for index in 0..source.rows() {
-            source.read_row(index, &mut row)?;
-            largest.iter_mut().zip(&row).for_each(|(largest, x)| *largest = x.abs().max(*largest));
-        }
-        let sizes = gain.iter().zip(&shift).map(|(gain, shift)| shift.abs() + 3.0 * gain.abs());
-        let factor = |(size, largest): (f32, f32)| size.max(WEIGHT_MIN).powf(EVENING) / largest.powf(1.0 - EVENING);
-        Ok(Some(sizes.zip(largest).map(factor).collect()))
     }
 
     /// How many of a product's columns are queries, and what they are multiplied with: the scale of attention, and what
