@@ -134,30 +134,47 @@ impl<E: Executor> Backend for Planned<E> {
     }
 
     fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Vec<ItemResult>, BatchError> {
-        let Some(Loaded { executor, limits, finish }) = self.models.get_mut(&batch.model) else {
+        let Some(loaded) = self.models.get_mut(&batch.model) else {
             return Err(BatchError::Device(format!("model `{}` is not in memory", batch.model)));
         };
         let mut results = Vec::with_capacity(live.len());
         self.packer.clear();
         for &index in live {
-            if let Err(problem) = self.packer.push(batch, index, limits) {
+            if let Err(problem) = self.packer.push(batch, index, &loaded.limits) {
                 results.push(ItemResult { index, outcome: Err(ItemError::Input(problem)) });
+            } else if self.packer.is_full(&loaded.limits) {
+                loaded.run(batch, &self.packer, &mut self.output, &mut results)?;
+                self.packer.clear();
             }
         }
-        if self.packer.is_empty() {
-            return Ok(results);
-        }
-        executor.run(&self.packer.packed(), &mut self.output)?;
-        for (index, rows) in self.packer.rows(finish.rows()) {
-            let values = &self.output[rows.start * finish.width()..rows.end * finish.width()];
-            let outputs = finish.finish(values, &batch.items[index as usize].options);
-            results.push(ItemResult { index, outcome: Ok(outputs) });
+        if !self.packer.is_empty() {
+            loaded.run(batch, &self.packer, &mut self.output, &mut results)?;
         }
         Ok(results)
     }
 
     fn poll(&mut self, ticket: &mut Vec<ItemResult>) -> Option<Result<Vec<ItemResult>, BatchError>> {
         Some(Ok(std::mem::take(ticket)))
+    }
+}
+
+impl<E: Executor> Loaded<E> {
+    /// Computes the rows that were packed.
+    fn run(
+        &mut self,
+        batch: &HostBatch,
+        packer: &Packer,
+        output: &mut Vec<f32>,
+        results: &mut Vec<ItemResult>,
+    ) -> Result<(), BatchError> {
+        self.executor.run(&packer.packed(), output)?;
+        let (rows, width) = (self.finish.rows(), self.finish.width());
+        results.extend(packer.rows(rows).map(|(index, rows)| {
+            let values = &output[rows.start * width..rows.end * width];
+            let outputs = self.finish.finish(values, &batch.items[index as usize].options);
+            ItemResult { index, outcome: Ok(outputs) }
+        }));
+        Ok(())
     }
 }
 

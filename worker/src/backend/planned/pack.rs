@@ -17,7 +17,12 @@ pub(super) struct Limits {
     dims: usize,
     /// The token that is looked for.
     mask: Option<(String, u32)>,
+    /// How often it may be in a row, and about how often in what runs together.
+    pub(super) marks_max: usize,
 }
+
+/// Bytes of the scores that are computed together: each mark has one for every token of the vocabulary.
+const SCORES_BYTES_MAX: usize = 64 << 20;
 
 impl Limits {
     pub(super) fn of(model: &Model) -> Self {
@@ -27,6 +32,7 @@ impl Limits {
             types: model.types,
             dims: model.dims,
             mask: model.mask_token.clone(),
+            marks_max: (SCORES_BYTES_MAX / size_of::<f32>() / model.vocabulary.max(1)).max(1),
         }
     }
 }
@@ -80,6 +86,11 @@ impl Packer {
         self.rows.is_empty()
     }
 
+    /// Whether more rows would ask for more memory than is good for a batch.
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        self.marks.len() >= limits.marks_max
+    }
+
     pub(super) fn packed(&self) -> Packed<'_> {
         Packed { ids: &self.ids, types: &self.types, splits: &self.splits, marks: &self.marks }
     }
@@ -126,8 +137,14 @@ impl Packer {
         if let Some((mask, id)) = &limits.mask {
             let marks = self.marks.len();
             self.marks.extend((start..).zip(&self.ids[start..]).filter(|(_, found)| *found == id).map(|(at, _)| at));
-            if self.marks.len() == marks {
+            let (marks, marks_max) = (self.marks.len() - marks, limits.marks_max);
+            if marks == 0 {
                 return Err(format!("input_ids holds no {id}, which is the mask token `{mask}`"));
+            }
+            if marks > marks_max {
+                return Err(format!(
+                    "input_ids holds {id}, the mask token, {marks} times, and {marks_max} is the most"
+                ));
             }
         }
         let options = &batch.items[row].options;

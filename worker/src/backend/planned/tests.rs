@@ -233,6 +233,23 @@ fn each_row_gets_the_candidates_of_its_own_masks() {
 }
 
 #[test]
+fn masks_run_in_parts_that_memory_is_enough_for() {
+    let (mut planned, _) = counting("bert-fill");
+    planned.models.values_mut().for_each(|loaded| loaded.limits.marks_max = 2);
+    let rows = [&[4, 7][..], &[4, 4], &[4, 4, 4], &[4], &[4, 9]].map(Row::of);
+    let results = run(&mut planned, &rows);
+    let loaded = planned.models.values().next().unwrap();
+    // The first two rows hold three masks, one more than a part is for; the last two fill a second part.
+    assert_eq!(loaded.executor.batches, 4 + 2, "four of them to time it at load");
+    let says = results[2].clone().unwrap_err().to_string();
+    assert_eq!(says, "input_ids holds 4, the mask token, 3 times, and 2 is the most");
+    for row in [0, 1, 3, 4] {
+        let tokens = ids(results[row].as_ref().unwrap(), "token_ids");
+        assert_eq!(tokens[..5], [159, 158, 157, 156, 155], "row {row}");
+    }
+}
+
+#[test]
 fn scores_of_targets_are_parts_of_the_whole_vocabulary() {
     let (mut planned, _) = counting("bert-fill");
     let all = ItemOptions { top_k: 160, ..ItemOptions::default() };
