@@ -11,7 +11,7 @@ MIXED_ROWS, MIXED_SHORTEST, MIXED_LONGEST = 32, 8, 256
 # The rows that a peer pads together when it is given them sorted by length.
 SORTED_GROUP = 8
 MIXED = "mixed"
-NAMES = ("1x16", "1x128", "8x16", "8x128", "32x128", "32x256", "1x512", MIXED)
+NAMES = ("1x16", "1x128", "8x16", "8x128", "32x128", "32x256", MIXED)
 
 
 @dataclasses.dataclass(frozen=True)
