@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use shoal_server::cli::{self, Cli, Command, StandardInput, WorkerArgs};
-use shoal_server::config::Device;
+use shoal_server::config::{CpuIsa, Device};
 use shoal_server::models::Place;
 use shoal_server::telemetry;
 use shoal_worker::{Budget, DeviceChoice, Exit, ModelSource, Options, SyntheticCurve};
@@ -33,6 +33,10 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         Device::Auto => DeviceChoice::Auto,
         Device::Cpu => DeviceChoice::Cpu,
         Device::Cuda => DeviceChoice::Cuda,
+    };
+    options.cpu_isa = match args.cpu_isa {
+        CpuIsa::Auto => None,
+        other => Some(other.as_str().parse()?),
     };
     options.threads = args.worker_threads;
     options.parent = args.child_of;

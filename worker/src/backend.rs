@@ -17,11 +17,16 @@ use crate::model::ReadError;
 use crate::source::{ModelSource, Precision};
 
 mod candle;
+#[cfg(target_arch = "x86_64")]
+mod cpu;
 mod echo;
+mod engine;
 mod planned;
 mod stack;
 mod synthetic;
 
+pub(crate) use engine::Engine;
+pub(crate) use planned::Planned;
 pub(crate) use stack::Stack;
 
 /// One device and the models on it. Threads take turns at it.
@@ -81,12 +86,12 @@ pub(crate) struct Compute {
 }
 
 impl Compute {
-    /// A team of `threads` threads, or of as many as the machine offers, on the best instructions it has.
-    pub(crate) fn new(threads: Option<NonZeroUsize>) -> io::Result<Self> {
+    /// A team of `threads` threads, or of as many as the machine offers, that computes with these instructions.
+    pub(crate) fn new(threads: Option<NonZeroUsize>, isa: CpuIsa) -> io::Result<Self> {
         let offered = || std::thread::available_parallelism().ok();
         let threads = threads.or_else(offered).unwrap_or(NonZeroUsize::MIN);
         let team = Arc::new(Mutex::new(Team::new(threads)?));
-        Ok(Self { threads, team, isa: CpuIsa::detect(), pool: Arc::default() })
+        Ok(Self { threads, team, isa, pool: Arc::default() })
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -122,6 +127,8 @@ pub(crate) enum LoadError {
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("the {backend} backend does not compute in {wanted}, only in {offered}")]
     Precision { backend: &'static str, wanted: &'static str, offered: &'static str },
+    #[error("dtype {wanted} needs AVX-512 with BF16 and VNNI, and this worker computes with {isa}: use f32")]
+    Instructions { wanted: &'static str, isa: &'static str },
     #[error("synthetic.{field} is {value}, but must be from 0 to {max}")]
     Curve { field: &'static str, value: f64, max: f64 },
 }

@@ -61,7 +61,7 @@ pub(crate) enum Task {
 pub(crate) struct TensorSpec {
     pub(crate) name: &'static str,
     pub(crate) data_type: DataType,
-    /// At most one entry is -1: the length that varies.
+    /// -1 is a length that varies; an input has one at most.
     pub(crate) shape: Vec<i64>,
 }
 

@@ -11,3 +11,6 @@ pub(crate) mod isa;
 pub(crate) mod memory;
 pub(crate) mod simd;
 pub(crate) mod team;
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod testing;

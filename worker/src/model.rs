@@ -23,34 +23,13 @@ pub(crate) mod testing;
 mod tests;
 pub(crate) mod weights;
 
-use architecture::Head;
+use architecture::{Architecture, Encoded, Head};
+use config::Config;
 use folder::{Chain, Folder};
 use weights::Names;
 
 /// Tensors without effect in any model: constants that were saved with the weights.
 const CONSTANTS: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
-/// Heads that an encoder may carry while it is used without, by how their tensors' names begin.
-const HEADS: [&str; 9] = [
-    "pooler.",
-    "cls.",
-    "lm_head.",
-    "classifier.",
-    "pre_classifier.",
-    "qa_outputs.",
-    "vocab_transform.",
-    "vocab_layer_norm.",
-    "vocab_projector.",
-];
-/// What a masked-LM head leaves unread: the task it was trained on beside, and a decoder that is the table of words.
-const BESIDE_MASKED_LM: [&str; 6] = [
-    "pooler.",
-    "cls.seq_relationship.",
-    "cls.predictions.decoder.",
-    "cls.predictions.bias",
-    "lm_head.decoder.",
-    "lm_head.bias",
-];
-
 /// What a model computes, what its answers mean, and where its files are.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -99,7 +78,34 @@ impl Model {
         let (architecture, head) = architecture::find(config)?;
         let mut plan = Builder::default();
         let encoded = (architecture.encode)(config, &mut plan)?;
-        let mut model = Self {
+        let mut model = Self::of_encoder(architecture, &folder, &encoded);
+        let output = match head {
+            Head::Classify if folder.chain.is_none() => {
+                model.label(config, &encoded)?;
+                (architecture.classify)(config, &encoded, model.labels.len(), &mut plan)?
+            }
+            Head::FillMask if folder.chain.is_none() => {
+                model.task = Task::FillMask;
+                model.mask_token = Some(head::mask_token(path, encoded.vocabulary)?);
+                model.names.ignored.extend(architecture.beside_fill_mask);
+                (architecture.fill_mask)(config, &encoded, &mut plan)?
+            }
+            _ => {
+                // Without modules it is what sentence-transformers does with a plain encoder.
+                let chain = folder.chain.unwrap_or(Chain { pooling: Pooling::Mean, normalizes: false });
+                (model.normalizes, model.dims) = (chain.normalizes, encoded.hidden);
+                model.names.ignored.extend(architecture.heads);
+                plan.pool(encoded.states, chain.pooling)
+            }
+        };
+        model.plan = plan.finish(output);
+        model.plan.check()?;
+        Ok(model)
+    }
+
+    /// A model of which the encoder is known, and nothing that follows it.
+    fn of_encoder(architecture: &Architecture, folder: &Folder, encoded: &Encoded) -> Self {
+        Self {
             architecture: architecture.name,
             plan: Plan::default(),
             task: Task::Embed,
@@ -113,49 +119,26 @@ impl Model {
             mask_token: None,
             weights: folder.weights.clone(),
             tokenizer: folder.tokenizer.clone(),
-            names: Names { prefix: architecture.prefix, aliases: Vec::new(), ignored: CONSTANTS.to_vec() },
-        };
-        let output = match head {
-            Head::Classify if folder.chain.is_none() => {
-                model.labels = head::labels(config)?;
-                let is_single = model.labels.len() == 1;
-                model.task = if is_single { Task::Rerank } else { Task::Classify };
-                model.scores = if is_single { head::pair_scores(config)? } else { head::label_scores(config)? };
-                model.types = encoded.types;
-                model.names.ignored.push("pooler.");
-                (architecture.classify)(config, &encoded, model.labels.len(), &mut plan)?
-            }
-            Head::FillMask if folder.chain.is_none() => {
-                model.task = Task::FillMask;
-                model.mask_token = Some(head::mask_token(path, encoded.vocabulary)?);
-                model.names.aliases = bias_aliases();
-                model.names.ignored.extend(BESIDE_MASKED_LM);
-                (architecture.fill_mask)(config, &encoded, &mut plan)?
-            }
-            _ => {
-                // What sentence-transformers does with a plain encoder.
-                let plain = Chain { pooling: Pooling::Mean, normalizes: false };
-                let chain = folder.chain.unwrap_or(plain);
-                model.normalizes = chain.normalizes;
-                model.dims = encoded.hidden;
-                model.names.ignored.extend(HEADS);
-                plan.pool(encoded.states, chain.pooling)
-            }
-        };
-        model.plan = plan.finish(output);
-        model.plan.check()?;
-        Ok(model)
+            names: Names {
+                prefix: architecture.prefix,
+                aliases: architecture.aliases.to_vec(),
+                ignored: CONSTANTS.to_vec(),
+            },
+        }
     }
-}
 
-/// Both names of a decoder's bias hold the same, but not every file has both.
-fn bias_aliases() -> Vec<(String, String)> {
-    let pair = |head: &str| (format!("{head}.bias"), format!("{head}.decoder.bias"));
-    ["cls.predictions", "lm_head"]
-        .map(pair)
-        .into_iter()
-        .flat_map(|(own, decoder)| [(own.clone(), decoder.clone()), (decoder, own)])
-        .collect()
+    /// One label scores pairs; several are classes.
+    fn label(&mut self, config: &Config, encoded: &Encoded) -> Result<(), ReadError> {
+        self.labels = head::labels(config)?;
+        (self.task, self.scores) = match self.labels.len() {
+            1 => (Task::Rerank, head::pair_scores(config)?),
+            _ => (Task::Classify, head::label_scores(config)?),
+        };
+        self.types = encoded.types;
+        // Trained with the encoder, and not always read.
+        self.names.ignored.push("pooler.");
+        Ok(())
+    }
 }
 
 /// Why a folder is not a model that can run: one line that names the file and what is wrong with it.
@@ -185,7 +168,7 @@ pub(crate) enum ReadError {
     Sharded { folder: PathBuf },
     #[error("{}: tensor `{name}` has {value} at {at:?}; no model has that", path.display())]
     NotFinite { path: PathBuf, name: String, at: Vec<usize>, value: f32 },
-    #[error("{}: {names}: {count} tensors that this architecture has no use for", path.display())]
+    #[error("{}: {names}: tensors without a place in this architecture ({count} in all)", path.display())]
     Surplus { path: PathBuf, names: String, count: usize },
     #[error("its plan is wrong, which is a mistake in this program: {0}")]
     Plan(#[from] PlanError),

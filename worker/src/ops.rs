@@ -9,6 +9,7 @@ pub(crate) mod embed;
 pub(crate) mod gemm;
 mod math;
 pub(crate) mod normalize;
+pub(crate) mod pick;
 pub(crate) mod pool;
 mod rows;
 pub(crate) mod softmax;

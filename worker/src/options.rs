@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tonic::transport::Uri;
 
-use crate::ModelSource;
+use crate::{CpuIsa, ModelSource};
 
 /// Everything `run` needs to know.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Options {
     pub auth: Secret,
     /// What to compute on.
     pub device: DeviceChoice,
+    /// Instructions to compute with on the processor; the best it has when unset.
+    pub cpu_isa: Option<CpuIsa>,
     /// Threads to compute on; all the machine offers when unset. Loading, the link and logging run on others.
     pub threads: Option<NonZeroUsize>,
     /// Models this worker has a source for by itself. Empty for a server's own children, which are told a source with
@@ -52,6 +54,7 @@ impl Options {
             name: name.into(),
             auth: auth.into(),
             device: DeviceChoice::default(),
+            cpu_isa: None,
             threads: None,
             offers: BTreeMap::new(),
             budget: Budget::default(),

@@ -12,12 +12,15 @@ mod builder;
 mod check;
 mod cost;
 mod lives;
+mod show;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Index;
 
 pub(crate) use builder::{Builder, Dense};
 pub(crate) use check::PlanError;
-pub(crate) use cost::{Cost, Sizes};
+pub(crate) use cost::Sizes;
 
 /// What a model computes.
 #[derive(Clone, Debug, Default, PartialEq)]

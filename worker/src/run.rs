@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use crate::backend::{Compute, Stack};
 use crate::executor::Executor;
 use crate::link::{Link, Stop};
-use crate::{DeviceChoice, Options};
+use crate::{CpuIsa, DeviceChoice, Options};
 
 /// How a worker's life ended in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,14 @@ pub enum RunError {
     /// The device asked for is not in this build.
     #[error("--device cuda: this build has no CUDA backend yet; use --device cpu or auto")]
     NoCuda,
+    /// The processor lacks the instructions asked for.
+    #[error("--cpu-isa {asked}: this processor has only {has}")]
+    Instructions {
+        /// What was asked for.
+        asked: CpuIsa,
+        /// The best there is.
+        has: CpuIsa,
+    },
     /// The system gives no threads.
     #[error("cannot start the compute threads")]
     Threads(#[source] io::Error),
@@ -73,7 +81,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         return Ok(Exit::ParentGone);
     }
     let stdin_ends = options.exit_on_stdin_end.then(watch_stdin).transpose()?;
-    let compute = Compute::new(options.threads).map_err(RunError::Threads)?;
+    let has = CpuIsa::detect();
+    if let Some(asked) = options.cpu_isa.filter(|asked| *asked > has) {
+        return Err(RunError::Instructions { asked, has });
+    }
+    let compute = Compute::new(options.threads, options.cpu_isa.unwrap_or(has)).map_err(RunError::Threads)?;
     let threads = compute.threads();
     let executor = Executor::start(Stack::default, compute)?;
     let (stop, stopped) = watch::channel(Stop::Not);

@@ -49,6 +49,8 @@ pub(crate) enum Precision {
     F32,
     Bf16,
     Int8,
+    /// Int8 where that costs next to nothing, else bf16.
+    Int8Mixed,
 }
 
 impl Precision {
@@ -58,6 +60,7 @@ impl Precision {
             "f32" => Some(Self::F32),
             "bf16" => Some(Self::Bf16),
             "int8" => Some(Self::Int8),
+            "int8-mixed" => Some(Self::Int8Mixed),
             _ => None,
         }
     }
@@ -68,6 +71,7 @@ impl Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Int8Mixed => "int8-mixed",
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ModelConfig, Settings, Workers};
+use crate::config::{Config, CpuIsa, ModelConfig, Settings, Workers};
 use crate::driver::ModelSettings;
 use crate::link::LinkAddress;
 use crate::models::Store;
@@ -108,6 +108,9 @@ fn worker_arguments(config: &Config) -> Vec<String> {
     }
     if let Some(tokens) = config.worker_batch_tokens {
         push("--worker-batch-tokens", tokens.to_string());
+    }
+    if config.cpu_isa != CpuIsa::Auto {
+        push("--cpu-isa", config.cpu_isa.as_str().to_owned());
     }
     push("--log", config.log.clone());
     push("--log-format", format!("{:?}", config.log_format).to_lowercase());

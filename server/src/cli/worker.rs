@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use clap::Args;
 
-use crate::config::Device;
+use crate::config::{CpuIsa, Device};
 use crate::models::{ModelArg, Place};
 use crate::telemetry::LogFormat;
 
@@ -26,6 +26,9 @@ pub struct WorkerArgs {
     /// What to compute on.
     #[arg(long, value_enum, env = "SHOAL_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
+    /// Instructions to compute with on the processor; less than it has only to compare.
+    #[arg(long, value_enum, env = "SHOAL_CPU_ISA", default_value_t = CpuIsa::Auto)]
+    pub cpu_isa: CpuIsa,
     /// Compute threads. Fewer leave processors to others [default: all]
     #[arg(long, value_name = "N", env = "SHOAL_WORKER_THREADS")]
     pub worker_threads: Option<NonZeroUsize>,

@@ -20,7 +20,7 @@ use shoal_scheduler::Limits;
 
 pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
-pub use settings::{Device, HttpPort, ModelControl, Settings, Workers};
+pub use settings::{CpuIsa, Device, HttpPort, ModelControl, Settings, Workers};
 
 use crate::frontend::FrontendOptions;
 use crate::http;
@@ -46,6 +46,8 @@ pub struct Config {
     pub workers: Workers,
     /// What local workers compute on.
     pub device: Device,
+    /// Which instructions they compute with on the processor.
+    pub cpu_isa: CpuIsa,
     /// Threads of each local worker; all of the machine when unset.
     pub worker_threads: Option<NonZeroUsize>,
     /// Tokens in one batch of a local worker at most.
@@ -116,6 +118,7 @@ impl Config {
             worker_token,
             workers,
             device: settings.device.unwrap_or_default(),
+            cpu_isa: settings.cpu_isa.unwrap_or_default(),
             worker_threads: settings.worker_threads,
             worker_batch_tokens: settings.worker_batch_tokens.map(Into::into),
             server_threads: settings.server_threads.unwrap_or_else(|| Lanes::suitable(processors())),

@@ -139,6 +139,36 @@ impl fmt::Display for Device {
     }
 }
 
+/// Which of the processor's instructions local workers compute with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuIsa {
+    /// The best the processor has.
+    #[default]
+    Auto,
+    /// No kernels of our own: models run on candle, in f32.
+    Portable,
+    /// AVX2 and FMA: f32.
+    Avx2,
+    /// AVX-512: f32.
+    Avx512,
+    /// AVX-512 with BF16 and VNNI: f32, bf16 and int8.
+    Avx512Bf16,
+}
+
+impl CpuIsa {
+    /// As written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+}
+
 /// Who may load and unload models and change settings over gRPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -218,6 +248,9 @@ settings! {
     /// What local workers compute on [default: auto]
     #[arg(value_enum)]
     device: Device = "SHOAL_DEVICE",
+    /// Instructions local workers compute with on the processor; less than it has only to compare [default: auto]
+    #[arg(value_enum)]
+    cpu_isa: CpuIsa = "SHOAL_CPU_ISA",
     /// Compute threads of each local worker. Fewer leave processors to the server and to other workers [default: all]
     #[arg(value_name = "N")]
     worker_threads: NonZeroUsize = "SHOAL_WORKER_THREADS",

@@ -34,7 +34,7 @@ hf:org/name@revision, \
 `echo`, or `synthetic:base=2ms+per_row=100us` (options joined by `+`); without it NAME is the source.
 slo is the p99 latency to keep: a longer one buys throughput. preset (latency, balanced, throughput) says the same in \
 words. \
-dtype (auto, f32, bf16, int8) trades exactness for speed.";
+dtype (auto, f32, bf16, int8, int8-mixed) trades exactness for speed.";
 
     /// Shortest and longest objective.
     pub const SLO_MIN: Duration = Duration::from_micros(100);
@@ -157,7 +157,7 @@ impl fmt::Display for Preset {
 
 /// What a model computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Dtype {
     /// bf16 where the silicon has it, else f32.
     #[default]
@@ -165,11 +165,13 @@ pub enum Dtype {
     F32,
     Bf16,
     Int8,
+    /// int8 where it costs next to nothing, else bf16.
+    Int8Mixed,
 }
 
 impl Dtype {
     /// Every choice.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::F32, Self::Bf16, Self::Int8];
+    pub const ALL: [Self; 5] = [Self::Auto, Self::F32, Self::Bf16, Self::Int8, Self::Int8Mixed];
 
     /// As written, and as the worker link has it.
     pub fn as_str(self) -> &'static str {
@@ -178,6 +180,7 @@ impl Dtype {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Int8Mixed => "int8-mixed",
         }
     }
 }

@@ -67,8 +67,6 @@ enum Kernel {
 }
 
 impl Executor for Candle {
-    const NAME: &'static str = "candle";
-
     fn build(
         model: &Model,
         weights: &Bound<'_>,
@@ -76,7 +74,7 @@ impl Executor for Candle {
         compute: &Compute,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError> {
-        expect_precision(Self::NAME, precision, Precision::F32)?;
+        expect_precision("candle", precision, Precision::F32)?;
         let plan = &model.plan;
         let mut reader = Reader { plan, weights, tables: vec![None; plan.weights.len()], bytes: 0 };
         let mut steps = Vec::with_capacity(plan.ops.len());
@@ -85,6 +83,10 @@ impl Executor for Candle {
             steps.push(reader.step(op)?);
         }
         Ok(Self { steps, lives: plan.lives(), output: plan.output, bytes: reader.bytes, pool: compute.pool()? })
+    }
+
+    fn name(&self) -> &'static str {
+        "candle"
     }
 
     fn dtype(&self) -> &'static str {

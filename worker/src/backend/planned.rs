@@ -18,6 +18,8 @@ use crate::source::{ModelSource, Precision};
 mod finish;
 mod pack;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 
 use finish::Finish;
@@ -30,9 +32,6 @@ const SMALLEST_RUNS: usize = 4;
 
 /// Runs one plan with its weights.
 pub(crate) trait Executor: Sized + Send + std::fmt::Debug + 'static {
-    /// What cards call it.
-    const NAME: &'static str;
-
     /// Takes what it needs of the weights, in its own form. `progress` is told the part that is done, in [0, 1].
     fn build(
         model: &Model,
@@ -41,6 +40,9 @@ pub(crate) trait Executor: Sized + Send + std::fmt::Debug + 'static {
         compute: &Compute,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError>;
+
+    /// What cards call it.
+    fn name(&self) -> &'static str;
 
     /// What the weights are computed in, as cards say it: `f32`, `bf16`, `int8` or `int8-mixed`.
     fn dtype(&self) -> &'static str;
@@ -101,7 +103,7 @@ impl<E: Executor> Backend for Planned<E> {
             bytes: executor.bytes(),
             parameters: model.plan.parameters(),
             dtype: executor.dtype(),
-            backend: E::NAME,
+            backend: executor.name(),
             tokenizer_sha256: tokenizer_sha256.unwrap_or_default(),
             inputs: inputs(&model),
             outputs: outputs(&model),
@@ -205,9 +207,12 @@ fn outputs(model: &Model) -> Vec<TensorSpec> {
     match model.task {
         Task::Embed => vec![TensorSpec::new("embedding", DataType::F32, &[model.dims as i64])],
         Task::Classify | Task::Rerank => vec![TensorSpec::new("scores", DataType::F32, &[model.labels.len() as i64])],
-        // As many rows as masks, as many columns as candidates: a shape has one length that varies.
+        // As many rows as masks, as many columns as candidates.
         Task::FillMask => {
-            vec![TensorSpec::new("token_ids", DataType::I64, &[-1]), TensorSpec::new("scores", DataType::F32, &[-1])]
+            vec![
+                TensorSpec::new("token_ids", DataType::I64, &[-1, -1]),
+                TensorSpec::new("scores", DataType::F32, &[-1, -1]),
+            ]
         }
         Task::Tensor => Vec::new(),
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::candle::Candle;
 use super::echo::Echo;
+use super::engine::Engine;
 use super::planned::Planned;
 use super::synthetic::Synthetic;
 use super::{Backend, Compute, LoadError, PrepareRequest};
@@ -15,7 +15,7 @@ use crate::source::ModelSource;
 /// Every backend of this build.
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
-    candle: Planned<Candle>,
+    models: Planned<Engine>,
     echo: Echo,
     synthetic: Synthetic,
     homes: BTreeMap<Arc<str>, Home>,
@@ -24,7 +24,7 @@ pub(crate) struct Stack {
 /// Which backend holds a model.
 #[derive(Clone, Copy, Debug)]
 enum Home {
-    Candle,
+    Model,
     Echo,
     Synthetic,
 }
@@ -32,7 +32,7 @@ enum Home {
 /// A model prepared for one of the backends.
 #[derive(Debug)]
 pub(crate) enum Prepared {
-    Candle(<Planned<Candle> as Backend>::Prepared),
+    Model(<Planned<Engine> as Backend>::Prepared),
     Echo(<Echo as Backend>::Prepared),
     Synthetic(<Synthetic as Backend>::Prepared),
 }
@@ -40,7 +40,7 @@ pub(crate) enum Prepared {
 /// A batch launched on one of the backends.
 #[derive(Debug)]
 pub(crate) enum Ticket {
-    Candle(<Planned<Candle> as Backend>::Ticket),
+    Model(<Planned<Engine> as Backend>::Ticket),
     Echo(<Echo as Backend>::Ticket),
     Synthetic(<Synthetic as Backend>::Ticket),
 }
@@ -64,20 +64,20 @@ impl Backend for Stack {
                 (Prepared::Synthetic(prepared), card)
             }
             ModelSource::Folder(_) => {
-                let (prepared, card) = Planned::<Candle>::prepare(request, compute, progress)?;
-                (Prepared::Candle(prepared), card)
+                let (prepared, card) = Planned::<Engine>::prepare(request, compute, progress)?;
+                (Prepared::Model(prepared), card)
             }
         })
     }
 
     /// As deep as the shallowest: a device is shared by all models, so its batches are counted together.
     fn depth(&self) -> usize {
-        self.candle.depth().min(self.echo.depth()).min(self.synthetic.depth())
+        self.models.depth().min(self.echo.depth()).min(self.synthetic.depth())
     }
 
     fn is_brief(&self, batch: &HostBatch) -> bool {
         match self.homes.get(&batch.model) {
-            Some(Home::Candle) => self.candle.is_brief(batch),
+            Some(Home::Model) => self.models.is_brief(batch),
             Some(Home::Echo) => self.echo.is_brief(batch),
             Some(Home::Synthetic) => self.synthetic.is_brief(batch),
             None => false,
@@ -87,9 +87,9 @@ impl Backend for Stack {
     fn install(&mut self, name: &Arc<str>, prepared: Prepared) -> Result<(), LoadError> {
         self.evict(name);
         let home = match prepared {
-            Prepared::Candle(prepared) => {
-                self.candle.install(name, prepared)?;
-                Home::Candle
+            Prepared::Model(prepared) => {
+                self.models.install(name, prepared)?;
+                Home::Model
             }
             Prepared::Echo(prepared) => {
                 self.echo.install(name, prepared)?;
@@ -106,7 +106,7 @@ impl Backend for Stack {
 
     fn evict(&mut self, name: &str) {
         match self.homes.remove(name) {
-            Some(Home::Candle) => self.candle.evict(name),
+            Some(Home::Model) => self.models.evict(name),
             Some(Home::Echo) => self.echo.evict(name),
             Some(Home::Synthetic) => self.synthetic.evict(name),
             None => {}
@@ -115,7 +115,7 @@ impl Backend for Stack {
 
     fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Ticket, BatchError> {
         match self.homes.get(&batch.model) {
-            Some(Home::Candle) => self.candle.launch(batch, live).map(Ticket::Candle),
+            Some(Home::Model) => self.models.launch(batch, live).map(Ticket::Model),
             Some(Home::Echo) => self.echo.launch(batch, live).map(Ticket::Echo),
             Some(Home::Synthetic) => self.synthetic.launch(batch, live).map(Ticket::Synthetic),
             None => Err(BatchError::Device(format!("model `{}` is not in memory", batch.model))),
@@ -124,7 +124,7 @@ impl Backend for Stack {
 
     fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {
         match ticket {
-            Ticket::Candle(ticket) => self.candle.poll(ticket),
+            Ticket::Model(ticket) => self.models.poll(ticket),
             Ticket::Echo(ticket) => self.echo.poll(ticket),
             Ticket::Synthetic(ticket) => self.synthetic.poll(ticket),
         }

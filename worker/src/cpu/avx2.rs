@@ -78,6 +78,16 @@ impl Simd for Avx2 {
         }
     }
 
+    /// By a copy: AVX2 writes no fewer than four bytes.
+    #[inline(always)]
+    unsafe fn store_first_bf16(to: *mut bf16, count: usize, x: __m256) {
+        let mut all = [bf16::ZERO; 8];
+        unsafe {
+            Self::store_bf16(all.as_mut_ptr(), x);
+            to.copy_from_nonoverlapping(all.as_ptr(), count);
+        }
+    }
+
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_add_ps(a, b) }
@@ -122,7 +132,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn scale(x: __m256, n: __m256) -> __m256 {
         unsafe {
-            let n = _mm256_cvtps_epi32(n);
+            let n = _mm256_cvtps_epi32(_mm256_max_ps(n, _mm256_set1_ps(-250.0)));
             let half = _mm256_srai_epi32::<1>(n);
             let power = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
             _mm256_mul_ps(_mm256_mul_ps(x, power(half)), power(_mm256_sub_epi32(n, half)))

@@ -94,6 +94,11 @@ macro_rules! vectors_of_16 {
             }
 
             #[inline(always)]
+            unsafe fn store_first_bf16(to: *mut bf16, count: usize, x: __m512) {
+                unsafe { _mm256_mask_storeu_epi16(to.cast(), mask(count), $round(x)) }
+            }
+
+            #[inline(always)]
             unsafe fn add(a: __m512, b: __m512) -> __m512 {
                 unsafe { _mm512_add_ps(a, b) }
             }

@@ -22,11 +22,11 @@ use super::simd::Simd;
 ///
 /// # Safety
 /// Methods may be called only within [`Dot::run`] of the same type, on a processor that has its instructions.
-pub(crate) trait Dot: Copy + 'static {
+pub(crate) trait Dot: Copy + std::fmt::Debug + 'static {
     /// What sums become, and what attends to everything else.
     type V: Simd;
     /// Element of the left operand: `f32`, bfloat16 bits, or `u8`.
-    type Element: Copy + Default + Send + Sync;
+    type Element: Copy + Default + std::fmt::Debug + Send + Sync;
     /// A word for each lane: the right operand's, or the left's broadcast.
     type Words: Copy + Send + Sync;
     /// Sums, one for each lane.

@@ -31,6 +31,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_bf16(from: *const bf16) -> Self::F;
     /// Writes bfloat16 numbers, rounded to nearest even.
     unsafe fn store_bf16(to: *mut bf16, x: Self::F);
+    /// Writes the first `count` lanes, less than a vector's, as bfloat16 numbers, and nothing else.
+    unsafe fn store_first_bf16(to: *mut bf16, count: usize, x: Self::F);
 
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
@@ -45,7 +47,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn abs(x: Self::F) -> Self::F;
     /// To the nearest whole number, halves to even.
     unsafe fn round(x: Self::F) -> Self::F;
-    /// `x · 2^n` for whole n from -150 to 127; results below the smallest normal number may become 0.
+    /// `x · 2^n` for whole n up to 127; results below the smallest normal number may become 0.
     unsafe fn scale(x: Self::F, n: Self::F) -> Self::F;
     /// The bits of each lane shifted right, as an index for [`Simd::pick`].
     unsafe fn index(x: Self::F, shift: u32) -> Self::F;
@@ -67,12 +69,21 @@ pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
     /// Whether numbers are rounded to 8 bits of mantissa, so that they need not be computed to more than that.
     const NARROW: bool;
 
+    /// Rounded to nearest even.
+    fn rounded(x: f32) -> Self;
+
     unsafe fn load<V: Simd>(from: *const Self) -> V::F;
     unsafe fn store<V: Simd>(to: *mut Self, x: V::F);
+    /// Writes the first `count` lanes, less than a vector's, and nothing else.
+    unsafe fn store_first<V: Simd>(to: *mut Self, count: usize, x: V::F);
 }
 
 impl Number for f32 {
     const NARROW: bool = false;
+
+    fn rounded(x: f32) -> Self {
+        x
+    }
 
     #[inline(always)]
     unsafe fn load<V: Simd>(from: *const Self) -> V::F {
@@ -85,10 +96,20 @@ impl Number for f32 {
         // SAFETY: as the caller promises.
         unsafe { V::store(to, x) }
     }
+
+    #[inline(always)]
+    unsafe fn store_first<V: Simd>(to: *mut Self, count: usize, x: V::F) {
+        // SAFETY: as the caller promises.
+        unsafe { V::store_first(to, count, x) }
+    }
 }
 
 impl Number for bf16 {
     const NARROW: bool = true;
+
+    fn rounded(x: f32) -> Self {
+        Self::from_f32(x)
+    }
 
     #[inline(always)]
     unsafe fn load<V: Simd>(from: *const Self) -> V::F {
@@ -100,5 +121,11 @@ impl Number for bf16 {
     unsafe fn store<V: Simd>(to: *mut Self, x: V::F) {
         // SAFETY: as the caller promises.
         unsafe { V::store_bf16(to, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first<V: Simd>(to: *mut Self, count: usize, x: V::F) {
+        // SAFETY: as the caller promises.
+        unsafe { V::store_first_bf16(to, count, x) }
     }
 }

@@ -74,7 +74,7 @@ struct Bench {
 fn bench(depth: usize) -> Bench {
     let (log_out, log) = flume::unbounded();
     let (done, done_in) = flume::unbounded();
-    let compute = Compute::new(std::num::NonZeroUsize::new(1)).unwrap();
+    let compute = Compute::new(std::num::NonZeroUsize::new(1), crate::CpuIsa::detect()).unwrap();
     let open = move || Queued { depth, log: log_out, done: done_in, ready: Mutex::default() };
     Bench { executor: Executor::start(open, compute).unwrap(), log, done }
 }

@@ -17,6 +17,13 @@ pub(super) struct Architecture {
     pub(super) classes: &'static [(&'static str, Head)],
     /// What names of the encoder's tensors begin with beside a head.
     pub(super) prefix: &'static str,
+    /// Tensors of heads, which an encoder may carry while it is used without.
+    pub(super) heads: &'static [&'static str],
+    /// Tensors that may stand beside a masked-LM head: the other task it was trained on, and what is tied or has two
+    /// names.
+    pub(super) beside_fill_mask: &'static [&'static str],
+    /// Two names of the same tensor, of which a file may have either.
+    pub(super) aliases: &'static [(&'static str, &'static str)],
     /// Writes the encoder.
     pub(super) encode: fn(&Config, &mut Builder) -> Result<Encoded, ReadError>,
     /// Writes a head for so many labels.
@@ -53,14 +60,12 @@ pub(super) fn find(config: &Config) -> Result<(&'static Architecture, Head), Rea
     let kind = config.text("model_type").unwrap_or("not set");
     let architectures = config.value("architectures").and_then(|names| names.as_array()).map_or(&[][..], Vec::as_slice);
     let family = ARCHITECTURES.into_iter().find(|family| family.name == kind);
-    let class = match architectures {
-        [] => Some("").map(|_| Head::Bare).filter(|_| family.is_some()),
-        [name] => {
-            family.and_then(|family| family.classes.iter().find(|(class, _)| name == class)).map(|(_, head)| *head)
-        }
+    let head_of = |family: &Architecture| match architectures {
+        [] => Some(Head::Bare),
+        [name] => family.classes.iter().find(|(class, _)| name == class).map(|(_, head)| *head),
         _ => None,
     };
-    if let (Some(family), Some(head)) = (family, class) {
+    if let Some((family, head)) = family.and_then(|family| Some((family, head_of(family)?))) {
         return Ok((family, head));
     }
     let named: Vec<&str> = architectures.iter().map(|name| name.as_str().unwrap_or("?")).collect();

@@ -1,132 +1,106 @@
-//! A tiny BERT with random weights, as a folder.
+//! The tiny checkpoints beside the tests, to be changed and written elsewhere.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) const VOCABULARY: usize = 50;
-pub(crate) const HIDDEN: usize = 24;
-pub(crate) const HEADS: usize = 3;
-pub(crate) const LAYERS: usize = 2;
-pub(crate) const INNER: usize = 40;
-pub(crate) const POSITIONS: usize = 64;
-
-/// Shape and values.
-pub(crate) type Values = (Vec<usize>, Vec<f32>);
-
-/// A model's files, before they are written.
-pub(crate) struct TinyBert {
-    pub(crate) config: Value,
-    pub(crate) modules: Value,
-    pub(crate) pooling: Value,
-    pub(crate) sentence: Value,
-    pub(crate) tensors: BTreeMap<String, Values>,
+/// Where the checkpoints are, one in each folder.
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny")
 }
 
-impl TinyBert {
-    pub(crate) fn new() -> Self {
-        let module =
-            |path: &str, kind: &str| json!({ "path": path, "type": format!("sentence_transformers.models.{kind}") });
-        Self {
-            config: json!({
-                "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12,
-                "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_attention_heads": HEADS,
-                "num_hidden_layers": LAYERS, "intermediate_size": INNER, "max_position_embeddings": POSITIONS,
-                "type_vocab_size": 2,
-            }),
-            modules: json!([
-                module("", "Transformer"),
-                module("1_Pooling", "Pooling"),
-                module("2_Normalize", "Normalize")
-            ]),
-            pooling: json!({ "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true }),
-            sentence: json!({ "max_seq_length": 48 }),
-            tensors: tensors(),
+/// Names of all checkpoints.
+pub(crate) fn names() -> Vec<String> {
+    let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap());
+    let folders = entries.filter(|entry| entry.path().join("config.json").is_file());
+    let mut names: Vec<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 25, "{names:?}");
+    names
+}
+
+/// One tensor of a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Stored {
+    pub(crate) fn f32(shape: &[usize], value: f32) -> Self {
+        let count: usize = shape.iter().product();
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), data: value.to_le_bytes().repeat(count) }
+    }
+}
+
+/// A model's files.
+#[derive(Clone, Debug)]
+pub(crate) struct Tiny {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    pub(crate) tensors: BTreeMap<String, Stored>,
+}
+
+impl Tiny {
+    pub(crate) fn read(name: &str) -> Self {
+        let root = fixtures().join(name);
+        let mut files = BTreeMap::new();
+        let mut open = vec![root.clone()];
+        while let Some(folder) = open.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    files.insert(path.strip_prefix(&root).unwrap().to_owned(), fs::read(&path).unwrap());
+                }
+            }
         }
+        let bytes = files.remove(Path::new("model.safetensors")).unwrap();
+        let stored = |view: TensorView<'_>| Stored {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        };
+        let stored_tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = stored_tensors.iter().map(|(name, view)| (name.to_owned(), stored(view))).collect();
+        Self { tensors, files }
     }
 
-    /// Names every tensor as a model with a head does.
-    pub(crate) fn prefixed(mut self) -> Self {
-        self.tensors = self.tensors.into_iter().map(|(name, values)| (format!("bert.{name}"), values)).collect();
+    /// Changes a settings file; one that is not there begins as null.
+    pub(crate) fn edit(mut self, file: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let known = self.files.get(Path::new(file));
+        let mut value = known.map_or(Value::Null, |text| serde_json::from_slice(text).unwrap());
+        change(&mut value);
+        self.files.insert(file.into(), value.to_string().into_bytes());
+        self
+    }
+
+    /// Changes a field of `config.json`.
+    pub(crate) fn set(self, field: &str, value: impl Into<Value>) -> Self {
+        self.edit("config.json", |config| config[field] = value.into())
+    }
+
+    pub(crate) fn without(mut self, file: &str) -> Self {
+        self.files.remove(Path::new(file)).unwrap();
         self
     }
 
     pub(crate) fn write(&self) -> TempDir {
         let folder = TempDir::new().unwrap();
-        self.write_settings(folder.path());
-        let bytes: BTreeMap<&String, (&Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, (shape, values))| (name, (shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())))
-            .collect();
-        let views = bytes.iter().map(|(name, (shape, data))| {
-            ((*name).clone(), TensorView::new(Dtype::F32, (*shape).clone(), data).unwrap())
+        for (path, bytes) in &self.files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let views = self.tensors.iter().map(|(name, stored)| {
+            (name.clone(), TensorView::new(stored.dtype, stored.shape.clone(), &stored.data).unwrap())
         });
         serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
         folder
     }
-
-    pub(crate) fn write_settings(&self, folder: &Path) {
-        fs::create_dir_all(folder.join("1_Pooling")).unwrap();
-        let files = [
-            ("config.json", &self.config),
-            ("modules.json", &self.modules),
-            ("1_Pooling/config.json", &self.pooling),
-            ("sentence_bert_config.json", &self.sentence),
-        ];
-        for (name, value) in files {
-            if !value.is_null() {
-                fs::write(folder.join(name), value.to_string()).unwrap();
-            }
-        }
-        fs::write(folder.join("tokenizer.json"), "{}").unwrap();
-    }
-}
-
-fn tensors() -> BTreeMap<String, Values> {
-    let mut state = 1u64;
-    let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let mut tensors = BTreeMap::new();
-    let mut add = |name: String, shape: &[usize]| {
-        // Gains near 1 and small weights keep tokens apart, so that a mix-up of any two shows.
-        let (centre, spread) = match &*name {
-            name if name.ends_with("LayerNorm.weight") => (1.0, 0.3),
-            name if name.starts_with("embeddings") => (0.0, 1.0),
-            _ => (0.0, 0.3),
-        };
-        let values = (0..shape.iter().product()).map(|_| centre + spread * random()).collect();
-        tensors.insert(name, (shape.to_vec(), values));
-    };
-    add("embeddings.word_embeddings.weight".to_owned(), &[VOCABULARY, HIDDEN]);
-    add("embeddings.position_embeddings.weight".to_owned(), &[POSITIONS, HIDDEN]);
-    add("embeddings.token_type_embeddings.weight".to_owned(), &[2, HIDDEN]);
-    let mut dense = vec![];
-    let mut norms = vec!["embeddings.LayerNorm".to_owned()];
-    for layer in 0..LAYERS {
-        let at = format!("encoder.layer.{layer}");
-        for part in ["query", "key", "value"] {
-            dense.push((format!("{at}.attention.self.{part}"), HIDDEN, HIDDEN));
-        }
-        dense.push((format!("{at}.attention.output.dense"), HIDDEN, HIDDEN));
-        dense.push((format!("{at}.intermediate.dense"), INNER, HIDDEN));
-        dense.push((format!("{at}.output.dense"), HIDDEN, INNER));
-        norms.push(format!("{at}.attention.output.LayerNorm"));
-        norms.push(format!("{at}.output.LayerNorm"));
-    }
-    for (name, outputs, inputs) in dense {
-        add(format!("{name}.weight"), &[outputs, inputs]);
-        add(format!("{name}.bias"), &[outputs]);
-    }
-    for name in norms {
-        add(format!("{name}.weight"), &[HIDDEN]);
-        add(format!("{name}.bias"), &[HIDDEN]);
-    }
-    tensors
 }

@@ -1,1 +1,246 @@
+use std::fs;
 
+use serde_json::{Value, json};
+
+use super::testing::Tiny;
+use super::*;
+use crate::plan::Op;
+
+fn read(tiny: &Tiny) -> Result<Model, ReadError> {
+    Model::read(tiny.write().path())
+}
+
+fn problem(tiny: &Tiny) -> String {
+    read(tiny).unwrap_err().to_string()
+}
+
+fn pooling(model: &Model) -> Pooling {
+    let pooled = model.plan.ops.iter().find_map(|op| match op {
+        Op::Pool { pooling, .. } => Some(*pooling),
+        _ => None,
+    });
+    pooled.unwrap()
+}
+
+#[test]
+fn reads_what_sentence_transformers_saves() {
+    let model = read(&Tiny::read("bert-embed")).unwrap();
+    assert_eq!((model.task, pooling(&model), model.normalizes), (Task::Embed, Pooling::Mean, true));
+    assert_eq!((model.dims, model.tokens_max, model.vocabulary, model.types), (32, 96, 120, 0));
+    assert!(model.weights.ends_with("model.safetensors"));
+    assert!(model.tokenizer.unwrap().ends_with("tokenizer.json"));
+}
+
+#[test]
+fn a_plain_encoder_is_pooled_by_mean_and_not_normalised() {
+    let tiny = Tiny::read("bert-embed").without("modules.json").without("sentence_bert_config.json");
+    for tiny in [tiny.clone(), tiny.set("architectures", Value::Null)] {
+        let model = read(&tiny).unwrap();
+        assert_eq!((pooling(&model), model.normalizes, model.tokens_max), (Pooling::Mean, false, 128));
+    }
+}
+
+#[test]
+fn a_head_is_used_unless_modules_follow_the_encoder() {
+    let tiny = Tiny::read("bert-fill").edit("modules.json", |modules| {
+        *modules = json!([{ "path": "", "type": "sentence_transformers.models.Transformer" }]);
+    });
+    assert_eq!(read(&tiny).unwrap().task, Task::FillMask);
+    assert_eq!(read(&Tiny::read("bert-embed-masked-lm")).unwrap().task, Task::Embed);
+}
+
+#[test]
+fn reads_every_pooling_in_both_spellings() {
+    let cases = [
+        (json!({ "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false }), Pooling::Cls),
+        (json!({ "pooling_mode_max_tokens": true }), Pooling::Max),
+        (json!({ "pooling_mode": "cls" }), Pooling::Cls),
+        (json!({ "pooling_mode": "mean" }), Pooling::Mean),
+    ];
+    for (settings, expected) in cases {
+        let tiny = Tiny::read("bert-embed").edit("1_Pooling/config.json", |pooling| *pooling = settings);
+        assert_eq!(pooling(&read(&tiny).unwrap()), expected);
+    }
+}
+
+#[test]
+fn refuses_a_pooling_it_does_not_know() {
+    let both = json!({ "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true });
+    for (settings, says) in [
+        (both, "cls_token with mean_tokens"),
+        (json!({ "pooling_mode_lasttoken": true }), "`pooling_mode` is lasttoken"),
+        (json!({}), "`pooling_mode` is not set"),
+    ] {
+        let error = problem(&Tiny::read("bert-embed").edit("1_Pooling/config.json", |pooling| *pooling = settings));
+        assert!(error.contains("1_Pooling/config.json") && error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn refuses_settings_it_cannot_run_by_name() {
+    let bert = [
+        ("hidden_act", json!("mish"), "`hidden_act` is mish, but must be one of gelu, gelu_new"),
+        ("hidden_size", json!(25), "`hidden_size` is 25, but must be a multiple of num_attention_heads, 2"),
+        ("hidden_size", Value::Null, "`hidden_size` is not set, but must be from 1"),
+        ("num_hidden_layers", json!(0), "`num_hidden_layers` is 0, but must be from 1"),
+        ("position_embedding_type", json!("relative_key"), "`position_embedding_type` is relative_key"),
+        ("layer_norm_eps", json!(-1), "`layer_norm_eps` is -1"),
+        ("vocab_size", json!("many"), "`vocab_size` is many"),
+        ("vocab_size", json!(1 << 30), "`vocab_size` is 1073741824, but must be from 1 to 1048576"),
+        ("type_vocab_size", json!(-2), "`type_vocab_size` is -2"),
+    ];
+    let roberta = [
+        ("pad_token_id", json!(79), "`pad_token_id` is 79, but must be from 0 to 78"),
+        ("pad_token_id", json!("x"), "`pad_token_id` is x"),
+    ];
+    let distilbert = [
+        ("dim", json!(25), "`dim` is 25, but must be a multiple of n_heads, 3"),
+        ("activation", json!(7), "`activation` is 7, but must be one of gelu"),
+        ("n_layers", Value::Null, "`n_layers` is not set"),
+    ];
+    let cases = [("bert-embed", &bert[..]), ("roberta-embed", &roberta), ("distilbert-embed", &distilbert)];
+    for (name, cases) in cases {
+        for (field, value, says) in cases {
+            let error = problem(&Tiny::read(name).set(field, value.clone()));
+            assert!(error.contains("config.json") && error.contains(says), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_architecture_we_lack_is_one_error_that_names_those_we_have() {
+    let t5 = Tiny::read("bert-embed").set("model_type", "t5").set("architectures", json!(["T5Model"]));
+    let error = problem(&t5);
+    assert!(error.contains("architecture `T5Model` (model_type `t5`) is not supported, only BertModel, "), "{error}");
+    for known in ["BertForPreTraining", "RobertaForMaskedLM", "XLMRobertaModel", "DistilBertForSequenceClassification"]
+    {
+        assert!(error.contains(known), "{error}");
+    }
+    for wrong in [json!(["BertForTokenClassification"]), json!(["RobertaModel"]), json!(["BertModel", "BertModel"])] {
+        let error = problem(&Tiny::read("bert-embed").set("architectures", wrong));
+        assert!(error.contains("is not supported, only BertModel"), "{error}");
+    }
+    let error = problem(&Tiny::read("bert-embed").set("model_type", Value::Null));
+    assert!(error.contains("(model_type `not set`)"), "{error}");
+}
+
+#[test]
+fn roberta_counts_positions_from_behind_the_padding() {
+    // 80 positions and padding 1; then 70 and 3.
+    let model = read(&Tiny::read("roberta-embed")).unwrap();
+    assert_eq!(model.tokens_max, 78);
+    let Op::Embed { positions, .. } = model.plan.ops[0] else { panic!("{:?}", model.plan.ops[0]) };
+    assert_eq!((model.plan[positions].skip, model.plan[positions].size()), (2, (78, 40)));
+    assert_eq!(read(&Tiny::read("xlm-roberta-classify-multi")).unwrap().tokens_max, 66);
+}
+
+#[test]
+fn only_bert_is_told_the_segments_of_pairs_and_only_where_it_has_some() {
+    for (name, types) in [
+        ("bert-classify", 2),
+        ("bert-rerank", 2),
+        ("bert-classify-multi", 0),
+        ("bert-fill", 0),
+        ("roberta-rerank", 0),
+        ("distilbert-rerank", 0),
+    ] {
+        assert_eq!(read(&Tiny::read(name)).unwrap().types, types, "{name}");
+    }
+}
+
+#[test]
+fn labels_are_in_the_order_of_their_numbers() {
+    let labels = |value: Value| read(&Tiny::read("bert-classify").set("id2label", value)).map(|model| model.labels);
+    let many: Vec<String> = (0..12).map(|index| format!("label {index}")).collect();
+    let map: serde_json::Map<_, _> =
+        many.iter().enumerate().map(|(index, label)| (index.to_string(), json!(label))).collect();
+    assert_eq!(labels(map.into()).unwrap(), many);
+    assert_eq!(labels(Value::Null).unwrap(), ["LABEL_0", "LABEL_1"]);
+    let three = Tiny::read("bert-classify").set("id2label", Value::Null).set("num_labels", 3);
+    assert_eq!(read(&three).unwrap().labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    for wrong in [json!({}), json!({ "1": "a" }), json!({ "0": "a", "2": "b" }), json!({ "0": 1 }), json!(["a"])] {
+        let error = labels(wrong).unwrap_err().to_string();
+        assert!(error.contains("`id2label` is") && error.contains("a name for each number from 0 up"), "{error}");
+    }
+}
+
+#[test]
+fn scores_are_what_the_settings_say() {
+    let of = |tiny: &Tiny| read(tiny).map(|model| (model.task, model.scores));
+    let classify = |problem: &str| Tiny::read("bert-classify").set("problem_type", problem);
+    assert_eq!(of(&classify("single_label_classification")).unwrap(), (Task::Classify, Scores::Softmax));
+    assert_eq!(of(&classify("multi_label_classification")).unwrap(), (Task::Classify, Scores::Sigmoid));
+    assert_eq!(of(&classify("regression")).unwrap(), (Task::Classify, Scores::Identity));
+    let unset = Tiny::read("bert-classify").set("problem_type", Value::Null);
+    assert_eq!(of(&unset).unwrap(), (Task::Classify, Scores::Softmax));
+    assert!(of(&classify("guess")).unwrap_err().to_string().contains("`problem_type` is guess, but must be one of"));
+
+    let rerank = Tiny::read("bert-rerank").set("sentence_transformers", Value::Null);
+    assert_eq!(of(&rerank).unwrap(), (Task::Rerank, Scores::Sigmoid));
+    let saved = |name: &str| rerank.clone().set("sentence_transformers", json!({ "activation_fn": name }));
+    assert_eq!(of(&saved("torch.nn.modules.linear.Identity")).unwrap(), (Task::Rerank, Scores::Identity));
+    assert_eq!(of(&saved("torch.nn.modules.activation.Sigmoid")).unwrap(), (Task::Rerank, Scores::Sigmoid));
+    let old = rerank.clone().set("sbert_ce_default_activation_function", "torch.nn.modules.linear.Identity");
+    assert_eq!(of(&old).unwrap(), (Task::Rerank, Scores::Identity));
+    let error = of(&saved("torch.nn.modules.activation.Tanh")).unwrap_err().to_string();
+    assert!(error.contains("`sentence_transformers` is") && error.contains("Sigmoid or Identity"), "{error}");
+}
+
+#[test]
+fn the_mask_token_is_found_wherever_it_is_spelt() {
+    let tiny = Tiny::read("bert-fill");
+    let mask = |tiny: &Tiny| read(tiny).map(|model| model.mask_token);
+    let found = Some(("[MASK]".to_owned(), 4));
+    assert_eq!(mask(&tiny).unwrap(), found);
+    let token = tiny.clone().edit("tokenizer_config.json", |settings| {
+        settings["mask_token"] = json!({ "content": "[MASK]", "lstrip": true });
+    });
+    assert_eq!(mask(&token).unwrap(), found);
+    let bare = tiny.clone().without("tokenizer_config.json");
+    let error = mask(&bare).unwrap_err().to_string();
+    assert!(error.contains("tokenizer_config.json: names no mask_token"), "{error}");
+    let map = bare.edit("special_tokens_map.json", |map| *map = json!({ "mask_token": "[MASK]" }));
+    assert_eq!(mask(&map).unwrap(), found);
+
+    let other = tiny.clone().edit("tokenizer_config.json", |settings| settings["mask_token"] = "<m>".into());
+    let error = mask(&other).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: the mask token `<m>` is not among the added_tokens"), "{error}");
+    let far = tiny.clone().edit("tokenizer.json", |tokenizer| tokenizer["added_tokens"][4]["id"] = 160.into());
+    let error = mask(&far).unwrap_err().to_string();
+    assert!(error.contains("`[MASK]` is 160, and ids are below 160"), "{error}");
+    assert!(mask(&tiny.without("tokenizer.json")).unwrap_err().to_string().contains("tokenizer.json"));
+}
+
+#[test]
+fn refuses_modules_it_does_not_know_or_outside_the_folder() {
+    let tiny = Tiny::read("bert-embed");
+    let dense = tiny.clone().edit("modules.json", |modules| {
+        modules[2]["type"] = "sentence_transformers.models.Dense".into();
+    });
+    assert!(problem(&dense).contains("modules.json") && problem(&dense).contains("Dense"), "{}", problem(&dense));
+    for path in ["../elsewhere", "/etc"] {
+        let error = problem(&tiny.clone().edit("modules.json", |modules| modules[1]["path"] = path.into()));
+        assert!(error.contains("leads out of the model's folder"), "{error}");
+    }
+}
+
+#[test]
+fn says_which_file_is_not_there_or_no_json() {
+    let error = problem(&Tiny::read("bert-embed").without("config.json"));
+    assert!(error.contains("config.json"), "{error}");
+    let error = problem(&Tiny::read("bert-embed").edit("config.json", |config| *config = json!([1])));
+    assert!(error.contains("config.json: invalid type"), "{error}");
+    let error = problem(&Tiny::read("bert-embed").edit("sentence_bert_config.json", |sentence| {
+        *sentence = json!({ "max_seq_length": 0 });
+    }));
+    assert!(error.contains("`max_seq_length` is 0, but must be at least 1"), "{error}");
+
+    let folder = Tiny::read("bert-embed").write();
+    let weights = folder.path().join("model.safetensors");
+    fs::remove_file(&weights).unwrap();
+    assert!(Model::read(folder.path()).unwrap_err().to_string().contains("model.safetensors"));
+    fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
+    assert!(matches!(Model::read(folder.path()), Err(ReadError::OnlyPickle { .. })));
+    fs::write(folder.path().join("model.safetensors.index.json"), "").unwrap();
+    assert!(matches!(Model::read(folder.path()), Err(ReadError::Sharded { .. })));
+}

@@ -28,10 +28,25 @@ const NAMED_MAX: usize = 3;
 pub(crate) struct Names {
     /// What the names of an encoder's tensors begin with beside a head, such as `bert.`; a plan's names go without.
     pub(crate) prefix: &'static str,
-    /// Names that hold the same where the first is absent.
-    pub(crate) aliases: Vec<(String, String)>,
+    /// Two names of the same tensor, of which a file may have either.
+    pub(crate) aliases: Vec<(&'static str, &'static str)>,
     /// Tensors without effect: whole names, or beginnings of names that end in a dot.
     pub(crate) ignored: Vec<&'static str>,
+}
+
+impl Names {
+    /// The other name of a tensor that has two.
+    fn other(&self, name: &str) -> Option<&'static str> {
+        self.aliases.iter().find_map(|&(first, second)| {
+            let other = if name == first { second } else { first };
+            (name == first || name == second).then_some(other)
+        })
+    }
+
+    fn is_ignored(&self, name: &str) -> bool {
+        let is_one = |ignored: &&str| name == *ignored || (ignored.ends_with('.') && name.starts_with(*ignored));
+        self.ignored.iter().any(is_one)
+    }
 }
 
 /// A mapped file and where its tensors are.
@@ -105,8 +120,7 @@ impl Checkpoint {
         for weight in &plan.weights {
             let mut tensors = Vec::with_capacity(weight.tensors.len());
             for name in &weight.tensors {
-                let alias = || names.aliases.iter().find(|(first, _)| first == name).map(|(_, second)| second.as_str());
-                let found = known.get(name.as_str()).or_else(|| known.get(alias()?));
+                let found = known.get(name.as_str()).or_else(|| known.get(names.other(name)?));
                 let Some(&(name, entry)) = found else {
                     return Err(ReadError::MissingTensor { path: self.path.clone(), name: name.clone() });
                 };
@@ -117,15 +131,9 @@ impl Checkpoint {
             let ((rows, columns), is_vector) = (weight.size(), weight.shape.len() == 1);
             weights.push(Parts { tensors, rows, columns, skip: weight.skip, is_vector });
         }
-        let is_ignored = |name: &str| {
-            names
-                .ignored
-                .iter()
-                .any(|ignored| name == *ignored || (ignored.ends_with('.') && name.starts_with(ignored)))
-        };
         let surplus: Vec<&str> = known
             .iter()
-            .filter(|(plan_name, (name, _))| !read.contains(name) && !is_ignored(plan_name))
+            .filter(|(plan_name, (name, _))| !read.contains(name) && !names.is_ignored(plan_name))
             .map(|(_, (name, _))| *name)
             .collect();
         // Two of one name by the plan's rules: `known` holds only one of them.

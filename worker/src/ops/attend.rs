@@ -5,3 +5,7 @@
 //! `out[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h]`
 
 pub(crate) mod candle;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
+#[cfg(test)]
+pub(crate) mod reference;

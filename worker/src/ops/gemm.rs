@@ -14,6 +14,8 @@ pub(crate) mod pack;
 pub(crate) mod quantise;
 #[cfg(test)]
 mod reference;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod round;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 #[cfg(target_arch = "x86_64")]

@@ -84,7 +84,8 @@ impl Plan {
         tensors.iter().map(|(_, values)| values).sum()
     }
 
-    fn weight_values(&self, id: super::WeightId) -> u64 {
+    /// Numbers of a weight.
+    pub(super) fn weight_values(&self, id: super::WeightId) -> u64 {
         let (rows, columns) = self[id].size();
         (rows * columns) as u64
     }

@@ -6,7 +6,7 @@ use shoal_proto::link::{
 use shoal_worker::ModelSource as OwnSource;
 
 use crate::server::{Server, Worker, ids_run};
-use crate::tiny::TinyBert;
+use crate::tiny::Tiny;
 
 #[tokio::test]
 async fn a_card_says_what_the_model_takes_and_gives() {
@@ -93,23 +93,25 @@ async fn says_why_an_artifact_does_not_come() {
 
 #[tokio::test]
 async fn embeds_with_a_model_read_from_a_folder_and_hands_over_its_tokenizer() {
-    let folder = TinyBert::new().write();
+    let folder = Tiny::read("bert-embed").write();
     let mut server = Server::start();
     let _worker = Worker::start(server.options());
     let mut peer = server.peer(1).await;
     let card = peer.load("tiny", model_source::Source::Folder(folder.path().to_str().unwrap().to_owned())).await;
-    assert_eq!((card.task(), card.dims, card.tokens_max), (Task::Embed, 24, 48));
+    assert_eq!((card.task(), card.dims, card.tokens_max), (Task::Embed, 32, 96));
 
     let fetch = FetchArtifact { sha256: card.tokenizer_sha256.clone() };
     peer.send(control_response::Message::FetchArtifact(fetch)).await;
     let data_request::Message::Artifact(artifact) = peer.data().await else { panic!("no artifact") };
-    assert_eq!((artifact.sha256, &artifact.data[..], artifact.size), (card.tokenizer_sha256, &b"{}"[..], 2));
+    let tokenizer = std::fs::read(folder.path().join("tokenizer.json")).unwrap();
+    assert_eq!((artifact.sha256, artifact.size), (card.tokenizer_sha256, tokenizer.len() as u64));
+    assert_eq!(artifact.data, tokenizer);
 
     // The second text is of no use to the model; the first is answered all the same.
     peer.run(ids_run(1, "tiny", &[&[1, 2, 3], &[999]])).await;
     let items = peer.answer(1).await.items();
     let values: Vec<f32> = items[0].tensors[0].data.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
-    assert_eq!(values.len(), 24);
+    assert_eq!(values.len(), 32);
     assert!((values.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
     assert!(items[1].error.as_ref().unwrap().detail.contains("999"));
 }

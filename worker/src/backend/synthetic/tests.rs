@@ -101,7 +101,7 @@ fn refuses_a_curve_that_is_not_a_time() {
         source: ModelSource::Synthetic(SyntheticCurve { noise, ..SyntheticCurve::default() }),
         precision: Precision::Auto,
     };
-    let compute = Compute::new(std::num::NonZeroUsize::new(1)).unwrap();
+    let compute = Compute::new(std::num::NonZeroUsize::new(1), crate::CpuIsa::detect()).unwrap();
     for bad in [f64::NAN, -1.0, f64::INFINITY] {
         let error = Synthetic::prepare(&request(bad), &compute, &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("synthetic.noise"), "{error}");

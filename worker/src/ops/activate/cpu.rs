@@ -4,7 +4,7 @@ mod narrow;
 #[cfg(test)]
 mod tests;
 
-use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E, PI};
+use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E, PI};
 
 use crate::cpu::simd::Simd;
 use crate::plan::Activation;
@@ -55,7 +55,7 @@ unsafe fn clamp<V: Simd>(x: V::F, limit: f32) -> V::F {
     unsafe { V::max(V::splat(-limit), V::min(V::splat(limit), x)) }
 }
 
-/// 2^x for x up to 127. Relative error below 2e-7, with `NARROW` below 1e-4. Below -126 it stays at 2^-126.
+/// 2^x for any finite x up to 127. Relative error below 2e-7, with `NARROW` below 1e-4; results below 2^-126 may become 0.
 ///
 /// # Safety
 /// Within [`Simd::run`].
@@ -63,15 +63,13 @@ unsafe fn clamp<V: Simd>(x: V::F, limit: f32) -> V::F {
 pub(crate) unsafe fn exp2<V: Simd, const NARROW: bool>(x: V::F) -> V::F {
     // SAFETY: as the caller promises.
     unsafe {
-        let x = V::max(V::splat(-126.0), x);
         let whole = V::round(x);
         let rest = V::sub(x, whole);
         // Minimax on [-1/2, 1/2].
         let power = if NARROW {
             polynomial::<V>(rest, &[0.055_838_283, 0.242_639_48, 0.693_136_75, 0.999_924_54])
         } else {
-            let coefficients =
-                [1.546_144_5e-4, 1.340_042_8e-3, 9.618_057e-3, 0.055_503_27, 0.240_226_5, 0.693_147_2, 1.0];
+            let coefficients = [1.546_144_5e-4, 1.340_042_8e-3, 9.618_057e-3, 0.055_503_27, 0.240_226_5, LN_2, 1.0];
             polynomial::<V>(rest, &coefficients)
         };
         V::scale(power, whole)

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::finish::{Finish, Place, finish};
+use super::finish::{Finish, Place};
 use super::pack::Packed;
-use super::tile::{Sums, tile};
-use crate::cpu::dot::{Dot, VECTORS};
+use super::tile::{Operands, tile};
+use crate::cpu::dot::VECTORS;
 use crate::cpu::memory::Rows;
 use crate::cpu::simd::{Number, Simd};
 use crate::plan::Activation;
@@ -38,17 +38,16 @@ pub(crate) unsafe fn multiply<D: Finish, N: Number>(
         D::run(
             #[inline(always)]
             || {
-                let mut sums: Sums<D> = [[D::zero(); VECTORS]; 8];
                 for panel in panels {
                     let (words, vectors) = right.panel(panel);
+                    let column = panel * VECTORS * D::V::LANES;
                     for index in 0..count {
                         let (row, end) = (first(index), first(index + 1));
                         let from = left.rows.at(row, 0).cast::<u32>();
                         let stride = left.rows.stride / D::DEPTH;
-                        tile::<D>(end - row, from, stride, right.steps(), words, vectors, &mut sums);
-                        let column = panel * VECTORS * D::V::LANES;
-                        let place = Place { right, activation, out, row, column };
-                        finish(&sums, end - row, vectors, #[inline(always)] |index| left.each.at(row + index, 0).read(), &place);
+                        let operands = Operands { left: from, stride, steps: right.steps(), panel: words };
+                        let place = Place { right, each: left.each, activation, out, row, column };
+                        tile::<D, N>(end - row, vectors, &operands, &place);
                     }
                 }
             },

@@ -1,9 +1,8 @@
 //! From the sums of a tile to numbers in memory: scales, bias, activation, rounding.
 
-use std::arch::x86_64::{_mm512_add_ps, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps};
+use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps};
 
 use super::pack::{Packed, Product};
-use super::tile::Sums;
 use crate::cpu::dot::{Bf16, Dot, F32, Int8};
 use crate::cpu::memory::{Plain, Rows};
 use crate::cpu::simd::{Number, Simd};
@@ -64,59 +63,89 @@ impl Finish for Int8 {
 /// Where a tile goes: its first row and column in `out`, and what it is finished with.
 pub(super) struct Place<'a, D: Product, N> {
     pub(super) right: &'a Packed<D>,
+    /// What the rows of the left operand need, in column 0.
+    pub(super) each: Rows<D::Row>,
     pub(super) activation: Activation,
     pub(super) out: Rows<N>,
     pub(super) row: usize,
     pub(super) column: usize,
 }
 
-/// Finishes a tile of `rows` rows and `vectors` vectors and writes it.
+/// Finishes the sums of a tile and writes it.
 ///
 /// # Safety
-/// Within [`Dot::run`]; the tile lies in `right` and `out`, of which nobody else uses these rows and columns; `row` gives
-/// what a row of the left operand needs, by its number in the tile.
+/// Within [`Dot::run`]; the tile lies in `right` and `out`, of which nobody else uses these rows and columns.
 #[inline(always)]
-pub(super) unsafe fn finish<D: Finish, N: Number>(
-    sums: &Sums<D>,
-    rows: usize,
-    vectors: usize,
-    row: impl Fn(usize) -> D::Row,
+pub(super) unsafe fn finish<D: Finish, N: Number, const ROWS: usize, const COLUMNS: usize>(
+    sums: &[[D::Sums; COLUMNS]; ROWS],
     place: &Place<'_, D, N>,
 ) {
-    macro_rules! each {
-        ($($activation:ident)*) => {
-            match place.activation {
-                // A loop for each, so that none asks within it.
-                // SAFETY: as the caller promises.
-                $(Activation::$activation => unsafe {
-                    write(sums, rows, vectors, row, place, #[inline(always)] |x| {
-                        if N::NARROW { apply::<D::V, true>(Activation::$activation, x) } else { apply::<D::V, false>(Activation::$activation, x) }
-                    });
-                },)*
-            }
-        };
+    // The activations that a layer has many rows of get a loop each, in which sums come from registers.
+    // SAFETY: as the caller promises.
+    unsafe {
+        match place.activation {
+            Activation::Identity => write(
+                sums,
+                place,
+                #[inline(always)]
+                |x| x,
+            ),
+            Activation::Gelu => write(
+                sums,
+                place,
+                #[inline(always)]
+                |x| activate::<D, N>(Activation::Gelu, x),
+            ),
+            other => finish_rare(sums.as_flattened(), COLUMNS, place, other),
+        }
     }
-    each!(Identity Gelu GeluTanh Silu Relu Tanh);
 }
 
 #[inline(always)]
-unsafe fn write<D: Finish, N: Number>(
-    sums: &Sums<D>,
-    rows: usize,
-    vectors: usize,
-    row: impl Fn(usize) -> D::Row,
+unsafe fn activate<D: Finish, N: Number>(activation: Activation, x: <D::V as Simd>::F) -> <D::V as Simd>::F {
+    // SAFETY: as the caller of `finish` promises.
+    unsafe { if N::NARROW { apply::<D::V, true>(activation, x) } else { apply::<D::V, false>(activation, x) } }
+}
+
+#[inline(always)]
+unsafe fn write<D: Finish, N: Number, const ROWS: usize, const COLUMNS: usize>(
+    sums: &[[D::Sums; COLUMNS]; ROWS],
     place: &Place<'_, D, N>,
     activation: impl Fn(<D::V as Simd>::F) -> <D::V as Simd>::F,
 ) {
-    for (index, sums) in sums[..rows].iter().enumerate() {
-        let of_row = row(index);
-        for (vector, sum) in sums[..vectors].iter().enumerate() {
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: as the caller of `finish` promises.
+        let each = unsafe { place.each.at(place.row + row, 0).read() };
+        for (vector, sum) in sums.iter().enumerate() {
             let column = place.column + vector * D::V::LANES;
-            // SAFETY: as the caller of `finish` promises.
+            // SAFETY: as above.
             unsafe {
-                let x = D::finish(*sum, of_row, place.right, column);
-                N::store::<D::V>(place.out.at(place.row + index, column), activation(x));
+                let x = D::finish(*sum, each, place.right, column);
+                N::store::<D::V>(place.out.at(place.row + row, column), activation(x));
             }
         }
+    }
+}
+
+/// The same from memory, for any size, with the other activations.
+#[inline(never)]
+unsafe fn finish_rare<D: Finish, N: Number>(
+    sums: &[D::Sums],
+    columns: usize,
+    place: &Place<'_, D, N>,
+    activation: Activation,
+) {
+    // SAFETY: as the caller of `finish` promises; this is within `D::run`, but compiled apart from it.
+    unsafe {
+        D::run(
+            #[inline(always)]
+            || {
+                for (index, sum) in sums.iter().enumerate() {
+                    let (row, column) = (place.row + index / columns, place.column + index % columns * D::V::LANES);
+                    let x = D::finish(*sum, place.each.at(row, 0).read(), place.right, column);
+                    N::store::<D::V>(place.out.at(row, column), activate::<D, N>(activation, x));
+                }
+            },
+        );
     }
 }

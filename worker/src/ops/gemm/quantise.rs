@@ -76,7 +76,12 @@ pub(crate) unsafe fn quantise<N: Number>(
             || {
                 for row in rows {
                     let range = match factors {
-                        Some(factors) => quantise_row(width, from.at(row, 0), |at| Avx512Narrow::load(factors[at..].as_ptr()), to.at(row, 0)),
+                        Some(factors) => quantise_row(
+                            width,
+                            from.at(row, 0),
+                            |at| Avx512Narrow::load(factors[at..].as_ptr()),
+                            to.at(row, 0),
+                        ),
                         None => quantise_row(width, from.at(row, 0), |_| Avx512Narrow::splat(1.0), to.at(row, 0)),
                     };
                     ranges.at(row, 0).write(range);

@@ -63,7 +63,9 @@ impl Case {
     /// Largest sum of absolute products: what errors are relative to.
     fn scale(&self) -> f64 {
         let absolute = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| x.abs()).collect() };
-        gemm(&absolute(&self.left), &absolute(&self.weight), &absolute(&self.bias), |x| x).into_iter().fold(0.0, f64::max)
+        gemm(&absolute(&self.left), &absolute(&self.weight), &absolute(&self.bias), |x| x)
+            .into_iter()
+            .fold(0.0, f64::max)
     }
 }
 
@@ -133,7 +135,8 @@ fn float<D: Finish<Element = f32, Row = ()>>(case: &Case) {
 
 fn narrow(case: &Case) {
     let packed = case.packed::<Bf16>();
-    let (mut left, stride) = matrix(case.rows, case.inputs, |row, column| bf16::from_f32(case.left[row * case.inputs + column]));
+    let (mut left, stride) =
+        matrix(case.rows, case.inputs, |row, column| bf16::from_f32(case.left[row * case.inputs + column]));
     let left = Left::<Bf16> { rows: Rows::new(left.as_mut_ptr(), stride), each: none() };
     let tolerance = case.scale() * 2e-6;
     let whole = run(case, &left, &packed, Activation::Identity, case.rows, |x: f32| x);
@@ -172,7 +175,8 @@ fn bytes(case: &Case) {
     let bound = case.inputs as f64 * (2.0 * weight_step + 0.5 * step + step * weight_step) + 1e-4;
     check(&whole, &case.reference(|x| x), |_| bound);
     // As a whole the errors cancel: about the square root of their number.
-    let error: f64 = whole.iter().zip(case.reference(|x| x)).map(|(found, exact)| (f64::from(*found) - exact).powi(2)).sum();
+    let error: f64 =
+        whole.iter().zip(case.reference(|x| x)).map(|(found, exact)| (f64::from(*found) - exact).powi(2)).sum();
     assert!((error / whole.len() as f64).sqrt() <= 0.02 * (case.inputs as f64).sqrt() + 1e-4);
 }
 

@@ -1,26 +1,6 @@
 use super::*;
-use crate::cpu::avx2::Avx2;
-use crate::cpu::avx512::{Avx512, Avx512Narrow};
-use crate::cpu::isa::CpuIsa;
+use crate::cpu::testing::on_all_vectors;
 use crate::ops::activate::reference;
-
-/// Runs a test of one type of vectors, or says that this processor has none.
-fn on<V: Simd>(isa: CpuIsa, test: impl FnOnce()) {
-    if CpuIsa::detect() < isa {
-        eprintln!("skipped: this processor has no {isa}");
-        return;
-    }
-    test();
-}
-
-/// Runs a test of all types of vectors.
-macro_rules! on_all {
-    ($test:ident $($arguments:tt)*) => {
-        on::<Avx2>(CpuIsa::Avx2, || $test::<Avx2>$($arguments)*);
-        on::<Avx512>(CpuIsa::Avx512, || $test::<Avx512>$($arguments)*);
-        on::<Avx512Narrow>(CpuIsa::Avx512Narrow, || $test::<Avx512Narrow>$($arguments)*);
-    };
-}
 
 /// A function of a vector, for the arguments of `V::run` to be inlined into.
 macro_rules! values {
@@ -28,7 +8,7 @@ macro_rules! values {
         let samples: Vec<f32> = $samples;
         let mut results = vec![0.0; samples.len()];
         for (x, y) in samples.chunks_exact($V::LANES).zip(results.chunks_exact_mut($V::LANES)) {
-            // SAFETY: `on` looked whether the processor has the instructions; the chunks are a vector long.
+            // SAFETY: `on_all_vectors` looked whether the processor has the instructions; the chunks are a vector long.
             unsafe {
                 $V::run(
                     #[inline(always)]
@@ -97,7 +77,7 @@ fn activations_follow<V: Simd>() {
 
 #[test]
 fn activations_are_within_a_millionth_of_the_reference() {
-    on_all!(activations_follow());
+    on_all_vectors!(activations_follow);
 }
 
 fn narrow_activations_follow<V: Simd>() {
@@ -112,7 +92,7 @@ fn narrow_activations_follow<V: Simd>() {
 
 #[test]
 fn narrow_activations_are_well_within_the_rounding_to_bfloat16() {
-    on_all!(narrow_activations_follow());
+    on_all_vectors!(narrow_activations_follow);
 }
 
 fn nan_stays<V: Simd>() {
@@ -125,7 +105,7 @@ fn nan_stays<V: Simd>() {
 
 #[test]
 fn what_is_not_a_number_stays_none() {
-    on_all!(nan_stays());
+    on_all_vectors!(nan_stays);
 }
 
 fn powers_follow<V: Simd>() {
@@ -143,7 +123,7 @@ fn powers_follow<V: Simd>() {
 
 #[test]
 fn powers_are_within_their_stated_errors() {
-    on_all!(powers_follow());
+    on_all_vectors!(powers_follow);
 }
 
 fn powers_have_ends<V: Simd>() {
@@ -156,7 +136,7 @@ fn powers_have_ends<V: Simd>() {
 
 #[test]
 fn powers_of_numbers_far_below_zero_are_next_to_nothing() {
-    on_all!(powers_have_ends());
+    on_all_vectors!(powers_have_ends);
 }
 
 fn erf_follows<V: Simd>() {
@@ -167,5 +147,5 @@ fn erf_follows<V: Simd>() {
 
 #[test]
 fn erf_is_within_four_in_ten_million() {
-    on_all!(erf_follows());
+    on_all_vectors!(erf_follows);
 }

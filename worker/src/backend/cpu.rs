@@ -1,0 +1,124 @@
+//! Plans by our own kernels, on processors with AVX2 or better: weights packed once in the type they are multiplied in,
+//! all threads on every batch, nothing allocated for one.
+//!
+//! A sequence's result is the same bits alone, in any batch, in any order and on any number of threads: every sum runs
+//! over one token's own numbers in one order, whatever is computed beside it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::planned::Executor;
+use super::{Compute, LoadError};
+use crate::batch::BatchError;
+use crate::cpu::avx2::Avx2;
+use crate::cpu::avx512::Avx512;
+use crate::cpu::dot::{Bf16, F32};
+use crate::cpu::isa::CpuIsa;
+use crate::cpu::team::Team;
+use crate::model::weights::Bound;
+use crate::model::{Model, ReadError};
+use crate::plan::Packed;
+use crate::source::Precision;
+
+mod arena;
+mod load;
+mod net;
+mod program;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use net::{Kind, Net};
+use program::{Multiply, Operands, Program};
+
+/// A model for one kind of processor and precision.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    net: AnyNet,
+    precision: Precision,
+    team: Arc<Mutex<Team>>,
+}
+
+#[derive(Debug)]
+enum AnyNet {
+    Avx2(Net<F32<Avx2>>),
+    Avx512(Net<F32<Avx512>>),
+    Narrow(Net<Bf16>),
+}
+
+impl Executor for Cpu {
+    fn build(
+        model: &Model,
+        weights: &Bound<'_>,
+        precision: Precision,
+        compute: &Compute,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, LoadError> {
+        let precision = resolve(precision, compute.isa)?;
+        let build = Build { model, weights, threads: compute.threads() };
+        let net = match (precision, compute.isa) {
+            (Precision::F32, CpuIsa::Avx2) => AnyNet::Avx2(build.net(Operands::F32, Multiply::Operands, progress)?),
+            (Precision::F32, _) => AnyNet::Avx512(build.net(Operands::F32, Multiply::Operands, progress)?),
+            (Precision::Int8, _) => AnyNet::Narrow(build.net(Operands::Bf16, Multiply::Int8, progress)?),
+            _ => AnyNet::Narrow(build.net(Operands::Bf16, Multiply::Operands, progress)?),
+        };
+        Ok(Self { net, precision, team: compute.team.clone() })
+    }
+
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn dtype(&self) -> &'static str {
+        self.precision.name()
+    }
+
+    fn bytes(&self) -> u64 {
+        let bytes = match &self.net {
+            AnyNet::Avx2(net) => net.bytes(),
+            AnyNet::Avx512(net) => net.bytes(),
+            AnyNet::Narrow(net) => net.bytes(),
+        };
+        bytes as u64
+    }
+
+    fn run(&mut self, batch: &Packed<'_>, output: &mut Vec<f32>) -> Result<(), BatchError> {
+        // A panic in a kernel left the team as it was.
+        let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut self.net {
+            AnyNet::Avx2(net) => net.run(&mut team, batch, output),
+            AnyNet::Avx512(net) => net.run(&mut team, batch, output),
+            AnyNet::Narrow(net) => net.run(&mut team, batch, output),
+        }
+        Ok(())
+    }
+}
+
+/// The precision to compute in: where none is asked for, the fastest without visible loss.
+fn resolve(wanted: Precision, isa: CpuIsa) -> Result<Precision, LoadError> {
+    match wanted {
+        Precision::Auto if isa >= CpuIsa::Avx512Narrow => Ok(Precision::Bf16),
+        Precision::Auto | Precision::F32 => Ok(Precision::F32),
+        _ if isa >= CpuIsa::Avx512Narrow => Ok(wanted),
+        _ => Err(LoadError::Instructions { wanted: wanted.name(), isa: isa.name() }),
+    }
+}
+
+/// What a net is built from.
+struct Build<'a> {
+    model: &'a Model,
+    weights: &'a Bound<'a>,
+    threads: usize,
+}
+
+impl Build<'_> {
+    fn net<D: Kind>(
+        &self,
+        operands: Operands,
+        multiply: Multiply,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Net<D>, ReadError> {
+        let program = Program::new(&self.model.plan, operands, |_| multiply);
+        let weights = load::load(&self.model.plan, &program, self.weights, progress)?;
+        Ok(Net::new(program, weights, self.threads))
+    }
+}

@@ -1,0 +1,115 @@
+//! A program's weights, from a checkpoint into the form that kernels read them in.
+
+use std::f32::consts::LOG2_E;
+
+use super::net::{Kind, Norm, Weights};
+use super::program::{Program, Task};
+use crate::cpu::memory::{Aligned, Plain};
+use crate::cpu::simd::Number;
+use crate::model::ReadError;
+use crate::model::weights::Bound;
+use crate::ops::embed::cpu::PADDING;
+use crate::ops::gemm::pack::{Packed, Product};
+use crate::plan::{self, Op, Plan, WeightId};
+
+/// Rows of a table after which their pages are given back.
+const ROWS_RELEASED: usize = 1024;
+
+/// Reads what each task needs. `progress` is told the part that is done.
+pub(super) fn load<D: Kind>(
+    plan: &Plan,
+    program: &Program,
+    bound: &Bound<'_>,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Vec<Weights<D>>, ReadError> {
+    let reader = Reader { plan, bound };
+    let count = program.tasks.len();
+    let load = |(index, task): (usize, &Task)| {
+        progress(index as f32 / count as f32);
+        Ok(match *task {
+            Task::Embed { words, positions, types, norm, .. } => {
+                let types = types.map(|types| reader.table(types)).transpose()?;
+                let (words, positions) = (reader.table(words)?, reader.table(positions)?);
+                Weights::Embed { words, positions, types, norm: reader.norm(norm)? }
+            }
+            Task::Gemm { weight, bias, range: None, .. } => Weights::Gemm(reader.matrix(weight, bias)?),
+            Task::Gemm { weight, bias, range: Some(_), .. } => Weights::GemmInt8(reader.matrix(weight, bias)?),
+            Task::Quantise { .. } => Weights::Quantise(None),
+            Task::AddNorm { norm, .. } => Weights::Norm(reader.norm(norm)?),
+            Task::Round { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => Weights::None,
+        })
+    };
+    program.tasks.iter().enumerate().map(load).collect()
+}
+
+/// What an op reads, by the plan's ids.
+struct Reader<'a> {
+    plan: &'a Plan,
+    bound: &'a Bound<'a>,
+}
+
+impl Reader<'_> {
+    fn vector(&self, id: WeightId) -> Result<Vec<f32>, ReadError> {
+        let source = self.bound.weight(id);
+        let mut values = vec![0.0; source.columns()];
+        source.read_row(0, &mut values)?;
+        source.done();
+        Ok(values)
+    }
+
+    fn norm(&self, norm: plan::Norm) -> Result<Norm, ReadError> {
+        let plan::Norm { gain, shift, epsilon } = norm;
+        Ok(Norm { gain: self.vector(gain)?, shift: self.vector(shift)?, epsilon })
+    }
+
+    /// A table to look rows up in, each padded with zeros.
+    fn table<W: Number + Plain>(&self, id: WeightId) -> Result<Aligned<W>, ReadError> {
+        let source = self.bound.weight(id);
+        let stride = source.columns().next_multiple_of(PADDING);
+        let mut table = Aligned::<W>::zeroed(source.rows() * stride);
+        let mut values = vec![0.0; source.columns()];
+        for (row, to) in table.chunks_exact_mut(stride).enumerate() {
+            source.read_row(row, &mut values)?;
+            to.iter_mut().zip(&values).for_each(|(to, x)| *to = W::rounded(*x));
+            if row % ROWS_RELEASED == 0 {
+                source.release(row.saturating_sub(ROWS_RELEASED)..row);
+            }
+        }
+        source.done();
+        Ok(table)
+    }
+
+    /// A product's weight. Queries are made in the unit that attention's softmax takes them in.
+    fn matrix<D: Product>(&self, weight: WeightId, bias: Option<WeightId>) -> Result<Packed<D>, ReadError> {
+        let source = self.bound.weight(weight);
+        let (queries, scale) = self.queries(weight);
+        let mut bias = bias.map(|bias| self.vector(bias)).transpose()?;
+        if let Some(bias) = &mut bias {
+            bias[..queries].iter_mut().for_each(|x| *x *= scale);
+        }
+        let packed = Packed::new(source.rows(), source.columns(), bias.as_deref(), |row, to| {
+            source.read_row(row, to)?;
+            if row < queries {
+                to.iter_mut().for_each(|x| *x *= scale);
+            }
+            Ok::<(), ReadError>(())
+        })?;
+        source.done();
+        Ok(packed)
+    }
+
+    /// How many of a product's columns are queries, and what they are multiplied with: the scale of attention, and what
+    /// makes powers of e those of 2.
+    fn queries(&self, weight: WeightId) -> (usize, f32) {
+        let product = self.plan.ops.iter().find(|op| matches!(op, Op::Gemm { weight: of, .. } if *of == weight));
+        let attends = |output| {
+            self.plan.ops.iter().find_map(|op| match op {
+                Op::Attend { qkv, scale, output: out, .. } if *qkv == output => {
+                    Some((self.plan[*out].width, scale * LOG2_E))
+                }
+                _ => None,
+            })
+        };
+        product.and_then(|op| attends(op.output())).unwrap_or((0, 1.0))
+    }
+}

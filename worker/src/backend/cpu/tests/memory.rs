@@ -1,0 +1,155 @@
+//! Every task finds in memory what was written for it, however a batch is cut and in whatever order tiles are done.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::backend::cpu::arena::{Area, Places, Room};
+use crate::backend::cpu::program::{Forms, Multiply, Operands, Program, SlotId, Task};
+use crate::backend::cpu::schedule::{Cut, Schedule, local_rows};
+use crate::model::Model;
+use crate::plan::{Packed, Rows};
+
+/// The memory of one batch, as which slot's which row each line of it holds.
+struct Memory<'a> {
+    program: &'a Program,
+    places: Places,
+    lines: BTreeMap<usize, (SlotId, usize)>,
+}
+
+const LINE: usize = 64;
+
+impl Memory<'_> {
+    /// The lines of a row. A row of ranges is less than one.
+    fn row(&self, slot: SlotId, row: usize, area: Area) -> impl Iterator<Item = usize> + use<> {
+        let described = &self.program.slots[slot.0];
+        let bytes = described.stride * described.element;
+        let start = self.places.row_zero(self.program, slot, area).wrapping_add(row * bytes);
+        assert!(start + bytes <= self.places.bytes(), "row {row} of {described:?} ends beyond the memory");
+        // Only rows of whole lines: a shorter one shares its line with its neighbours in the same slot.
+        (start..start + bytes / LINE * LINE).step_by(LINE)
+    }
+
+    fn write(&mut self, slot: SlotId, row: usize, area: Area) {
+        for line in self.row(slot, row, area) {
+            self.lines.insert(line, (slot, row));
+        }
+    }
+
+    fn read(&self, task: usize, slot: SlotId, row: usize, area: Area) {
+        for line in self.row(slot, row, area) {
+            let found = self.lines.get(&line);
+            assert_eq!(found, Some(&(slot, row)), "task {task} reads row {row} of {:?}", self.program.slots[slot.0]);
+        }
+    }
+}
+
+fn reads(task: &Task) -> Vec<SlotId> {
+    match *task {
+        Task::Embed { .. } => vec![],
+        Task::Round { input, .. }
+        | Task::Quantise { input, .. }
+        | Task::Pool { input, .. }
+        | Task::Pick { input, .. } => vec![input],
+        Task::Gemm { input, range, .. } => [Some(input), range].into_iter().flatten().collect(),
+        Task::AddNorm { input, residual, .. } => [Some(input), residual].into_iter().flatten().collect(),
+        Task::Attend { qkv, .. } => vec![qkv],
+    }
+}
+
+fn writes(task: &Task) -> Vec<SlotId> {
+    match *task {
+        Task::Embed { out: Forms { wide, operand }, .. } | Task::AddNorm { out: Forms { wide, operand }, .. } => {
+            [wide, operand].into_iter().flatten().collect()
+        }
+        Task::Quantise { bytes, range, .. } => vec![bytes, range],
+        Task::Round { output, .. }
+        | Task::Gemm { output, .. }
+        | Task::Attend { output, .. }
+        | Task::Pool { output, .. }
+        | Task::Pick { output, .. } => vec![output],
+    }
+}
+
+/// Does a batch with threads taking tiles in turn, from the last one backwards if `backwards`.
+fn simulate(program: &Program, batch: &Packed<'_>, threads: usize, backwards: bool) {
+    let mut schedule = Schedule::default();
+    schedule.plan(program, batch, threads, |_| 7);
+    let room = Room {
+        tokens: batch.rows(Rows::Tokens),
+        sequences: batch.rows(Rows::Sequences),
+        marks: batch.rows(Rows::Marks),
+        local: local_rows(threads),
+    };
+    let mut memory = Memory { program, places: Places::new(program, &room), lines: BTreeMap::new() };
+    for (step, &tiles) in schedule.steps.iter().zip(&schedule.tiles) {
+        for turn in 0..tiles {
+            let tile = if backwards { tiles - 1 - turn } else { turn };
+            for task in step.tasks.clone() {
+                let (from, to) = (reads(&program.tasks[task]), writes(&program.tasks[task]));
+                match step.cut {
+                    Cut::Blocks(rows) => {
+                        let block = schedule.block(rows, tile);
+                        let whole = program.groups[step.group].tasks == step.tasks;
+                        let area =
+                            if whole { Area::Own { thread: turn % threads, first: block.start } } else { Area::Shared };
+                        for row in block {
+                            from.iter().for_each(|slot| memory.read(task, *slot, row, area));
+                            to.iter().for_each(|slot| memory.write(*slot, row, area));
+                        }
+                    }
+                    Cut::Panels { rows, .. } => {
+                        for row in 0..rows {
+                            from.iter().for_each(|slot| memory.read(task, *slot, row, Area::Shared));
+                            // Its columns: seen as written when the last tile is done.
+                            if turn + 1 == tiles {
+                                to.iter().for_each(|slot| memory.write(*slot, row, Area::Shared));
+                            }
+                        }
+                    }
+                    Cut::Heads | Cut::Gathered => {
+                        for row in 0..batch.rows(program.slots[from[0].0].rows) {
+                            memory.read(task, from[0], row, Area::Shared);
+                        }
+                        for slot in to {
+                            if turn + 1 == tiles {
+                                (0..batch.rows(program.slots[slot.0].rows))
+                                    .for_each(|row| memory.write(slot, row, Area::Shared));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for row in 0..batch.rows(program.slots[program.output.0].rows) {
+        memory.read(program.tasks.len(), program.output, row, Area::Shared);
+    }
+}
+
+#[test]
+fn every_task_reads_what_was_written_for_it() {
+    let lengths: [&[usize]; 4] = [&[1], &[5, 11, 2], &[64, 64], &[130, 1, 70, 200]];
+    for folder in ["bert-embed", "bert-classify", "roberta-fill", "distilbert-rerank"] {
+        let model =
+            Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(folder)).unwrap();
+        for (operands, multiply) in [
+            (Operands::F32, Multiply::Operands),
+            (Operands::Bf16, Multiply::Operands),
+            (Operands::Bf16, Multiply::Int8),
+        ] {
+            let program = Program::new(&model.plan, operands, |_| multiply);
+            for lengths in lengths {
+                let mut splits = vec![0];
+                lengths.iter().for_each(|length| splits.push(splits[splits.len() - 1] + length));
+                let tokens = splits[splits.len() - 1];
+                let (ids, marks) = (vec![0; tokens], splits[..lengths.len()].to_vec());
+                let batch = Packed { ids: &ids, types: &[], splits: &splits, marks: &marks };
+                for threads in [1, 2, 5] {
+                    for backwards in [false, true] {
+                        simulate(&program, &batch, threads, backwards);
+                    }
+                }
+            }
+        }
+    }
+}

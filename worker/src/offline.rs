@@ -1,0 +1,117 @@
+//! A model in this process, without a server: what benchmarks and comparisons with other engines run.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::CpuIsa;
+use crate::backend::{Backend, Compute, Engine, LoadError, Planned, PrepareRequest};
+use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item};
+use crate::card::ModelCard;
+use crate::source::{ModelSource, Precision};
+
+/// An embedding model, ready to run.
+#[derive(Debug)]
+pub struct Offline {
+    models: Planned<Engine>,
+    name: Arc<str>,
+    card: ModelCard,
+}
+
+/// Why a model cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfflineError {
+    /// No such type of numbers.
+    #[error("`{0}` is none of auto, f32, bf16, int8, int8-mixed")]
+    Dtype(String),
+    /// The system gives no threads.
+    #[error("cannot start the compute threads")]
+    Threads(#[from] std::io::Error),
+    /// The model's files are not those of a model that can run.
+    #[error("{0}")]
+    Load(String),
+    /// An input the model does not take, or a batch that failed.
+    #[error("{0}")]
+    Run(String),
+}
+
+impl From<LoadError> for OfflineError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error.to_string())
+    }
+}
+
+impl Offline {
+    /// Reads the model in a folder, to compute in `dtype` on `threads` threads with the instructions of `isa`, or the best
+    /// there are.
+    ///
+    /// # Errors
+    /// When it cannot be read or computed with.
+    pub fn open(
+        folder: &Path,
+        dtype: &str,
+        isa: Option<CpuIsa>,
+        threads: Option<NonZeroUsize>,
+    ) -> Result<Self, OfflineError> {
+        let precision = Precision::parse(dtype).ok_or_else(|| OfflineError::Dtype(dtype.to_owned()))?;
+        let compute = Compute::new(threads, isa.unwrap_or_else(CpuIsa::detect))?;
+        let name: Arc<str> = "offline".into();
+        let request = PrepareRequest { name: name.clone(), source: ModelSource::Folder(folder.to_owned()), precision };
+        let (prepared, card) = Planned::<Engine>::prepare(&request, &compute, &mut |_| {})?;
+        let mut models = Planned::default();
+        models.install(&name, prepared)?;
+        Ok(Self { models, name, card })
+    }
+
+    /// What it computes in: `f32`, `bf16`, `int8` or `int8-mixed`.
+    #[must_use]
+    pub fn dtype(&self) -> &str {
+        self.card.dtype
+    }
+
+    /// Memory the model takes, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.card.bytes
+    }
+
+    /// The embeddings of tokenised texts, in one batch.
+    ///
+    /// # Errors
+    /// When one of them cannot be computed, naming it.
+    pub fn embed(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, OfflineError> {
+        let batch = self.batch(texts);
+        let rows: Vec<u32> = (0..texts.len() as u32).collect();
+        let failed = |error: crate::batch::BatchError| OfflineError::Run(error.to_string());
+        let mut ticket = self.models.launch(&batch, &rows).map_err(failed)?;
+        let mut results = self.models.poll(&mut ticket).map_or_else(|| Ok(Vec::new()), |done| done.map_err(failed))?;
+        results.sort_unstable_by_key(|result| result.index);
+        let numbers = |result: crate::batch::ItemResult| {
+            let outputs =
+                result.outcome.map_err(|error| OfflineError::Run(format!("text {}: {error}", result.index)))?;
+            let bytes = outputs.first().map(|tensor| tensor.data.clone()).unwrap_or_default();
+            Ok(bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number)).collect())
+        };
+        results.into_iter().map(numbers).collect()
+    }
+
+    fn batch(&self, texts: &[Vec<u32>]) -> HostBatch {
+        let mut row_splits = vec![0];
+        let mut data = Vec::new();
+        for text in texts {
+            data.extend(text.iter().flat_map(|id| id.to_le_bytes()));
+            row_splits.push(row_splits[row_splits.len() - 1] + text.len() as u32);
+        }
+        HostBatch {
+            key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
+            model: self.name.clone(),
+            columns: vec![Column { data_type: DataType::I32, row_splits, data: data.into() }],
+            items: vec![Item::default(); texts.len()],
+            has_tokens: true,
+            cancelled: Arc::new(CancelFlags::new(texts.len())),
+            arrived: Instant::now(),
+        }
+    }
+}

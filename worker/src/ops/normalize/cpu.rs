@@ -1,0 +1,158 @@
+//! Layer norm of rows, of which the numbers may come from anywhere: read from the first cache in all passes but the first.
+
+#[cfg(test)]
+mod tests;
+
+use half::bf16;
+
+use crate::cpu::memory::Rows;
+use crate::cpu::simd::Simd;
+
+/// Rows are written in full up to a multiple of this.
+const PADDING: usize = 16;
+
+/// What rows are normalised with: `(x - mean) / √(variance + epsilon) · gain + shift`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Norm<'a> {
+    /// As long as rows are wide, as is `shift`.
+    pub(crate) gain: &'a [f32],
+    pub(crate) shift: &'a [f32],
+    pub(crate) epsilon: f32,
+}
+
+/// Where results go; both may be had.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Results {
+    pub(crate) wide: Option<Rows<f32>>,
+    /// Rounded to bfloat16.
+    pub(crate) narrow: Option<Rows<bf16>>,
+}
+
+/// Normalises `input + residual` row by row, for the first `rows` rows of all views. `wide` may be the same memory as
+/// `input` or `residual`. What is written is padded with zeros to a multiple of 16 columns.
+///
+/// # Safety
+/// The processor has the instructions of `V`. Rows that are read have `width` columns; rows that are written reach to the
+/// next multiple of 16, and nobody else uses them meanwhile. `gain` and `shift` are `width` long.
+#[expect(clippy::too_many_arguments, reason = "two matrices in, two out, and what a norm is")]
+pub(crate) unsafe fn add_norm<V: Simd>(
+    rows: usize,
+    width: usize,
+    input: Rows<f32>,
+    residual: Option<Rows<f32>>,
+    gain: &[f32],
+    shift: &[f32],
+    epsilon: f32,
+    wide: Option<Rows<f32>>,
+    narrow: Option<Rows<bf16>>,
+) {
+    debug_assert_eq!((gain.len(), shift.len()), (width, width));
+    let (norm, results) = (Norm { gain, shift, epsilon }, Results { wide, narrow });
+    // SAFETY: the processor has the instructions; rows and columns are those that the caller answers for. A vector of `wide`
+    // is written after the last reading of the same columns.
+    unsafe {
+        V::run(
+            #[inline(always)]
+            || match residual {
+                None => {
+                    for row in 0..rows {
+                        normalize::<V>(
+                            &norm,
+                            row,
+                            &results,
+                            #[inline(always)]
+                            |column, count| load::<V>(input.at(row, column), count),
+                        );
+                    }
+                }
+                Some(residual) => {
+                    for row in 0..rows {
+                        normalize::<V>(
+                            &norm,
+                            row,
+                            &results,
+                            #[inline(always)]
+                            |column, count| {
+                                let x = load::<V>(input.at(row, column), count);
+                                V::add(x, load::<V>(residual.at(row, column), count))
+                            },
+                        );
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// Normalises one row and writes it as row `row` of the results. `numbers` gives the vector from a column on, of which a
+/// count of lanes are the row's; the others are not looked at.
+///
+/// # Safety
+/// Within [`Simd::run`]; the rest is as for [`add_norm`].
+#[inline(always)]
+pub(crate) unsafe fn normalize<V: Simd>(
+    norm: &Norm<'_>,
+    row: usize,
+    results: &Results,
+    numbers: impl Fn(usize, usize) -> V::F,
+) {
+    let width = norm.gain.len();
+    // SAFETY: as the caller promises; gain and shift are read within their length.
+    unsafe {
+        let per_width = 1.0 / width as f32;
+        let mean = V::splat(sum::<V>(width, &numbers, V::splat(0.0), false) * per_width);
+        let variance = sum::<V>(width, &numbers, mean, true) * per_width;
+        let scale = V::splat(1.0 / (variance + norm.epsilon).sqrt());
+        for column in (0..width.next_multiple_of(PADDING)).step_by(V::LANES) {
+            let count = width.saturating_sub(column).min(V::LANES);
+            let mut y = V::splat(0.0);
+            if count > 0 {
+                let x = V::mul(V::sub(numbers(column, count), mean), scale);
+                let (gain, shift) = (norm.gain.as_ptr().add(column), norm.shift.as_ptr().add(column));
+                y = V::fma(x, load::<V>(gain, count), load::<V>(shift, count));
+                if count < V::LANES {
+                    y = V::first(count, y, V::splat(0.0));
+                }
+            }
+            if let Some(wide) = results.wide {
+                V::store(wide.at(row, column), y);
+            }
+            if let Some(narrow) = results.narrow {
+                V::store_bf16(narrow.at(row, column), y);
+            }
+        }
+    }
+}
+
+/// The sum of a row's numbers, or of the squares of their distances from `mean`: in four vectors side by side, so that one
+/// addition need not wait for the last.
+#[inline(always)]
+unsafe fn sum<V: Simd>(width: usize, numbers: &impl Fn(usize, usize) -> V::F, mean: V::F, squares: bool) -> f32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut sums = [V::splat(0.0); 4];
+        let whole = width / V::LANES;
+        for four in 0..whole / 4 {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                let x = V::sub(numbers((four * 4 + index) * V::LANES, V::LANES), mean);
+                *sum = if squares { V::fma(x, x, *sum) } else { V::add(*sum, x) };
+            }
+        }
+        for vector in whole / 4 * 4..width.div_ceil(V::LANES) {
+            let count = (width - vector * V::LANES).min(V::LANES);
+            let mut x = V::sub(numbers(vector * V::LANES, count), mean);
+            if count < V::LANES {
+                x = V::first(count, x, V::splat(0.0));
+            }
+            sums[0] = if squares { V::fma(x, x, sums[0]) } else { V::add(sums[0], x) };
+        }
+        V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])))
+    }
+}
+
+/// A vector, or its first lanes where there are fewer.
+#[inline(always)]
+unsafe fn load<V: Simd>(from: *const f32, count: usize) -> V::F {
+    // SAFETY: as the caller promises.
+    unsafe { if count < V::LANES { V::load_first(from, count) } else { V::load(from) } }
+}
