@@ -8,7 +8,8 @@
 #ifdef __CUDACC_RTC__
 
 #define DEVICE __device__ __forceinline__
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// One block at a time is enough: told nothing, the compiler spills to fit more.
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 // An array of the block's, 16-byte aligned.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 // A mistake made on purpose, for the emulator's tests: never on a GPU.

@@ -2,4 +2,4 @@
 
 pub(crate) mod cpu;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
