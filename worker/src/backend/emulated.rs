@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::model::weights::Bound;
 use crate::ops::activate::reference::activate;
 use crate::ops::gemm::reference::gemm;
-use crate::plan::{Activation, BufferId, Norm, Op, Packed, Plan, Pooling, Rows, WeightId};
+use crate::plan::{Activation, BufferId, Norm, Op, Packed, Plan, Pooling, WeightId};
 use crate::source::Precision;
 
 mod arena;
