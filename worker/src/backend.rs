@@ -20,7 +20,8 @@ mod candle;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 mod echo;
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod emulated;
 mod engine;
 mod planned;

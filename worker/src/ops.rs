@@ -6,7 +6,8 @@
 pub(crate) mod activate;
 pub(crate) mod attend;
 pub(crate) mod embed;
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod emulation;
 pub(crate) mod gemm;
 mod math;

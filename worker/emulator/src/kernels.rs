@@ -12,47 +12,47 @@ const QUERIES: usize = 64;
 /// `output[t] = norm(words[id[t]] + positions[place[t]] + kinds[type[t]])`
 #[derive(Debug)]
 pub struct Embed<'a> {
-    /// [T]
+    /// `[T]`
     pub ids: &'a [u32],
-    /// [T]: places in their sequences
+    /// `[T]`: places in their sequences
     pub places: &'a [u32],
-    /// [T]; none is type 0 everywhere.
+    /// `[T]`; none is type 0 everywhere.
     pub types: Option<&'a [u32]>,
-    /// [V, H]
+    /// `[V, H]`
     pub words: &'a [bf16],
-    /// [P, H]
+    /// `[P, H]`
     pub positions: &'a [bf16],
-    /// [S, H]
+    /// `[S, H]`
     pub kinds: Option<&'a [bf16]>,
-    /// [H]
+    /// `[H]`
     pub gain: &'a [f32],
-    /// [H]
+    /// `[H]`
     pub shift: &'a [f32],
     pub epsilon: f32,
-    /// [T, H]
+    /// `[T, H]`
     pub output: &'a mut [bf16],
 }
 
 /// `output[r] = norm(input[r] + residual[r])`
 #[derive(Debug)]
 pub struct AddNorm<'a> {
-    /// [R, H]
+    /// `[R, H]`
     pub input: &'a [bf16],
-    /// [R, H]
+    /// `[R, H]`
     pub residual: Option<&'a [bf16]>,
-    /// [H]
+    /// `[H]`
     pub gain: &'a [f32],
-    /// [H]
+    /// `[H]`
     pub shift: &'a [f32],
     pub epsilon: f32,
-    /// [R, H]
+    /// `[R, H]`
     pub output: &'a mut [bf16],
 }
 
 /// `output[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]`
 #[derive(Debug)]
 pub struct Attend<'a> {
-    /// [T, 3 · heads · D]
+    /// `[T, 3 · heads · D]`
     pub qkv: &'a [bf16],
     /// Of the batch, by [`tiles`].
     pub tiles: &'a [[u32; 3]],
@@ -60,16 +60,16 @@ pub struct Attend<'a> {
     /// D: 32 or 64
     pub head: usize,
     pub scale: f32,
-    /// [T, heads · D]
+    /// `[T, heads · D]`
     pub output: &'a mut [bf16],
 }
 
 /// `x[r] = activation(x[r] + bias)`, in place.
 #[derive(Debug)]
 pub struct Activate<'a> {
-    /// [R, L], L any
+    /// `[R, L]`, L any
     pub matrix: &'a mut [bf16],
-    /// [L]
+    /// `[L]`
     pub bias: Option<&'a [bf16]>,
     pub width: usize,
     pub activation: Activation,
@@ -89,13 +89,13 @@ pub enum Activation {
 /// One row from the rows of each sequence.
 #[derive(Debug)]
 pub struct Pool<'a> {
-    /// [T, H]
+    /// `[T, H]`
     pub input: &'a [bf16],
-    /// [N + 1]
+    /// `[N + 1]`
     pub splits: &'a [u32],
     pub width: usize,
     pub pooling: Pooling,
-    /// [N, H]
+    /// `[N, H]`
     pub output: Pooled<'a>,
 }
 
@@ -117,12 +117,12 @@ pub enum Pooled<'a> {
 /// `output[m] = input[marks[m]]`
 #[derive(Debug)]
 pub struct Pick<'a> {
-    /// [T, H]
+    /// `[T, H]`
     pub input: &'a [bf16],
-    /// [M]
+    /// `[M]`
     pub marks: &'a [u32],
     pub width: usize,
-    /// [M, H]
+    /// `[M, H]`
     pub output: &'a mut [bf16],
 }
 
