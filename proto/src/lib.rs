@@ -30,6 +30,9 @@ pub mod v1 {
 pub mod link {
     tonic::include_proto!("shoal.link.v1");
 
+    /// The column that holds the token ids to score, in a Run of a model that fills masks.
+    pub const TARGETS: &str = "targets";
+
     /// What both ends of the link hold to, beside what link.proto says. Part of the protocol: another value is another
     /// version.
     pub mod limits {

@@ -65,10 +65,15 @@ pub struct RowOptions {
     pub dimensions: u32,
     /// Wants logits, not probabilities.
     pub raw: bool,
-    /// Candidates for each mask; 0 means 5, or all `targets`.
+    /// Candidates for each mask, [`Self::TOP_K_MAX`] at most; 0 means 5, or all `targets`.
     pub top_k: u32,
     /// The only token ids to score as a mask's candidates; empty means the whole vocabulary.
     pub targets: Arc<[u32]>,
+}
+
+impl RowOptions {
+    /// The most candidates for each mask.
+    pub const TOP_K_MAX: u32 = 1000;
 }
 
 /// Element type of a tensor.

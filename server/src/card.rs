@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::call::DataType;
 
+/// The input that tells which segment each token belongs to, of models that tell segments apart.
+pub(crate) const TYPE_IDS: &str = "token_type_ids";
+
 /// A model's card.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Card {

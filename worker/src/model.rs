@@ -17,6 +17,7 @@ mod encoder;
 mod folder;
 mod head;
 mod roberta;
+mod special;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -71,6 +72,12 @@ pub(crate) enum Scores {
 }
 
 impl Model {
+    /// The ids that its tokenizer puts before and after a text, as far as its files say so.
+    pub(crate) fn sequence_ends(&self) -> [Option<u32>; 2] {
+        let folder = self.tokenizer.as_deref().and_then(Path::parent);
+        folder.map_or([None, None], |folder| special::ends(folder, self.vocabulary))
+    }
+
     /// Reads and checks a model's settings. Its weights are only found.
     pub(crate) fn read(path: &Path) -> Result<Self, ReadError> {
         let folder = Folder::read(path)?;
@@ -86,7 +93,7 @@ impl Model {
             }
             Head::FillMask if folder.chain.is_none() => {
                 model.task = Task::FillMask;
-                model.mask_token = Some(head::mask_token(path, encoded.vocabulary)?);
+                model.mask_token = Some(special::mask_token(path, encoded.vocabulary)?);
                 model.names.ignored.extend(architecture.beside_fill_mask);
                 (architecture.fill_mask)(config, &encoded, &mut plan)?
             }

@@ -246,11 +246,6 @@ impl Op {
         };
         others.into_iter().chain([gain, shift]).flatten()
     }
-
-    /// Whether each row of its output depends on the same row of its inputs alone.
-    pub(crate) fn is_row_wise(&self) -> bool {
-        matches!(self, Self::Embed { .. } | Self::Gemm { .. } | Self::AddNorm { .. })
-    }
 }
 
 /// The packed sequences of one batch, as every executor takes them.

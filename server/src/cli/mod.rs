@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::client::{self, embed::EmbedArgs, load::LoadOptions};
+use crate::client::{
+    self, classify::ClassifyArgs, embed::EmbedArgs, fill_mask::FillMaskArgs, load::LoadOptions, rerank::RerankArgs,
+};
 use crate::models::command::ModelsCommand;
 use crate::models::{ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
 use crate::telemetry::{self, LogFormat};
@@ -35,6 +37,12 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Ask a running server for embeddings.
     Embed(EmbedArgs),
+    /// Ask a running server for the labels of texts.
+    Classify(ClassifyArgs),
+    /// Ask a running server for the texts that say most to a query.
+    Rerank(RerankArgs),
+    /// Ask a running server what could stand where texts have a mask.
+    FillMask(FillMaskArgs),
     /// Put load on a running server and report latency and throughput.
     Load(LoadOptions),
     /// List, pull and check models.
@@ -53,8 +61,19 @@ pub fn run(command: Command) -> Outcome {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Embed(args) => {
-            let stdin = std::io::stdin().lock();
-            runtime()?.block_on(client::embed::run(&args, stdin, &mut std::io::stdout()))?;
+            runtime()?.block_on(client::embed::run(&args, std::io::stdin().lock(), &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Classify(args) => {
+            runtime()?.block_on(client::classify::run(&args, std::io::stdin().lock(), &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Rerank(args) => {
+            runtime()?.block_on(client::rerank::run(&args, std::io::stdin().lock(), &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::FillMask(args) => {
+            runtime()?.block_on(client::fill_mask::run(&args, std::io::stdin().lock(), &mut std::io::stdout()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Load(options) => {

@@ -3,10 +3,14 @@
 //! Nothing here reaches into the server; it speaks only what is in `shoal-proto`.
 
 mod address;
+mod ask;
+pub mod classify;
 mod deadline;
 pub mod demo;
 pub mod embed;
+pub mod fill_mask;
 pub mod load;
+pub mod rerank;
 pub mod sentences;
 mod vector;
 

@@ -155,6 +155,37 @@ impl Inference for Fake {
         Err(Status::unimplemented("not needed here"))
     }
 
+    /// Every text is rather good.
+    async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
+        let request = request.into_inner();
+        let scores: Vec<_> = [("good", 0.75), ("bad", 0.25)]
+            .map(|(label, score)| LabelScore { label: label.to_owned(), score })
+            .into_iter()
+            .take(if request.top_k == 0 { 2 } else { request.top_k as usize })
+            .collect();
+        let results = vec![Classification { scores }; request.texts.len()];
+        Ok(Response::new(ClassifyResponse { results, usage: Some(usage(request.model)) }))
+    }
+
+    /// The last text first.
+    async fn rerank(&self, request: Request<RerankRequest>) -> Result<Response<RerankResponse>, Status> {
+        let request = request.into_inner();
+        let ranked = |(at, text): (usize, String)| RankedText { index: at as u32, score: at as f32, text };
+        let results = request.texts.into_iter().enumerate().rev().map(ranked).collect();
+        Ok(Response::new(RerankResponse { results, usage: Some(usage(request.model)) }))
+    }
+
+    /// Every text has its mask at 1, for `token` or the targets.
+    async fn fill_mask(&self, request: Request<FillMaskRequest>) -> Result<Response<FillMaskResponse>, Status> {
+        let request = request.into_inner();
+        let tokens = if request.targets.is_empty() { vec!["token".to_owned()] } else { request.targets };
+        let candidate = |(at, token)| Candidate { token_id: at, token, score: 0.5 };
+        let candidates = (7..).zip(tokens).map(candidate).collect();
+        let text = FilledText { masks: vec![FilledMask { token_index: 1, candidates }] };
+        let results = vec![text; request.texts.len()];
+        Ok(Response::new(FillMaskResponse { results, usage: Some(usage(request.model)) }))
+    }
+
     async fn tokenize(&self, _: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
         Err(Status::unimplemented("not needed here"))
     }
@@ -162,6 +193,10 @@ impl Inference for Fake {
     async fn list_models(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
         Err(Status::unimplemented("not needed here"))
     }
+}
+
+fn usage(model: String) -> Usage {
+    Usage { tokens: 9, dtype: "f32".to_owned(), model, model_version: "1".to_owned(), ..Usage::default() }
 }
 
 /// `echo` takes FP32, `tokens` takes INT64, all others texts.

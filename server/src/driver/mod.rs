@@ -290,11 +290,13 @@ fn quarantined(row: u32, held: Duration) -> CallError {
 impl crate::call::Row {
     fn cost(&self) -> shoal_scheduler::Cost {
         let tokens = u64::from(self.tokens);
+        let payload: usize = self.columns.iter().map(|column| column.len()).sum();
         shoal_scheduler::Cost {
             rows: 1,
             tokens: self.tokens,
             tokens_squared: tokens * tokens,
-            bytes: self.columns.iter().map(|column| column.len() as u64).sum(),
+            // Targets travel as a column of their own.
+            bytes: (payload + size_of_val(&self.options.targets[..])) as u64,
         }
     }
 }

@@ -112,9 +112,15 @@ mod tests {
         let mut quarantine = Quarantine::default();
         quarantine.hold(at(1), &row(&["ab", "c"]));
         assert_eq!(quarantine.find(at(2), &[row(&["x"]), row(&["ab", "c"])]), Some((1, at(1))));
-        let otherwise =
-            Row { options: RowOptions { normalize: Some(false), ..RowOptions::default() }, ..row(&["ab", "c"]) };
-        let alike = [row(&["a", "bc"]), row(&["abc"]), row(&["ab", "d"]), otherwise];
+        let otherwise = [
+            RowOptions { normalize: Some(false), ..RowOptions::default() },
+            RowOptions { dimensions: 1, ..RowOptions::default() },
+            RowOptions { raw: true, ..RowOptions::default() },
+            RowOptions { top_k: 1, ..RowOptions::default() },
+            RowOptions { targets: [1].into(), ..RowOptions::default() },
+        ];
+        let otherwise = otherwise.map(|options| Row { options, ..row(&["ab", "c"]) });
+        let alike = [&[row(&["a", "bc"]), row(&["abc"]), row(&["ab", "d"])][..], &otherwise].concat();
         assert_eq!(quarantine.find(at(2), &alike), None);
     }
 

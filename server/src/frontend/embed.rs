@@ -1,15 +1,13 @@
 //! Embedding, as every wire offers it.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 
-use crate::call::{Answer, CallError, Caller, DataType, Row, RowOptions, Tensor};
+use crate::call::{CallError, Caller, DataType, Row, RowOptions, Tensor};
 use crate::card::{Card, Task};
 use crate::ids::IdRules;
-use crate::registry::ModelView;
+use crate::tokenize::Text;
 
-use super::{Frontend, card_for};
+use super::{Computed, Frontend, card_for};
 
 /// One call to embed.
 #[derive(Clone, Debug)]
@@ -30,19 +28,6 @@ pub(crate) enum EmbedInput {
     Ids(Vec<Vec<u32>>),
 }
 
-/// What became of a call to embed.
-#[derive(Debug)]
-pub(crate) struct Embedded {
-    pub(crate) model: Arc<ModelView>,
-    pub(crate) card: Arc<Card>,
-    /// One row per input; [`embedding`] finds the vector in it.
-    pub(crate) answer: Answer,
-    /// Tokens computed, after truncation.
-    pub(crate) tokens: u32,
-    /// Texts that were cut.
-    pub(crate) truncated: u32,
-}
-
 impl EmbedInput {
     fn count(&self) -> usize {
         match self {
@@ -53,8 +38,8 @@ impl EmbedInput {
 }
 
 impl Frontend {
-    /// Embeds. `field` is what the wire calls the inputs.
-    pub(crate) async fn embed(&self, caller: Caller, request: Embed, field: &str) -> Result<Embedded, CallError> {
+    /// Embeds; [`embedding`] finds the vector in a row. `field` is what the wire calls the inputs.
+    pub(crate) async fn embed(&self, caller: Caller, request: Embed, field: &str) -> Result<Computed, CallError> {
         let model = self.model(&request.model, Task::Embed)?;
         let card = card_for(&model, Task::Embed)?.clone();
         self.check_texts(field, request.input.count())?;
@@ -64,15 +49,13 @@ impl Frontend {
         }
         let rows = match request.input {
             EmbedInput::Texts(texts) => {
-                self.text_rows(&model, caller.deadline, texts, request.truncate, request.options).await
+                let texts = texts.into_iter().map(Text::Single).collect();
+                self.text_rows(&model, caller.deadline, texts, request.truncate, &request.options).await
             }
             EmbedInput::Ids(ids) => id_rows(&card, ids, request.options),
         };
         let rows = rows.map_err(|error| error.within(field))?;
-        let tokens = rows.iter().map(|row| row.tokens).sum();
-        let truncated = rows.iter().filter(|row| row.truncated).count() as u32;
-        let answer = self.submit(&model, caller, rows).await.map_err(|error| error.within(field))?;
-        Ok(Embedded { model, card, answer, tokens, truncated })
+        self.compute(model, caller, rows, field).await
     }
 }
 

@@ -4,9 +4,15 @@
 //! Nothing here names a wire; of a request it sees the headers, which both have.
 
 mod caller;
+mod classify;
 mod embed;
+mod fill_mask;
+mod rerank;
+mod scores;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -15,13 +21,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::call::{Answer, Call, CallError, Caller, Row, RowOptions};
-use crate::card::{Card, Task};
+use crate::card::{Card, TYPE_IDS, Task, TensorSpec};
 use crate::driver::Handle;
 use crate::registry::{ModelState, ModelView, Registry};
-use crate::tokenize::{Cut, Tokenizer, TokenizerPool, Tokens};
+use crate::tokenize::{Cut, Text, Tokenizer, TokenizerPool, Tokens};
 
 pub(crate) use caller::by_deadline;
-pub(crate) use embed::{Embed, EmbedInput, Embedded, embedding};
+pub(crate) use classify::{Classified, Classify};
+pub(crate) use embed::{Embed, EmbedInput, embedding};
+pub(crate) use fill_mask::{Candidate, FillMask, Filled, FilledMask, check_lone_masks};
+pub(crate) use rerank::{Ranked, Rerank};
 
 /// Limits on one call.
 #[derive(Clone, Debug)]
@@ -50,6 +59,19 @@ pub struct Frontend {
     pub(crate) registry: Registry,
     pub(crate) tokenizers: TokenizerPool,
     pub(crate) options: Arc<FrontendOptions>,
+}
+
+/// A call's rows, computed.
+#[derive(Debug)]
+pub(crate) struct Computed {
+    pub(crate) model: Arc<ModelView>,
+    pub(crate) card: Arc<Card>,
+    /// One row per input.
+    pub(crate) answer: Answer,
+    /// Tokens computed, after truncation.
+    pub(crate) tokens: u32,
+    /// Texts that were cut.
+    pub(crate) truncated: u32,
 }
 
 impl Frontend {
@@ -105,13 +127,19 @@ impl Frontend {
         &self,
         model: &ModelView,
         deadline: Option<Instant>,
-        texts: Vec<String>,
+        texts: Vec<Text>,
         truncate: bool,
-        options: RowOptions,
+        options: &RowOptions,
     ) -> Result<Vec<Row>, CallError> {
-        let tokens = self.tokens(model, deadline, texts, Cut { truncate, pieces: false }).await?;
+        let inputs = &model.ready_card()?.inputs;
+        let takes_type_ids = |input: &TensorSpec| *input.name == *TYPE_IDS;
+        let cut = Cut { truncate, type_ids: inputs.iter().any(takes_type_ids), pieces: false };
+        let tokens = self.tokens(model, deadline, texts, cut).await?;
         let row = |tokens: Tokens| Row {
-            columns: vec![tokens.ids],
+            columns: inputs
+                .iter()
+                .map(|input| if takes_type_ids(input) { tokens.type_ids.clone() } else { tokens.ids.clone() })
+                .collect(),
             tokens: tokens.count,
             truncated: tokens.truncated,
             options: options.clone(),
@@ -124,7 +152,7 @@ impl Frontend {
         &self,
         model: &ModelView,
         deadline: Option<Instant>,
-        texts: Vec<String>,
+        texts: Vec<Text>,
         cut: Cut,
     ) -> Result<Vec<Tokens>, CallError> {
         let tokenizer = tokenizer(model)?;
@@ -153,10 +181,37 @@ impl Frontend {
         }
     }
 
+    /// Runs the rows of a call. `field` is what the wire calls its inputs.
+    pub(crate) async fn compute(
+        &self,
+        model: Arc<ModelView>,
+        caller: Caller,
+        rows: Vec<Row>,
+        field: &str,
+    ) -> Result<Computed, CallError> {
+        let card = model.ready_card()?.clone();
+        let tokens = rows.iter().map(|row| row.tokens).sum();
+        let truncated = rows.iter().filter(|row| row.truncated).count() as u32;
+        let answer = self.submit(&model, caller, rows).await.map_err(|error| error.within(field))?;
+        Ok(Computed { model, card, answer, tokens, truncated })
+    }
+
     /// Runs rows on a model.
     pub(crate) async fn submit(&self, model: &ModelView, caller: Caller, rows: Vec<Row>) -> Result<Answer, CallError> {
         self.driver.submit(Call { model: model.name.clone(), caller, rows }).await
     }
+}
+
+/// Does work that computes and does not wait: here if it is brief, else where it holds nobody up.
+pub(crate) async fn elsewhere<T: Send + 'static>(
+    is_brief: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CallError> {
+    if is_brief {
+        return Ok(work());
+    }
+    let lost = |_| CallError::Internal { what: "what this call carries could not be worked on".into() };
+    tokio::task::spawn_blocking(work).await.map_err(lost)
 }
 
 /// The card of a model that can be asked for `task`.

@@ -1,6 +1,8 @@
 //! Services of any wire, in front of a real driver. Its only worker takes no batch, so that every call stays open, unless
 //! it is told to [work](Bench::work).
 
+pub(crate) mod heads;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,23 +51,37 @@ impl Bench {
 
     /// As [`Self::new`], with these options and this model `e`.
     pub(crate) async fn with(options: FrontendOptions, e: ModelSettings) -> Self {
+        Self::start(options, vec![e, settings("slow")], vec![card()], TOKENIZER).await
+    }
+
+    /// Serves `c`, which classifies, `r`, which ranks, and `f`, which fills masks.
+    pub(crate) async fn of_heads() -> Self {
+        let models = ["c", "r", "f"].map(settings);
+        Self::start(FrontendOptions::default(), models.into(), heads::cards().into(), heads::TOKENIZER).await
+    }
+
+    async fn start(options: FrontendOptions, models: Vec<ModelSettings>, cards: Vec<Card>, tokenizer: &[u8]) -> Self {
         let (registry, metrics) = (Registry::default(), Metrics::new());
         let (driver, inbox) = Handle::new();
         let (supervisor, _) = mpsc::unbounded_channel();
         let (artifacts, _) = mpsc::unbounded_channel();
         let around = Surroundings { registry: registry.clone(), metrics: metrics.clone(), supervisor, artifacts };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
-        driver.configure(vec![e, settings("slow")]).await;
+        let offers = models.iter().map(|model| model.name.clone()).collect();
+        driver.configure(models).await;
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = EPOCH;
-        let (name, device, offers) = ("w".into(), "cpu".into(), vec!["e".into(), "slow".into()]);
+        let (name, device) = ("w".into(), "cpu".into());
         driver.tell(Event::WorkerUp(WorkerUp { epoch, name, device, local: false, offers, commands })).await;
-        let state = ModelReport::Ready(Arc::new(card()));
-        driver.tell(Event::Worker { epoch, said: FromWorker::Model { model: "e".into(), state } }).await;
-        let vocabulary = Vocabulary::parse("ab", TOKENIZER).expect("a tokenizer");
+        let ready: Vec<_> = cards.iter().map(|card| card.name.clone()).collect();
+        for card in cards {
+            let (model, state) = (card.name.clone(), ModelReport::Ready(Arc::new(card)));
+            driver.tell(Event::Worker { epoch, said: FromWorker::Model { model, state } }).await;
+        }
+        let vocabulary = Vocabulary::parse("ab", tokenizer).expect("a tokenizer");
         driver.tell(Event::Tokenizer { sha256: "ab".into(), result: Ok(vocabulary) }).await;
         let mut changes = registry.changes();
-        while registry.model("e").map_or(true, |view| view.state != ModelState::Ready) {
+        while ready.iter().any(|name| registry.model(name).map_or(true, |view| view.state != ModelState::Ready)) {
             timeout(PATIENCE, changes.changed()).await.expect("it gets ready").expect("registry");
         }
         let tokenizers = TokenizerPool::start(1).expect("a thread");
@@ -74,7 +90,8 @@ impl Bench {
         Self { driver, metrics, draining, frontend, commands: commands_in }
     }
 
-    /// Has the worker run all it is given: the embedding of a row is [`vector`] of its first id.
+    /// Has the worker run all it is given: the embedding of a row is [`vector`] of its first id, and [`heads`] says the
+    /// rest.
     pub(crate) fn work(mut self) -> Self {
         let (_, nothing) = mpsc::unbounded_channel();
         let mut commands = std::mem::replace(&mut self.commands, nothing);
@@ -84,8 +101,9 @@ impl Bench {
             let budget = Budget { rows: 8, tokens: 1000, bytes: 1 << 20 };
             say(FromWorker::Credit { slot: Slot(0), budget }).await;
             while let Some(command) = commands.recv().await {
-                let ToWorker::Run(Batch { batch, attempt, rows, .. }) = command else { continue };
-                let items = (0..).zip(&rows).map(|(index, row)| ItemResult { index, result: compute(row) }).collect();
+                let ToWorker::Run(Batch { batch, attempt, card, rows, .. }) = command else { continue };
+                let result = |row| if card.task == Task::Embed { compute(row) } else { Ok(heads::compute(&card, row)) };
+                let items = (0..).zip(&rows).map(|(index, row)| ItemResult { index, result: result(row) }).collect();
                 say(FromWorker::Items { batch, attempt, items }).await;
                 say(FromWorker::BatchEnd { batch, attempt, compute: Duration::from_millis(1) }).await;
                 say(FromWorker::Credit { slot: Slot(0), budget }).await;

@@ -12,7 +12,7 @@ use axum::response::Response;
 use tokio::time::Instant;
 
 use crate::call::{CallError, Caller, close_name};
-use crate::frontend::{Embedded, by_deadline};
+use crate::frontend::{Computed, by_deadline, elsewhere};
 
 use super::Api;
 use super::body;
@@ -42,7 +42,7 @@ pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Res
     let embedded = api.frontend.embed(caller, embed, "input").await.map_err(|error| of_lone(error, lone))?;
     let headers = usage_headers(&embedded);
     let bytes = embedded.answer.rows.len() * embedded.card.dims as usize * size_of::<f32>();
-    let body = elsewhere(bytes, move || response::body(&embedded, form)).await??;
+    let body = elsewhere(bytes <= INLINE_BYTES_MAX, move || response::body(&embedded, form)).await??;
     let mut response = Response::new(body.into());
     *response.headers_mut() = headers;
     Ok(response)
@@ -55,7 +55,7 @@ fn caller(api: &Api, headers: &HeaderMap, arrived: Instant) -> Result<Caller, Ca
 async fn read(api: &Api, headers: &HeaderMap, body: axum::body::Body) -> Result<EmbeddingsRequest, ApiError> {
     let bytes_max = api.frontend.options.call_bytes_max;
     let body = body::read(headers, body, bytes_max, api.body_time_max).await?;
-    elsewhere(body.len(), move || EmbeddingsRequest::parse(&body)).await?
+    elsewhere(body.len() <= INLINE_BYTES_MAX, move || EmbeddingsRequest::parse(&body)).await?
 }
 
 /// The one input of a call that has it bare is `input`, not the first of a list.
@@ -68,18 +68,9 @@ fn of_lone(mut error: CallError, lone: bool) -> CallError {
     error
 }
 
-/// Does work on so many bytes: here if they are few, else where it holds nobody up.
-async fn elsewhere<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
-    if bytes <= INLINE_BYTES_MAX {
-        return Ok(work());
-    }
-    let lost = |_| CallError::Internal { what: "the JSON of this call could not be worked on".into() };
-    tokio::task::spawn_blocking(work).await.map_err(lost)
-}
-
 /// What was done, by the names that the Open Inference Protocol's answers give it.
-fn usage_headers(embedded: &Embedded) -> HeaderMap {
-    let Embedded { card, answer, .. } = embedded;
+fn usage_headers(embedded: &Computed) -> HeaderMap {
+    let Computed { card, answer, .. } = embedded;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut number = |name: &'static str, value: u64| headers.insert(name, HeaderValue::from(value));

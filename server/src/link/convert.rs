@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use prost_types::Duration as WireDuration;
 use shoal_proto::link as wire;
 use shoal_proto::link::limits::{TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX};
@@ -26,7 +26,8 @@ pub(super) fn from_wire(duration: Option<WireDuration>) -> Duration {
 
 /// A batch as the link sends it: rows gathered into columns.
 pub(super) fn run(batch: Batch) -> wire::Run {
-    let columns = batch.card.inputs.iter().enumerate().map(|(index, spec)| column(&batch, index, spec)).collect();
+    let inputs = batch.card.inputs.iter().enumerate();
+    let columns = inputs.map(|(index, spec)| column(&batch, index, spec)).chain(targets(&batch)).collect();
     let items = batch
         .rows
         .into_iter()
@@ -48,9 +49,9 @@ pub(super) fn run(batch: Batch) -> wire::Run {
     }
 }
 
-pub(super) fn item_options(options: RowOptions) -> wire::ItemOptions {
-    let RowOptions { normalize, dimensions, raw, top_k, targets } = options;
-    wire::ItemOptions { normalize, dimensions, raw, top_k, targets: targets.to_vec() }
+fn item_options(options: RowOptions) -> wire::ItemOptions {
+    let RowOptions { normalize, dimensions, raw, top_k, targets: _ } = options;
+    wire::ItemOptions { normalize, dimensions, raw, top_k }
 }
 
 /// A trace's header, unless it is too long to be carried with every row: half of one would be none.
@@ -84,6 +85,29 @@ fn column(batch: &Batch, index: usize, spec: &TensorSpec) -> wire::Column {
         data,
         shared_memory: None,
     }
+}
+
+/// The token ids to score, where any row has some: a column like the others, since they may be more than fits a frame.
+fn targets(batch: &Batch) -> Option<wire::Column> {
+    let of_rows = || batch.rows.iter().map(|row| &row.options.targets);
+    if of_rows().all(|targets| targets.is_empty()) {
+        return None;
+    }
+    let mut row_splits = vec![0];
+    let mut data = BytesMut::new();
+    for targets in of_rows() {
+        targets.iter().for_each(|target| data.put_u32_le(*target));
+        // A batch's bytes are bounded by its credit, far below 4 GiB.
+        row_splits.push((data.len() / size_of::<u32>()) as u32);
+    }
+    Some(wire::Column {
+        name: wire::TARGETS.to_owned(),
+        data_type: wire::DataType::U32.into(),
+        row_splits,
+        size: data.len() as u64,
+        data: data.freeze(),
+        shared_memory: None,
+    })
 }
 
 /// Bytes of one element; opaque bytes count each.

@@ -8,14 +8,17 @@ use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES
 use shoal_proto::link::model_source::Source;
 use shoal_proto::link::model_state::State;
 use shoal_proto::link::{
-    Artifact, Column, Item, ItemOptions, ItemResult, ModelCard, ModelState, Results, Run, Task, Tensor,
+    Artifact, Column, DataType, Item, ItemOptions, ItemResult, ModelCard, ModelState, Results, Run, Task, Tensor,
 };
+
+use shoal_scheduler::{Attempt, BatchId, Epoch, Slot};
 
 use super::convert;
 use super::frames::{Assembly, FrameError, Whole, cut};
 use super::tokens::Tokens;
-use crate::call::RowOptions;
-use crate::driver::{FromWorker, ModelReport};
+use crate::call::{RowOptions, Trace};
+use crate::card::Card;
+use crate::driver::{Batch, BatchRow, FromWorker, ModelReport};
 
 fn column(bytes: usize, fill: u8) -> Column {
     Column { name: "x".into(), data: vec![fill; bytes].into(), ..Default::default() }
@@ -46,8 +49,33 @@ fn a_synthetic_model_reaches_the_wire_unchanged() {
 #[test]
 fn what_a_row_asks_for_reaches_the_wire_unchanged() {
     let asked = RowOptions { normalize: Some(false), dimensions: 2, raw: true, top_k: 4, targets: Arc::from([5, 6]) };
-    let expected = ItemOptions { normalize: Some(false), dimensions: 2, raw: true, top_k: 4, targets: vec![5, 6] };
-    assert_eq!(convert::item_options(asked), expected);
+    let run = convert::run(batch(vec![RowOptions::default(), asked, RowOptions::default()]));
+    let expected = ItemOptions { normalize: Some(false), dimensions: 2, raw: true, top_k: 4 };
+    assert_eq!(run.items[1].options, Some(expected));
+    let [targets] = &run.columns[..] else { panic!("{run:?}") };
+    assert_eq!((&*targets.name, targets.data_type()), ("targets", DataType::U32));
+    assert_eq!((&targets.row_splits[..], &targets.data[..]), (&[0, 0, 2, 2][..], &[5, 0, 0, 0, 6, 0, 0, 0][..]));
+    assert!(convert::run(batch(vec![RowOptions::default()])).columns.is_empty());
+}
+
+#[test]
+fn a_full_batch_of_targets_is_no_more_than_a_message_takes() {
+    let most = RowOptions { targets: vec![1 << 20; 1024].into(), ..RowOptions::default() };
+    let (run, fragments) = cut(convert::run(batch(vec![most; 1024])));
+    assert!(run.encoded_len() <= MESSAGE_BYTES_MAX && fragments.len() >= 3, "{} fragments", fragments.len());
+}
+
+fn batch(rows: Vec<RowOptions>) -> Batch {
+    let row = |options| BatchRow { columns: Vec::new(), options, remaining: None, trace: Trace::default() };
+    Batch {
+        batch: BatchId(1),
+        attempt: Attempt(1),
+        epoch: Epoch(1),
+        slot: Slot(0),
+        model: "m".into(),
+        card: Arc::new(Card::testing("m")),
+        rows: rows.into_iter().map(row).collect(),
+    }
 }
 
 #[test]

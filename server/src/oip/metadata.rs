@@ -9,17 +9,14 @@ use shoal_proto::inference::{
     ModelTransactionPolicy, ServerMetadataResponse,
 };
 
-use super::signature::{Inputs, Signature, row_dims};
+use super::signature::{Inputs, Signature, TextInput, row_dims, text_inputs};
 use crate::call::DataType;
-use crate::card::TensorSpec;
+use crate::card::{TYPE_IDS, TensorSpec};
 
 /// Triton's extensions that are offered here. `model_repository` is there whatever model control is, since the index is.
 /// `schedule_policy` stands for the request parameters `priority` and `timeout`.
 const EXTENSIONS: [&str; 7] =
     ["model_repository", "model_configuration", "schedule_policy", "parameters", "statistics", "trace", "logging"];
-
-/// The one input that a text model shows.
-const TEXT: Shown<'_> = Shown { name: "text", data_type: DataType::Bytes, dims: &[1] };
 
 /// A tensor as clients see it, without rows.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +24,7 @@ struct Shown<'a> {
     name: &'a str,
     data_type: DataType,
     dims: &'a [i64],
+    is_optional: bool,
 }
 
 /// Which server this is.
@@ -40,9 +38,9 @@ pub fn server_metadata() -> ServerMetadataResponse {
 
 /// A model's inputs and outputs, with the row dimension.
 ///
-/// A text model shows only `text`, and as `[-1, 1]`. It takes `input_ids` as well, and texts as `[n]`, but perf_analyzer
-/// sends every input it is shown, optional or not, wants to be told each length that varies, and cannot send an input
-/// of rows alone.
+/// A text model shows only its texts, and as `[-1, 1]`. It takes `input_ids` as well, and texts as `[n]`, but
+/// perf_analyzer sends every input it is shown, optional or not, wants to be told each length that varies, and cannot
+/// send an input of rows alone.
 pub fn model_metadata(signature: &Signature) -> ModelMetadataResponse {
     let tensors = |shown: Vec<Shown<'_>>| {
         let tensors = shown.into_iter().map(|tensor| TensorMetadata {
@@ -61,7 +59,8 @@ pub fn model_metadata(signature: &Signature) -> ModelMetadataResponse {
     }
 }
 
-/// How a model is served, without the row dimension. What a text model takes besides `text` is told in `parameters`.
+/// How a model is served, without the row dimension. What a text model takes instead of texts is told in `parameters`,
+/// and so are a classifier's labels: Triton has them in a file beside the model, of which it tells only the name.
 pub fn model_config(signature: &Signature) -> ModelConfig {
     let input = inputs(signature).into_iter().map(|tensor| ModelInput {
         name: tensor.name.to_owned(),
@@ -69,6 +68,7 @@ pub fn model_config(signature: &Signature) -> ModelConfig {
         dims: tensor.dims.to_vec(),
         // Rows travel unpadded, so that they may differ.
         allow_ragged_batch: tensor.data_type == DataType::Bytes || tensor.dims.contains(&-1),
+        optional: tensor.is_optional,
         ..ModelInput::default()
     });
     let output = outputs(signature).into_iter().map(|tensor| ModelOutput {
@@ -93,7 +93,16 @@ pub fn model_config(signature: &Signature) -> ModelConfig {
 
 fn inputs(signature: &Signature) -> Vec<Shown<'_>> {
     match signature.inputs() {
-        Inputs::Text { .. } => vec![TEXT],
+        Inputs::Text(card) => {
+            let texts = text_inputs(card.task).iter();
+            let shown = |text: &TextInput| Shown {
+                name: text.name,
+                data_type: DataType::Bytes,
+                dims: &[1],
+                is_optional: text.is_optional,
+            };
+            texts.map(shown).collect()
+        }
         Inputs::Tensors { specs, .. } => specs.iter().map(shown).collect(),
     }
 }
@@ -103,16 +112,25 @@ fn outputs(signature: &Signature) -> Vec<Shown<'_>> {
 }
 
 fn shown(spec: &TensorSpec) -> Shown<'_> {
-    Shown { name: &spec.name, data_type: spec.data_type, dims: row_dims(spec) }
+    Shown { name: &spec.name, data_type: spec.data_type, dims: row_dims(spec), is_optional: false }
 }
 
 fn parameters(signature: &Signature) -> HashMap<String, ModelParameter> {
     let mut parameters = vec![("dtype", signature.card().dtype.to_string())];
-    if let Inputs::Text { tokens_max, vocabulary, .. } = signature.inputs() {
-        parameters.push(("tokens_max", tokens_max.to_string()));
-        parameters.push(("vocabulary", vocabulary.to_string()));
-        let ids = "input_ids INT64 [-1, -1], optionally with attention_mask INT64 [-1, -1]";
-        parameters.push(("inputs_instead_of_text", ids.to_owned()));
+    if let Inputs::Text(card) = signature.inputs() {
+        parameters.push(("tokens_max", card.tokens_max.to_string()));
+        parameters.push(("vocabulary", card.vocabulary.to_string()));
+        let mut ids = "input_ids INT64 [-1, -1], optionally with attention_mask INT64 [-1, -1]".to_owned();
+        if card.inputs.iter().any(|input| *input.name == *TYPE_IDS) {
+            ids += " and token_type_ids INT64 [-1, -1]";
+        }
+        parameters.push(("inputs_instead_of_text", ids));
+        if !card.labels.is_empty() {
+            parameters.push(("labels", serde_json::Value::from(card.labels.as_slice()).to_string()));
+        }
+        if !card.mask_token.is_empty() {
+            parameters.push(("mask_token", card.mask_token.clone()));
+        }
     }
     let entry = |(name, value): (&str, String)| (name.to_owned(), ModelParameter { string_value: value });
     parameters.into_iter().map(entry).collect()

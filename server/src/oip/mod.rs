@@ -27,6 +27,7 @@ mod request;
 mod response;
 mod signature;
 mod statistics;
+mod text;
 mod trace_settings;
 
 pub use log_settings::LogSettings;

@@ -12,9 +12,11 @@ use super::quote::Short;
 use super::signature::Inputs;
 use super::{invalid, not_offered};
 use crate::call::{CallError, RowOptions};
+use crate::card::Task;
 
 /// Every parameter a request may carry, for the message that refuses another.
-const KNOWN: &str = "truncate, normalize, dimensions, priority, timeout, triton_enable_empty_final_response";
+const KNOWN: &str =
+    "truncate, normalize, dimensions, raw, top_k, priority, timeout, triton_enable_empty_final_response";
 
 /// A year: what may be added to any moment.
 const TIMEOUT_MICROS_MAX: i64 = 365 * 24 * 3600 * 1_000_000;
@@ -28,7 +30,8 @@ pub struct Options {
     /// `truncate` (bool): cut texts that are longer than the model takes. Ids are never cut, since what to keep of a
     /// tokenised text is for its tokenizer to say.
     pub truncate: bool,
-    /// `normalize` (bool) and `dimensions` (whole number), for every row.
+    /// For every row, as the model's task has them: `normalize` (bool), `dimensions` (whole number), `raw` (bool),
+    /// `top_k` (whole number).
     pub row: RowOptions,
     /// `priority` (whole number): 1 interactive, 2 standard, 3 bulk; 0 and absence leave it to other means.
     pub class: Option<Class>,
@@ -56,7 +59,7 @@ impl Options {
         match name {
             "truncate" => {
                 self.truncate = truth(name, value)?;
-                if self.truncate && !matches!(inputs, Inputs::Text { .. }) {
+                if self.truncate && !matches!(inputs, Inputs::Text(_)) {
                     return Err(parameter(name, "applies to text models only"));
                 }
             }
@@ -67,6 +70,18 @@ impl Options {
             "dimensions" => {
                 let dims = embedding_dims(name, inputs)?;
                 self.row.dimensions = number(name, value, 0..=i64::from(dims))?;
+            }
+            "raw" => {
+                self.row.raw = truth(name, value)?;
+                if !matches!(task(inputs), Task::Classify | Task::Rerank | Task::FillMask) {
+                    return Err(parameter(name, "applies to models that return scores only"));
+                }
+            }
+            "top_k" => {
+                self.row.top_k = number(name, value, 0..=i64::from(RowOptions::TOP_K_MAX))?;
+                if task(inputs) != Task::FillMask {
+                    return Err(parameter(name, "applies to models that fill masks only"));
+                }
             }
             "priority" => {
                 self.class = match number(name, value, 0..=3)? {
@@ -105,8 +120,15 @@ fn refuse_sequence(name: &str, value: &InferParameter) -> Result<(), CallError> 
 /// Length of the model's embeddings.
 fn embedding_dims(name: &str, inputs: Inputs<'_>) -> Result<u32, CallError> {
     match inputs {
-        Inputs::Text { dims, .. } if dims > 0 => Ok(dims),
+        Inputs::Text(card) if card.dims > 0 => Ok(card.dims),
         _ => Err(parameter(name, "applies to embedding models only")),
+    }
+}
+
+fn task(inputs: Inputs<'_>) -> Task {
+    match inputs {
+        Inputs::Text(card) => card.task,
+        Inputs::Tensors { .. } => Task::Tensor,
     }
 }
 

@@ -1,19 +1,20 @@
 //! A ModelInfer request, read against its model: afterwards it cannot be wrong except in what only the tokenizer or the
 //! model can tell.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shoal_proto::inference::ModelInferRequest;
 use shoal_proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 
 use super::input::{self, Elements, Input};
 use super::options::Options;
-use super::quote::{Quoted, Shape};
+use super::quote::Quoted;
 use super::response::ReplyForm;
 use super::signature::{Inputs, Signature, row_dims};
+use super::text::text_payload;
 use super::{invalid, not_offered};
 use crate::call::{CallError, DataType, Row, RowOptions};
 use crate::card::TensorSpec;
-use crate::ids::IdRules;
+use crate::tokenize::Text;
 
 /// Bytes a request's id may have; it is kept as long as the call.
 const ID_BYTES_MAX: usize = 1024;
@@ -53,9 +54,9 @@ pub struct InferRequest {
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// Texts, one per row, yet to be tokenised with [`Options::truncate`] and [`Options::row`].
-    Texts(Vec<String>),
-    /// Rows ready to run. Of a text model: one column of I32 ids, without what the mask left out. Of the others: one
-    /// column per input of the signature, not copied when they came raw. [`Options::row`] is in them already.
+    Texts(Vec<Text>),
+    /// Rows ready to run. Of a text model: columns of I32, ids and what segment each is of where the model tells them
+    /// apart, without what the mask left out. Of the others: one column per input of the signature, not copied when they came raw. [`Options::row`] is in them already.
     Rows(Vec<Row>),
 }
 
@@ -84,9 +85,7 @@ impl InferRequest {
         let outputs = wanted_outputs(&request.outputs, signature.outputs())?;
         let inputs = with_contents(request.inputs, request.raw_input_contents)?;
         let (payload, at) = match signature.inputs() {
-            Inputs::Text { tokens_max, vocabulary, .. } => {
-                text_payload(inputs, IdRules { tokens_max, vocabulary }, options.row.clone(), limits)?
-            }
+            Inputs::Text(card) => text_payload(inputs, card, &options.row, limits)?,
             Inputs::Tensors { specs, tokens_max } => tensor_payload(inputs, specs, tokens_max, limits)?,
         };
         let rows_field = format!("inputs[{at}]");
@@ -141,7 +140,7 @@ fn with_contents(tensors: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<
 }
 
 /// The input of each of `names`, where there is one. Refuses any other, and any twice.
-fn by_name(inputs: Vec<Input>, names: &[&str]) -> Result<Vec<Option<Input>>, CallError> {
+pub(super) fn by_name(inputs: Vec<Input>, names: &[&str]) -> Result<Vec<Option<Input>>, CallError> {
     let mut found: Vec<Option<Input>> = names.iter().map(|_| None).collect();
     for input in inputs {
         let name = Quoted(&input.tensor.name);
@@ -158,104 +157,8 @@ fn by_name(inputs: Vec<Input>, names: &[&str]) -> Result<Vec<Option<Input>>, Cal
     Ok(found)
 }
 
-/// The payload of a text model, and the position of its input.
-fn text_payload(
-    inputs: Vec<Input>,
-    rules: IdRules,
-    options: RowOptions,
-    limits: &Limits,
-) -> Result<(Payload, usize), CallError> {
-    let mut found = by_name(inputs, &["text", "input_ids", "attention_mask"])?.into_iter();
-    // `by_name` returns one entry per name.
-    match (found.next().flatten(), found.next().flatten(), found.next().flatten()) {
-        (Some(text), None, None) => {
-            let at = text.at;
-            Ok((Payload::Texts(texts(text, limits)?), at))
-        }
-        (None, Some(ids), mask) => {
-            let at = ids.at;
-            Ok((Payload::Rows(id_rows(ids, mask, rules, options, limits)?), at))
-        }
-        (Some(_), Some(other), _) | (Some(_), None, Some(other)) => {
-            Err(invalid(other.field("name"), "texts are given already; give either `text` or `input_ids`"))
-        }
-        (None, None, _) => Err(invalid("inputs", "neither `text` nor `input_ids` is given")),
-    }
-}
-
-fn texts(text: Input, limits: &Limits) -> Result<Vec<String>, CallError> {
-    let Elements { path, values } = pieces(text, limits.texts_max, limits)?;
-    let texts = values.into_iter().enumerate().map(|(row, value)| {
-        String::from_utf8(value.into()).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            invalid(path.clone(), format!("row {row} is not UTF-8 from byte {at} on"))
-        })
-    });
-    texts.collect()
-}
-
-/// Rows of ids, cut to what the mask keeps.
-fn id_rows(
-    ids: Input,
-    mask: Option<Input>,
-    rules: IdRules,
-    options: RowOptions,
-    limits: &Limits,
-) -> Result<Vec<Row>, CallError> {
-    ids.check_data_type(DataType::I64)?;
-    let (rows, length) = ids.check_shape(&[-1], limits.elements_max)?;
-    check_rows(&ids, rows, limits.rows_max)?;
-    let shape_field = ids.field("shape");
-    let kept = match mask {
-        None => vec![length; rows],
-        Some(mask) => mask_lengths(mask, &ids.tensor.shape, rows, length)?,
-    };
-    // Before the ids are read, so that a whole batch that is too long costs nothing.
-    let tokens: Vec<u32> = kept
-        .iter()
-        .enumerate()
-        .map(|(row, kept)| {
-            rules.tokens(*kept).map_err(|problem| invalid(shape_field.clone(), format!("row {row} {problem}")))
-        })
-        .collect::<Result<_, _>>()?;
-    let Elements { path, values } = ids.into_values(DataType::I64, rows * length)?;
-
-    // `into_values` has checked that there are 8 bytes to each element.
-    let (values, _) = values.as_chunks::<8>();
-    let mut column = BytesMut::with_capacity(4 * tokens.iter().map(|tokens| *tokens as usize).sum::<usize>());
-    let mut ids = Vec::with_capacity(rows);
-    for (row, (values, tokens)) in values.chunks_exact(length).zip(tokens).enumerate() {
-        for (position, value) in values[..tokens as usize].iter().enumerate() {
-            let put = rules.put(&mut column, position, i64::from_le_bytes(*value));
-            put.map_err(|problem| invalid(path.clone(), format!("row {row}, {problem}")))?;
-        }
-        ids.push(Row { columns: vec![column.split().freeze()], tokens, truncated: false, options: options.clone() });
-    }
-    Ok(ids)
-}
-
-/// How many positions of each row a mask keeps: at least one, all at the front.
-fn mask_lengths(mask: Input, shape: &[i64], rows: usize, length: usize) -> Result<Vec<usize>, CallError> {
-    mask.check_data_type(DataType::I64)?;
-    if mask.tensor.shape != shape {
-        let problem = format!("{} is not that of `input_ids`, {}", Shape(&mask.tensor.shape), Shape(shape));
-        return Err(invalid(mask.field("shape"), problem));
-    }
-    let Elements { path, values } = mask.into_values(DataType::I64, rows * length)?;
-    // `into_values` has checked that there are 8 bytes to each element.
-    let (values, _) = values.as_chunks::<8>();
-    let rows = values.chunks_exact(length).enumerate().map(|(row, values)| {
-        let kept = values.iter().take_while(|value| i64::from_le_bytes(**value) == 1).count();
-        if kept == 0 || values[kept..].iter().any(|value| i64::from_le_bytes(*value) != 0) {
-            return Err(invalid(path.clone(), format!("row {row} is not one or more 1 followed by 0 only")));
-        }
-        Ok(kept)
-    });
-    rows.collect()
-}
-
 /// The elements of a BYTES input of one element to a row.
-fn pieces(input: Input, rows_max: usize, limits: &Limits) -> Result<Elements<Vec<Bytes>>, CallError> {
+pub(super) fn pieces(input: Input, rows_max: usize, limits: &Limits) -> Result<Elements<Vec<Bytes>>, CallError> {
     input.check_data_type(DataType::Bytes)?;
     let row: &[i64] = if input.tensor.shape.len() == 1 { &[] } else { &[1] };
     let (rows, _) = input.check_shape(row, limits.elements_max)?;
@@ -325,7 +228,7 @@ fn columns(input: Input, spec: &TensorSpec, limits: &Limits) -> Result<Vec<Bytes
     Ok((0..rows).map(|_| values.split_to(row_elements * element_bytes)).collect())
 }
 
-fn check_rows(input: &Input, rows: usize, max: usize) -> Result<(), CallError> {
+pub(super) fn check_rows(input: &Input, rows: usize, max: usize) -> Result<(), CallError> {
     if rows <= max {
         return Ok(());
     }

@@ -58,9 +58,13 @@ impl ReplyForm {
                 answer.rows.iter().map(|row| tensor(row, *position, spec)).collect::<Result<_, _>>()?;
             let first = rows.first().ok_or_else(|| fault("an answer without rows"))?;
             // An element of opaque bytes is one element, whatever the worker calls its shape.
-            let dims = if spec.data_type == DataType::Bytes { row_dims(spec) } else { &first.shape };
+            let dims =
+                if spec.data_type == DataType::Bytes { row_dims(spec) } else { signature.shown_shape(&first.shape) };
             if spec.data_type != DataType::Bytes && rows.iter().any(|row| row.shape != first.shape) {
                 return Err(fault(&format!("rows of `{}` that differ in shape", spec.name)));
+            }
+            if dims.len() != row_dims(spec).len() {
+                return Err(fault(&format!("rows of `{}` with {} dimensions", spec.name, first.shape.len())));
             }
             response.outputs.push(InferOutputTensor {
                 name: spec.name.to_string(),

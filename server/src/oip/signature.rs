@@ -4,27 +4,31 @@ use std::sync::Arc;
 
 use super::quote::Short;
 use crate::call::{CallError, DataType};
-use crate::card::{Card, TensorSpec};
+use crate::card::{Card, TYPE_IDS, Task, TensorSpec};
 
 /// A model as clients of the protocol see it. Cheap to make and to clone.
 #[derive(Clone, Debug)]
 pub struct Signature {
     card: Arc<Card>,
     batch_rows_max: u32,
+    /// Where they are not those of the card.
+    outputs: Option<Vec<TensorSpec>>,
+}
+
+/// An input of texts, one to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TextInput {
+    pub(super) name: &'static str,
+    pub(super) is_optional: bool,
 }
 
 /// What a call gives to a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Inputs<'a> {
-    /// `text` BYTES `[n, 1]` or `[n]`; or `input_ids` INT64 `[n, length]` with, if wanted, `attention_mask` of that shape.
-    Text {
-        /// Tokens in one row at most, special tokens included.
-        tokens_max: u32,
-        /// Ids are in `[0, vocabulary)`; at most `i32::MAX`.
-        vocabulary: u32,
-        /// Length of an embedding; 0 for models that do not embed.
-        dims: u32,
-    },
+    /// Texts, BYTES `[n, 1]` or `[n]`: to a classifier `text` and, if wanted, `text_pair`; to a reranker `text` and
+    /// `query`, which may be `[1, 1]` or `[1]` for all texts; to others `text`. Or `input_ids` INT64 `[n, length]` with,
+    /// if wanted, `attention_mask` of that shape and, to models that tell segments apart, `token_type_ids`.
+    Text(&'a Card),
     /// Each of these, with the same number of rows. Never empty, names are unique.
     Tensors {
         /// The inputs, in the order of a row's columns.
@@ -41,7 +45,7 @@ pub enum SignatureError {
     Version(String),
     #[error("a vocabulary of {0} is more than 32-bit ids can name")]
     Vocabulary(u32),
-    #[error("a model with a vocabulary takes one input of I32 ids")]
+    #[error("a model with a vocabulary takes an input of I32 ids and at most `token_type_ids` of the same")]
     Ids,
     #[error("there are no {0}")]
     Empty(&'static str),
@@ -74,12 +78,18 @@ impl Signature {
             return Err(SignatureError::Vocabulary(card.vocabulary));
         }
         check_specs(&card.inputs, "inputs")?;
-        check_specs(&card.outputs, "outputs")?;
-        let takes_ids = matches!(&card.inputs[..], [ids] if ids.data_type == DataType::I32 && ids.shape == [-1]);
+        let outputs = shown_outputs(&card);
+        check_specs(outputs.as_ref().unwrap_or(&card.outputs), "outputs")?;
+        let are_ids = |input: &TensorSpec| input.data_type == DataType::I32 && input.shape == [-1];
+        let takes_ids = match &card.inputs[..] {
+            [ids] => are_ids(ids),
+            [ids, types] => are_ids(ids) && are_ids(types) && *types.name == *TYPE_IDS,
+            _ => false,
+        };
         if card.vocabulary > 0 && !takes_ids {
             return Err(SignatureError::Ids);
         }
-        Ok(Self { card, batch_rows_max: batch_rows_max.max(1) })
+        Ok(Self { card, batch_rows_max: batch_rows_max.max(1), outputs })
     }
 
     /// The card it was made from.
@@ -94,9 +104,9 @@ impl Signature {
 
     /// What a call gives.
     pub fn inputs(&self) -> Inputs<'_> {
-        let &Card { tokens_max, vocabulary, dims, ref inputs, .. } = &*self.card;
+        let &Card { tokens_max, vocabulary, ref inputs, .. } = &*self.card;
         if vocabulary > 0 {
-            Inputs::Text { tokens_max, vocabulary, dims }
+            Inputs::Text(&self.card)
         } else {
             Inputs::Tensors { specs: inputs, tokens_max: (tokens_max > 0).then_some(tokens_max) }
         }
@@ -104,7 +114,15 @@ impl Signature {
 
     /// What an answer holds, in the order of its rows' tensors. Never empty, names are unique.
     pub fn outputs(&self) -> &[TensorSpec] {
-        &self.card.outputs
+        self.outputs.as_ref().unwrap_or(&self.card.outputs)
+    }
+
+    /// The shape of an output's row as clients see it: a worker's has a dimension of one score, or of one mask, in front.
+    pub(super) fn shown_shape<'a>(&self, shape: &'a [i64]) -> &'a [i64] {
+        match shape {
+            [1, rest @ ..] if self.outputs.is_some() => rest,
+            _ => shape,
+        }
     }
 
     /// Whether a request for `requested` is one for this version: empty means whichever is served.
@@ -121,6 +139,28 @@ impl Signature {
             served: self.card.version.to_string(),
         })
     }
+}
+
+/// The inputs of texts that models of a task take.
+pub(super) fn text_inputs(task: Task) -> &'static [TextInput] {
+    const TEXT: TextInput = TextInput { name: "text", is_optional: false };
+    const PAIR: TextInput = TextInput { name: "text_pair", is_optional: true };
+    const QUERY: TextInput = TextInput { name: "query", is_optional: false };
+    match task {
+        Task::Classify => &[TEXT, PAIR],
+        Task::Rerank => &[TEXT, QUERY],
+        _ => &[TEXT],
+    }
+}
+
+/// The outputs of models whose rows are one score, or one mask's candidates: for clients that is no dimension.
+fn shown_outputs(card: &Card) -> Option<Vec<TensorSpec>> {
+    let shape: &[i64] = match card.task {
+        Task::Rerank => &[],
+        Task::FillMask => &[-1],
+        _ => return None,
+    };
+    Some(card.outputs.iter().map(|output| TensorSpec { shape: shape.to_vec(), ..output.clone() }).collect())
 }
 
 /// One row of a tensor as clients see it. An element of opaque bytes is one element, whatever its length.

@@ -34,6 +34,28 @@ pub(super) fn embedder() -> Signature {
     signature(embedder_card())
 }
 
+/// Models that tell segments apart, with outputs as a worker has them.
+fn head(task: Task, outputs: &[(&str, DataType, &[i64])]) -> Card {
+    let ids = [("input_ids", DataType::I32, &[-1][..]), ("token_type_ids", DataType::I32, &[-1])];
+    Card { task, tokens_max: 8, vocabulary: 1000, ..card(&ids, outputs) }
+}
+
+/// A classifier of two labels.
+pub(super) fn classifier() -> Signature {
+    let card = head(Task::Classify, &[("scores", DataType::F32, &[2])]);
+    signature(Card { labels: vec!["no \"way\"".into(), "yes".into()], ..card })
+}
+
+pub(super) fn reranker() -> Signature {
+    signature(head(Task::Rerank, &[("scores", DataType::F32, &[1])]))
+}
+
+pub(super) fn masker() -> Signature {
+    let outputs = [("token_ids", DataType::I64, &[-1, -1][..]), ("scores", DataType::F32, &[-1, -1])];
+    let card = head(Task::FillMask, &outputs);
+    signature(Card { inputs: card.inputs[..1].to_vec(), mask_token: "<mask>".into(), ..card })
+}
+
 /// `x` FP32 `[n, any]` in, `y` the same out.
 pub(super) fn echo() -> Signature {
     signature(card(&[("x", DataType::F32, &[-1])], &[("y", DataType::F32, &[-1])]))

@@ -41,6 +41,7 @@ use crate::driver::{
     ArtifactWanted, Batch, BatchRow, Driver, Event, FromWorker, Handle, ItemResult, ModelReport, ModelSettings,
     Surroundings, ToWorker, WorkerUp, drive,
 };
+use crate::frontend::testing::heads;
 use crate::frontend::{Frontend, FrontendOptions};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
@@ -54,6 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TOKENIZER: &[u8] = br#"{"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"Whitespace"},
     "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"[UNK]":2},"unk_token":"[UNK]"}}"#;
 const TOKENIZER_SHA256: &str = "ab";
+/// Of the models that score.
+const HEADS_TOKENIZER_SHA256: &str = "cd";
 /// Statuses that [errors.md](../../docs/errors.md) has for a caller's own doing, or for a busy server.
 const DOCUMENTED: [Code; 8] = [
     Code::Ok,
@@ -86,7 +89,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Serves `e`, which embeds, and `echo` and `several`, which return what they are given.
+    /// Serves `e`, which embeds, `c`, `r` and `f`, which score, and `echo` and `several`, which return what they are given.
     async fn new(control: ModelControl) -> Self {
         let registry = Registry::default();
         let (driver, inbox) = Handle::new();
@@ -186,7 +189,8 @@ async fn work(driver: Handle, epoch: Epoch, budget: Budget, mut commands: mpsc::
 /// Finds every tokenizer.
 async fn fetch(driver: Handle, mut errands: mpsc::UnboundedReceiver<ArtifactWanted>) {
     while let Some(ArtifactWanted::Read { sha256 } | ArtifactWanted::Keep { sha256, .. }) = errands.recv().await {
-        let vocabulary = Vocabulary::parse(&sha256, TOKENIZER).expect("a tokenizer");
+        let json = if sha256 == HEADS_TOKENIZER_SHA256 { heads::TOKENIZER } else { TOKENIZER };
+        let vocabulary = Vocabulary::parse(&sha256, json).expect("a tokenizer");
         driver.tell(Event::Tokenizer { sha256, result: Ok(vocabulary) }).await;
     }
 }
@@ -201,6 +205,9 @@ fn outputs(card: &Card, row: &BatchRow) -> Vec<Tensor> {
         let (shape, data) = (vec![values.len() as i64], values.iter().flat_map(|value| value.to_le_bytes()).collect());
         return vec![Tensor { name: "embedding".into(), data_type: DataType::F32, shape, data }];
     }
+    if card.task != Task::Tensor {
+        return heads::compute(card, row);
+    }
     let specs = card.outputs.iter().zip(&row.columns);
     let tensor = |(spec, data): (&TensorSpec, &Bytes)| {
         let element_bytes = if spec.data_type == DataType::F32 { 4 } else { 1 };
@@ -211,7 +218,7 @@ fn outputs(card: &Card, row: &BatchRow) -> Vec<Tensor> {
     specs.map(tensor).collect()
 }
 
-fn cards() -> [Card; 3] {
+fn cards() -> Vec<Card> {
     let spec = |name: &str, data_type, shape: &[i64]| TensorSpec { name: name.into(), data_type, shape: shape.into() };
     let card = |name: &str, tensors: Vec<TensorSpec>| Card {
         inputs: tensors.clone(),
@@ -234,7 +241,10 @@ fn cards() -> [Card; 3] {
         spec("flag", DataType::Bool, &[]),
         spec("blob", DataType::Bytes, &[-1]),
     ];
-    [embedder, card("echo", vec![spec("x", DataType::F32, &[-1])]), card("several", several)]
+    let heads = heads::cards().map(|card| Card { tokenizer_sha256: HEADS_TOKENIZER_SHA256.into(), ..card });
+    let mut cards = vec![embedder, card("echo", vec![spec("x", DataType::F32, &[-1])]), card("several", several)];
+    cards.extend(heads);
+    cards
 }
 
 fn settings(card: &Card) -> ModelSettings {
@@ -351,7 +361,7 @@ fn every_valid_request_is_answered() {
             methods.insert(valid.method);
             bench.load().await;
         }
-        assert_eq!(methods.len(), 20 + 4, "{methods:?}");
+        assert_eq!(methods.len(), 20 + 7, "{methods:?}");
         bench.assert_unharmed().await;
     });
 }

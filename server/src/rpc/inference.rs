@@ -1,12 +1,11 @@
 //! `shoal.v1.Inference`: typed calls on text models.
 
+mod answer;
+
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Buf as _;
-use prost_types::Duration as WireDuration;
 use shoal_proto::v1::{self as wire, embed_stream_response, inference_server};
-use shoal_scheduler::CloseReason;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
@@ -14,15 +13,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::call::{BatchUse, CallError, Caller, RowOptions, Tensor};
+use crate::call::{CallError, Caller, RowOptions};
 use crate::card::Task;
-use crate::frontend::{Embed, EmbedInput, Embedded, Frontend, by_deadline, embedding};
-use crate::registry::{ModelState, ModelView};
-use crate::tokenize::{Cut, Tokens};
+use crate::frontend::{Classify, Embed, EmbedInput, FillMask, Frontend, Rerank, by_deadline};
+use crate::tokenize::{Cut, Text};
 
 use super::caller::caller;
 use super::status::{retry_after, status};
 use super::unreadable::explained;
+use answer::{classified, duration, embedded, filled, listed, ranked, tokenized};
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
@@ -52,68 +51,93 @@ impl InferenceService {
                 ..RowOptions::default()
             },
         };
-        let embedded = self.frontend.embed(caller, request, "texts").await?;
-        let embeddings = embedded.answer.rows.iter().map(|tensors| values(tensors)).collect::<Result<_, _>>()?;
-        Ok(wire::EmbedResponse { embeddings, usage: Some(usage(&embedded)) })
+        embedded(&self.frontend.embed(caller, request, "texts").await?)
     }
-}
 
-fn values(tensors: &[Tensor]) -> Result<wire::Embedding, CallError> {
-    let mut data = embedding(tensors)?.clone();
-    let mut values = Vec::with_capacity(data.len() / 4);
-    while data.remaining() >= 4 {
-        values.push(data.get_f32_le());
+    async fn classify_call(
+        &self,
+        caller: Caller,
+        request: wire::ClassifyRequest,
+    ) -> Result<wire::ClassifyResponse, CallError> {
+        let wire::ClassifyRequest { model, texts, text_pairs, truncate, raw_scores: raw, top_k } = request;
+        let request = Classify { model, texts, text_pairs, truncate, raw, top_k };
+        Ok(classified(&self.frontend.classify(caller, request).await?))
     }
-    Ok(wire::Embedding { values })
-}
 
-/// Durations of the server are far below the wire's limit of ten thousand years.
-fn duration(duration: std::time::Duration) -> WireDuration {
-    WireDuration::try_from(duration).unwrap_or_default()
-}
-
-fn usage(embedded: &Embedded) -> wire::Usage {
-    let Embedded { model, card, answer, .. } = embedded;
-    wire::Usage {
-        tokens: embedded.tokens,
-        truncated: embedded.truncated,
-        queue_time: Some(duration(answer.queue_time)),
-        compute_time: Some(duration(answer.compute_time)),
-        batches: answer.batches.iter().map(batch_usage).collect(),
-        dtype: card.dtype.to_string(),
-        model: model.name.to_string(),
-        model_version: card.version.to_string(),
-        energy_joules: None,
+    async fn rerank_call(
+        &self,
+        caller: Caller,
+        request: wire::RerankRequest,
+    ) -> Result<wire::RerankResponse, CallError> {
+        let wire::RerankRequest { model, query, texts, truncate, raw_scores: raw, top_n, return_text } = request;
+        let returned = if return_text { texts.clone() } else { Vec::new() };
+        let request = Rerank { model, query, texts, truncate, raw, top_n };
+        Ok(ranked(&self.frontend.rerank(caller, request).await?, returned))
     }
-}
 
-fn batch_usage(batch: &BatchUse) -> wire::BatchUsage {
-    let close = match batch.close {
-        CloseReason::Drained => wire::CloseReason::Drained,
-        CloseReason::Rows => wire::CloseReason::Rows,
-        CloseReason::Tokens => wire::CloseReason::Tokens,
-        CloseReason::Bytes => wire::CloseReason::Bytes,
-        CloseReason::Preferred => wire::CloseReason::Preferred,
-        CloseReason::Delay => wire::CloseReason::Delay,
-        CloseReason::Isolated => wire::CloseReason::Isolated,
-    };
-    wire::BatchUsage {
-        rows: batch.rows,
-        tokens: batch.tokens,
-        own_rows: batch.own_rows,
-        close_reason: close.into(),
-        compute_time: Some(duration(batch.compute_time)),
-        attempt: u32::from(batch.attempt),
+    async fn fill_mask_call(
+        &self,
+        caller: Caller,
+        request: wire::FillMaskRequest,
+    ) -> Result<wire::FillMaskResponse, CallError> {
+        let wire::FillMaskRequest { model, texts, truncate, raw_scores: raw, top_k, targets } = request;
+        let request = FillMask { model, texts, truncate, raw, top_k, targets };
+        Ok(filled(self.frontend.fill_mask(caller, request).await?))
+    }
+
+    async fn tokenize_call(
+        &self,
+        caller: Caller,
+        request: wire::TokenizeRequest,
+    ) -> Result<wire::TokenizeResponse, CallError> {
+        let model = self.frontend.model(&request.model, Task::Embed)?;
+        self.frontend.check_texts("texts", request.texts.len())?;
+        let cut = Cut { truncate: request.truncate, type_ids: false, pieces: true };
+        let texts = request.texts.into_iter().map(Text::Single).collect();
+        let texts = self.frontend.tokens(&model, caller.deadline, texts, cut).await;
+        let texts = texts.map_err(|error| error.within("texts"))?;
+        Ok(wire::TokenizeResponse { texts: texts.into_iter().map(tokenized).collect() })
+    }
+
+    /// Reads who calls, and has `work` done for them.
+    async fn answer<'a, Q, A, F>(
+        &'a self,
+        request: Request<Q>,
+        work: impl FnOnce(&'a Self, Caller, Q) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, CallError>>,
+    {
+        let (metadata, extensions, request) = request.into_parts();
+        let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
+        // Not kept while the call is open.
+        drop((metadata, extensions));
+        work(self, caller, request).await.map(Response::new).map_err(|error| status(&error))
     }
 }
 
 #[tonic::async_trait]
 impl inference_server::Inference for InferenceService {
     async fn embed(&self, request: Request<wire::EmbedRequest>) -> Result<Response<wire::EmbedResponse>, Status> {
-        let (metadata, extensions, request) = request.into_parts();
-        let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
-        let response = self.embed_call(caller, request).await.map_err(|error| status(&error))?;
-        Ok(Response::new(response))
+        self.answer(request, Self::embed_call).await
+    }
+
+    async fn classify(
+        &self,
+        request: Request<wire::ClassifyRequest>,
+    ) -> Result<Response<wire::ClassifyResponse>, Status> {
+        self.answer(request, Self::classify_call).await
+    }
+
+    async fn rerank(&self, request: Request<wire::RerankRequest>) -> Result<Response<wire::RerankResponse>, Status> {
+        self.answer(request, Self::rerank_call).await
+    }
+
+    async fn fill_mask(
+        &self,
+        request: Request<wire::FillMaskRequest>,
+    ) -> Result<Response<wire::FillMaskResponse>, Status> {
+        self.answer(request, Self::fill_mask_call).await
     }
 
     type EmbedStreamStream = Pin<Box<dyn Stream<Item = Result<wire::EmbedStreamResponse, Status>> + Send>>;
@@ -143,16 +167,7 @@ impl inference_server::Inference for InferenceService {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
-        let (metadata, extensions, request) = request.into_parts();
-        let texts = async {
-            let caller = caller(&self.frontend, &metadata, &extensions)?;
-            let model = self.frontend.model(&request.model, Task::Embed)?;
-            self.frontend.check_texts("texts", request.texts.len())?;
-            let cut = Cut { truncate: request.truncate, pieces: true };
-            self.frontend.tokens(&model, caller.deadline, request.texts, cut).await
-        };
-        let texts = texts.await.map_err(|error| status(&error.within("texts")))?;
-        Ok(Response::new(wire::TokenizeResponse { texts: texts.into_iter().map(tokenized).collect() }))
+        self.answer(request, Self::tokenize_call).await
     }
 
     async fn list_models(
@@ -227,46 +242,4 @@ fn stream_error(error: &CallError) -> wire::Error {
     let after = retry_after(error).map(duration);
     let status = status(error);
     wire::Error { code: status.code().into(), message: status.message().to_owned(), retry_after: after }
-}
-
-fn tokenized(tokens: Tokens) -> wire::TokenizedText {
-    wire::TokenizedText {
-        ids: tokens.pieces.iter().map(|piece| piece.id).collect(),
-        offsets: tokens.pieces.iter().flat_map(|piece| [piece.span.0, piece.span.1]).collect(),
-        tokens: tokens.pieces.into_iter().map(|piece| piece.token).collect(),
-        truncated: tokens.truncated,
-    }
-}
-
-fn listed(view: &ModelView) -> wire::Model {
-    use wire::model::State;
-    let (state, reason) = match &view.state {
-        ModelState::Unloaded => (State::Unloaded, String::new()),
-        ModelState::Loading => (State::Loading, String::new()),
-        ModelState::Ready => (State::Ready, String::new()),
-        ModelState::Failed(reason) => (State::Failed, reason.clone()),
-    };
-    let mut model = wire::Model {
-        name: view.name.to_string(),
-        version: view.version().to_owned(),
-        state: state.into(),
-        reason,
-        workers: view.workers,
-        slo: Some(duration(view.slo)),
-        ..wire::Model::default()
-    };
-    if let Some(card) = &view.card {
-        model.task = card.task.name().to_owned();
-        model.architecture.clone_from(&card.architecture);
-        model.dims = card.dims;
-        model.labels.clone_from(&card.labels);
-        model.tokens_max = card.tokens_max;
-        model.parameters = card.parameters;
-        model.bytes = card.bytes;
-        model.dtype = card.dtype.to_string();
-        model.backend.clone_from(&card.backend);
-        model.weights_sha256.clone_from(&card.weights_sha256);
-        model.tokenizer_sha256.clone_from(&card.tokenizer_sha256);
-    }
-    model
 }

@@ -19,8 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use crate::call::{Answer, CallError, Caller};
+use crate::card::Task;
 use crate::config::ModelControl;
-use crate::frontend::{Frontend, by_deadline};
+use crate::frontend::{Frontend, by_deadline, check_lone_masks};
 use crate::oip::{
     CallTimes, GRPC_ERROR_METADATA, InferRequest, Limits, LogSettings, Payload, Signature, TraceLevel, TraceSampler,
     TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata,
@@ -110,10 +111,13 @@ impl OipService {
         let rows = match payload {
             Payload::Rows(rows) => rows,
             Payload::Texts(texts) => {
-                let rows = self.frontend.text_rows(model, caller.deadline, texts, options.truncate, options.row).await;
+                let rows = self.frontend.text_rows(model, caller.deadline, texts, options.truncate, &options.row).await;
                 rows.map_err(|error| error.within(&rows_field))?
             }
         };
+        if signature.card().task == Task::FillMask {
+            check_lone_masks(signature.card(), &rows).map_err(|error| error.within(&rows_field))?;
+        }
         let usage = Usage {
             tokens: rows.iter().map(|row| u64::from(row.tokens)).sum(),
             truncated: rows.iter().filter(|row| row.truncated).count() as u32,

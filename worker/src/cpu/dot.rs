@@ -9,6 +9,7 @@
 //! are computed beside it.
 
 #![expect(clippy::undocumented_unsafe_blocks, reason = "what each method needs is what its trait says")]
+#![expect(clippy::wildcard_imports, reason = "intrinsics have names of their own")]
 
 use std::arch::x86_64::*;
 
@@ -46,8 +47,6 @@ pub(crate) trait Dot: Copy + std::fmt::Debug + 'static {
     unsafe fn broadcast(word: *const u32) -> Self::Words;
     /// `sums + left · right` in each lane.
     unsafe fn dot(sums: Self::Sums, left: Self::Words, right: Self::Words) -> Self::Sums;
-    /// The sums as numbers.
-    unsafe fn numbers(sums: Self::Sums) -> <Self::V as Simd>::F;
 }
 
 /// Vectors of columns in a tile, and in a panel of packed columns.
@@ -97,11 +96,6 @@ impl Dot for F32<Avx512> {
     unsafe fn dot(sums: __m512, left: __m512, right: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(left, right, sums) }
     }
-
-    #[inline(always)]
-    unsafe fn numbers(sums: __m512) -> __m512 {
-        sums
-    }
 }
 
 impl Dot for F32<Avx2> {
@@ -136,11 +130,6 @@ impl Dot for F32<Avx2> {
     unsafe fn dot(sums: __m256, left: __m256, right: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(left, right, sums) }
     }
-
-    #[inline(always)]
-    unsafe fn numbers(sums: __m256) -> __m256 {
-        sums
-    }
 }
 
 impl Dot for Bf16 {
@@ -174,11 +163,6 @@ impl Dot for Bf16 {
     #[inline(always)]
     unsafe fn dot(sums: __m512, left: __m512i, right: __m512i) -> __m512 {
         unsafe { _mm512_dpbf16_ps(sums, as_bf16(left), as_bf16(right)) }
-    }
-
-    #[inline(always)]
-    unsafe fn numbers(sums: __m512) -> __m512 {
-        sums
     }
 }
 
@@ -220,10 +204,5 @@ impl Dot for Int8 {
     #[inline(always)]
     unsafe fn dot(sums: __m512i, left: __m512i, right: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(sums, left, right) }
-    }
-
-    #[inline(always)]
-    unsafe fn numbers(sums: __m512i) -> __m512 {
-        unsafe { _mm512_cvtepi32_ps(sums) }
     }
 }

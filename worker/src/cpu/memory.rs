@@ -123,7 +123,7 @@ impl<T> Rows<T> {
     /// # Safety
     /// As for `at`.
     #[inline(always)]
-    pub(crate) unsafe fn from_row(self, row: usize) -> Self {
+    pub(crate) unsafe fn starting_at(self, row: usize) -> Self {
         // SAFETY: as the caller promises.
         Self { first: unsafe { self.at(row, 0) }, stride: self.stride }
     }

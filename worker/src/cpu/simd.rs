@@ -72,6 +72,8 @@ pub(crate) trait Number: Copy + Default + Send + Sync + 'static {
     /// Rounded to nearest even.
     fn rounded(x: f32) -> Self;
 
+    fn number(self) -> f32;
+
     unsafe fn load<V: Simd>(from: *const Self) -> V::F;
     unsafe fn store<V: Simd>(to: *mut Self, x: V::F);
     /// Writes the first `count` lanes, less than a vector's, and nothing else.
@@ -83,6 +85,10 @@ impl Number for f32 {
 
     fn rounded(x: f32) -> Self {
         x
+    }
+
+    fn number(self) -> f32 {
+        self
     }
 
     #[inline(always)]
@@ -109,6 +115,10 @@ impl Number for bf16 {
 
     fn rounded(x: f32) -> Self {
         Self::from_f32(x)
+    }
+
+    fn number(self) -> f32 {
+        self.to_f32()
     }
 
     #[inline(always)]

@@ -186,7 +186,7 @@ impl Shared {
                     }
                     self.asleep[thread].0.store(false, Ordering::SeqCst);
                 }
-                ..YIELDS => thread::yield_now(),
+                1..YIELDS => thread::yield_now(),
                 _ => spin_loop(),
             }
         }
@@ -302,7 +302,9 @@ mod tests {
         let payload = failed.unwrap_err();
         assert_eq!(payload.downcast_ref::<&str>(), Some(&"thirteen"));
         let count = AtomicUsize::new(0);
-        team.run(&[10], &|_, _, _| drop(count.fetch_add(1, Ordering::Relaxed)));
+        team.run(&[10], &|_, _, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         assert_eq!(count.into_inner(), 10);
     }
 
@@ -311,6 +313,8 @@ mod tests {
         let mut team = team(2);
         wait_until(|| team.shared.asleep[1].0.load(Ordering::SeqCst));
         let barrier = std::sync::Barrier::new(2);
-        team.run(&[2], &|_, _, _| drop(barrier.wait()));
+        team.run(&[2], &|_, _, _| {
+            barrier.wait();
+        });
     }
 }

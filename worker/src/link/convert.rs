@@ -49,7 +49,7 @@ pub(super) fn host_batch(
     budget: Budget,
     (begun, arrived): (Instant, Instant),
 ) -> Result<HostBatch, BatchError> {
-    let rows = run.items.len();
+    let (key, rows) = (key(&run), run.items.len());
     if rows == 0 {
         return Err(bad("`items` is empty"));
     }
@@ -67,14 +67,20 @@ pub(super) fn host_batch(
         };
         columns.push(host_column(column, data, input, rows)?);
     }
+    let mut items: Vec<Item> = run.items.into_iter().map(|item| host_item(item, begun)).collect();
+    if card.task == Task::FillMask
+        && let Some((column, data)) = given.remove(wire::TARGETS)
+    {
+        put_targets(column, data, &mut items)?;
+    }
     if let Some(name) = given.keys().next() {
         return Err(bad(format!("model `{model}` has no column `{name}`")));
     }
     let batch = HostBatch {
-        key: key(&run),
+        key,
         model: model.clone(),
         columns,
-        items: run.items.into_iter().map(|item| host_item(item, begun)).collect(),
+        items,
         has_tokens: card.has_tokens(),
         cancelled: Arc::new(CancelFlags::new(rows)),
         arrived,
@@ -139,8 +145,19 @@ fn host_item(item: wire::Item, begun: Instant) -> Item {
 }
 
 fn item_options(options: wire::ItemOptions) -> ItemOptions {
-    let wire::ItemOptions { normalize, dimensions, raw, top_k, targets } = options;
-    ItemOptions { normalize, dimensions, raw, top_k, targets: targets.into() }
+    let wire::ItemOptions { normalize, dimensions, raw, top_k } = options;
+    ItemOptions { normalize, dimensions, raw, top_k, targets: Arc::default() }
+}
+
+/// Gives each item the token ids of its row.
+fn put_targets(column: wire::Column, data: Bytes, items: &mut [Item]) -> Result<(), BatchError> {
+    let spec = TensorSpec::new(wire::TARGETS, DataType::U32, &[-1]);
+    let column = host_column(column, data, &spec, items.len())?;
+    for (row, item) in items.iter_mut().enumerate() {
+        let bytes = column.row(row);
+        item.options.targets = bytes.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
+    }
+    Ok(())
 }
 
 fn bad(detail: impl Into<String>) -> BatchError {

@@ -1,12 +1,9 @@
 //! What stands on an encoder: scores for labels, or for the tokens of a vocabulary; and the settings all heads share.
 
-use std::path::Path;
-
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::architecture::Encoded;
-use super::config::{Config, SETTINGS_BYTES_MAX, settings};
+use super::config::Config;
 use super::{ReadError, Scores};
 use crate::plan::{Activation, BufferId, Builder, Pooling};
 
@@ -14,8 +11,6 @@ use crate::plan::{Activation, BufferId, Builder, Pooling};
 const LABELS_MAX: usize = 1 << 16;
 /// What transformers assumes where a config says nothing.
 const LABELS_DEFAULT: usize = 2;
-/// Bytes of a tokenizer at most.
-const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 
 /// Scores labels by a sequence's first token: a dense layer with an activation, then one without.
 #[derive(Debug)]
@@ -125,62 +120,5 @@ pub(super) fn pair_scores(config: &Config) -> Result<Scores, ReadError> {
         None | Some(Some("Sigmoid")) => Ok(Scores::Sigmoid),
         Some(Some("Identity")) => Ok(Scores::Identity),
         Some(_) => Err(config.wrong(field, "torch's Sigmoid or Identity")),
-    }
-}
-
-/// The part of `tokenizer_config.json` and `special_tokens_map.json` that matters.
-#[derive(Debug, Default, Deserialize)]
-struct SpecialTokens {
-    mask_token: Option<Spelling>,
-}
-
-/// A token by itself or with how it is matched.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Spelling {
-    Plain(String),
-    Token { content: String },
-}
-
-/// The part of `tokenizer.json` that matters.
-#[derive(Debug, Default, Deserialize)]
-struct Tokenizer {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-}
-
-#[derive(Debug, Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
-}
-
-/// How the tokenizer in a folder spells the mask, and its id.
-pub(super) fn mask_token(folder: &Path, vocabulary: usize) -> Result<(String, u32), ReadError> {
-    let unsupported = |path: &Path, what: String| ReadError::Unsupported { path: path.to_owned(), what };
-    let spelt = |file: &str| -> Result<_, ReadError> {
-        let tokens: SpecialTokens = settings(&folder.join(file), SETTINGS_BYTES_MAX)?.unwrap_or_default();
-        Ok(tokens.mask_token)
-    };
-    let mask = match spelt("tokenizer_config.json")? {
-        Some(mask) => Some(mask),
-        None => spelt("special_tokens_map.json")?,
-    };
-    let mask = match mask {
-        Some(Spelling::Plain(mask) | Spelling::Token { content: mask }) => mask,
-        None => {
-            let what = "names no mask_token, and neither does special_tokens_map.json".to_owned();
-            return Err(unsupported(&folder.join("tokenizer_config.json"), what));
-        }
-    };
-    let path = folder.join("tokenizer.json");
-    let tokenizer: Option<Tokenizer> = settings(&path, TOKENIZER_BYTES_MAX)?;
-    let tokenizer = tokenizer.ok_or_else(|| ReadError::io(&path)(std::io::ErrorKind::NotFound.into()))?;
-    match tokenizer.added_tokens.into_iter().find(|token| token.content == mask) {
-        Some(token) if (token.id as usize) < vocabulary => Ok((mask, token.id)),
-        Some(token) => {
-            Err(unsupported(&path, format!("the mask token `{mask}` is {}, and ids are below {vocabulary}", token.id)))
-        }
-        None => Err(unsupported(&path, format!("the mask token `{mask}` is not among the added_tokens"))),
     }
 }

@@ -1,6 +1,6 @@
 use clap::Parser as _;
 
-use super::{EmbedArgs, EmbedError, run};
+use super::{AskError, EmbedArgs, run};
 use crate::client::testing::{DIMS, TestServer};
 
 #[derive(clap::Parser)]
@@ -13,7 +13,7 @@ fn args(addr: &str, more: &[&str]) -> EmbedArgs {
     Cli::try_parse_from([&["shoal", "--addr", addr], more].concat()).unwrap().args
 }
 
-async fn embed(input: &str, more: &[&str]) -> (Result<(), EmbedError>, String) {
+async fn embed(input: &str, more: &[&str]) -> (Result<(), AskError>, String) {
     let server = TestServer::start().await;
     let args = args(&server.address().to_string(), more);
     let mut out = Vec::new();
@@ -48,8 +48,8 @@ async fn a_dash_reads_lines() {
     for text in ["  1  \"before\"", "  2  \"first line\"", "  3  \"second line\""] {
         assert!(out.contains(text), "{out}");
     }
-    assert!(matches!(embed("", &["-"]).await.0, Err(EmbedError::NoTexts)));
-    assert!(matches!(embed(&"x\n".repeat(2049), &["-"]).await.0, Err(EmbedError::TooMany)));
+    assert!(matches!(embed("", &["-"]).await.0, Err(AskError::NoTexts)));
+    assert!(matches!(embed(&"x\n".repeat(2049), &["-"]).await.0, Err(AskError::TooMany)));
 }
 
 #[tokio::test]
@@ -62,11 +62,5 @@ async fn passes_on_what_the_server_says() {
 #[tokio::test]
 async fn gives_up_after_the_time_out() {
     let (result, _) = embed("", &["--model", "hang", "--timeout", "50ms", "x"]).await;
-    assert!(matches!(result, Err(EmbedError::Refused(status)) if status.code() == tonic::Code::DeadlineExceeded));
-}
-
-#[test]
-fn long_texts_are_shortened_on_one_line() {
-    assert_eq!(super::shortened("a\nb"), "\"a b\"");
-    assert_eq!(super::shortened(&"é".repeat(100)).chars().count(), 72);
+    assert!(matches!(result, Err(AskError::Refused(status)) if status.code() == tonic::Code::DeadlineExceeded));
 }

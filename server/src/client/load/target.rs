@@ -16,8 +16,8 @@ use tonic::{Request, Status};
 
 use super::options::{Api, LoadOptions, OptionsError};
 use super::{LoadError, texts};
+use crate::client::ask::micros;
 use crate::client::deadline;
-use crate::client::embed::micros;
 
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 256 << 20;

@@ -7,7 +7,7 @@ use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use crate::call::CallError;
-use crate::frontend::{Embedded, embedding};
+use crate::frontend::{Computed, embedding};
 
 /// How vectors are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,7 @@ struct Vector<'a> {
 ///
 /// # Errors
 /// `Internal` when the worker returned something that is no embedding.
-pub(super) fn body(embedded: &Embedded, form: Form) -> Result<Vec<u8>, CallError> {
+pub(super) fn body(embedded: &Computed, form: Form) -> Result<Vec<u8>, CallError> {
     let vectors: Vec<&Bytes> = embedded.answer.rows.iter().map(|row| embedding(row)).collect::<Result<_, _>>()?;
     let tokens = embedded.tokens;
     write(&vectors, form, &embedded.model.name, tokens)

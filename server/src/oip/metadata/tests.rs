@@ -1,4 +1,4 @@
-use super::super::testing::{echo, embedder, several};
+use super::super::testing::{classifier, echo, embedder, masker, reranker, several};
 use super::*;
 
 #[test]
@@ -36,7 +36,7 @@ fn ids_are_told_of_in_the_configuration() {
 
 #[test]
 fn the_configuration_is_the_metadata_without_rows() {
-    for signature in [embedder(), echo(), several()] {
+    for signature in [embedder(), echo(), several(), classifier(), reranker(), masker()] {
         let (metadata, config) = (model_metadata(&signature), model_config(&signature));
         let shown: Vec<_> = metadata.inputs.iter().map(|it| (it.name.clone(), it.shape[1..].to_vec())).collect();
         let configured: Vec<_> = config.input.iter().map(|it| (it.name.clone(), it.dims.clone())).collect();
@@ -65,4 +65,35 @@ fn types_go_by_their_two_names() {
     assert_eq!(names, ["UINT8", "BOOL", "FP16", "INT8", "BYTES"]);
     let names: Vec<_> = config.input.iter().map(|tensor| tensor.data_type().as_str_name()).collect();
     assert_eq!(names, ["TYPE_UINT8", "TYPE_BOOL", "TYPE_FP16", "TYPE_INT8", "TYPE_STRING"]);
+}
+
+#[test]
+fn heads_show_their_texts_and_which_of_them_are_optional() {
+    let shown = |signature: &Signature| {
+        let inputs = model_config(signature).input.into_iter();
+        inputs.map(|input| (input.name, input.optional, input.dims)).collect::<Vec<_>>()
+    };
+    let input = |name: &str, optional| (name.to_owned(), optional, vec![1]);
+    assert_eq!(shown(&classifier()), [input("text", false), input("text_pair", true)]);
+    assert_eq!(shown(&reranker()), [input("text", false), input("query", false)]);
+    assert_eq!(shown(&masker()), [input("text", false)]);
+    let outputs = |signature: &Signature| {
+        let outputs = model_metadata(signature).outputs.into_iter();
+        outputs.map(|output| (output.name, output.datatype, output.shape)).collect::<Vec<_>>()
+    };
+    let output = |name: &str, datatype: &str, shape: &[i64]| (name.to_owned(), datatype.to_owned(), shape.to_vec());
+    assert_eq!(outputs(&classifier()), [output("scores", "FP32", &[-1, 2])]);
+    assert_eq!(outputs(&reranker()), [output("scores", "FP32", &[-1])]);
+    assert_eq!(outputs(&masker()), [output("token_ids", "INT64", &[-1, -1]), output("scores", "FP32", &[-1, -1])]);
+}
+
+#[test]
+fn labels_segments_and_the_mask_are_told_of_in_the_configuration() {
+    let parameters = model_config(&classifier()).parameters;
+    assert_eq!(parameters["labels"].string_value, r#"["no \"way\"","yes"]"#);
+    assert!(parameters["inputs_instead_of_text"].string_value.contains("token_type_ids INT64"));
+    let parameters = model_config(&masker()).parameters;
+    assert_eq!(parameters["mask_token"].string_value, "<mask>");
+    assert!(!parameters["inputs_instead_of_text"].string_value.contains("token_type_ids"));
+    assert!(!parameters.contains_key("labels"));
 }

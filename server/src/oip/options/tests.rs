@@ -1,4 +1,4 @@
-use super::super::testing::{echo, embedder, not_offered, parameter, refusal};
+use super::super::testing::{classifier, echo, embedder, masker, not_offered, parameter, refusal, reranker};
 use super::*;
 
 fn parse_all(parameters: &[(&str, ParameterChoice)]) -> Result<Options, CallError> {
@@ -117,5 +117,28 @@ fn sequences_are_not_offered_but_may_be_denied() {
         [("sequence_id", Int64Param(7)), ("sequence_id", StringParam("a".into())), ("sequence_end", BoolParam(true))]
     {
         assert!(not_offered(parse(name, value)).contains(name));
+    }
+}
+
+#[test]
+fn scores_may_be_logits_and_masks_have_as_many_candidates_as_asked_for() {
+    let parse = |signature: &super::super::Signature, name: &str, value| {
+        let parameters = [(name.to_owned(), parameter(value))].into();
+        Options::parse(&parameters, signature.inputs()).map(|options| options.row)
+    };
+    let raw = RowOptions { raw: true, ..RowOptions::default() };
+    for signature in [classifier(), reranker(), masker()] {
+        assert_eq!(parse(&signature, "raw", BoolParam(true)), Ok(raw.clone()));
+    }
+    let top_k = |value| parse(&masker(), "top_k", value);
+    assert_eq!(top_k(Int64Param(1000)), Ok(RowOptions { top_k: 1000, ..RowOptions::default() }));
+    for value in [Int64Param(1001), Int64Param(-1), Uint64Param(u64::MAX), BoolParam(true)] {
+        assert_eq!(refusal(top_k(value)).0, "parameters.top_k");
+    }
+    for signature in [embedder(), echo()] {
+        assert_eq!(refusal(parse(&signature, "raw", BoolParam(true))).0, "parameters.raw");
+    }
+    for signature in [embedder(), echo(), classifier(), reranker()] {
+        assert_eq!(refusal(parse(&signature, "top_k", Int64Param(1))).0, "parameters.top_k");
     }
 }

@@ -13,7 +13,10 @@ use crate::card::Card;
 
 fn texts_of(request: ModelInferRequest) -> Vec<String> {
     match parse(request, &embedder()).unwrap().payload {
-        Payload::Texts(texts) => texts,
+        Payload::Texts(texts) => {
+            let single = |text| if let Text::Single(text) = text { text } else { panic!("{text:?}") };
+            texts.into_iter().map(single).collect()
+        }
         Payload::Rows(rows) => panic!("{rows:?}"),
     }
 }

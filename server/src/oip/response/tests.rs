@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use shoal_proto::inference::infer_parameter::ParameterChoice;
 use shoal_scheduler::CloseReason;
 
-use super::super::testing::{echo, embedder, f32s, framed, i64s, input, parse, raw_request, several};
+use super::super::testing::{
+    classifier, echo, embedder, f32s, framed, i64s, input, masker, parse, raw_request, reranker, several,
+};
 use super::super::{InferRequest, Payload};
 use super::*;
 use crate::call::BatchUse;
@@ -150,4 +152,23 @@ proptest! {
         prop_assert_eq!(&response.outputs[0].shape, &[rows as i64, length as i64]);
         prop_assert_eq!(&response.raw_output_contents[0], &sent);
     }
+}
+
+#[test]
+fn scores_have_the_shapes_that_clients_are_told_of() {
+    let scores = |shape: &[i64], values: &[f32]| tensor("scores", DataType::F32, shape, f32s(values));
+    let shapes = |signature: &Signature, rows| {
+        let response = all(signature).response(signature, &answer(rows), Usage::default()).unwrap();
+        response.outputs.into_iter().map(|output| output.shape).collect::<Vec<_>>()
+    };
+    let row = |values: &[f32; 2]| vec![scores(&[2], values)];
+    assert_eq!(shapes(&classifier(), vec![row(&[0.1, 0.9]), row(&[0.8, 0.2])]), [[2, 2]]);
+    assert_eq!(shapes(&reranker(), vec![vec![scores(&[1], &[0.5])]; 3]), [[3]]);
+    let row = |masks: i64| {
+        let count = usize::try_from(2 * masks).unwrap();
+        let ids = tensor("token_ids", DataType::I64, &[masks, 2], i64s(&vec![7; count]));
+        vec![ids, scores(&[masks, 2], &vec![0.5; count])]
+    };
+    assert_eq!(shapes(&masker(), vec![row(1); 3]), [[3, 2], [3, 2]]);
+    assert!(fault_of(&masker(), vec![row(2); 3]).contains("`token_ids` with 2 dimensions"));
 }

@@ -1,4 +1,4 @@
-use super::super::testing::{card, embedder, embedder_card, signature};
+use super::super::testing::{card, classifier, embedder, embedder_card, masker, reranker, signature};
 use super::*;
 
 fn refused(card: Card) -> SignatureError {
@@ -11,7 +11,7 @@ fn with_input(data_type: DataType, shape: &[i64]) -> Card {
 
 #[test]
 fn a_vocabulary_makes_a_text_model() {
-    assert_eq!(embedder().inputs(), Inputs::Text { tokens_max: 8, vocabulary: 1000, dims: 4 });
+    assert_eq!(embedder().inputs(), Inputs::Text(&embedder_card()));
 }
 
 #[test]
@@ -83,4 +83,22 @@ fn ids_are_one_column_of_i32_within_its_range() {
 fn an_unusable_card_is_this_servers_fault() {
     let error = CallError::from(refused(Card { version: "x".into(), ..embedder_card() }));
     assert!(matches!(error, CallError::Internal { .. }), "{error}");
+}
+
+#[test]
+fn a_second_column_of_ids_says_which_segment_each_is_of() {
+    let ids = |name| (name, DataType::I32, &[-1][..]);
+    let with = |name| Card { vocabulary: 5, ..card(&[ids("input_ids"), ids(name)], &[("y", DataType::F32, &[1])]) };
+    signature(with("token_type_ids"));
+    assert_eq!(refused(with("position_ids")), SignatureError::Ids);
+}
+
+#[test]
+fn a_dimension_of_one_score_or_one_mask_is_not_shown() {
+    let shapes = |signature: &Signature| signature.outputs().iter().map(|it| it.shape.clone()).collect::<Vec<_>>();
+    assert_eq!(shapes(&classifier()), [[2]]);
+    assert_eq!(shapes(&reranker()), [Vec::<i64>::new()]);
+    assert_eq!(shapes(&masker()), [[-1], [-1]]);
+    assert_eq!((reranker().shown_shape(&[1]), masker().shown_shape(&[1, 5])), (&[][..], &[5][..]));
+    assert_eq!(classifier().shown_shape(&[1]), [1]);
 }

@@ -3,9 +3,12 @@
 use proptest::strategy::ValueTree as _;
 use shoal_proto::inference::infer_parameter::ParameterChoice;
 use shoal_proto::inference::{InferParameter, InferTensorContents, ModelInferRequest};
-use shoal_proto::v1::{EmbedRequest, EmbedResponse, TokenizeRequest};
+use shoal_proto::v1::{
+    ClassifyRequest, ClassifyResponse, EmbedRequest, EmbedResponse, FillMaskRequest, FillMaskResponse, RerankRequest,
+    RerankResponse, TokenizeRequest,
+};
 
-use super::requests::{EMBED, INFER, embed, infer_echo};
+use super::requests::{CLASSIFY, EMBED, FILL_MASK, INFER, RERANK, classify, embed, fill_mask, infer_echo, rerank};
 use super::*;
 
 const TOKENIZE: &str = "/shoal.v1.Inference/Tokenize";
@@ -52,6 +55,74 @@ async fn texts_that_are_none_are_named() {
         assert_eq!(field(&bench, INFER, &infer).await, expected);
     }
     bench.assert_unharmed().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_pair_a_query_or_a_mask_is_named() {
+    let bench = Bench::new(ModelControl::None).await;
+    let classify = |change: &dyn Fn(&mut ClassifyRequest)| changed(classify(), change);
+    let cases = [
+        (classify(&|it| it.texts.clear()), "texts"),
+        (classify(&|it| drop(it.text_pairs.pop())), "text_pairs"),
+        (classify(&|it| it.text_pairs[1].clear()), "text_pairs[1]"),
+        (classify(&|it| (it.texts[1], it.truncate) = ("a ".repeat(13), false)), "texts[1]"),
+        (classify(&|it| it.model = "e".into()), "model"),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(field(&bench, CLASSIFY, &request).await, expected);
+    }
+    let rerank = |change: &dyn Fn(&mut RerankRequest)| changed(rerank(), change);
+    let cases = [
+        (rerank(&|it| it.query.clear()), "query"),
+        (rerank(&|it| it.texts.clear()), "texts"),
+        (rerank(&|it| it.texts[2].clear()), "texts[2]"),
+        (rerank(&|it| (it.query, it.truncate) = ("a ".repeat(13), false)), "texts[0]"),
+        (rerank(&|it| it.texts = vec!["a".into(); 2049]), "texts"),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(field(&bench, RERANK, &request).await, expected);
+    }
+    let fill_mask = |change: &dyn Fn(&mut FillMaskRequest)| changed(fill_mask(), change);
+    let cases = [
+        (fill_mask(&|it| it.texts[1] = "a".into()), "texts[1]"),
+        (fill_mask(&|it| it.texts[0] = format!("{}[MASK]", "a ".repeat(12))), "texts[0]"),
+        (fill_mask(&|it| it.targets[2] = "x".into()), "targets[2]"),
+        (fill_mask(&|it| it.targets[0] = "🦑".repeat(200)), "targets[0]"),
+        (fill_mask(&|it| it.targets[1] = "a\0b".repeat(50)), "targets[1]"),
+        (fill_mask(&|it| it.targets = vec!["a".into(); 1025]), "targets"),
+        (fill_mask(&|it| it.top_k = u32::MAX), "top_k"),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(field(&bench, FILL_MASK, &request).await, expected);
+    }
+    bench.assert_unharmed().await;
+}
+
+fn changed<T>(mut request: T, change: &dyn Fn(&mut T)) -> T {
+    change(&mut request);
+    request
+}
+
+#[tokio::test]
+async fn scores_reach_the_wire_by_their_names() {
+    let bench = Bench::new(ModelControl::None).await;
+    let answer: ClassifyResponse = bench.ask(CLASSIFY, &classify()).await.only();
+    let scores: Vec<_> = answer.results[0].scores.iter().map(|it| (it.label.as_str(), it.score)).collect();
+    assert_eq!(scores, [("tokens", 6.0), ("second", 2.0)]);
+    assert_eq!(answer.usage.expect("usage").tokens, 11);
+    let answer: RerankResponse = bench.ask(RERANK, &rerank()).await.only();
+    let ranked: Vec<_> = answer.results.iter().map(|it| (it.index, it.score, it.text.as_str())).collect();
+    assert_eq!(ranked, [(1, -8.0, "c"), (2, -9.0, "d")]);
+    let bare = RerankRequest { return_text: false, ..rerank() };
+    let answer: RerankResponse = bench.ask(RERANK, &bare).await.only();
+    assert!(answer.results.iter().all(|it| it.text.is_empty()));
+    let answer: FillMaskResponse = bench.ask(FILL_MASK, &fill_mask()).await.only();
+    let masks: Vec<_> =
+        answer.results.iter().map(|it| it.masks.iter().map(|it| it.token_index).collect::<Vec<_>>()).collect();
+    assert_eq!(masks, [vec![2, 4], vec![1]]);
+    let best: Vec<_> =
+        answer.results[1].masks[0].candidates.iter().map(|it| (it.token_id, it.token.as_str())).collect();
+    assert_eq!(best, [(4, "a"), (5, "b")]);
 }
 
 #[tokio::test]

@@ -17,12 +17,17 @@ pub(super) struct Valid {
 pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 pub(super) const INFER_STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 pub(super) const EMBED: &str = "/shoal.v1.Inference/Embed";
+pub(super) const CLASSIFY: &str = "/shoal.v1.Inference/Classify";
+pub(super) const RERANK: &str = "/shoal.v1.Inference/Rerank";
+pub(super) const FILL_MASK: &str = "/shoal.v1.Inference/FillMask";
 pub(super) const EMBED_STREAM: &str = "/shoal.v1.Inference/EmbedStream";
 
 /// At least one of every method.
 pub(super) fn all() -> Vec<Valid> {
     let mut all = simple();
     all.extend([infer_echo(), infer_texts(), infer_ids(), infer_several()].map(|request| one(INFER, &request)));
+    all.extend([infer_pairs(), infer_segments(), infer_query(), infer_mask()].map(|request| one(INFER, &request)));
+    all.extend([one(CLASSIFY, &classify()), one(RERANK, &rerank()), one(FILL_MASK, &fill_mask())]);
     let stream = [infer_echo(), infer_texts(), infer_ids()];
     all.push(Valid { method: INFER_STREAM, messages: stream.iter().map(|request| request.encode_to_vec()).collect() });
     all.push(one(EMBED, &embed()));
@@ -38,6 +43,40 @@ pub(super) fn embed() -> v1::EmbedRequest {
         truncate: true,
         normalize: Some(false),
         dimensions: 2,
+    }
+}
+
+pub(super) fn classify() -> v1::ClassifyRequest {
+    v1::ClassifyRequest {
+        model: "c".into(),
+        texts: vec!["a b".into(), "c".into()],
+        text_pairs: vec!["d".into(), "a".into()],
+        truncate: true,
+        raw_scores: true,
+        top_k: 2,
+    }
+}
+
+pub(super) fn rerank() -> v1::RerankRequest {
+    v1::RerankRequest {
+        model: "r".into(),
+        query: "a".into(),
+        texts: vec!["a b".into(), "c".into(), "d".into()],
+        truncate: true,
+        raw_scores: true,
+        top_n: 2,
+        return_text: true,
+    }
+}
+
+pub(super) fn fill_mask() -> v1::FillMaskRequest {
+    v1::FillMaskRequest {
+        model: "f".into(),
+        texts: vec!["a [MASK] b [MASK]".into(), "[MASK]".into()],
+        truncate: true,
+        raw_scores: true,
+        top_k: 2,
+        targets: vec!["a".into(), "b".into(), "c".into()],
     }
 }
 
@@ -75,6 +114,47 @@ fn infer_ids() -> ModelInferRequest {
         model_name: "e".into(),
         inputs: vec![input("input_ids", "INT64", &[2, 2]), input("attention_mask", "INT64", &[2, 2])],
         raw_input_contents: vec![raw([0, 1, 1, 0]), raw([1, 1, 1, 0])],
+        ..Default::default()
+    }
+}
+
+fn infer_pairs() -> ModelInferRequest {
+    infer_strings("c", &[("text", &["a b", "c"]), ("text_pair", &["d", "a"])], ParameterChoice::BoolParam(true), "raw")
+}
+
+fn infer_query() -> ModelInferRequest {
+    infer_strings("r", &[("query", &["a"]), ("text", &["a b", "c"])], ParameterChoice::BoolParam(false), "raw")
+}
+
+fn infer_mask() -> ModelInferRequest {
+    infer_strings("f", &[("text", &["a [MASK]", "[MASK] b"])], ParameterChoice::Int64Param(3), "top_k")
+}
+
+fn infer_segments() -> ModelInferRequest {
+    let raw = |ids: [i64; 4]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>().into();
+    ModelInferRequest {
+        model_name: "c".into(),
+        inputs: ["input_ids", "token_type_ids"].map(|name| input(name, "INT64", &[2, 2])).into(),
+        raw_input_contents: vec![raw([4, 5, 6, 7]), raw([0, 1, 0, 0])],
+        ..Default::default()
+    }
+}
+
+fn infer_strings(
+    model: &str,
+    inputs: &[(&str, &[&str])],
+    choice: ParameterChoice,
+    parameter_name: &str,
+) -> ModelInferRequest {
+    let of_texts = |(name, texts): &(&str, &[&str])| {
+        let bytes_contents = texts.iter().map(|text| text.as_bytes().to_vec().into()).collect();
+        let contents = InferTensorContents { bytes_contents, ..Default::default() };
+        InferInputTensor { contents: Some(contents), ..input(name, "BYTES", &[texts.len() as i64, 1]) }
+    };
+    ModelInferRequest {
+        model_name: model.into(),
+        parameters: [parameter(parameter_name, choice)].into(),
+        inputs: inputs.iter().map(of_texts).collect(),
         ..Default::default()
     }
 }

@@ -1,7 +1,9 @@
 //! A program's weights, from a checkpoint into the form that kernels read them in.
 
+use std::collections::BTreeMap;
 use std::f32::consts::LOG2_E;
 
+use super::calibrate::{self, Choice};
 use super::net::{Kind, Norm, Weights};
 use super::program::{Program, Task};
 use crate::cpu::memory::{Aligned, Plain};
@@ -32,14 +34,43 @@ pub(super) fn load<D: Kind>(
                 let (words, positions) = (reader.table(words)?, reader.table(positions)?);
                 Weights::Embed { words, positions, types, norm: reader.norm(norm)? }
             }
-            Task::Gemm { weight, bias, range: None, .. } => Weights::Gemm(reader.matrix(weight, bias)?),
-            Task::Gemm { weight, bias, range: Some(_), .. } => Weights::GemmInt8(reader.matrix(weight, bias)?),
-            Task::Quantise { .. } => Weights::Quantise(None),
+            Task::Gemm { weight, bias, .. } => Weights::Gemm(reader.matrix(weight, bias, None)?),
             Task::AddNorm { norm, .. } => Weights::Norm(reader.norm(norm)?),
-            Task::Round { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => Weights::None,
+            Task::Quantise { .. }
+            | Task::Round { .. }
+            | Task::Attend { .. }
+            | Task::Pool { .. }
+            | Task::Pick { .. } => Weights::None,
         })
     };
     program.tasks.iter().enumerate().map(load).collect()
+}
+
+/// Turns the weights of a program into those of the same plan's in which some products are of bytes, as chosen. What stays
+/// as it is, is taken over.
+pub(super) fn quantise<D: Kind>(
+    plan: &Plan,
+    program: &Program,
+    bound: &Bound<'_>,
+    weights: Vec<Weights<D>>,
+    choices: &BTreeMap<WeightId, Choice>,
+) -> Result<Vec<Weights<D>>, ReadError> {
+    let reader = Reader { plan, bound };
+    // Both programs have the tasks that read weights in the same order.
+    let mut weights = weights.into_iter().filter(|weights| !matches!(weights, Weights::None));
+    let factors = |weight: &WeightId| choices.get(weight).and_then(|choice| choice.factors.as_deref());
+    let quantise = |task: &Task| {
+        Ok(match task {
+            Task::Quantise { weight, .. } => Weights::Quantise(factors(weight).map(calibrate::inverse)),
+            Task::Gemm { weight, bias, range: Some(_), .. } => {
+                drop(weights.next());
+                Weights::GemmInt8(reader.matrix(*weight, *bias, factors(weight))?)
+            }
+            Task::Embed { .. } | Task::Gemm { .. } | Task::AddNorm { .. } => weights.next().unwrap_or(Weights::None),
+            Task::Round { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => Weights::None,
+        })
+    };
+    program.tasks.iter().map(quantise).collect()
 }
 
 /// What an op reads, by the plan's ids.
@@ -80,7 +111,12 @@ impl Reader<'_> {
     }
 
     /// A product's weight. Queries are made in the unit that attention's softmax takes them in.
-    fn matrix<D: Product>(&self, weight: WeightId, bias: Option<WeightId>) -> Result<Packed<D>, ReadError> {
+    fn matrix<D: Product>(
+        &self,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        factors: Option<&[f32]>,
+    ) -> Result<Packed<D>, ReadError> {
         let source = self.bound.weight(weight);
         let (queries, scale) = self.queries(weight);
         let mut bias = bias.map(|bias| self.vector(bias)).transpose()?;
@@ -92,6 +128,7 @@ impl Reader<'_> {
             if row < queries {
                 to.iter_mut().for_each(|x| *x *= scale);
             }
+            factors.into_iter().for_each(|factors| calibrate::scale(to, factors));
             Ok::<(), ReadError>(())
         })?;
         source.done();

@@ -7,10 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use half::bf16;
 
 use super::arena::{Area, Arena, Room};
+use super::calibrate::Observer;
 use super::program::{Form, Forms, Program, SlotId, Task};
 use super::schedule::{Cut, Schedule, local_rows};
 use crate::cpu::dot::Int8;
 use crate::cpu::memory::{Aligned, Rows as View};
+use crate::cpu::simd::Number as _;
 use crate::cpu::team::Team;
 use crate::ops::attend::cpu::{Attends, Scratch, attend};
 use crate::ops::embed::cpu::{Tables, embed};
@@ -79,17 +81,29 @@ impl<D: Kind> Net<D> {
         }
     }
 
+    /// The weights, to be used otherwise.
+    pub(super) fn into_weights(self) -> Vec<Weights<D>> {
+        self.weights
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.arena.bytes() + self.weights.iter().map(Weights::bytes).sum::<usize>()
     }
 
-    /// Runs a batch; `output` becomes the rows of the program's output.
-    pub(super) fn run(&mut self, team: &mut Team, batch: &Packed<'_>, output: &mut Vec<f32>) {
+    /// Runs a batch; `output` becomes the rows of the program's output. An observer is shown the inputs of all products
+    /// that are kept as operands.
+    pub(super) fn run(
+        &mut self,
+        team: &mut Team,
+        batch: &Packed<'_>,
+        output: &mut Vec<f32>,
+        observer: Option<&Observer>,
+    ) {
         self.fit(batch);
         let start = Start(self.arena.start());
         let mut schedule = std::mem::take(&mut self.schedule);
         schedule.plan(&self.program, batch, team.threads(), |task| self.panels(task));
-        let run = Run { net: self, schedule: &schedule, batch, start };
+        let run = Run { net: self, schedule: &schedule, batch, start, observer };
         team.run(&schedule.tiles, &|step, tile, thread| {
             // SAFETY: the team does every tile once and the steps in order; tiles of one step write different rows or
             // columns. The arena holds all slots for as many rows as the batch has.
@@ -161,6 +175,7 @@ struct Run<'a, D: Kind> {
     schedule: &'a Schedule,
     batch: &'a Packed<'a>,
     start: Start,
+    observer: Option<&'a Observer>,
 }
 
 impl<D: Kind> Run<'_, D> {
@@ -219,10 +234,10 @@ impl<D: Kind> Run<'_, D> {
                 }
                 (Task::AddNorm { input, residual, out, .. }, Weights::Norm(norm)) => {
                     let (wide, operand) = self.forms(*out, area);
-                    let from = |view: View<f32>| view.from_row(rows.start);
+                    let from = |view: View<f32>| view.starting_at(rows.start);
                     let input = from(self.view(*input, area));
                     let residual = residual.map(|residual| from(self.view(residual, area)));
-                    let (wide, operand) = (wide.map(from), operand.map(|operand| operand.from_row(rows.start)));
+                    let (wide, operand) = (wide.map(from), operand.map(|operand| operand.starting_at(rows.start)));
                     add_norm::<D::V>(
                         rows.len(),
                         norm.gain.len(),
@@ -241,9 +256,17 @@ impl<D: Kind> Run<'_, D> {
     }
 
     unsafe fn gemm(&self, task: usize, rows: Range<usize>, panels: Range<usize>, area: Area) {
-        let Task::Gemm { input, range, activation, output, .. } = self.net.program.tasks[task] else {
+        let Task::Gemm { weight, input, range, activation, output, .. } = self.net.program.tasks[task] else {
             unreachable!("other tasks are done elsewhere")
         };
+        if let Some(observer) = self.observer.filter(|_| panels.start == 0) {
+            let (width, view) = (self.net.program.slots[input.0].width, self.view::<D::Element>(input, area));
+            for row in rows.clone() {
+                // SAFETY: slots have these rows, which nobody writes now.
+                let numbers = unsafe { std::slice::from_raw_parts(view.at(row, 0), width) };
+                observer.note(weight, row, &numbers.iter().map(|x| x.number()).collect::<Vec<_>>());
+            }
+        }
         let is_wide = self.net.program.slots[output.0].form == Form::Wide;
         // SAFETY: slots have these rows; these rows and panels are this tile's alone.
         unsafe {

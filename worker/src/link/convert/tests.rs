@@ -72,37 +72,74 @@ fn a_time_from_the_wire_is_bounded() {
 
 #[test]
 fn an_item_keeps_every_option() {
-    let options = wire::ItemOptions { normalize: Some(true), dimensions: 2, raw: true, top_k: 4, targets: vec![5, 6] };
+    let options = wire::ItemOptions { normalize: Some(true), dimensions: 2, raw: true, top_k: 4 };
     let item = host_item(wire::Item { options: Some(options), ..wire::Item::default() }, Instant::now());
-    let expected =
-        ItemOptions { normalize: Some(true), dimensions: 2, raw: true, top_k: 4, targets: Arc::from([5, 6]) };
+    let expected = ItemOptions { normalize: Some(true), dimensions: 2, raw: true, top_k: 4, targets: Arc::default() };
     assert_eq!(item.options, expected);
+}
+
+fn model_card(task: Task) -> ModelCard {
+    ModelCard {
+        weights_sha256: String::new(),
+        architecture: "bert",
+        task,
+        dims: 0,
+        labels: vec!["no".to_owned(), "yes".to_owned()],
+        tokens_max: 8,
+        vocabulary: 0,
+        bytes: 0,
+        parameters: 0,
+        dtype: "f32",
+        backend: "candle",
+        tokenizer_sha256: String::new(),
+        inputs: vec![TensorSpec::new("input_ids", DataType::I32, &[-1])],
+        outputs: Vec::new(),
+        normalizes: false,
+        mask_token: "[MASK]".to_owned(),
+        mask_token_id: 103,
+        smallest_batch: Duration::ZERO,
+    }
+}
+
+/// A batch of two rows of one and two elements, with these columns.
+fn batch(task: Task, columns: &[(&str, wire::DataType)]) -> Result<HostBatch, BatchError> {
+    let column = |(name, data_type): &(&str, wire::DataType)| wire::Column {
+        name: (*name).to_owned(),
+        data_type: (*data_type).into(),
+        row_splits: vec![0, 1, 3],
+        size: 12,
+        ..wire::Column::default()
+    };
+    let run = wire::Run {
+        columns: columns.iter().map(column).collect(),
+        items: vec![wire::Item::default(); 2],
+        ..wire::Run::default()
+    };
+    let data = [7_u32, 8, 9].iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+    let payload = vec![Bytes::from(data); columns.len()];
+    let now = Instant::now();
+    host_batch(run, payload, (&"m".into(), &model_card(task)), Budget::default(), (now, now))
+}
+
+#[test]
+fn targets_come_as_a_column_of_models_that_fill_masks() {
+    let ids = ("input_ids", wire::DataType::I32);
+    let targets = |batch: HostBatch| batch.items.iter().map(|item| item.options.targets.to_vec()).collect::<Vec<_>>();
+    let given = batch(Task::FillMask, &[ids, ("targets", wire::DataType::U32)]).unwrap();
+    assert_eq!(given.columns.len(), 1);
+    assert_eq!(targets(given), [vec![7], vec![8, 9]]);
+    assert_eq!(targets(batch(Task::FillMask, &[ids]).unwrap()), vec![Vec::<u32>::new(); 2]);
+    let wrong = batch(Task::FillMask, &[ids, ("targets", wire::DataType::I64)]).unwrap_err();
+    assert!(wrong.to_string().contains("`targets`"), "{wrong}");
+    let surplus = batch(Task::Classify, &[ids, ("targets", wire::DataType::U32)]).unwrap_err();
+    assert_eq!(surplus, bad("model `m` has no column `targets`"));
 }
 
 #[test]
 fn a_card_says_task_labels_and_mask() {
     let tasks = [Task::Embed, Task::Classify, Task::Rerank, Task::FillMask, Task::Tensor];
     let said = tasks.map(|task| {
-        let made = ModelCard {
-            weights_sha256: String::new(),
-            architecture: "bert",
-            task,
-            dims: 0,
-            labels: vec!["no".to_owned(), "yes".to_owned()],
-            tokens_max: 0,
-            vocabulary: 0,
-            bytes: 0,
-            parameters: 0,
-            dtype: "f32",
-            backend: "candle",
-            tokenizer_sha256: String::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            normalizes: false,
-            mask_token: "[MASK]".to_owned(),
-            mask_token_id: 103,
-            smallest_batch: Duration::ZERO,
-        };
+        let made = model_card(task);
         let card = card("m", &made);
         assert_eq!((&card.labels, &*card.mask_token, card.mask_token_id), (&made.labels, "[MASK]", 103));
         card.task()

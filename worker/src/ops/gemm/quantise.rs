@@ -4,7 +4,9 @@
 //! With `x = s·q + m` for q in 0..=255 and `w = c·v` for v in -127..=127, a product is
 //! `Σ x w = c · s · Σ q v + m · c · Σ v`: the first sum is exact in integers, the second is known when weights are packed.
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m512, _mm_storeu_si128, _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_max_epi32, _mm512_setzero_si512,
+};
 use std::ops::Range;
 
 use crate::cpu::avx512::Avx512Narrow;
