@@ -17,7 +17,7 @@ use crate::source::Precision;
 pub(crate) enum Engine {
     Candle(Candle),
     #[cfg(target_arch = "x86_64")]
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
 }
 
 impl Executor for Engine {
@@ -30,7 +30,7 @@ impl Executor for Engine {
     ) -> Result<Self, LoadError> {
         #[cfg(target_arch = "x86_64")]
         if compute.isa > CpuIsa::Portable {
-            return Cpu::build(model, weights, precision, compute, progress).map(Self::Cpu);
+            return Cpu::build(model, weights, precision, compute, progress).map(|cpu| Self::Cpu(Box::new(cpu)));
         }
         Candle::build(model, weights, precision, compute, progress).map(Self::Candle)
     }

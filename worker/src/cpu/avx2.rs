@@ -1,7 +1,7 @@
 //! Vectors of 8 by AVX2 and FMA.
 
 #![expect(clippy::undocumented_unsafe_blocks, reason = "what each method needs is what its trait says")]
-#![expect(clippy::wildcard_imports, reason = "intrinsics have names of their own")]
+#![cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics have names of their own"))]
 
 use std::arch::x86_64::*;
 

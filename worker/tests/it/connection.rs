@@ -81,8 +81,7 @@ async fn what_an_old_connection_asked_for_is_never_told_to_a_new_one() {
     let _worker = Worker::start(server.options());
     let mut first = server.peer(1).await;
     first.load_synthetic().await;
-    first.run(text_run(1, &["!sleep 300ms"])).await;
-    first.barrier().await;
+    first.begin(text_run(1, &["!sleep 300ms"])).await;
     drop(first);
     let mut second = server.peer(2).await;
     // The device is still busy, so the credit comes when the old batch is over.
@@ -123,8 +122,7 @@ async fn drains_what_it_has_and_says_goodbye() {
     let worker = Worker::start(server.options());
     let mut peer = server.peer(1).await;
     peer.load_synthetic().await;
-    peer.run(text_run(1, &["!sleep 100ms"])).await;
-    peer.barrier().await;
+    peer.begin(text_run(1, &["!sleep 100ms"])).await;
     peer.send(control_response::Message::Drain(Drain { grace: Some(prost_types::Duration { seconds: 10, nanos: 0 }) }))
         .await;
     assert_eq!(peer.answer(1).await.items().len(), 1);
@@ -139,8 +137,7 @@ async fn drains_when_told_to_shut_down() {
     let mut worker = Worker::start(server.options());
     let mut peer = server.peer(1).await;
     peer.load_synthetic().await;
-    peer.run(text_run(1, &["!sleep 100ms"])).await;
-    peer.barrier().await;
+    peer.begin(text_run(1, &["!sleep 100ms"])).await;
     worker.stop();
     assert_eq!(peer.answer(1).await.items().len(), 1);
     assert!(goodbye(&mut peer).await.drained);
@@ -156,8 +153,7 @@ async fn a_batch_that_hangs_does_not_outlive_the_grace() {
     let mut worker = Worker::start(options);
     let mut peer = server.peer(1).await;
     peer.load_synthetic().await;
-    peer.run(text_run(1, &["!hang"])).await;
-    peer.barrier().await;
+    peer.begin(text_run(1, &["!hang"])).await;
     worker.stop();
     assert!(!goodbye(&mut peer).await.drained);
     drop(peer);
@@ -210,7 +206,7 @@ async fn a_hanging_batch_does_not_stop_heartbeats_or_cancels() {
     let _worker = Worker::start(server.options());
     let mut peer = server.peer(1).await;
     peer.load_synthetic().await;
-    peer.run(text_run(1, &["!hang"])).await;
+    peer.begin(text_run(1, &["!hang"])).await;
     for _ in 0..3 {
         peer.barrier().await;
     }
@@ -224,8 +220,8 @@ async fn a_batch_that_hangs_across_a_lost_connection_ends_the_worker() {
     let worker = Worker::start(options);
     let mut peer = server.peer(1).await;
     peer.load_synthetic().await;
-    peer.run(text_run(1, &["!hang"])).await;
-    // Behind the batch that hangs, one for which there is no credit: reading it ends the connection.
+    peer.begin(text_run(1, &["!hang"])).await;
+    // A batch for which there is no credit: reading it ends the connection.
     let mut run = text_run(2, &["x"]);
     (run.epoch, run.slot) = (1, 17);
     peer.send_data(data_response::Message::Run(run)).await;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
 
+mod begun;
 mod server;
 #[expect(dead_code, reason = "the crate's own tests use the rest")]
 #[path = "../../src/model/testing.rs"]

@@ -28,6 +28,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStre
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::begun;
+
 /// Longer than anything here takes, shorter than a person waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -336,6 +338,13 @@ impl Peer {
         run.slot = self.credit().await.slot;
         run.epoch = self.epoch;
         self.send_data(data_response::Message::Run(run)).await;
+    }
+
+    /// As [`Self::run`], and returns once the batch has begun: from then on it runs to its end, whatever comes.
+    pub(crate) async fn begin(&mut self, mut run: Run) {
+        let begun = begun::awaited(&mut run);
+        self.run(run).await;
+        within(begun).await.unwrap();
     }
 
     pub(crate) async fn data(&mut self) -> data_request::Message {

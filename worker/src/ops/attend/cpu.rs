@@ -110,7 +110,7 @@ pub(crate) unsafe fn attend<D: Attends>(
         let first = |tile: usize| queries.start + queries.len() * tile / count;
         for index in 0..count {
             let (row, end) = (first(index), first(index + 1));
-            let (q, out) = (q.from_row(row), out.from_row(row));
+            let (q, out) = (q.starting_at(row), out.starting_at(row));
             let (left, stride) = left::<D>(&mut scratch.queries, q, end - row, head);
             let mut tile = Tile { scratch: &mut *scratch, left, stride, head, keys, out };
             macro_rules! sized {
