@@ -205,7 +205,8 @@ inline void gather_matrices(bf16 (&matrices)[4][8][8], const char* what, const b
         const bf16* row;
         bf16 (*matrices)[8][8];
     };
-    if (!machine->memory.is_shared(reinterpret_cast<uintptr_t>(row))) machine->fail(site, "%s reads no shared memory", what);
+    const bool is_shared = machine->memory.is_shared(reinterpret_cast<uintptr_t>(row));
+    if (!is_shared) machine->fail(site, "%s reads no shared memory", what);
     machine->touch(row, 16, false, site);
     Request request{row, matrices};
     machine->meet_warp(what, ~0u, &request, [](void** lanes, unsigned) {

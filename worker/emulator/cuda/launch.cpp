@@ -95,7 +95,8 @@ struct Kernel<kernel> {
 
 #define ENTRY(file, name) Kernel<&file::name>::entry(#name),
 #define ENTRIES_OF_WIDTHS(file, name) \
-    ENTRY(file, name##_256) ENTRY(file, name##_512) ENTRY(file, name##_768) ENTRY(file, name##_1024) ENTRY(file, name##_2048)
+    ENTRY(file, name##_256) ENTRY(file, name##_512) ENTRY(file, name##_768) \
+    ENTRY(file, name##_1024) ENTRY(file, name##_2048)
 
 const Entry ENTRIES[] = {
     ENTRIES_OF_WIDTHS(embed_file, embed)

@@ -307,7 +307,8 @@ private:
             if (length + 64 > sizeof waiting) break;
             length += snprintf(waiting + length, sizeof waiting - length, " from %u: %s", thread.id, thread.what);
             if (thread.state != State::done) {
-                length += snprintf(waiting + length, sizeof waiting - length, " (%s:%d)", name(thread.site.file), thread.site.line);
+                length += snprintf(waiting + length, sizeof waiting - length, " (%s:%d)", name(thread.site.file),
+                    thread.site.line);
             }
         }
         fail(running->site, "no thread can go on;%s", waiting);

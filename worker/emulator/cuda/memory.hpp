@@ -155,7 +155,9 @@ private:
     const char* write(uintptr_t at, size_t bytes, const Stamp& who) {
         for (Word& word : span(at, bytes)) {
             if (word.is_pending) return "writes where a copy is still to land";
-            if (word.is_written && word.writer.races(who)) return "writes what another thread wrote with no barrier between";
+            if (word.is_written && word.writer.races(who)) {
+                return "writes what another thread wrote with no barrier between";
+            }
             const bool others_read = word.is_read_by_many && word.reader.barriers == who.barriers;
             if (word.is_read && (others_read || word.reader.races(who))) {
                 return "writes what another thread read with no barrier between";
