@@ -20,6 +20,9 @@ mod candle;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 mod echo;
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod emulated;
 mod engine;
 mod planned;
 mod stack;

@@ -6,6 +6,9 @@
 pub(crate) mod activate;
 pub(crate) mod attend;
 pub(crate) mod embed;
+#[cfg(test)]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod emulation;
 pub(crate) mod gemm;
 mod math;
 pub(crate) mod normalize;

@@ -13,7 +13,7 @@ pub(crate) mod pack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod quantise;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod round;
 #[cfg(all(test, target_arch = "x86_64"))]

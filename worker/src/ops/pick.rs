@@ -2,4 +2,7 @@
 
 pub(crate) mod cpu;
 #[cfg(test)]
-mod reference;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod emulated;
+#[cfg(test)]
+pub(crate) mod reference;

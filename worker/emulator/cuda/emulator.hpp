@@ -1,0 +1,253 @@
+// The names of gpu.cuh and of CUDA that kernels use, for the host.
+#pragma once
+#include <cmath>
+
+#include "machine.hpp"
+
+// Where a function was called from, as its last parameter.
+#define CALLER emulator::Site site = {__builtin_FILE(), __builtin_LINE()}
+
+#define DEVICE inline
+#define KERNEL(threads) extern "C" void
+#define SHARED(type, name, count) \
+    type* const name = emulator::shared<type>([] { static char place; return &place; }(), count)
+#define PLANTED(mistake) emulator::is_planted<emulator::hash(#mistake)>()
+#define MINUS_INFINITY (-__builtin_inff())
+
+#define threadIdx (emulator::machine->running->index)
+#define blockIdx (emulator::machine->at)
+#define blockDim (emulator::machine->block)
+#define gridDim (emulator::machine->grid)
+
+struct bf16 {
+    unsigned short bits;
+};
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return {x, y, z, w};
+}
+
+inline float4 make_float4(float x, float y, float z, float w) {
+    return {x, y, z, w};
+}
+
+inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline float rsqrtf(float x) {
+    return 1.0f / sqrtf(x);
+}
+
+namespace emulator {
+
+template <class T>
+T* shared(const void* place, size_t count, CALLER) {
+    void* array = machine->memory.array(place, count * sizeof(T));
+    if (array == nullptr) machine->fail(site, "shared arrays are larger than %zu bytes", Memory::SHARED_BYTES);
+    return static_cast<T*>(array);
+}
+
+template <uint64_t MISTAKE>
+bool is_planted() {
+    return machine->mistake == MISTAKE;
+}
+
+template <class T>
+T read(const void* from, Site site) {
+    machine->touch(from, sizeof(T), false, site);
+    T value;
+    memcpy(&value, from, sizeof(T));
+    return value;
+}
+
+template <class T>
+void write(void* to, const T& value, Site site) {
+    machine->touch(to, sizeof(T), true, site);
+    memcpy(to, &value, sizeof(T));
+}
+
+inline unsigned lane() {
+    return machine->running->id % WARP;
+}
+
+}  // namespace emulator
+
+template <class T>
+T load(const T* from, CALLER) {
+    return emulator::read<T>(from, site);
+}
+
+template <class T>
+void store(T* to, T value, CALLER) {
+    emulator::write(to, value, site);
+}
+
+inline unsigned load2(const bf16* from, CALLER) {
+    return emulator::read<unsigned>(from, site);
+}
+
+inline void store2(bf16* to, unsigned pair, CALLER) {
+    emulator::write(to, pair, site);
+}
+
+inline uint4 load8(const bf16* from, CALLER) {
+    return emulator::read<uint4>(from, site);
+}
+
+inline void store8(bf16* to, uint4 values, CALLER) {
+    emulator::write(to, values, site);
+}
+
+inline float4 load4(const float* from, CALLER) {
+    return emulator::read<float4>(from, site);
+}
+
+inline void store4(float* to, float4 values, CALLER) {
+    emulator::write(to, values, site);
+}
+
+inline unsigned pack2(float low, float high) {
+    const auto round = [](float x) {
+        const unsigned bits = __float_as_uint(x);
+        return x != x ? 0x7fffu : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    };
+    return round(low) | round(high) << 16;
+}
+
+inline float exp2_approx(float x) {
+    return exp2f(x);
+}
+
+inline void __syncthreads(CALLER) {
+    emulator::machine->meet_block(site);
+}
+
+inline void __syncwarp(unsigned mask = ~0u, CALLER) {
+    emulator::machine->sync_warp(mask, site);
+}
+
+inline float __shfl_xor_sync(unsigned mask, float value, int distance, CALLER) {
+    struct Exchange {
+        float given, taken;
+        int from;
+    };
+    Exchange exchange{value, value, static_cast<int>(emulator::lane()) ^ distance};
+    emulator::machine->meet_warp("__shfl_xor_sync", mask, &exchange, [](void** lanes, unsigned mask) {
+        for (unsigned lane = 0; lane < emulator::WARP; lane++) {
+            if ((mask >> lane & 1) == 0) continue;
+            auto* own = static_cast<Exchange*>(lanes[lane]);
+            // From a lane outside the mask comes anything.
+            own->taken = mask >> own->from & 1 ? static_cast<Exchange*>(lanes[own->from])->given : __builtin_nanf("");
+        }
+    }, site);
+    return exchange.taken;
+}
+
+// Fragments lie in lanes as gpu.cuh says. Products are summed in rising order of k, which tensor cores do not promise.
+inline void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, CALLER) {
+    struct Fragments {
+        float* c;
+        const unsigned* a;
+        unsigned b[2];
+    };
+    Fragments fragments{c, a, {b0, b1}};
+    emulator::machine->meet_warp("mma", ~0u, &fragments, [](void** lanes, unsigned) {
+        const auto low = [](unsigned pair) { return __uint_as_float(pair << 16); };
+        const auto high = [](unsigned pair) { return __uint_as_float(pair & 0xffff0000u); };
+        float left[16][16], right[16][8];
+        for (int lane = 0; lane < 32; lane++) {
+            const auto* own = static_cast<Fragments*>(lanes[lane]);
+            const int g = lane / 4, t = lane % 4;
+            for (int i = 0; i < 4; i++) {
+                float* to = &left[g + (i & 1) * 8][2 * t + (i >> 1) * 8];
+                to[0] = low(own->a[i]);
+                to[1] = high(own->a[i]);
+            }
+            for (int i = 0; i < 2; i++) {
+                right[2 * t + 8 * i][g] = low(own->b[i]);
+                right[2 * t + 8 * i + 1][g] = high(own->b[i]);
+            }
+        }
+        for (int lane = 0; lane < 32; lane++) {
+            const auto* own = static_cast<Fragments*>(lanes[lane]);
+            const int g = lane / 4, t = lane % 4;
+            for (int i = 0; i < 4; i++) {
+                float sum = own->c[i];
+                for (int k = 0; k < 16; k++) sum += left[g + (i >> 1) * 8][k] * right[k][2 * t + (i & 1)];
+                own->c[i] = sum;
+            }
+        }
+    }, site);
+}
+
+namespace emulator {
+
+// All lanes' row addresses in; the matrices, as stored, out to every lane.
+inline void gather_matrices(bf16 (&matrices)[4][8][8], const char* what, const bf16* row, Site site) {
+    struct Request {
+        const bf16* row;
+        bf16 (*matrices)[8][8];
+    };
+    const bool is_shared = machine->memory.is_shared(reinterpret_cast<uintptr_t>(row));
+    if (!is_shared) machine->fail(site, "%s reads no shared memory", what);
+    machine->touch(row, 16, false, site);
+    Request request{row, matrices};
+    machine->meet_warp(what, ~0u, &request, [](void** lanes, unsigned) {
+        for (int reader = 0; reader < 32; reader++) {
+            auto* to = static_cast<Request*>(lanes[reader])->matrices;
+            for (int lane = 0; lane < 32; lane++) {
+                memcpy(to[lane / 8][lane % 8], static_cast<Request*>(lanes[lane])->row, 16);
+            }
+        }
+    }, site);
+}
+
+}  // namespace emulator
+
+inline void ldmatrix_x4(unsigned (&registers)[4], const bf16* row, CALLER) {
+    bf16 matrices[4][8][8];
+    emulator::gather_matrices(matrices, "ldmatrix", row, site);
+    const unsigned g = emulator::lane() / 4, t = emulator::lane() % 4;
+    for (int m = 0; m < 4; m++) {
+        registers[m] = matrices[m][g][2 * t].bits | unsigned{matrices[m][g][2 * t + 1].bits} << 16;
+    }
+}
+
+inline void ldmatrix_x4_trans(unsigned (&registers)[4], const bf16* row, CALLER) {
+    bf16 matrices[4][8][8];
+    emulator::gather_matrices(matrices, "ldmatrix.trans", row, site);
+    const unsigned g = emulator::lane() / 4, t = emulator::lane() % 4;
+    for (int m = 0; m < 4; m++) {
+        registers[m] = matrices[m][2 * t][g].bits | unsigned{matrices[m][2 * t + 1][g].bits} << 16;
+    }
+}
+
+inline void cp_async16(bf16* to, const bf16* from, bool is_there, CALLER) {
+    emulator::machine->begin_copy(to, from, is_there, site);
+}
+
+inline void cp_async_commit() {
+    emulator::machine->running->groups++;
+}
+
+template <int N>
+void cp_async_wait() {
+    emulator::machine->wait_copies(N);
+}

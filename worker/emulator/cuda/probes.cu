@@ -1,0 +1,49 @@
+// Kernels that break one rule each, for the emulator's own tests. They run nowhere else.
+#include "gpu.cuh"
+
+KERNEL(64) probe_barrier_in_branch(unsigned* output) {
+    if (threadIdx.x < 32) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+    store(output + threadIdx.x, 0u);
+}
+
+KERNEL(64) probe_absent_lane(float* output) {
+    if (threadIdx.x == 40) return;
+    store(output + threadIdx.x, __shfl_xor_sync(0xffffffffu, 1.0f, 1));
+}
+
+KERNEL(64) probe_past_the_end(const unsigned* input, unsigned* output) {
+    store(output + threadIdx.x, load(input + threadIdx.x + 1));
+}
+
+KERNEL(64) probe_misaligned(const bf16* input, bf16* output) {
+    store8(output + threadIdx.x * 8, load8(input + 4));
+}
+
+KERNEL(64) probe_write_to_input(unsigned* input) {
+    store(input + threadIdx.x, 0u);
+}
+
+KERNEL(64) probe_unwritten(unsigned* output) {
+    SHARED(unsigned, words, 64);
+    store(output + threadIdx.x, load(words + threadIdx.x));
+}
+
+KERNEL(64) probe_write_after_read(unsigned* output) {
+    SHARED(unsigned, word, 1);
+    if (threadIdx.x == 0) store(word, 1u);
+    __syncthreads();
+    store(output + threadIdx.x, load(word));
+    if (threadIdx.x == 63) store(word, 2u);
+}
+
+// Neighbours in a warp exchange: right with a barrier of the warp, wrong without.
+KERNEL(64) probe_exchange(unsigned* output, int with_barrier) {
+    SHARED(unsigned, words, 64);
+    store(words + threadIdx.x, static_cast<unsigned>(threadIdx.x));
+    if (with_barrier != 0) __syncwarp();
+    store(output + threadIdx.x, load(words + (threadIdx.x ^ 1)));
+}

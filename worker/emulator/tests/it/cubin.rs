@@ -1,0 +1,146 @@
+//! Every kernel compiles for every capability, and needs no local memory there.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+
+use crate::nvrtc::Nvrtc;
+
+const CAPABILITIES: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
+
+const HEADERS: [(&str, &str); 2] = [
+    ("gpu.cuh", include_str!("../../../src/cuda/gpu.cuh")),
+    ("norm.cuh", include_str!("../../../src/ops/normalize/norm.cuh")),
+];
+
+const FILES: [(&str, &str); 6] = [
+    ("activate.cu", include_str!("../../../src/ops/activate/activate.cu")),
+    ("add_norm.cu", include_str!("../../../src/ops/normalize/add_norm.cu")),
+    ("attend.cu", include_str!("../../../src/ops/attend/attend.cu")),
+    ("embed.cu", include_str!("../../../src/ops/embed/embed.cu")),
+    ("pick.cu", include_str!("../../../src/ops/pick/pick.cu")),
+    ("pool.cu", include_str!("../../../src/ops/pool/pool.cu")),
+];
+
+/// Entry points of all files.
+const KERNELS: usize = 6 + 5 + 2 + 5 + 1 + 2;
+
+const DOCS: &str = include_str!("../../../docs/cuda-kernels.md");
+
+/// What a kernel takes of a multiprocessor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    registers: u32,
+    shared_bytes: u32,
+    /// Local memory: what does not fit into registers, or is indexed by what the compiler does not know.
+    stack_bytes: u32,
+    spill_bytes: u32,
+}
+
+/// By kernel and capability.
+type Usages = BTreeMap<(String, &'static str), Usage>;
+
+/// Compiled once for all tests, on all cores.
+fn usages() -> Option<&'static Usages> {
+    static USAGES: LazyLock<Option<Usages>> = LazyLock::new(|| Some(compile_all(Nvrtc::open()?)));
+    USAGES.as_ref()
+}
+
+fn compile_all(nvrtc: Nvrtc) -> Usages {
+    let jobs: Vec<_> = FILES.iter().flat_map(|file| CAPABILITIES.map(|capability| (file, capability))).collect();
+    let (next, usages) = (AtomicUsize::new(0), Mutex::new(Usages::new()));
+    let work = || {
+        while let Some(((name, source), capability)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let compiled = nvrtc
+                .cubin(name, source, &HEADERS, capability)
+                .unwrap_or_else(|error| panic!("{name} for {capability}: {error}"));
+            assert!(compiled.cubin.starts_with(b"\x7fELF"), "{name} for {capability} is no cubin");
+            let found = parse(&compiled.log).into_iter().map(|(kernel, usage)| ((kernel, *capability), usage));
+            usages.lock().expect("no test panics with it").extend(found);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    usages.into_inner().expect("no test panics with it")
+}
+
+/// Reads what ptxas says of each entry function.
+fn parse(log: &str) -> BTreeMap<String, Usage> {
+    let before = |line: &str, what: &str| -> u32 {
+        let number = line.split(what).next().and_then(|head| head.rsplit([' ', ',']).find(|word| !word.is_empty()));
+        if line.contains(what) { number.and_then(|number| number.parse().ok()).unwrap_or(u32::MAX) } else { 0 }
+    };
+    let mut usages = BTreeMap::<String, Usage>::new();
+    let mut kernel = String::new();
+    for line in log.lines() {
+        if let Some((_, name)) = line.split_once("entry function '") {
+            kernel = name.split('\'').next().unwrap_or_default().to_owned();
+        } else if line.contains("stack frame") {
+            let usage = usages.entry(kernel.clone()).or_default();
+            usage.stack_bytes += before(line, " bytes stack frame");
+            usage.spill_bytes += before(line, " bytes spill stores") + before(line, " bytes spill loads");
+        } else if line.contains("Used ") {
+            let usage = usages.entry(kernel.clone()).or_default();
+            usage.registers = before(line, " registers");
+            usage.shared_bytes = before(line, " bytes smem");
+        }
+    }
+    usages
+}
+
+/// One line for each kernel: shared bytes, then registers by capability.
+fn table(usages: &Usages) -> String {
+    let mut lines = vec![
+        format!("| kernel | shared bytes | {} |", CAPABILITIES.join(" | ")),
+        format!("|---|---|{}", "---|".repeat(CAPABILITIES.len())),
+    ];
+    for (kernel, _) in usages.keys().filter(|(_, capability)| *capability == CAPABILITIES[0]) {
+        let of = |capability| usages[&(kernel.clone(), capability)];
+        let registers = CAPABILITIES.map(|capability| of(capability).registers.to_string()).join(" | ");
+        lines.push(format!("| {kernel} | {} | {registers} |", of(CAPABILITIES[0]).shared_bytes));
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn cubin_of_every_kernel_for_every_capability_needs_no_stack_and_spills_nothing() {
+    let Some(usages) = usages() else { return };
+    assert_eq!(usages.len(), KERNELS * CAPABILITIES.len(), "{:?}", usages.keys());
+    let bad: Vec<_> = usages.iter().filter(|(_, usage)| usage.stack_bytes + usage.spill_bytes > 0).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    // What the emulator gives a block, which is what any GPU does unasked.
+    assert!(usages.values().all(|usage| usage.registers > 0 && usage.shared_bytes <= 48 << 10), "{usages:#?}");
+}
+
+#[test]
+fn cubin_table_is_the_one_in_the_docs() {
+    let Some(usages) = usages() else { return };
+    let table = table(usages);
+    assert!(DOCS.contains(&table), "worker/docs/cuda-kernels.md does not have\n{table}");
+}
+
+#[test]
+fn cubin_of_a_kernel_that_indexes_registers_is_seen_to_need_a_stack() {
+    let Some(nvrtc) = Nvrtc::open() else { return };
+    let source = "
+        extern \"C\" __global__ void wanders(const int* from, int* to) {
+            int x[32];
+            for (int i = 0; i < 32; i++) x[i] = from[i];
+            for (int i = 0; i < 32; i++) x[x[i] & 31] += i;
+            for (int i = 0; i < 32; i++) to[i] = x[i];
+        }";
+    let compiled = nvrtc.cubin("wanders.cu", source, &[], "sm_80").unwrap();
+    let usage = parse(&compiled.log)["wanders"];
+    assert!(usage.stack_bytes >= 128, "{usage:?} of {}", compiled.log);
+}
+
+#[test]
+fn cubin_of_a_file_with_a_mistake_is_refused_with_the_compilers_words() {
+    let Some(nvrtc) = Nvrtc::open() else { return };
+    let error = nvrtc.cubin("wrong.cu", "#include \"gpu.cuh\"\nKERNEL(32) wrong() { nothing(); }", &HEADERS, "sm_90");
+    let error = error.unwrap_err();
+    assert!(error.contains("wrong.cu(2)") && error.contains("nothing"), "{error}");
+}

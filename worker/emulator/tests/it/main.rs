@@ -1,0 +1,15 @@
+//! The emulator catches what it says it does, and NVRTC compiles what it runs.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod cubin;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod mistakes;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod nvrtc;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod rules;
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[test]
+#[ignore = "kernels are emulated on x86-64 Linux only"]
+fn kernels_are_emulated() {}

@@ -1,0 +1,158 @@
+// What kernels use of a GPU, under names of our own: memory, bfloat16, warp sums and the PTX behind tensor cores and
+// asynchronous copies. NVRTC needs no other header. Without NVRTC the same names are the emulator's.
+//
+// Kernels reach memory, global and shared, through these functions only. That is what lets the emulator find what is
+// out of bounds, misaligned, read too early or written by two.
+#pragma once
+
+#ifdef __CUDACC_RTC__
+
+#define DEVICE __device__ __forceinline__
+// One block at a time is enough: told nothing, the compiler spills to fit more.
+#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+// An array of the block's, 16-byte aligned.
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
+// A mistake made on purpose, for the emulator's tests: never on a GPU.
+#define PLANTED(mistake) false
+#define MINUS_INFINITY __int_as_float(0xff800000)
+
+struct bf16 {
+    unsigned short bits;
+};
+
+template <class T>
+DEVICE T load(const T* from) {
+    return *from;
+}
+
+template <class T>
+DEVICE void store(T* to, T value) {
+    *to = value;
+}
+
+// Two values from an address that is a multiple of 4, eight from one of 16.
+DEVICE unsigned load2(const bf16* from) {
+    return *reinterpret_cast<const unsigned*>(from);
+}
+
+DEVICE void store2(bf16* to, unsigned pair) {
+    *reinterpret_cast<unsigned*>(to) = pair;
+}
+
+DEVICE uint4 load8(const bf16* from) {
+    return *reinterpret_cast<const uint4*>(from);
+}
+
+DEVICE void store8(bf16* to, uint4 values) {
+    *reinterpret_cast<uint4*>(to) = values;
+}
+
+DEVICE float4 load4(const float* from) {
+    return *reinterpret_cast<const float4*>(from);
+}
+
+DEVICE void store4(float* to, float4 values) {
+    *reinterpret_cast<float4*>(to) = values;
+}
+
+// Rounded to the nearest, ties to even.
+DEVICE unsigned pack2(float low, float high) {
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+// 2^x, to two units in the last place; 0 for -∞.
+DEVICE float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// c += a · b over a warp: [16, 16] · [16, 8]. With g = lane / 4 and t = lane % 4, a lane holds
+//   a: rows g, g + 8, g, g + 8 at columns 2t, 2t, 2t + 8, 2t + 8, each with the next column
+//   b: rows 2t, 2t + 8, each with the next row, at column g
+//   c: row g at columns 2t, 2t + 1, then row g + 8
+DEVICE void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four [8, 8] matrices from shared memory: lane 8m + r gives the address of row r of matrix m, a multiple of 16. A lane
+// gets row g, columns 2t and 2t + 1 of each.
+DEVICE void ldmatrix_x4(unsigned (&matrices)[4], const bf16* row) {
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// The same, transposed: a lane gets rows 2t and 2t + 1, column g of each.
+DEVICE void ldmatrix_x4_trans(unsigned (&matrices)[4], const bf16* row) {
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// Begins to copy 16 bytes into shared memory, or zeros if there is nothing to copy; `from` is not read then.
+DEVICE void cp_async16(bf16* to, const bf16* from, bool is_there) {
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    const int bytes = is_there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+
+// Makes the copies begun since the last group the next group of this thread.
+DEVICE void cp_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits for all groups of this thread but the last N.
+template <int N>
+DEVICE void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+#else
+#include "emulator.hpp"
+#endif
+
+DEVICE float low(unsigned pair) {
+    return __uint_as_float(pair << 16);
+}
+
+DEVICE float high(unsigned pair) {
+    return __uint_as_float(pair & 0xffff0000u);
+}
+
+DEVICE float widen(bf16 x) {
+    return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+
+DEVICE bf16 narrow(float x) {
+    return bf16{static_cast<unsigned short>(pack2(x, 0.0f))};
+}
+
+DEVICE void unpack(float (&x)[8], uint4 values) {
+    const unsigned pairs[4] = {values.x, values.y, values.z, values.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = low(pairs[i]);
+        x[2 * i + 1] = high(pairs[i]);
+    }
+}
+
+DEVICE uint4 pack(const float (&x)[8]) {
+    return make_uint4(pack2(x[0], x[1]), pack2(x[2], x[3]), pack2(x[4], x[5]), pack2(x[6], x[7]));
+}
+
+// Over the warp; every lane gets the sum, and adds in the same order as any other.
+DEVICE float warp_sum(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance >>= 1) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    return x;
+}

@@ -1,0 +1,201 @@
+#include "gpu.cuh"
+
+// output[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h] over the tokens j of i's own sequence: rows of `qkv`
+// [T, 3 · heads · D] are query, key and value, head after head; output [T, heads · D].
+//
+// A block takes one tile of the list: queries `first..first + 64` of the sequence `begin..end` of the batch, for one
+// head; a tile that ends where it begins is none. Each of its warps takes 16 of the queries. Keys and values come 64
+// at a time, the next ones copied while these are computed with. Softmax is online: what is summed so far is scaled
+// down whenever a larger score is met. A row's sums depend on its sequence alone.
+//
+// tiles: [·, 3], begin, end and first; `scale` has log₂ e in it, so that powers are of 2
+// grid = (tiles, heads), block = 128
+namespace {
+
+constexpr int THREADS = 128;
+constexpr int KEYS = 64;
+
+// A row in shared memory is 16 bytes longer than it need be, so that eight rows lie in different banks.
+template <int D>
+constexpr int STRIDE = D + 8;
+
+// Begins to copy the keys and values `first..first + KEYS` of a sequence; past its end are zeros.
+template <int D>
+DEVICE void copy_tile(bf16* keys, bf16* values, const bf16* sequence, int heads, int first, int length) {
+    const size_t row_width = 3 * heads * D;
+    for (int i = threadIdx.x; i < KEYS * D / 8; i += THREADS) {
+        const int row = i / (D / 8), at = i % (D / 8) * 8;
+        const bool is_there = first + row < length;
+        const bf16* key = sequence + (is_there ? first + row : 0) * row_width + heads * D + at;
+        cp_async16(keys + row * STRIDE<D> + at, key, is_there);
+        cp_async16(values + row * STRIDE<D> + at, key + heads * D, is_there);
+    }
+    cp_async_commit();
+}
+
+// The warp's 16 queries as operands of products; past the sequence's end they are 0.
+template <int D>
+DEVICE void load_queries(unsigned (&queries)[D / 16][4], const bf16* sequence, int heads, int row, int length) {
+    const size_t row_width = 3 * heads * D;
+    const int pair = (threadIdx.x & 3) * 2;
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int r = row + (i & 1) * 8, at = k * 16 + (i >> 1) * 8 + pair;
+            queries[k][i] = r < length ? load2(sequence + r * row_width + at) : 0u;
+        }
+    }
+}
+
+// Products of 16 queries with a tile of keys.
+template <int D>
+DEVICE void score(float (&scores)[KEYS / 8][4], const unsigned (&queries)[D / 16][4], const bf16* keys) {
+    const int lane = threadIdx.x & 31;
+    const bf16* row = keys + ((lane >> 4) * 8 + (lane & 7)) * STRIDE<D> + ((lane >> 3) & 1) * 8;
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n += 2) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) scores[n][i] = scores[n + 1][i] = 0;
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+            unsigned b[4];
+            ldmatrix_x4(b, row + n * 8 * STRIDE<D> + k * 16);
+            mma_16x8x16(scores[n], queries[k], b[0], b[1]);
+            mma_16x8x16(scores[n + 1], queries[k], b[2], b[3]);
+        }
+    }
+}
+
+// Scales scores, and makes those of keys past the sequence's end, of which `left` are within it, -∞.
+DEVICE void scale_and_mask(float (&scores)[KEYS / 8][4], float scale, int left) {
+    const int pair = (threadIdx.x & 3) * 2;
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const bool is_there = n * 8 + pair + (i & 1) < left || PLANTED(attend_without_mask);
+            scores[n][i] = is_there ? scores[n][i] * scale : MINUS_INFINITY;
+        }
+    }
+}
+
+// Softmax of two rows, so far. A quad of lanes shares each row.
+struct Softmax {
+    float largest[2] = {MINUS_INFINITY, MINUS_INFINITY};
+    float total[2] = {0, 0};
+
+    // Makes scores powers relative to the largest, and says how much less those before them are worth now.
+    DEVICE void update(float (&scores)[KEYS / 8][4], float (&decay)[2]) {
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            float most = largest[row];
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; n++) most = fmaxf(most, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+            decay[row] = exp2_approx(largest[row] - most);
+            largest[row] = most;
+            total[row] *= decay[row];
+#pragma unroll
+            for (int n = 0; n < KEYS / 8; n++) {
+                scores[n][2 * row] = exp2_approx(scores[n][2 * row] - most);
+                scores[n][2 * row + 1] = exp2_approx(scores[n][2 * row + 1] - most);
+                total[row] += scores[n][2 * row] + scores[n][2 * row + 1];
+            }
+        }
+    }
+
+    // 1 / Σ for each row.
+    DEVICE void finish(float (&inverse)[2]) const {
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            float sum = total[row] + __shfl_xor_sync(0xffffffffu, total[row], 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            inverse[row] = 1.0f / sum;
+        }
+    }
+};
+
+// Scales what is summed so far and adds the values by their weights. Scores lie as the left operand of products does.
+template <int D>
+DEVICE void weigh(
+    float (&sums)[D / 8][4], const float (&decay)[2], const float (&weights)[KEYS / 8][4], const bf16* values) {
+    const int lane = threadIdx.x & 31;
+    const bf16* row = values + (lane & 15) * STRIDE<D> + (lane >> 4) * 8;
+#pragma unroll
+    for (int d = 0; d < D / 8; d++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[d][i] *= decay[i >> 1];
+    }
+#pragma unroll
+    for (int k = 0; k < KEYS / 16; k++) {
+        const float(&first)[4] = weights[2 * k], (&second)[4] = weights[2 * k + 1];
+        const unsigned a[4] = {pack2(first[0], first[1]), pack2(first[2], first[3]), pack2(second[0], second[1]),
+            pack2(second[2], second[3])};
+#pragma unroll
+        for (int d = 0; d < D / 8; d += 2) {
+            unsigned b[4];
+            ldmatrix_x4_trans(b, row + k * 16 * STRIDE<D> + d * 8);
+            mma_16x8x16(sums[d], a, b[0], b[1]);
+            mma_16x8x16(sums[d + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+template <int D>
+DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    SHARED(bf16, keys, 2 * KEYS * STRIDE<D>);
+    SHARED(bf16, values, 2 * KEYS * STRIDE<D>);
+    const unsigned* tile = tiles + blockIdx.x * 3;
+    const int begin = load(tile), length = load(tile + 1) - begin;
+    if (length == 0) return;
+    const int lane = threadIdx.x & 31, row = load(tile + 2) + threadIdx.x / 32 * 16 + lane / 4;
+    const bf16* sequence = qkv + static_cast<size_t>(begin) * 3 * heads * D + blockIdx.y * D;
+
+    unsigned queries[D / 16][4];
+    load_queries<D>(queries, sequence, heads, row, length);
+    float sums[D / 8][4] = {};
+    Softmax softmax;
+    copy_tile<D>(keys, values, sequence, heads, 0, length);
+    for (int first = 0, stage = 0; first < length; first += KEYS, stage ^= 1) {
+        const int here = stage * KEYS * STRIDE<D>, there = (stage ^ 1) * KEYS * STRIDE<D>;
+        if (first + KEYS < length) {
+            copy_tile<D>(keys + there, values + there, sequence, heads, first + KEYS, length);
+        } else {
+            cp_async_commit();  // an empty group, so that waiting for all but one is waiting for this tile
+        }
+        PLANTED(attend_waits_for_the_tile_before) ? cp_async_wait<2>() : cp_async_wait<1>();
+        if (!PLANTED(attend_reads_before_all_have_copied)) __syncthreads();
+
+        float scores[KEYS / 8][4], decay[2];
+        score<D>(scores, queries, keys + here);
+        scale_and_mask(scores, scale, length - first);
+        softmax.update(scores, decay);
+        weigh<D>(sums, decay, scores, values + here);
+        if (!PLANTED(attend_copies_before_all_have_read)) __syncthreads();
+    }
+
+    float inverse[2];
+    softmax.finish(inverse);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int r = row + half * 8;
+        if (r >= length) continue;
+        bf16* to = output + (static_cast<size_t>(begin + r) * heads + blockIdx.y) * D + (lane & 3) * 2;
+#pragma unroll
+        for (int d = 0; d < D / 8; d++) {
+            store2(to + d * 8, pack2(sums[d][2 * half] * inverse[half], sums[d][2 * half + 1] * inverse[half]));
+        }
+    }
+}
+
+}  // namespace
+
+KERNEL(THREADS) attend_32(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<32>(qkv, tiles, output, heads, scale);
+}
+
+KERNEL(THREADS) attend_64(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<64>(qkv, tiles, output, heads, scale);
+}

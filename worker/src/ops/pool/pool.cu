@@ -1,0 +1,70 @@
+#include "gpu.cuh"
+
+// output[n] = pool(input[splits[n]..splits[n + 1]]): [T, H] and [N + 1] in, [N, H] out, as bfloat16 for another op or as
+// float for the host. No sequence is empty; H is a multiple of 8.
+//
+// A block takes 256 columns of a sequence, each of its warps every fourth row; the sums meet in shared memory. So the
+// order of additions is that of the sequence's length alone.
+//
+// grid = (N, ⌈H / 256⌉), block = 128
+namespace {
+
+constexpr int WARPS = 4;
+
+enum Pooling { MEAN, CLS, MAX };
+
+DEVICE void write8(bf16* to, const float (&x)[8]) {
+    store8(to, pack(x));
+}
+
+DEVICE void write8(float* to, const float (&x)[8]) {
+    store4(to, make_float4(x[0], x[1], x[2], x[3]));
+    store4(to + 4, make_float4(x[4], x[5], x[6], x[7]));
+}
+
+DEVICE float join(float x, float y, int pooling) {
+    return pooling == MAX ? fmaxf(x, y) : x + y;
+}
+
+template <class T>
+DEVICE void pool(const bf16* input, const unsigned* splits, T* output, int width, int pooling) {
+    SHARED(float, parts, WARPS * 8 * 32);
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int at = blockIdx.y * 256 + lane * 8;
+    const bool is_there = at < width;
+    const unsigned begin = load(splits + blockIdx.x), end = load(splits + blockIdx.x + 1);
+    const unsigned last = pooling == CLS ? begin + 1 : end;
+    float sum[8];
+    for (int i = 0; i < 8; i++) sum[i] = pooling == MAX ? MINUS_INFINITY : 0.0f;
+    for (unsigned row = begin + warp; row < last; row += WARPS) {
+        if (!is_there) break;
+        float x[8];
+        unpack(x, load8(input + static_cast<size_t>(row) * width + at));
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[i] = join(sum[i], x[i], pooling);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) store(parts + (warp * 8 + i) * 32 + lane, sum[i]);
+    if (!PLANTED(pool_without_barrier)) __syncthreads();
+    if (warp != 0 || !is_there) return;
+    const float scale = pooling == MEAN ? 1.0f / static_cast<float>(end - begin) : 1.0f;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+#pragma unroll
+        for (int other = 1; other < WARPS; other++) {
+            sum[i] = join(sum[i], load(parts + (other * 8 + i) * 32 + lane), pooling);
+        }
+        sum[i] *= scale;
+    }
+    write8(output + static_cast<size_t>(blockIdx.x) * width + at, sum);
+}
+
+}  // namespace
+
+KERNEL(32 * WARPS) pool_bf16(const bf16* input, const unsigned* splits, bf16* output, int width, int pooling) {
+    pool(input, splits, output, width, pooling);
+}
+
+KERNEL(32 * WARPS) pool_f32(const bf16* input, const unsigned* splits, float* output, int width, int pooling) {
+    pool(input, splits, output, width, pooling);
+}
