@@ -1,12 +1,14 @@
-//! `shoal`: one binary, several roles. This file starts a role and nothing else; it alone knows the worker.
+//! `shoal`: one binary, several roles. This file starts a role, and hands over what only the worker knows of models; it
+//! alone knows the worker.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use shoal_server::cli::{self, Cli, Command, StandardInput, WorkerArgs};
 use shoal_server::config::{CpuIsa, Device};
-use shoal_server::models::Place;
+use shoal_server::models::{Inspect, Inspection, Place};
 use shoal_server::telemetry;
 use shoal_worker::{Budget, DeviceChoice, Exit, ModelSource, Options, SyntheticCurve};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Worker(args) => worker(args),
-        command => cli::run(command),
+        command => cli::run(command, Inspect { check, plan }),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("shoal: {}", cli::one_line(&error));
@@ -63,6 +65,16 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// What the worker says of a model's folder.
+fn check(folder: &Path) -> Inspection {
+    let shoal_worker::Inspection { facts, problems, vocabulary } = shoal_worker::inspect(folder);
+    Inspection { facts, problems, vocabulary }
+}
+
+fn plan(folder: &Path, length: usize) -> Result<String, String> {
+    shoal_worker::describe_plan(folder, length).map_err(|error| error.to_string())
 }
 
 fn source(place: Place) -> ModelSource {

@@ -56,6 +56,19 @@ pub(crate) enum Task {
     Tensor,
 }
 
+impl Task {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Classify => "classify",
+            Self::Rerank => "rerank",
+            Self::FillMask => "fill-mask",
+            Self::Tensor => "tensor",
+        }
+    }
+}
+
 /// One input or output, without the row dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TensorSpec {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::card::Task;
+use crate::inspect;
 use crate::model::{Model, ReadError};
 
 /// Why a folder is no model that can run: the file and what is wrong with it.
@@ -17,16 +17,9 @@ pub struct DescribeError(#[from] ReadError);
 /// Settings that are missing or wrong, and architectures that are not known.
 pub fn describe_plan(folder: &Path, length: usize) -> Result<String, DescribeError> {
     let model = Model::read(folder)?;
-    let task = match model.task {
-        Task::Embed => "embed",
-        Task::Classify => "classify",
-        Task::Rerank => "rerank",
-        Task::FillMask => "fill-mask",
-        Task::Tensor => "tensor",
-    };
-    let (architecture, tokens_max, vocabulary) = (model.architecture, model.tokens_max, model.vocabulary);
-    let table = model.plan.table(length.min(tokens_max));
-    Ok(format!("{architecture} for {task}, {tokens_max} tokens at most of {vocabulary}\n\n{table}\n"))
+    let facts = [inspect::network(&model), inspect::task(&model), inspect::inputs(&model)].join("\n");
+    let table = model.plan.table(length.min(model.tokens_max));
+    Ok(format!("{facts}\n\n{table}\n"))
 }
 
 #[cfg(test)]
@@ -36,18 +29,19 @@ mod tests {
 
     #[test]
     fn describes_every_task_and_no_length_beyond_the_models() {
-        for (name, begins, output) in [
-            ("bert-embed", "bert for embed, 96 tokens at most of 120\n", "pooled [N, 32]"),
-            ("roberta-classify", "roberta for classify, 69 tokens at most of 290\n", "logits [N, 3]"),
-            ("xlm-roberta-fill", "xlm-roberta for fill-mask, 78 tokens at most of 160\n", "logits [M, 160]"),
-            ("distilbert-rerank", "distilbert for rerank, 100 tokens at most of 100\n", "logits [N, 1]"),
+        for (name, task, output) in [
+            ("bert-embed", "embed: mean pooling, normalised", "pooled [N, 32]"),
+            ("roberta-classify", "classify: 3 labels (negative, neutral, positive)", "logits [N, 3]"),
+            ("xlm-roberta-fill", "fill-mask: the mask is <mask>", "logits [M, 160]"),
+            ("distilbert-rerank", "rerank: one score for a pair of texts", "logits [N, 1]"),
         ] {
             let text = describe_plan(&fixtures().join(name), 64).unwrap();
-            assert!(text.starts_with(begins) && text.contains(output), "{text}");
-            assert!(text.contains("sequences of 64 tokens"), "{text}");
+            assert!(text.contains(task) && text.contains(output), "{text}");
+            assert!(text.contains("N sequences of 64 tokens"), "{text}");
+            assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         }
         let text = describe_plan(&fixtures().join("roberta-classify"), 1000).unwrap();
-        assert!(text.contains("sequences of 69 tokens"), "{text}");
+        assert!(text.contains("N sequences of 69 tokens"), "{text}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod card;
 mod cpu;
 mod describe;
 mod executor;
+mod inspect;
 mod link;
 mod model;
 mod offline;
@@ -34,6 +35,7 @@ mod source;
 
 pub use cpu::isa::{CpuIsa, UnknownIsa};
 pub use describe::{DescribeError, describe_plan};
+pub use inspect::{Inspection, inspect};
 pub use offline::{Offline, OfflineError};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};
 pub use run::{Exit, Refusal, RunError, run};

@@ -14,7 +14,7 @@ use crate::client::{
     self, classify::ClassifyArgs, embed::EmbedArgs, fill_mask::FillMaskArgs, load::LoadOptions, rerank::RerankArgs,
 };
 use crate::models::command::ModelsCommand;
-use crate::models::{ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
+use crate::models::{Inspect, ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
 use crate::telemetry::{self, LogFormat};
 
 pub use worker::{StandardInput, WorkerArgs};
@@ -45,7 +45,7 @@ pub enum Command {
     FillMask(FillMaskArgs),
     /// Put load on a running server and report latency and throughput.
     Load(LoadOptions),
-    /// List, pull and check models.
+    /// List, pull and check models, and see what they compute.
     #[command(subcommand)]
     Models(ModelsCommand),
     /// Run models for a server. Local workers are started by the server itself.
@@ -55,8 +55,8 @@ pub enum Command {
 /// How a verb ends: with an exit code, or an error for a person to read.
 pub type Outcome = anyhow::Result<ExitCode>;
 
-/// Runs every verb but `worker`, which the binary starts itself.
-pub fn run(command: Command) -> Outcome {
+/// Runs every verb but `worker`, which the binary starts itself. What must know how models are built asks `inspect`.
+pub fn run(command: Command, inspect: Inspect) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
@@ -82,7 +82,7 @@ pub fn run(command: Command) -> Outcome {
         }
         Command::Models(command) => {
             telemetry::init("info", LogFormat::Text).map_err(anyhow::Error::msg)?;
-            command.run(&store(None)?, &mut std::io::stdout())?;
+            command.run(&store(None)?, inspect, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker(_) => anyhow::bail!("the worker role is started by the binary"),

@@ -1,18 +1,16 @@
 //! Says what is wrong with a model's folder before a worker stumbles over it: one line for each problem.
 //!
-//! Reads configuration, the tokenizer and the header of the weights, and hashes files whose hash is known. Does not run
-//! the model; a folder without problems can still hold weights that were trained badly.
+//! Looks that the files are there, loads the tokenizer and hashes files whose hash is known; what the worker would say of
+//! settings and weights, it is asked ([`Inspect`]). The model does not run; a folder without problems can still hold
+//! weights that were trained badly.
 
-mod config;
 mod tokenizer;
-mod weights;
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use self::config::Config;
 use super::digest::Digest;
+use super::inspect::Inspect;
 use super::resolve::expand;
 use super::shelf::Manifest;
 use super::source::Source;
@@ -25,44 +23,8 @@ pub struct Check {
     pub folder: PathBuf,
     /// What the model is, as far as it could be read: one line each.
     pub facts: Vec<String>,
-    /// What is wrong; empty for a sound folder.
-    pub problems: Vec<Problem>,
-}
-
-/// One thing that is wrong. Shown as one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Below the folder.
-    pub file: String,
-    /// What in the file, for example a key of its JSON or a tensor's name; empty for the file itself.
-    pub key: String,
-    pub expected: String,
-    pub found: String,
-    /// What to do about it; empty where that is plain.
-    pub hint: String,
-}
-
-impl Problem {
-    fn new(file: &str, key: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
-        let (file, key) = (file.to_owned(), key.to_owned());
-        Self { file, key, expected: expected.into(), found: found.into(), hint: String::new() }
-    }
-
-    fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
-        self
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": expected {}, found {}", self.expected, self.found)?;
-        if self.hint.is_empty() { Ok(()) } else { write!(f, "; {}", self.hint) }
-    }
+    /// What is wrong, with what was expected and found: one line each, and none for a sound folder.
+    pub problems: Vec<String>,
 }
 
 impl fmt::Display for Check {
@@ -79,28 +41,28 @@ impl fmt::Display for Check {
 }
 
 /// Checks a folder, or what was pulled for a catalogue entry or a repository. Pulls nothing.
-pub fn check(source: &Source, store: &Store) -> Result<Check, CheckError> {
-    let (folder, pins) = match source {
-        Source::Folder(path) => {
-            let path = expand(path).map_err(|error| CheckError::NoFolder { reason: error.to_string() })?;
-            let folder = path
-                .canonicalize()
-                .map_err(|error| CheckError::NoFolder { reason: format!("{}: {error}", path.display()) })?;
-            let pins = Manifest::read(&folder).map_or_else(Vec::new, pins_of);
-            (folder, pins)
-        }
-        Source::Catalogue(entry) => {
-            let folder = store.find(entry).ok_or_else(|| CheckError::NotPulled { model: source.to_string() })?;
-            (folder, entry.files.iter().map(|file| (file.path.to_owned(), file.sha256)).collect())
-        }
-        Source::Hub(hub) => {
-            let folder = store.find_hub(hub).ok_or_else(|| CheckError::NotPulled { model: source.to_string() })?;
-            let pins = Manifest::read(&folder).map_or_else(Vec::new, pins_of);
-            (folder, pins)
-        }
-        Source::Echo | Source::Synthetic(_) => return Err(CheckError::BuiltIn { model: source.to_string() }),
+pub fn check(source: &Source, store: &Store, inspect: Inspect) -> Result<Check, FindError> {
+    let folder = find(source, store)?;
+    let pins = match source {
+        Source::Catalogue(entry) => entry.files.iter().map(|file| (file.path.to_owned(), file.sha256)).collect(),
+        _ => Manifest::read(&folder).map_or_else(Vec::new, pins_of),
     };
-    Ok(Folder::new(folder).check(&pins))
+    Ok(Folder::new(folder).check(&pins, inspect))
+}
+
+/// The folder of a source, whatever is in it. Pulls nothing.
+pub(super) fn find(source: &Source, store: &Store) -> Result<PathBuf, FindError> {
+    let not_pulled = || FindError::NotPulled { model: source.to_string() };
+    match source {
+        Source::Folder(path) => {
+            let path = expand(path).map_err(|error| FindError::NoFolder { reason: error.to_string() })?;
+            let no_folder = |error| FindError::NoFolder { reason: format!("{}: {error}", path.display()) };
+            path.canonicalize().map_err(no_folder)
+        }
+        Source::Catalogue(entry) => store.find(entry).ok_or_else(not_pulled),
+        Source::Hub(hub) => store.find_hub(hub).ok_or_else(not_pulled),
+        Source::Echo | Source::Synthetic(_) => Err(FindError::BuiltIn { model: source.to_string() }),
+    }
 }
 
 fn pins_of(manifest: Manifest) -> Vec<(String, Digest)> {
@@ -111,7 +73,7 @@ fn pins_of(manifest: Manifest) -> Vec<(String, Digest)> {
 struct Folder {
     path: PathBuf,
     facts: Vec<String>,
-    problems: Vec<Problem>,
+    problems: Vec<String>,
 }
 
 impl Folder {
@@ -119,13 +81,28 @@ impl Folder {
         Self { path, facts: Vec::new(), problems: Vec::new() }
     }
 
-    fn check(mut self, pins: &[(String, Digest)]) -> Check {
+    fn check(mut self, pins: &[(String, Digest)], inspect: Inspect) -> Check {
         self.check_files();
-        let config = Config::check(&mut self);
-        weights::check(&mut self, config.as_ref());
-        tokenizer::check(&mut self, config.as_ref());
+        let vocabulary = self.check_model(inspect);
+        tokenizer::check(&mut self, vocabulary);
         self.check_hashes(pins);
         Check { folder: self.path, facts: self.facts, problems: self.problems }
+    }
+
+    /// What the worker says of it. Returns the size of the vocabulary, if that is known.
+    fn check_model(&mut self, inspect: Inspect) -> Option<usize> {
+        // A file that is missing was told already, with what to do about it.
+        if !self.has(super::CONFIG) || !self.has(super::WEIGHTS) {
+            return None;
+        }
+        let found = (inspect.check)(&self.path);
+        self.facts.extend(found.facts);
+        let begins = format!("{}/", self.path.display());
+        let lines = found.problems.iter().map(|line| line.strip_prefix(&begins).unwrap_or(line));
+        let has_tokenizer = self.has(tokenizer::FILE);
+        let is_news = |line: &&str| has_tokenizer || !line.starts_with(tokenizer::FILE);
+        self.problems.extend(lines.filter(is_news).map(str::to_owned));
+        found.vocabulary
     }
 
     fn check_files(&mut self) {
@@ -133,14 +110,10 @@ impl Folder {
             if self.has(file) {
                 continue;
             }
-            let mut problem = Problem::new(file, "", "a file", "none");
-            if file == super::WEIGHTS {
-                let other = ["model.safetensors.index.json", "pytorch_model.bin", "model.onnx"];
-                if let Some(other) = other.into_iter().find(|other| self.has(other)) {
-                    problem = problem.hint(format!("{other} is not read; save the model as one model.safetensors"));
-                }
-            }
-            self.problems.push(problem);
+            let others = ["model.safetensors.index.json", "pytorch_model.bin", "model.onnx"];
+            let other = others.into_iter().find(|other| file == super::WEIGHTS && self.has(other));
+            let hint = other.map(|other| format!("; {other} is not read; save the model as one model.safetensors"));
+            self.problems.push(format!("{file}: expected a file, found none{}", hint.unwrap_or_default()));
         }
     }
 
@@ -149,13 +122,13 @@ impl Folder {
         for (file, expected) in pins {
             match Digest::of_file(&self.path.join(file)) {
                 Ok(found) if found == *expected => {}
-                Ok(found) => {
-                    let problem = Problem::new(file, "SHA-256", expected.to_string(), found.to_string());
-                    self.problems.push(problem.hint("the file was changed; remove the folder and pull again"));
-                }
+                Ok(found) => self.problems.push(format!(
+                    "{file}: SHA-256: expected {expected}, found {found}; the file was changed; remove the folder and \
+                     pull again"
+                )),
                 // A missing file that is required was told already.
                 Err(_) if super::REQUIRED.contains(&file.as_str()) && !self.has(file) => {}
-                Err(error) => self.problems.push(Problem::new(file, "", "a readable file", error.to_string())),
+                Err(error) => self.problems.push(format!("{file}: expected a readable file, found {error}")),
             }
         }
         if !pins.is_empty() && self.problems.len() == before {
@@ -166,29 +139,11 @@ impl Folder {
     fn has(&self, file: &str) -> bool {
         self.path.join(file).is_file()
     }
-
-    /// Reads and parses a JSON file; `None` where there is none, or a problem was noted.
-    fn json(&mut self, file: &str) -> Option<serde_json::Value> {
-        /// Larger than any real configuration.
-        const SIZE_MAX: u64 = 4 << 20;
-        let path = self.path.join(file);
-        let size = fs::metadata(&path).ok()?.len();
-        if size > SIZE_MAX {
-            self.problems.push(Problem::new(file, "", "a configuration", format!("{size} bytes")));
-            return None;
-        }
-        let parsed = read(&path).and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()));
-        parsed.map_err(|error| self.problems.push(Problem::new(file, "", "valid JSON", error))).ok()
-    }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| error.to_string())
-}
-
-/// Why there is nothing to check.
+/// Why a source has no folder to look into.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum CheckError {
+pub enum FindError {
     #[error("no such folder: {reason}")]
     NoFolder { reason: String },
     #[error("`{model}` was not pulled yet; `shoal models pull {model}` does")]

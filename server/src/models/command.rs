@@ -1,18 +1,20 @@
-//! `shoal models list|pull|check`: what is known, what is here, and whether it is sound.
+//! `shoal models list|pull|check|plan`: what is known, what is here, whether it is sound, and what it computes.
 
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
 use super::catalogue;
-use super::check::{self, CheckError};
+use super::check::{self, FindError};
+use super::inspect::Inspect;
 use super::progress::{Renderer, megabytes};
 use super::resolve::{ResolveError, resolve};
 use super::source::Source;
 use super::store::{HomeError, Store};
 
-/// See which models are known, bring them here, and check them.
+/// See which models are known, bring them here, check them, and see what they compute.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum ModelsCommand {
     /// Show the catalogue, and what of it was pulled.
@@ -24,21 +26,30 @@ pub enum ModelsCommand {
         #[arg(required = true)]
         models: Vec<Source>,
     },
-    /// Read a model's files and say what is wrong with them, one line for each problem. Pulls nothing.
+    /// Read a model's files, weights included, and say what is wrong with them, one line for each problem. Pulls nothing.
     Check {
         /// A folder (with a `/` in its path), a catalogue entry or a repository.
         #[arg(required = true)]
         models: Vec<Source>,
     },
+    /// Show what a model computes: its ops with shapes, weights, FLOP and memory. Pulls nothing, and reads no weights.
+    Plan {
+        /// A folder (with a `/` in its path), a catalogue entry or a repository.
+        model: Source,
+        /// Tokens in each input; attention takes more per token the more there are. At most as many as the model takes.
+        #[arg(long, value_name = "TOKENS", default_value = "128")]
+        length: NonZeroUsize,
+    },
 }
 
 impl ModelsCommand {
     /// Does it, writing to `out`. Blocks.
-    pub fn run(&self, store: &Store, out: &mut impl Write) -> Result<(), ModelsError> {
+    pub fn run(&self, store: &Store, inspect: Inspect, out: &mut impl Write) -> Result<(), ModelsError> {
         match self {
             Self::List => list(store, out),
             Self::Pull { models } => models.iter().try_for_each(|source| pull(source, store, out)),
-            Self::Check { models } => check(models, store, out),
+            Self::Check { models } => check(models, store, inspect, out),
+            Self::Plan { model, length } => plan(model, length.get(), store, inspect, out),
         }
     }
 }
@@ -71,14 +82,28 @@ fn pull(source: &Source, store: &Store, out: &mut impl Write) -> Result<(), Mode
     Ok(())
 }
 
-fn check(models: &[Source], store: &Store, out: &mut impl Write) -> Result<(), ModelsError> {
+fn check(models: &[Source], store: &Store, inspect: Inspect, out: &mut impl Write) -> Result<(), ModelsError> {
     let mut problems = 0;
     for source in models {
-        let check = check::check(source, store)?;
+        let check = check::check(source, store, inspect)?;
         write!(out, "{check}")?;
         problems += check.problems.len();
     }
     if problems == 0 { Ok(()) } else { Err(ModelsError::Problems { problems }) }
+}
+
+fn plan(
+    source: &Source,
+    length: usize,
+    store: &Store,
+    inspect: Inspect,
+    out: &mut impl Write,
+) -> Result<(), ModelsError> {
+    let folder = check::find(source, store)?;
+    let plan = (inspect.plan)(&folder, length).map_err(|reason| ModelsError::NoPlan { reason })?;
+    writeln!(out, "{}", folder.display())?;
+    out.write_all(plan.as_bytes())?;
+    Ok(())
 }
 
 /// Why the command failed.
@@ -89,10 +114,12 @@ pub enum ModelsError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
-    Check(#[from] CheckError),
+    Find(#[from] FindError),
     /// They were written already.
     #[error("problems found: {problems}")]
     Problems { problems: usize },
+    #[error("no model that can run: {reason}")]
+    NoPlan { reason: String },
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
 }
@@ -101,8 +128,17 @@ pub enum ModelsError {
 mod tests {
     use clap::Parser as _;
 
-    use super::{ModelsCommand, ModelsError};
-    use crate::models::{PullSettings, Store};
+    use super::{FindError, ModelsCommand, ModelsError};
+    use crate::models::{Inspect, Inspection, PullSettings, Store};
+
+    /// A worker that finds nothing to say, and of a plan the length.
+    const INSPECT: Inspect = Inspect {
+        check: |_| Inspection::default(),
+        plan: |folder, length| match folder.join("config.json").is_file() {
+            true => Ok(format!("for {length} tokens\n")),
+            false => Err("no config.json".to_owned()),
+        },
+    };
 
     #[derive(clap::Parser)]
     struct Cli {
@@ -115,7 +151,7 @@ mod tests {
         let store = Store::new(home.path(), PullSettings::default());
         let cli = Cli::try_parse_from([&["shoal"], arguments].concat()).unwrap();
         let mut out = Vec::new();
-        (cli.command.run(&store, &mut out), String::from_utf8(out).unwrap())
+        (cli.command.run(&store, INSPECT, &mut out), String::from_utf8(out).unwrap())
     }
 
     #[test]
@@ -134,6 +170,34 @@ mod tests {
         let (result, out) = run(&["check", folder.path().to_str().unwrap()]);
         assert!(matches!(result, Err(ModelsError::Problems { problems: 3 })), "{result:?}");
         assert!(out.contains("problem: model.safetensors: expected a file, found none"), "{out}");
+    }
+
+    #[test]
+    fn a_plan_is_of_a_folder_and_a_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let (result, out) = run(&["plan", path]);
+        assert_eq!(
+            (result.unwrap_err().to_string().as_str(), out.as_str()),
+            ("no model that can run: no config.json", "")
+        );
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        let shown = folder.path().canonicalize().unwrap();
+        for (arguments, length) in [(&["plan", path][..], 128), (&["plan", path, "--length", "7"], 7)] {
+            let (result, out) = run(arguments);
+            result.unwrap();
+            assert_eq!(out, format!("{}\nfor {length} tokens\n", shown.display()));
+        }
+        assert!(Cli::try_parse_from(["shoal", "plan", path, "--length", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_plan_pulls_nothing_and_says_how_to() {
+        let (result, _) = run(&["plan", "minilm"]);
+        let error = result.unwrap_err();
+        assert!(matches!(&error, ModelsError::Find(FindError::NotPulled { .. })), "{error:?}");
+        assert_eq!(error.to_string(), "`minilm` was not pulled yet; `shoal models pull minilm` does");
+        assert!(run(&["plan", "echo"]).0.unwrap_err().to_string().contains("is built in"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! into.
 //!
 //! [`resolve`] turns a [`Source`] into what a worker is told to load. Nothing here reads weights into memory or knows
-//! how to run a model; [`check`](check::check) only reads headers. All of it blocks: call it before the runtime starts,
+//! how to run a model; what of that people ask, the worker answers ([`Inspect`]). All of it blocks: call it before the runtime starts,
 //! or on a thread for blocking work.
 
 mod arg;
@@ -11,6 +11,7 @@ pub mod check;
 pub mod command;
 mod digest;
 mod hub;
+mod inspect;
 mod name;
 mod part;
 mod progress;
@@ -24,6 +25,7 @@ mod wheel;
 
 pub use arg::{Dtype, ModelArg, ModelArgError, Preset};
 pub use digest::{Digest, DigestError};
+pub use inspect::{Inspect, Inspection};
 pub use name::{ModelName, NameError};
 pub use progress::{OnProgress, Progress, Renderer};
 pub use pull::{PullError, PullSettings, Token, Tried};
@@ -33,14 +35,20 @@ pub use source::{HubRepository, Source, SourceError};
 pub use store::{HomeError, Store};
 pub use synthetic::{Synthetic, SyntheticError};
 
+/// The file with the network's settings.
+pub(crate) const CONFIG: &str = "config.json";
 /// The file with the weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Files no model is without.
-pub(crate) const REQUIRED: [&str; 3] = ["config.json", "tokenizer.json", WEIGHTS];
+pub(crate) const REQUIRED: [&str; 3] = [CONFIG, "tokenizer.json", WEIGHTS];
 /// Files that say more, where a model has them.
-pub(crate) const OPTIONAL: [&str; 6] = [
+pub(crate) const OPTIONAL: [&str; 9] = [
     "modules.json",
     "sentence_bert_config.json",
+    // Older repositories have one of these in its place.
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_xlm-roberta_config.json",
     "1_Pooling/config.json",
     "config_sentence_transformers.json",
     "tokenizer_config.json",

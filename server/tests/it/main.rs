@@ -10,6 +10,7 @@ mod inference;
 mod interleavings;
 mod leaks;
 mod minilm;
+mod models;
 mod oip;
 mod overload;
 mod process;

@@ -40,6 +40,15 @@ struct Module {
     kind: String,
 }
 
+/// Where the longest input is: the first of them that is there, as sentence-transformers looks for it. Once each
+/// architecture had a name of its own.
+const SENTENCE_FILES: [&str; 4] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_xlm-roberta_config.json",
+];
+
 /// `sentence_bert_config.json`; the rest of it concerns the tokenizer.
 #[derive(Debug, Default, Deserialize)]
 struct SentenceConfig {
@@ -64,11 +73,12 @@ impl Folder {
             None => (folder.to_owned(), None),
         };
         let config = Config::read(&encoder.join("config.json"))?;
-        let sentence_path = encoder.join("sentence_bert_config.json");
-        let sentence: SentenceConfig = settings(&sentence_path, SETTINGS_BYTES_MAX)?.unwrap_or_default();
+        let sentence_files = SENTENCE_FILES.map(|name| encoder.join(name));
+        let sentence_path = sentence_files.iter().find(|path| path.is_file()).unwrap_or(&sentence_files[0]);
+        let sentence: SentenceConfig = settings(sentence_path, SETTINGS_BYTES_MAX)?.unwrap_or_default();
         if sentence.max_seq_length == Some(0) {
             return Err(ReadError::Field {
-                path: sentence_path,
+                path: sentence_path.clone(),
                 field: "max_seq_length",
                 found: "0".to_owned(),
                 wanted: "at least 1".to_owned(),

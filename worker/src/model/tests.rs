@@ -32,6 +32,21 @@ fn reads_what_sentence_transformers_saves() {
 }
 
 #[test]
+fn the_longest_input_is_read_under_the_names_it_had_for_other_architectures() {
+    for (name, file) in [
+        ("roberta-embed", "sentence_roberta_config.json"),
+        ("distilbert-embed", "sentence_distilbert_config.json"),
+        ("xlm-roberta-embed", "sentence_xlm-roberta_config.json"),
+    ] {
+        let tiny = Tiny::read(name).edit(file, |sentence| *sentence = json!({ "max_seq_length": 12 }));
+        assert_eq!(read(&tiny).unwrap().tokens_max, 12, "{name}");
+        // Today's name goes first.
+        let both = tiny.edit("sentence_bert_config.json", |sentence| *sentence = json!({ "max_seq_length": 11 }));
+        assert_eq!(read(&both).unwrap().tokens_max, 11, "{name}");
+    }
+}
+
+#[test]
 fn a_plain_encoder_is_pooled_by_mean_and_not_normalised() {
     let tiny = Tiny::read("bert-embed").without("modules.json").without("sentence_bert_config.json");
     for tiny in [tiny.clone(), tiny.set("architectures", Value::Null)] {

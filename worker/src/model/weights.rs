@@ -67,6 +67,9 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// Tensors and their names in the file, by the names a plan has for them.
+type Known<'a> = BTreeMap<String, (&'a str, &'a Entry)>;
+
 /// A checkpoint that has every weight of a plan, in shape and type, and nothing else of effect.
 #[derive(Debug)]
 pub(crate) struct Bound<'a> {
@@ -114,39 +117,49 @@ impl Checkpoint {
     /// # Errors
     /// A tensor that is missing, has another shape or is not of floating-point numbers; tensors that nothing would read.
     pub(crate) fn bind(&self, plan: &Plan, names: &Names) -> Result<Bound<'_>, ReadError> {
+        // There is one at least.
+        self.find(plan, names).map_err(|mut problems| problems.swap_remove(0))
+    }
+
+    /// As [`Self::bind`], but with everything that is wrong.
+    pub(crate) fn find(&self, plan: &Plan, names: &Names) -> Result<Bound<'_>, Vec<ReadError>> {
         let known = self.by_plan_name(names.prefix);
-        let mut read = BTreeSet::new();
+        let (mut read, mut problems) = (BTreeSet::new(), Vec::new());
         let mut weights = Vec::with_capacity(plan.weights.len());
         for weight in &plan.weights {
             let mut tensors = Vec::with_capacity(weight.tensors.len());
             for name in &weight.tensors {
                 let found = known.get(name.as_str()).or_else(|| known.get(names.other(name)?));
                 let Some(&(name, entry)) = found else {
-                    return Err(ReadError::MissingTensor { path: self.path.clone(), name: name.clone() });
+                    problems.push(ReadError::MissingTensor { path: self.path.clone(), name: name.clone() });
+                    continue;
                 };
-                self.check(name, entry, weight)?;
+                problems.extend(self.check(name, entry, weight).err());
                 read.insert(name);
                 tensors.push((name, entry));
             }
             let ((rows, columns), is_vector) = (weight.size(), weight.shape.len() == 1);
             weights.push(Parts { tensors, rows, columns, skip: weight.skip, is_vector });
         }
-        let surplus: Vec<&str> = known
+        problems.extend(self.unread(&known, &read, names));
+        if problems.is_empty() { Ok(Bound { checkpoint: self, weights }) } else { Err(problems) }
+    }
+
+    /// The error for tensors that would not be read, though they have an effect.
+    fn unread(&self, known: &Known<'_>, read: &BTreeSet<&str>, names: &Names) -> Option<ReadError> {
+        let surplus = known
             .iter()
             .filter(|(plan_name, (name, _))| !read.contains(name) && !names.is_ignored(plan_name))
-            .map(|(_, (name, _))| *name)
-            .collect();
+            .map(|(_, (name, _))| *name);
         // Two of one name by the plan's rules: `known` holds only one of them.
-        if surplus.is_empty() && known.len() == self.tensors.len() {
-            return Ok(Bound { checkpoint: self, weights });
-        }
         let kept: BTreeSet<&str> = known.values().map(|(name, _)| *name).collect();
         let twice = self.tensors.keys().map(String::as_str).filter(|name| !kept.contains(name));
-        Err(self.surplus(&surplus.iter().copied().chain(twice).collect::<Vec<_>>()))
+        let unread: Vec<&str> = surplus.chain(twice).collect();
+        (!unread.is_empty()).then(|| self.surplus(&unread))
     }
 
     /// The tensors by the names a plan has for them: without prefix, and norms as they are called today.
-    fn by_plan_name(&self, prefix: &str) -> BTreeMap<String, (&str, &Entry)> {
+    fn by_plan_name(&self, prefix: &str) -> Known<'_> {
         let mut known = BTreeMap::new();
         for (name, entry) in &self.tensors {
             let bare = name.strip_prefix(prefix).unwrap_or(name);
@@ -188,6 +201,14 @@ impl Bound<'_> {
     pub(crate) fn weight(&self, id: WeightId) -> Source<'_> {
         Source { checkpoint: self.checkpoint, parts: &self.weights[id.0] }
     }
+
+    /// How many tensors are read, and what types their numbers have, such as `F32`.
+    pub(crate) fn tensors(&self) -> (usize, Vec<String>) {
+        let read: BTreeMap<&str, &Entry> =
+            self.weights.iter().flat_map(|parts| parts.tensors.iter().copied()).collect();
+        let types: BTreeSet<String> = read.values().map(|entry| format!("{:?}", entry.dtype)).collect();
+        (read.len(), types.into_iter().collect())
+    }
 }
 
 impl Source<'_> {
@@ -221,6 +242,15 @@ impl Source<'_> {
         let mut rows = values.chunks_exact_mut(self.columns()).enumerate();
         rows.try_for_each(|(row, to)| self.read_row(row, to))?;
         Ok(values)
+    }
+
+    /// Reads all numbers and keeps none.
+    ///
+    /// # Errors
+    /// As [`Self::read_row`].
+    pub(crate) fn check(&self) -> Result<(), ReadError> {
+        let mut values = vec![0.0; self.columns()];
+        (0..self.rows()).try_for_each(|row| self.read_row(row, &mut values))
     }
 
     /// Gives back the mapping's pages for these rows, those that lie wholly within. A row may still be read again.

@@ -92,16 +92,59 @@ fn a_buffer_lives_from_its_write_to_its_last_read() {
 #[test]
 fn a_table_shows_shapes_weights_and_costs() {
     let text = plan().table(10).to_string();
-    let line = |index: usize| text.lines().nth(index).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(line(0), "# op reads writes weights B FLOP/token B/token");
-    assert_eq!(line(1), "0 embed ids embeddings [T, 4] 10x4 4x4 4 4 256 - 16");
-    assert_eq!(line(2), "1 gemm embeddings qkv [T, 12] 12x4 12 240 96 48");
-    assert_eq!(line(3), "2 attend qkv context [T, 4] - 160 16");
-    assert_eq!(line(4), "3 add-norm context + embeddings y [T, 4] 4 4 32 - 16");
-    assert_eq!(line(6), "5 gemm pooled logits [N, 3] 3x4 3 60 2.40 1.20");
-    assert_eq!(line(9), "weights 139 numbers, 556 B");
-    assert_eq!(line(10), "compute 258 FLOP per token");
-    assert_eq!(line(11), "buffers 98.8 B per token in all, 80 B at once, at op 2");
-    let lengths: Vec<usize> = text.lines().take(7).map(str::len).collect();
-    assert!(lengths.iter().all(|length| *length == lengths[0]), "{text}");
+    let lines: Vec<String> =
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).take(14).collect();
+    let expected = [
+        "op reads writes weights bytes FLOP/token B/token",
+        "embed words embeddings [T, 4] 10x4 192 16",
+        "positions 4x4 64",
+        "gemm embeddings qkv [T, 12] 12x4 240 96 48",
+        "attend qkv context [T, 4] 160 16",
+        "add-norm context + embeddings y [T, 4] 32 16",
+        "pool y pooled [N, 4] 1.60",
+        "gemm tanh pooled logits [N, 3] 3x4 60 2.40 1.20",
+        "",
+        "weights 139 numbers, 556 B",
+        "compute 258 FLOP per token, 2.58 kFLOP per sequence",
+        "buffers 98.8 B per token, 988 B per sequence",
+        "arena 80 B per token, 800 B per sequence, at `context`",
+        "",
+    ];
+    assert_eq!(lines, expected, "{text}");
+}
+
+#[test]
+fn layers_that_are_alike_are_shown_once() {
+    let table = |inner: [usize; 3]| {
+        let mut plan = Builder::default();
+        let (words, positions) =
+            (plan.weight(&["w".to_owned()], &[9, 4], 0), plan.weight(&["p".to_owned()], &[6, 4], 0));
+        let norm = plan.norm("norm", 4, 1e-5);
+        let mut x = plan.embed(words, positions, None, norm);
+        for (index, inner) in inner.into_iter().enumerate() {
+            let up = plan.dense(&format!("{index}.up"), (inner, 4), Activation::Gelu);
+            let up = plan.gemm(&format!("layer {index} up"), x, up);
+            let down = plan.dense(&format!("{index}.down"), (4, inner), Activation::Identity);
+            x = plan.gemm(&format!("layer {index} down"), up, down);
+        }
+        let output = plan.pool(x, Pooling::Cls);
+        let text = plan.finish(output).table(8).to_string();
+        let shown = text.lines().skip(3).take_while(|line| !line.is_empty());
+        let first_cells = |line: &str| {
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).take(3).collect::<Vec<_>>().join("|")
+        };
+        shown.map(first_cells).collect()
+    };
+    let alike: Vec<String> = table([8, 8, 8]);
+    let expected = [
+        "layers 0 to 2, each on the one before",
+        "gemm gelu|embeddings|up [T, 8]",
+        "gemm|up|down [T, 4]",
+        "head",
+        "pool|layer 2 down|pooled [N, 4]",
+    ];
+    assert_eq!(alike, expected);
+    let unlike: Vec<String> = table([8, 8, 16]);
+    assert_eq!(unlike[0], "layers 0 to 1, each on the one before");
+    assert_eq!(unlike[3..5], ["layer 2", "gemm gelu|layer 1 down|up [T, 16]"]);
 }

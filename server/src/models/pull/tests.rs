@@ -320,6 +320,25 @@ fn a_repository_is_pulled_at_the_commit_its_branch_stands_for() {
 }
 
 #[test]
+fn a_repository_may_have_the_settings_of_any_architecture() {
+    let settings =
+        ["sentence_roberta_config.json", "sentence_distilbert_config.json", "sentence_xlm-roberta_config.json"];
+    for name in settings {
+        let hub = TestHub::new(move |request| match request.file() {
+            file if file == name => Reply::File { bytes: b"{\"max_seq_length\": 7}".to_vec(), from: 0 },
+            file if files().iter().any(|(name, _)| *name == file) => {
+                Reply::File { bytes: bytes_of(file), from: request.from.unwrap_or(0) }
+            }
+            _ => Reply::Status(404),
+        });
+        let mut bench = Bench::new(&hub.endpoint());
+        let folder = bench.pull_hub("org/model").unwrap();
+        assert_eq!(Manifest::read(&folder).unwrap().files.len(), 4, "{name}");
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
 fn a_repository_without_safetensors_is_refused_by_name() {
     let hub = TestHub::new(|request| match request.file() {
         file @ ("config.json" | "tokenizer.json") => Reply::File { bytes: bytes_of(file), from: 0 },
