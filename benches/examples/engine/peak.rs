@@ -20,18 +20,20 @@ const STEPS: usize = 1 << 20;
 /// The best counts: whatever else the machine does only takes away.
 const ROUNDS: usize = 5;
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn measure(threads: NonZeroUsize) -> Peaks {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        let rate = |is_there: bool, lanes: usize, work: unsafe fn()| is_there.then(|| rate(threads.get(), lanes, work));
-        let wide = has!("avx512f");
-        let f32 = if wide { rate(true, 16, x86::f32_16) } else { rate(has!("avx2") && has!("fma"), 8, x86::f32_8) };
-        let bf16 = rate(wide && has!("avx512bf16"), 32, x86::bf16);
-        let int8 = rate(wide && has!("avx512vnni"), 64, x86::int8);
-        return Peaks { f32, bf16, int8 };
+    use std::arch::is_x86_feature_detected as has;
+    let rate = |is_there: bool, lanes: usize, work: unsafe fn()| is_there.then(|| rate(threads.get(), lanes, work));
+    let wide = has!("avx512f");
+    Peaks {
+        f32: if wide { rate(true, 16, x86::f32_16) } else { rate(has!("avx2") && has!("fma"), 8, x86::f32_8) },
+        bf16: rate(wide && has!("avx512bf16"), 32, x86::bf16),
+        int8: rate(wide && has!("avx512vnni"), 64, x86::int8),
     }
-    #[cfg(not(target_arch = "x86_64"))]
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn measure(_: NonZeroUsize) -> Peaks {
     Peaks { f32: None, bf16: None, int8: None }
 }
 
@@ -54,7 +56,10 @@ fn rate(threads: usize, lanes: usize, work: unsafe fn()) -> f64 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
+    use std::arch::x86_64::{
+        __m512bh, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+        _mm512_fmadd_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    };
     use std::hint::black_box;
 
     use super::{STEPS, SUMS};
