@@ -29,6 +29,10 @@ use crate::plan::{Packed, Rows};
 /// Tokens that memory is made for at first; it grows with the largest batch.
 const TOKENS_FIRST: usize = 512;
 
+/// Tokens for each thread that run together at most, where sequences are not longer: what lies between layers then stays
+/// in the last cache, and memory has a bound.
+const TOKENS_TOGETHER: usize = 512;
+
 /// A kind of dot product that attention and products use alike.
 pub(super) trait Kind: Finish<Row = ()> + Attends {}
 
@@ -66,7 +70,16 @@ pub(super) struct Net<D: Kind> {
     weights: Vec<Weights<D>>,
     arena: Arena,
     schedule: Schedule,
+    /// Where sequences and marks of a part of a batch are in it.
+    own: Own,
     scratch: Vec<Mutex<Scratch<D>>>,
+}
+
+/// A part of a batch, counted from its own first token.
+#[derive(Debug, Default)]
+struct Own {
+    splits: Vec<usize>,
+    marks: Vec<usize>,
 }
 
 impl<D: Kind> Net<D> {
@@ -75,6 +88,7 @@ impl<D: Kind> Net<D> {
         Self {
             arena: Arena::new(&program, room),
             schedule: Schedule::default(),
+            own: Own::default(),
             scratch: (0..threads).map(|_| Mutex::new(Scratch::new())).collect(),
             program,
             weights,
@@ -99,6 +113,33 @@ impl<D: Kind> Net<D> {
         output: &mut Vec<f32>,
         observer: Option<&Observer>,
     ) {
+        output.clear();
+        let mut own = std::mem::take(&mut self.own);
+        let (mut sequence, mut mark) = (0, 0);
+        while sequence + 1 < batch.splits.len() {
+            let first = sequence;
+            let start = batch.splits[first];
+            let limit = start + TOKENS_TOGETHER * team.threads();
+            sequence += 1;
+            while sequence + 1 < batch.splits.len() && batch.splits[sequence + 1] <= limit {
+                sequence += 1;
+            }
+            let end = batch.splits[sequence];
+            let marks = batch.marks[mark..].iter().take_while(|mark| **mark < end).count();
+            own.splits.clear();
+            own.splits.extend(batch.splits[first..=sequence].iter().map(|split| split - start));
+            own.marks.clear();
+            own.marks.extend(batch.marks[mark..mark + marks].iter().map(|mark| mark - start));
+            let types = if batch.types.is_empty() { batch.types } else { &batch.types[start..end] };
+            let part = Packed { ids: &batch.ids[start..end], types, splits: &own.splits, marks: &own.marks };
+            self.run_part(team, &part, output, observer);
+            mark += marks;
+        }
+        self.own = own;
+    }
+
+    /// Runs some whole sequences and appends the rows of the program's output.
+    fn run_part(&mut self, team: &mut Team, batch: &Packed<'_>, output: &mut Vec<f32>, observer: Option<&Observer>) {
         self.fit(batch);
         let start = Start(self.arena.start());
         let mut schedule = std::mem::take(&mut self.schedule);
@@ -109,7 +150,6 @@ impl<D: Kind> Net<D> {
             // columns. The arena holds all slots for as many rows as the batch has.
             unsafe { run.tile(step, tile, thread) };
         });
-        output.clear();
         let slot = &self.program.slots[self.program.output.0];
         let view = run.view::<f32>(self.program.output, Area::Shared);
         for row in 0..batch.rows(slot.rows) {

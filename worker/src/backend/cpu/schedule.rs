@@ -10,7 +10,7 @@ use super::program::{Group, GroupKind, Program, Task};
 use crate::plan::{Packed, Rows};
 
 /// Rows of a block at most: what lives within a group stays in a core's second cache, and weights are read once for all.
-pub(super) const BLOCK_ROWS_MAX: usize = 128;
+pub(super) const BLOCK_ROWS_MAX: usize = 96;
 /// Rows of a block at least, where there are so many: below, weights are read for too little.
 const BLOCK_ROWS_MIN: usize = 32;
 /// Rows come in multiples of this, the height of the tallest tile.
