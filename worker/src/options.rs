@@ -134,8 +134,9 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        // A 22M-parameter encoder on two processors computes 10,500 tokens/s in batches of 256 tokens, 15,400 in 1,024,
-        // 16,800 in 4,096 and no more in 16,384: beyond about here a larger batch only makes the next one wait.
+        // A 22M-parameter encoder in bf16 on two processors computes 37,000 tokens/s in batches of 16 tokens, and 42,000
+        // from 128 on; on candle it is still a little faster in 4,096 than in 1,024. Beyond about here a larger batch only
+        // makes the next one wait.
         Self { rows: 1024, tokens: 2048, bytes: 64 << 20 }
     }
 }
