@@ -10,13 +10,12 @@
 //!    └ session     pure: credits, duplicates, cancelled items, which models are in which state
 //!       └ executor     one OS thread owns the device; a second one reads models
 //!          └ backend      echo | synthetic | planned: plans on our own kernels (`cpu`), or on candle
-//!             └ model        one file per architecture: settings in, a plan out
-//!                └ plan         fused ops over packed sequences, as data
-//!                   └ ops          a folder each: contract, reference loop, kernels
-//!                      └ cpu          instruction sets, vectors, dot products, threads
+//!             ├ model        one file per architecture: settings in, a plan out
+//!             └ ops          a folder each: contract, reference loop, kernels
+//!                └ cpu          instruction sets, vectors, dot products, threads
 //! ```
 //!
-//! Arrows only run down. What all parts speak of (`batch`, `card`, `source`) imports none of them.
+//! Arrows only run down. What all parts speak of (`batch`, `card`, `plan`, `source`) imports none of them.
 
 mod backend;
 mod batch;
