@@ -15,5 +15,6 @@ mod overload;
 mod process;
 mod restarts;
 mod startup;
+mod tasks;
 mod tools;
 mod traffic;

@@ -61,7 +61,8 @@ fn check(folder: &Path, fixtures: &Fixtures, bounds: &Bounds) {
 
 /// The cosine of every pair.
 fn similarities(vectors: &[Vec<f32>]) -> Vec<f64> {
-    let pairs = vectors.iter().enumerate().flat_map(|(index, left)| vectors[..index].iter().map(move |right| (left, right)));
+    let pairs =
+        vectors.iter().enumerate().flat_map(|(index, left)| vectors[..index].iter().map(move |right| (left, right)));
     pairs.map(|(left, right)| cosine(left, right)).collect()
 }
 
