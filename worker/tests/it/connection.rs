@@ -221,15 +221,26 @@ async fn a_batch_that_hangs_across_a_lost_connection_ends_the_worker() {
     let mut server = Server::start();
     let mut options = server.options();
     options.stuck_max = Duration::from_millis(50);
-    let worker = Worker::start(options);
-    let mut peer = server.peer(1).await;
-    peer.load_synthetic().await;
-    peer.run(text_run(1, &["!hang"])).await;
-    // Behind the batch that hangs, one for which there is no credit: reading it ends the connection.
-    let mut run = text_run(2, &["x"]);
-    (run.epoch, run.slot) = (1, 17);
-    peer.send_data(data_response::Message::Run(run)).await;
-    assert!(matches!(worker.error().await, RunError::Stuck(_)));
+    let ended = Worker::start(options).error();
+    tokio::pin!(ended);
+    let mut peers = Vec::new();
+    // A connection that ends before the batch began takes the batch with it, and the worker comes back: then once more.
+    for epoch in 1.. {
+        let mut peer = tokio::select! {
+            error = &mut ended => {
+                assert!(matches!(error, RunError::Stuck(_)), "{error}");
+                break;
+            }
+            peer = server.peer(epoch) => peer,
+        };
+        peer.load_synthetic().await;
+        peer.run(text_run(1, &["!hang"])).await;
+        // Behind the batch that hangs, one for which there is no credit: reading it ends the connection.
+        let mut run = text_run(2, &["x"]);
+        (run.epoch, run.slot) = (epoch, 17);
+        peer.send_data(data_response::Message::Run(run)).await;
+        peers.push(peer);
+    }
 }
 
 #[tokio::test]

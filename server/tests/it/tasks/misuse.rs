@@ -48,7 +48,7 @@ async fn a_call_for_another_task_is_refused_by_the_model() {
     let answer = client.classify(request).await.expect("the only classifier").into_inner();
     assert_eq!(answer.usage.expect("usage").model, "bert-classify");
     let request = wire::FillMaskRequest { texts: some(&["the [MASK] is late"]), ..Default::default() };
-    assert_refused(client.fill_mask(request).await, "model", "bert-fill");
+    assert_refused(client.fill_mask(request).await, "model", "2 models can fill-mask");
 }
 
 #[tokio::test(flavor = "multi_thread")]
