@@ -249,7 +249,7 @@ mod tests {
         assert!(report.batched.calls.ok > 0 && report.single.calls.ok > 0);
         assert!(server.seen.most.load(Ordering::Relaxed) <= CALLERS as usize);
         let out = String::from_utf8(out).unwrap();
-        let engine = "BertModel, computed in bf16 by the cpu backend";
+        let engine = "bert, computed in bf16 by the cpu backend";
         for text in [engine, "requests/s", "batches of one", "times as many requests"] {
             assert!(out.contains(text), "{out}");
         }

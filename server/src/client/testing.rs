@@ -193,7 +193,7 @@ impl Inference for Fake {
     async fn list_models(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
         let model = Model {
             name: "m".to_owned(),
-            architecture: "BertModel".to_owned(),
+            architecture: "bert".to_owned(),
             dtype: "bf16".to_owned(),
             backend: "cpu".to_owned(),
             ..Model::default()

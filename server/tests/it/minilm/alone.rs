@@ -21,6 +21,12 @@ impl Alone {
         let mut client = shoal.inference().await;
         let listed = client.list_models(wire::ListModelsRequest {}).await.expect("list").into_inner().models;
         let model = listed.into_iter().find(|model| model.name == "minilm").expect("minilm is served");
+        let is_candle = model.backend == "candle";
+        // What the variable asks for computes, or less were tested than it seems.
+        if let Some(isa) = std::env::var("SHOAL_CPU_ISA").ok().filter(|isa| isa != "auto") {
+            assert_eq!(is_candle, isa == "portable", "{isa}");
+            assert!(model.dtype == "f32" || isa == "avx512-bf16", "{} with {isa}", model.dtype);
+        }
         let mut vectors = Vec::new();
         for (fixture, expected) in fixtures.texts.iter().zip(&fixtures.vectors) {
             let answer = client.embed(embed(std::slice::from_ref(&fixture.text))).await;
@@ -34,7 +40,7 @@ impl Alone {
             vectors.push(found.values.clone());
         }
         let names = fixtures.texts.iter().map(|fixture| fixture.name.clone()).collect();
-        Self { names, vectors, dtype: model.dtype, is_candle: model.backend == "candle" }
+        Self { names, vectors, dtype: model.dtype, is_candle }
     }
 
     /// That the text at `index` is answered as it is alone, to the bit.
