@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use shoal_proto::v1::EmbedRequest;
 use shoal_proto::v1::inference_client::InferenceClient;
+use shoal_proto::v1::{EmbedRequest, ListModelsRequest, Model};
 use tokio::task::JoinSet;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -72,6 +72,10 @@ async fn show(
     out: &mut impl Write,
 ) -> Result<DemoReport, DemoError> {
     let texts = sentences::all();
+    if let Some(model) = listed(address, batched).await? {
+        let Model { architecture, dtype, backend, .. } = model;
+        writeln!(out, "{architecture}, computed in {dtype} by the {backend} backend")?;
+    }
     writeln!(out, "{} sentences, one call each, {CALLERS} calls at a time\n", texts.len())?;
     let queries = queries(address, batched, &texts).await?;
     for query in &queries {
@@ -85,6 +89,14 @@ async fn show(
     let report = DemoReport { queries, batched, single };
     write!(out, "{}", Comparison(&report))?;
     Ok(report)
+}
+
+/// What the server says of a model, if it has it.
+async fn listed(address: &Address, model: &str) -> Result<Option<Model>, DemoError> {
+    let mut client = InferenceClient::new(address.connect().await?);
+    let request = deadline::request(ListModelsRequest {}, CALL_TIME_MAX);
+    let answer = deadline::answer(client.list_models(request), CALL_TIME_MAX).await?;
+    Ok(answer.models.into_iter().find(|listed| listed.name == model))
 }
 
 /// Embeds every sentence in a call of its own, then finds the nearest to each query.
@@ -237,7 +249,8 @@ mod tests {
         assert!(report.batched.calls.ok > 0 && report.single.calls.ok > 0);
         assert!(server.seen.most.load(Ordering::Relaxed) <= CALLERS as usize);
         let out = String::from_utf8(out).unwrap();
-        for text in ["requests/s", "batches of one", "times as many requests"] {
+        let engine = "bert, computed in bf16 by the cpu backend";
+        for text in [engine, "requests/s", "batches of one", "times as many requests"] {
             assert!(out.contains(text), "{out}");
         }
     }

@@ -191,7 +191,14 @@ impl Inference for Fake {
     }
 
     async fn list_models(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        let model = Model {
+            name: "m".to_owned(),
+            architecture: "bert".to_owned(),
+            dtype: "bf16".to_owned(),
+            backend: "cpu".to_owned(),
+            ..Model::default()
+        };
+        Ok(Response::new(ListModelsResponse { models: vec![model] }))
     }
 }
 

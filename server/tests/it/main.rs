@@ -16,5 +16,6 @@ mod overload;
 mod process;
 mod restarts;
 mod startup;
+mod tasks;
 mod tools;
 mod traffic;

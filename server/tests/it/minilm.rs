@@ -1,4 +1,8 @@
-//! Real weights: what sentence-transformers computes is what clients get, alone and in any mix.
+//! Real weights: clients get what sentence-transformers computes, as near as the type of numbers allows, and the same
+//! bits however they ask.
+
+mod accuracy;
+mod alone;
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -16,6 +20,8 @@ use shoal_server::models::{PullSettings, Store, catalogue};
 use tonic::Code;
 
 use crate::process::{Shoal, shared_home, signal, wait_for};
+
+use alone::{Alone, assert_near};
 
 /// What `make.py` beside the fixtures wrote.
 #[derive(Deserialize)]
@@ -84,29 +90,17 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-fn assert_same(name: &str, found: &[f32], expected: &[f32]) {
-    assert_eq!(found.len(), expected.len(), "{name}");
-    let cosine = cosine(found, expected);
-    assert!(cosine >= 0.99999, "{name}: cosine {cosine}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn embeddings_are_those_of_sentence_transformers_alone_and_in_any_mix() {
     let Some(home) = home() else { return };
     let fixtures = Fixtures::read();
     let shoal = Shoal::serve_in(&home, &["--model", "minilm"]);
+    let alone = Alone::of(&shoal, &fixtures).await;
     let client = shoal.inference().await;
-    for (fixture, expected) in fixtures.texts.iter().zip(&fixtures.vectors) {
-        let answer = client.clone().embed(embed(std::slice::from_ref(&fixture.text))).await;
-        let answer = answer.unwrap_or_else(|status| panic!("{}: {status:?}", fixture.name)).into_inner();
-        assert_same(&fixture.name, &answer.embeddings[0].values, expected);
-        let usage = answer.usage.expect("usage");
-        assert_eq!(usage.tokens as usize, fixture.ids.len(), "{}", fixture.name);
-        assert_eq!(usage.truncated == 1, fixture.truncated, "{}", fixture.name);
-    }
     let together = client.clone().embed(embed(&fixtures.all())).await.expect("answer").into_inner();
-    for ((fixture, expected), found) in fixtures.texts.iter().zip(&fixtures.vectors).zip(&together.embeddings) {
-        assert_same(&fixture.name, &found.values, expected);
+    assert_eq!(together.embeddings.len(), fixtures.texts.len());
+    for (index, found) in together.embeddings.iter().enumerate() {
+        alone.check(index, &found.values);
     }
     // Every call at once, in another order each time, so that batches mix them at random.
     for stride in [7, 11, 13] {
@@ -120,7 +114,25 @@ async fn embeddings_are_those_of_sentence_transformers_alone_and_in_any_mix() {
             .collect();
         for (index, call) in order.into_iter().zip(calls) {
             let answer = call.await.expect("task").expect("answer").into_inner();
-            assert_same(&fixtures.texts[index].name, &answer.embeddings[0].values, &fixtures.vectors[index]);
+            alone.check(index, &answer.embeddings[0].values);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_number_of_threads_and_workers_answers_with_the_same_bits() {
+    let Some(home) = home() else { return };
+    let fixtures = Fixtures::read();
+    let two = Shoal::serve_in(&home, &["--model", "minilm", "--worker-threads", "2"]);
+    let alone = Alone::of(&two, &fixtures).await;
+    drop(two);
+    for (workers, threads) in [("1", "1"), ("2", "3")] {
+        let arguments = ["--model", "minilm", "--workers", workers, "--worker-threads", threads];
+        let shoal = Shoal::serve_in(&home, &arguments);
+        let answer = shoal.inference().await.embed(embed(&fixtures.all())).await.expect("answer").into_inner();
+        assert_eq!(answer.embeddings.len(), fixtures.texts.len());
+        for (index, found) in answer.embeddings.iter().enumerate() {
+            alone.check(index, &found.values);
         }
     }
 }
@@ -134,13 +146,16 @@ async fn vectors_can_be_raw_and_short() {
     let fixture = &fixtures.texts[0];
     let texts = vec![fixture.text.clone()];
     let raw = wire::EmbedRequest { normalize: Some(false), ..embed(&texts) };
-    let values = client.embed(raw).await.expect("answer").into_inner().embeddings.remove(0).values;
+    let mut answer = client.embed(raw).await.expect("answer").into_inner();
+    let (values, dtype) = (answer.embeddings.remove(0).values, answer.usage.expect("usage").dtype);
     let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    assert!((norm - fixture.norm).abs() < 1e-3 * fixture.norm, "{norm} is not {}", fixture.norm);
+    // A bfloat16 has eight bits.
+    let tolerance = if dtype == "f32" { 1e-3 } else { 1e-2 };
+    assert!((norm - fixture.norm).abs() < tolerance * fixture.norm, "{norm} is not {}", fixture.norm);
     let short = wire::EmbedRequest { dimensions: 64, ..embed(&texts) };
     let short = client.embed(short).await.expect("answer").into_inner().embeddings.remove(0).values;
     assert_eq!(short.len(), 64);
-    assert_same("short", &short, &fixtures.vectors[0][..64]);
+    assert_near("short", &short, &fixtures.vectors[0][..64], &dtype);
     let wide = wire::EmbedRequest { dimensions: 385, ..embed(&texts) };
     let status = client.embed(wide).await.expect_err("too wide");
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -159,13 +174,14 @@ async fn texts_and_ids_by_tensor_are_the_same_as_texts_by_call() {
     let Some(home) = home() else { return };
     let fixtures = Fixtures::read();
     let shoal = Shoal::serve_in(&home, &["--model", "minilm"]);
+    let alone = Alone::of(&shoal, &fixtures).await;
     let mut client = shoal.oip().await;
     let mut request = crate::oip::texts("minilm", &fixtures.texts.iter().map(|f| f.text.as_str()).collect::<Vec<_>>());
     let truncate = oip::InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
     request.parameters.insert("truncate".into(), truncate);
     let answer = client.model_infer(request).await.expect("answer").into_inner();
     assert_eq!(answer.outputs[0].shape, [fixtures.texts.len() as i64, 384]);
-    check_rows(&answer, &fixtures.vectors, &fixtures);
+    check_rows(&answer, fixtures.texts.len(), &alone);
     let few = &fixtures.texts[..8];
     let length = few.iter().map(|fixture| fixture.ids.len()).max().expect("some");
     let padded = |value: &dyn Fn(&Fixture, usize) -> i64| -> Vec<i64> {
@@ -186,17 +202,19 @@ async fn texts_and_ids_by_tensor_are_the_same_as_texts_by_call() {
         ..Default::default()
     };
     let answer = client.model_infer(request).await.expect("answer").into_inner();
-    check_rows(&answer, &fixtures.vectors[..8], &fixtures);
+    check_rows(&answer, few.len(), &alone);
 }
 
-fn check_rows(answer: &oip::ModelInferResponse, expected: &[Vec<f32>], fixtures: &Fixtures) {
+/// Holds the rows of a tensor to the first so many texts.
+fn check_rows(answer: &oip::ModelInferResponse, count: usize, alone: &Alone) {
     let values: Vec<f32> = answer.raw_output_contents[0]
         .chunks_exact(4)
         .map(|chunk| f32::from_le_bytes(chunk.try_into().expect("four")))
         .collect();
-    assert_eq!(values.len(), expected.len() * fixtures.dims);
-    for ((found, expected), fixture) in values.chunks_exact(fixtures.dims).zip(expected).zip(&fixtures.texts) {
-        assert_same(&fixture.name, found, expected);
+    assert_eq!(answer.outputs[0].shape[0], count as i64);
+    assert_eq!(values.len() % count, 0);
+    for (index, found) in values.chunks_exact(values.len() / count).enumerate() {
+        alone.check(index, found);
     }
 }
 
@@ -205,6 +223,7 @@ async fn a_stream_answers_each_call_and_tokens_are_shown() {
     let Some(home) = home() else { return };
     let fixtures = Fixtures::read();
     let shoal = Shoal::serve_in(&home, &["--model", "minilm"]);
+    let alone = Alone::of(&shoal, &fixtures).await;
     let mut client = shoal.inference().await;
     let mut requests: Vec<_> = fixtures
         .texts
@@ -223,9 +242,9 @@ async fn a_stream_answers_each_call_and_tokens_are_shown() {
     assert_eq!(answers.len(), fixtures.texts.len() + 1);
     let Some(StreamResult::Error(error)) = answers.remove("nothing") else { panic!("an error was due") };
     assert_eq!(error.code, Code::InvalidArgument as i32);
-    for (fixture, expected) in fixtures.texts.iter().zip(&fixtures.vectors) {
+    for (index, fixture) in fixtures.texts.iter().enumerate() {
         match &answers[&fixture.name] {
-            StreamResult::Response(answer) => assert_same(&fixture.name, &answer.embeddings[0].values, expected),
+            StreamResult::Response(answer) => alone.check(index, &answer.embeddings[0].values),
             StreamResult::Error(error) => panic!("{}: {error:?}", fixture.name),
         }
     }
@@ -247,6 +266,7 @@ async fn a_call_of_2048_texts_survives_the_loss_of_its_worker() {
     // The last of them waits for all the others, for as long as that takes on a busy machine.
     std::fs::write(&config, "[models.minilm]\nqueue_time_max = \"10min\"\n").expect("config");
     let shoal = Shoal::serve_in(&home, &["--config", config.to_str().expect("path")]);
+    let alone = Alone::of(&shoal, &fixtures).await;
     let mut client = shoal.inference().await.max_encoding_message_size(64 << 20);
     // Short texts, so that it takes seconds and not minutes; which of them is where can still be told.
     let short: Vec<usize> = (0..fixtures.texts.len()).filter(|&index| fixtures.texts[index].ids.len() < 16).collect();
@@ -259,9 +279,8 @@ async fn a_call_of_2048_texts_survives_the_loss_of_its_worker() {
     let answer = call.await.expect("task").expect("answer").into_inner();
     assert_eq!(answer.embeddings.len(), 2048);
     for (index, found) in chosen.into_iter().zip(&answer.embeddings) {
-        assert_same(&fixtures.texts[index].name, &found.values, &fixtures.vectors[index]);
+        alone.check(index, &found.values);
     }
-    let usage = answer.usage.expect("usage");
-    assert_eq!(usage.dtype, "f32");
+    assert_eq!(answer.usage.expect("usage").dtype, alone.dtype);
     assert_eq!(shoal.metric("shoal_worker_restarts_total{worker=\"local-0\"}"), 1.0);
 }

@@ -18,7 +18,7 @@ const BYTES_MAX: u64 = 64 << 20;
 pub(super) enum ArtifactError {
     #[error("no model in memory has it")]
     Unknown,
-    #[error("too many artifacts are being read already")]
+    #[error("too many artifacts wait to be read already")]
     Busy,
     #[error("{path}: {source}", path = path.display())]
     Read { path: PathBuf, source: io::Error },

@@ -26,6 +26,8 @@ use crate::source::Precision;
 const OUTBOX_HIGH: usize = 16;
 /// Artifacts read at once.
 const ARTIFACTS_MAX: usize = 4;
+/// Artifacts that wait for others to be read. A server asks once for each that its models have.
+const ARTIFACTS_WAITING_MAX: usize = 1024;
 /// After Goodbye, the server is given so long to read the last results and end the streams.
 const FAREWELL_MAX: Duration = Duration::from_secs(FAREWELL_SECONDS_MAX);
 
@@ -44,6 +46,8 @@ pub(super) struct Serving<'a> {
     arriving: Option<Arriving>,
     outbox: VecDeque<data_request::Message>,
     artifacts: JoinSet<Vec<data_request::Message>>,
+    /// By hash, those to be read next.
+    artifacts_waiting: VecDeque<String>,
     held: Held,
 }
 
@@ -93,6 +97,7 @@ impl<'a> Serving<'a> {
             arriving: None,
             outbox: VecDeque::new(),
             artifacts: JoinSet::new(),
+            artifacts_waiting: VecDeque::new(),
             held: Held::read(),
         }
     }
@@ -156,7 +161,10 @@ impl<'a> Serving<'a> {
                 self.say_goodbye("the executor ended", false)?;
                 return Err(Leave::Fatal(RunError::ExecutorEnded));
             }
-            Event::Artifact(messages) => self.outbox.extend(messages),
+            Event::Artifact(messages) => {
+                self.outbox.extend(messages);
+                self.read_artifacts();
+            }
             Event::Beat => self.beat()?,
             Event::Sent | Event::DrainEnded => {}
             Event::DataClosed => return Err(LinkError::Ended("data").into()),
@@ -323,7 +331,7 @@ impl<'a> Serving<'a> {
         let name: Arc<str> = load.model.into();
         let source = load.source.map_or(Ok(None), convert::source);
         let precision = Precision::parse(&load.dtype)
-            .ok_or_else(|| format!("dtype `{}` is none of auto, f32, bf16, int8", load.dtype));
+            .ok_or_else(|| format!("dtype `{}` is none of auto, f32, bf16, int8, int8-mixed", load.dtype));
         let step = match source.and_then(|source| Ok((source, precision?))) {
             Ok((source, precision)) => self.link.models.load(&name, source, precision),
             Err(reason) => LoadStep::Tell(ModelStatus::Failed { reason }),
@@ -371,12 +379,25 @@ impl<'a> Serving<'a> {
     }
 
     fn fetch(&mut self, sha256: String) {
-        let found = if self.artifacts.len() >= ARTIFACTS_MAX {
-            Err(ArtifactError::Busy)
-        } else {
-            artifact::find(&self.link.models, &sha256)
-        };
-        match found {
+        if self.artifacts_waiting.len() >= ARTIFACTS_WAITING_MAX {
+            self.outbox.push_back(no_artifact(sha256, &ArtifactError::Busy));
+            return;
+        }
+        self.artifacts_waiting.push_back(sha256);
+        self.read_artifacts();
+    }
+
+    /// Begins to read as many as may be read at once.
+    fn read_artifacts(&mut self) {
+        while self.artifacts.len() < ARTIFACTS_MAX
+            && let Some(sha256) = self.artifacts_waiting.pop_front()
+        {
+            self.read_artifact(sha256);
+        }
+    }
+
+    fn read_artifact(&mut self, sha256: String) {
+        match artifact::find(&self.link.models, &sha256) {
             Ok(path) => {
                 let read = tokio::task::spawn_blocking({
                     let sha256 = sha256.clone();

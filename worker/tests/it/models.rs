@@ -53,7 +53,7 @@ async fn says_which_dtypes_there_are() {
     let mut server = Server::start();
     let _worker = Worker::start(server.options());
     let mut peer = server.peer(1).await;
-    for (dtype, says) in [("bf16", "only in f32"), ("f64", "none of auto, f32, bf16, int8")] {
+    for (dtype, says) in [("bf16", "only in f32"), ("f64", "none of auto, f32, bf16, int8, int8-mixed")] {
         let source = Some(ModelSource { source: Some(model_source::Source::Echo(Default::default())) });
         let load = Load { model: "echo".to_owned(), source, dtype: dtype.to_owned() };
         peer.send(control_response::Message::Load(load)).await;
@@ -89,6 +89,25 @@ async fn says_why_an_artifact_does_not_come() {
     peer.send(control_response::Message::FetchArtifact(fetch)).await;
     let data_request::Message::Artifact(artifact) = peer.data().await else { panic!("no artifact") };
     assert!(artifact.error.contains("no model"), "{artifact:?}");
+}
+
+#[tokio::test]
+async fn hands_over_as_many_artifacts_as_are_asked_for_at_once() {
+    let folder = Tiny::read("bert-embed").write();
+    let mut server = Server::start();
+    let _worker = Worker::start(server.options());
+    let mut peer = server.peer(1).await;
+    let card = peer.load("tiny", model_source::Source::Folder(folder.path().to_str().unwrap().to_owned())).await;
+    // As a server does that has as many models to serve.
+    const COUNT: usize = 100;
+    for _ in 0..COUNT {
+        let fetch = FetchArtifact { sha256: card.tokenizer_sha256.clone() };
+        peer.send(control_response::Message::FetchArtifact(fetch)).await;
+    }
+    for _ in 0..COUNT {
+        let data_request::Message::Artifact(artifact) = peer.data().await else { panic!("no artifact") };
+        assert_eq!((artifact.error.as_str(), artifact.data.len() as u64), ("", artifact.size));
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,8 @@ def check(found, expected, what):
     assert len(found) == len(expected), (what, len(found))
     dot = lambda a, b: sum(x * y for x, y in zip(a, b))
     cosine = dot(found, expected) / math.sqrt(dot(found, found) * dot(expected, expected))
-    assert cosine >= 0.99999, (what, cosine)
+    # As near to float32 as bfloat16 comes, which is what processors that have it compute in.
+    assert cosine >= 0.9995, (what, cosine)
 
 
 def fails(exception, call, **arguments):

@@ -34,16 +34,19 @@ fn each_type_of_numbers_is_as_exact_as_it_promises() {
     let folder = Store::new(&home, PullSettings::from_env()).find(catalogue::find("minilm").expect("an entry"));
     let folder = folder.expect("the weights were pulled");
     let fixtures = Fixtures::read();
+    let mut short = Vec::new();
     for bounds in BOUNDS {
         if bounds.isa > CpuIsa::detect() {
             eprintln!("skipped: {} on {}, which this processor lacks", bounds.dtype, bounds.isa);
             continue;
         }
-        check(&folder, &fixtures, &bounds);
+        short.extend(shortfall(&folder, &fixtures, &bounds));
     }
+    assert!(short.is_empty(), "{short:#?}");
 }
 
-fn check(folder: &Path, fixtures: &Fixtures, bounds: &Bounds) {
+/// What falls short of its bounds, if it does.
+fn shortfall(folder: &Path, fixtures: &Fixtures, bounds: &Bounds) -> Option<String> {
     let Bounds { dtype, isa, .. } = bounds;
     let mut model = Offline::open(folder, dtype, Some(*isa), NonZeroUsize::new(2)).expect("a model");
     assert_eq!(model.dtype(), *dtype);
@@ -56,12 +59,14 @@ fn check(folder: &Path, fixtures: &Fixtures, bounds: &Bounds) {
     let ranks = spearman(&similarities(&found), &similarities(&fixtures.vectors));
     let report = format!("{dtype} on {isa}: cosine {least:.6} at least, {mean:.6} in the mean; ranks {ranks:.6}");
     println!("{report}");
-    assert!(least >= bounds.least && mean >= bounds.mean && ranks >= bounds.ranks, "{report}");
+    let is_short = least < bounds.least || mean < bounds.mean || ranks < bounds.ranks;
+    is_short.then_some(report)
 }
 
 /// The cosine of every pair.
 fn similarities(vectors: &[Vec<f32>]) -> Vec<f64> {
-    let pairs = vectors.iter().enumerate().flat_map(|(index, left)| vectors[..index].iter().map(move |right| (left, right)));
+    let pairs =
+        vectors.iter().enumerate().flat_map(|(index, left)| vectors[..index].iter().map(move |right| (left, right)));
     pairs.map(|(left, right)| cosine(left, right)).collect()
 }
 

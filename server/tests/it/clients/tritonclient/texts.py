@@ -25,7 +25,8 @@ def main(address):
 
     def same(found):
         assert found.dtype == np.float32 and found.shape == expected.shape, found.shape
-        assert ((found * expected).sum(axis=1) > 0.99999).all()
+        # As near to float32 as bfloat16 comes, which is what processors that have it compute in.
+        assert ((found * expected).sum(axis=1) > 0.9995).all()
 
     # As rows, as a column, and as the metadata shows them.
     [model_input] = client.get_model_metadata("minilm").inputs
