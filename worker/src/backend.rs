@@ -91,6 +91,8 @@ pub(crate) struct Compute {
 impl Compute {
     /// A team of `threads` threads, or of as many as the machine offers, that computes with these instructions.
     pub(crate) fn new(threads: Option<NonZeroUsize>, isa: CpuIsa) -> io::Result<Self> {
+        // Kernels trust it: no more than there is.
+        let isa = isa.min(CpuIsa::detect());
         let offered = || std::thread::available_parallelism().ok();
         let threads = threads.or_else(offered).unwrap_or(NonZeroUsize::MIN);
         let team = Arc::new(Mutex::new(Team::new(threads)?));
@@ -130,6 +132,8 @@ pub(crate) enum LoadError {
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("the {backend} backend does not compute in {wanted}, only in {offered}")]
     Precision { backend: &'static str, wanted: &'static str, offered: &'static str },
+    #[error("its batches would take {bytes} bytes beside its weights, and {max} is the most")]
+    Memory { bytes: usize, max: usize },
     #[error("dtype {wanted} needs AVX-512 with BF16 and VNNI, and this worker computes with {isa}: use f32")]
     Instructions { wanted: &'static str, isa: &'static str },
     #[error("synthetic.{field} is {value}, but must be from 0 to {max}")]

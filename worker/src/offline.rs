@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::CpuIsa;
 use crate::backend::{Backend, Compute, Engine, LoadError, Planned, PrepareRequest};
 use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item};
-use crate::card::ModelCard;
+use crate::card::{ModelCard, Task};
 use crate::source::{ModelSource, Precision};
 
 /// An embedding model, ready to run.
@@ -26,6 +26,12 @@ pub enum OfflineError {
     /// No such type of numbers.
     #[error("`{0}` is none of auto, f32, bf16, int8, int8-mixed")]
     Dtype(String),
+    /// The processor lacks the instructions asked for.
+    #[error("this processor has no {0}")]
+    Instructions(CpuIsa),
+    /// A model for something else.
+    #[error("the model does not embed")]
+    Task,
     /// The system gives no threads.
     #[error("cannot start the compute threads")]
     Threads(#[from] std::io::Error),
@@ -56,10 +62,17 @@ impl Offline {
         threads: Option<NonZeroUsize>,
     ) -> Result<Self, OfflineError> {
         let precision = Precision::parse(dtype).ok_or_else(|| OfflineError::Dtype(dtype.to_owned()))?;
-        let compute = Compute::new(threads, isa.unwrap_or_else(CpuIsa::detect))?;
+        let isa = isa.unwrap_or_else(CpuIsa::detect);
+        if isa > CpuIsa::detect() {
+            return Err(OfflineError::Instructions(isa));
+        }
+        let compute = Compute::new(threads, isa)?;
         let name: Arc<str> = "offline".into();
         let request = PrepareRequest { name: name.clone(), source: ModelSource::Folder(folder.to_owned()), precision };
         let (prepared, card) = Planned::<Engine>::prepare(&request, &compute, &mut |_| {})?;
+        if card.task != Task::Embed {
+            return Err(OfflineError::Task);
+        }
         let mut models = Planned::default();
         models.install(&name, prepared)?;
         Ok(Self { models, name, card })

@@ -4,7 +4,7 @@
 //! A sequence's result is the same bits alone, in any batch, in any order and on any number of threads: every sum runs
 //! over one token's own numbers in one order, whatever is computed beside it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::planned::Executor;
 use super::{Compute, LoadError};
@@ -14,8 +14,8 @@ use crate::cpu::avx512::Avx512;
 use crate::cpu::dot::{Bf16, F32};
 use crate::cpu::isa::CpuIsa;
 use crate::cpu::team::Team;
+use crate::model::Model;
 use crate::model::weights::Bound;
-use crate::model::{Model, ReadError};
 use crate::plan::Packed;
 use crate::source::Precision;
 
@@ -34,6 +34,9 @@ use program::{Multiply, Operands, Program};
 /// What a product may lose to bytes in `int8-mixed`, as a part of its output's power: on a sentence encoder of six layers
 /// this leaves 0.9994 of cosine at least, and bytes about half of the work.
 const MIXED_LOSS_MAX: f32 = 8.5e-5;
+
+/// Memory for batches at most: some hundred times what small encoders take, so that no settings file ends a worker.
+const ARENA_BYTES_MAX: usize = 4 << 30;
 
 /// A model for one kind of processor and precision.
 #[derive(Debug)]
@@ -88,8 +91,7 @@ impl Executor for Cpu {
     }
 
     fn run(&mut self, batch: &Packed<'_>, output: &mut Vec<f32>) -> Result<(), BatchError> {
-        // A panic in a kernel left the team as it was.
-        let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut team = lock(&self.team);
         match &mut self.net {
             AnyNet::Avx2(net) => net.run(&mut team, batch, output, None),
             AnyNet::Avx512(net) => net.run(&mut team, batch, output, None),
@@ -99,9 +101,15 @@ impl Executor for Cpu {
     }
 }
 
+/// Takes the team for as long as a batch takes. A panic in a kernel left it as it was.
+fn lock(team: &Mutex<Team>) -> MutexGuard<'_, Team> {
+    team.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The precision to compute in: where none is asked for, the fastest without visible loss.
 fn resolve(wanted: Precision, isa: CpuIsa) -> Result<Precision, LoadError> {
     match wanted {
+        _ if isa == CpuIsa::Portable => Err(LoadError::Instructions { wanted: wanted.name(), isa: isa.name() }),
         Precision::Auto if isa >= CpuIsa::Avx512Narrow => Ok(Precision::Bf16),
         Precision::Auto | Precision::F32 => Ok(Precision::F32),
         _ if isa >= CpuIsa::Avx512Narrow => Ok(wanted),
@@ -117,8 +125,12 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn net<D: Kind>(&self, operands: Operands, progress: &mut dyn FnMut(f32)) -> Result<Net<D>, ReadError> {
+    fn net<D: Kind>(&self, operands: Operands, progress: &mut dyn FnMut(f32)) -> Result<Net<D>, LoadError> {
         let program = Program::new(&self.model.plan, operands, |_| Multiply::Operands);
+        let bytes = net::arena_bytes(&program, self.threads);
+        if bytes > ARENA_BYTES_MAX {
+            return Err(LoadError::Memory { bytes, max: ARENA_BYTES_MAX });
+        }
         let weights = load::load(&self.model.plan, &program, self.weights, progress)?;
         Ok(Net::new(program, weights, self.threads))
     }
@@ -129,15 +141,15 @@ impl Build<'_> {
         team: &Mutex<Team>,
         loss_max: f32,
         progress: &mut dyn FnMut(f32),
-    ) -> Result<Net<Bf16>, ReadError> {
+    ) -> Result<Net<Bf16>, LoadError> {
         let plan = &self.model.plan;
         let mut net: Net<Bf16> = self.net(Operands::Bf16, progress)?;
         let (ids, splits) = calibrate::sample(self.model.vocabulary, self.model.tokens_max, self.model.sequence_ends());
         let sample = Packed { ids: &ids, types: &[], splits: &splits, marks: &[] };
         let observer = calibrate::Observer::default();
-        let mut team = team.lock().unwrap_or_else(PoisonError::into_inner);
-        net.run(&mut team, &sample, &mut Vec::new(), Some(&observer));
-        let mut choices = calibrate::choose_all(plan, self.weights, &observer.seen(), &mut team)?;
+        // Others run batches between these.
+        net.run(&mut lock(team), &sample, &mut Vec::new(), Some(&observer));
+        let mut choices = calibrate::choose_all(plan, self.weights, &observer.seen(), || lock(team))?;
         choices.retain(|_, choice| choice.loss <= loss_max);
         let multiply = |weight| if choices.contains_key(&weight) { Multiply::Int8 } else { Multiply::Operands };
         let program = Program::new(plan, Operands::Bf16, multiply);

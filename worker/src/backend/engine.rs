@@ -6,6 +6,7 @@ use super::cpu::Cpu;
 use super::planned::Executor;
 use super::{Compute, LoadError};
 use crate::batch::BatchError;
+#[cfg(target_arch = "x86_64")]
 use crate::cpu::isa::CpuIsa;
 use crate::model::Model;
 use crate::model::weights::Bound;

@@ -3,6 +3,9 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
+/// Columns come in multiples of this: whoever writes a row fills it up with zeros, so that vectors and words of depth can be
+/// read whole.
+pub(crate) const PADDING: usize = 16;
 /// Bytes of a cache line, and of the widest vector.
 const LINE: usize = 64;
 

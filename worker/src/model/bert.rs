@@ -58,7 +58,7 @@ pub(super) fn read(config: &Config) -> Result<Encoder, ReadError> {
         hidden,
         heads,
         inner: config.size("intermediate_size")?,
-        layers: config.size("num_hidden_layers")?,
+        layers: config.layers("num_hidden_layers")?,
         activation: config.activation("hidden_act")?,
         epsilon: config.epsilon_or("layer_norm_eps", 1e-12)?,
         names: &LAYER,

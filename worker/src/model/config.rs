@@ -15,6 +15,8 @@ use crate::plan::Activation;
 pub(super) const SETTINGS_BYTES_MAX: u64 = 4 << 20;
 /// No size in a config is larger: the largest encoders have some thousand hidden, the largest vocabulary half a million.
 const SIZE_MAX: usize = 1 << 20;
+/// Layers at most: several times what any encoder has, and few enough to plan at once.
+const LAYERS_MAX: usize = 512;
 /// What activations are called in configs.
 const ACTIVATIONS: [(&str, Activation); 9] = [
     ("gelu", Activation::Gelu),
@@ -60,6 +62,14 @@ impl Config {
         match self.whole(field) {
             Some(size) if (1..=SIZE_MAX).contains(&size) => Ok(size),
             _ => Err(self.wrong(field, format!("from 1 to {SIZE_MAX}"))),
+        }
+    }
+
+    /// How many layers there are.
+    pub(super) fn layers(&self, field: &'static str) -> Result<usize, ReadError> {
+        match self.size(field)? {
+            layers @ ..=LAYERS_MAX => Ok(layers),
+            _ => Err(self.wrong(field, format!("from 1 to {LAYERS_MAX}"))),
         }
     }
 

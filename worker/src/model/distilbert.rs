@@ -55,7 +55,7 @@ fn encode(config: &Config, plan: &mut Builder) -> Result<Encoded, ReadError> {
         hidden,
         heads,
         inner: config.size("hidden_dim")?,
-        layers: config.size("n_layers")?,
+        layers: config.layers("n_layers")?,
         activation: config.activation("activation")?,
         epsilon: EPSILON,
         names: &LAYER,

@@ -54,11 +54,12 @@ pub(super) struct Arena {
 impl Arena {
     pub(super) fn new(program: &Program, room: Room) -> Self {
         let places = Places::new(program, &room);
-        Self { room, memory: Aligned::zeroed(places.bytes()), places }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.memory.bytes()
+        let mut memory = Aligned::zeroed(places.bytes());
+        if cfg!(test) {
+            // No number in any form: what is read before it is written shows.
+            memory.fill(0xff);
+        }
+        Self { room, memory, places }
     }
 
     /// Where the memory begins, to be read and written by several threads.

@@ -9,16 +9,15 @@
 //! The sample is made of ids spread over the vocabulary, the same for every worker, so that all of them choose alike.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 
 use crate::cpu::dot::{Bf16, Int8};
-use crate::cpu::memory::{Aligned, Rows as View};
+use crate::cpu::memory::{Aligned, PADDING, Rows as View};
 use crate::cpu::team::Team;
 use crate::model::ReadError;
 use crate::model::weights::Bound;
-use crate::ops::embed::cpu::PADDING;
 use crate::ops::gemm::cpu::{Left, multiply};
 use crate::ops::gemm::pack::Packed as Matrix;
 use crate::ops::gemm::quantise::quantise;
@@ -31,6 +30,10 @@ const LENGTHS: [usize; 16] = [3, 3, 3, 3, 4, 4, 5, 6, 8, 10, 12, 16, 24, 48, 96,
 const KEPT: usize = 3;
 /// How much of the difference between columns is moved to the weights: what is tried.
 const MOVED: [f32; 4] = [0.0, 0.5, 0.7, 0.85];
+/// Products that are tried while nobody else computes.
+const PRODUCTS_TOGETHER: usize = 4;
+/// Products of bytes that a sum of 32 bits holds for certain: 255 · 127 each.
+const DEPTH_MAX: usize = (i32::MAX / (255 * 127)) as usize;
 /// No size is taken to be smaller.
 const SIZE_MIN: f32 = 1e-5;
 
@@ -93,28 +96,32 @@ pub(super) struct Choice {
     pub(super) loss: f32,
 }
 
-/// How each product over tokens is best quantised. The team shares the work.
+/// How each product over tokens is best quantised. The team shares the work, and is given back every few products.
 ///
 /// # Errors
 /// A weight that holds what is no number.
-pub(super) fn choose_all(
+pub(super) fn choose_all<'a>(
     plan: &Plan,
     weights: &Bound<'_>,
     seen: &BTreeMap<WeightId, Seen>,
-    team: &mut Team,
+    team: impl Fn() -> MutexGuard<'a, Team>,
 ) -> Result<BTreeMap<WeightId, Choice>, ReadError> {
     let over_tokens = |op: &Op| match op {
-        Op::Gemm { input, weight, .. } if plan[*input].rows == Rows::Tokens => Some(*weight),
+        Op::Gemm { input, weight, .. } if plan[*input].rows == Rows::Tokens && plan[*input].width <= DEPTH_MAX => {
+            Some(*weight)
+        }
         _ => None,
     };
     let products: Vec<WeightId> = plan.ops.iter().filter_map(over_tokens).collect();
     let choices = Mutex::new(Vec::new());
-    team.run(&[products.len()], &|_, product, _| {
-        let weight = products[product];
-        let choice = weights.weight(weight).read_all().map(|values| (weight, choose(&values, &seen[&weight])));
-        weights.weight(weight).done();
-        choices.lock().unwrap_or_else(PoisonError::into_inner).push(choice);
-    });
+    for some in products.chunks(PRODUCTS_TOGETHER) {
+        team().run(&[some.len()], &|_, product, _| {
+            let source = weights.weight(some[product]);
+            let choice = source.read_all().map(|values| (some[product], choose(&values, &seen[&some[product]])));
+            source.done();
+            choices.lock().unwrap_or_else(PoisonError::into_inner).push(choice);
+        });
+    }
     choices.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
 }
 

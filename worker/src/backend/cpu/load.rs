@@ -6,11 +6,10 @@ use std::f32::consts::LOG2_E;
 use super::calibrate::{self, Choice};
 use super::net::{Kind, Norm, Weights};
 use super::program::{Program, Task};
-use crate::cpu::memory::{Aligned, Plain};
+use crate::cpu::memory::{Aligned, PADDING, Plain};
 use crate::cpu::simd::Number;
 use crate::model::ReadError;
 use crate::model::weights::Bound;
-use crate::ops::embed::cpu::PADDING;
 use crate::ops::gemm::pack::{Packed, Product};
 use crate::plan::{self, Op, Plan, WeightId};
 

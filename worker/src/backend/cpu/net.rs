@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 
-use super::arena::{Area, Arena, Room};
+use super::arena::{Area, Arena, Places, Room};
 use super::calibrate::Observer;
 use super::program::{Form, Forms, Program, SlotId, Task};
 use super::schedule::{Cut, Schedule, local_rows};
 use crate::cpu::dot::Int8;
-use crate::cpu::memory::{Aligned, Rows as View};
+use crate::cpu::memory::{Aligned, PADDING, Rows as View};
 use crate::cpu::simd::Number as _;
 use crate::cpu::team::Team;
 use crate::ops::attend::cpu::{Attends, Scratch, attend};
@@ -100,8 +100,9 @@ impl<D: Kind> Net<D> {
         self.weights
     }
 
+    /// Memory it comes to: its weights, and room for as many tokens as run together.
     pub(super) fn bytes(&self) -> usize {
-        self.arena.bytes() + self.weights.iter().map(Weights::bytes).sum::<usize>()
+        arena_bytes(&self.program, self.scratch.len()) + self.weights.iter().map(Weights::bytes).sum::<usize>()
     }
 
     /// Runs a batch; `output` becomes the rows of the program's output. An observer is shown the inputs of all products
@@ -113,6 +114,9 @@ impl<D: Kind> Net<D> {
         output: &mut Vec<f32>,
         observer: Option<&Observer>,
     ) {
+        // What is written without a look at any bound relies on these.
+        assert_eq!(self.scratch.len(), team.threads(), "a net runs on a team of as many threads as it was made for");
+        assert!(batch.marks.iter().all(|mark| *mark < batch.ids.len()), "marks are tokens");
         output.clear();
         let mut own = std::mem::take(&mut self.own);
         let (mut sequence, mut mark) = (0, 0);
@@ -200,6 +204,12 @@ impl Norm {
     fn bytes(&self) -> usize {
         (self.gain.len() + self.shift.len()) * size_of::<f32>()
     }
+}
+
+/// Memory that slots come to on so many threads, with as many tokens as run together.
+pub(super) fn arena_bytes(program: &Program, threads: usize) -> usize {
+    let room = Room { tokens: TOKENS_TOGETHER * threads, sequences: 1, marks: 0, local: local_rows(threads) };
+    Places::new(program, &room).bytes()
 }
 
 /// Where an arena begins.
@@ -349,7 +359,7 @@ impl<D: Kind> Run<'_, D> {
         let mut scratch = self.net.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
         for head in tile.heads.clone() {
             // What fills the rows up is written with the last head.
-            let pad = if head + 1 == heads { (width.next_multiple_of(16)).min(stride) - width } else { 0 };
+            let pad = if head + 1 == heads { (width.next_multiple_of(PADDING)).min(stride) - width } else { 0 };
             // SAFETY: slots have the rows of the sequence; these queries of this head are this tile's alone.
             unsafe {
                 let qkv = self.view::<D::Element>(qkv, Area::Shared);
@@ -374,7 +384,7 @@ impl<D: Kind> Run<'_, D> {
                 }
                 Task::Pick { input, output } => {
                     // With what fills rows up, which products read.
-                    let (width, marks) = (program.slots[input.0].width.next_multiple_of(16), self.batch.marks);
+                    let (width, marks) = (program.slots[input.0].width.next_multiple_of(PADDING), self.batch.marks);
                     if program.slots[input.0].form == Form::Wide {
                         let (input, output) = (self.view::<f32>(input, Area::Shared), self.view(output, Area::Shared));
                         pick(marks, row..row + 1, width, input, output);

@@ -160,6 +160,10 @@ impl Program {
         let Build { mut slots, tasks, .. } = build;
         slots[output.0].read = tasks.len();
         let groups = groups(&tasks, &slots);
+        let mut heads =
+            tasks.iter().filter_map(|task| if let Task::Attend { heads, .. } = task { Some(*heads) } else { None });
+        let first = heads.next();
+        assert!(heads.all(|heads| Some(heads) == first), "batches are cut by heads alike for all layers");
         Self { slots, tasks, groups, output }
     }
 

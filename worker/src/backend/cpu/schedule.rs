@@ -136,7 +136,8 @@ pub(super) fn is_small(rows: usize, threads: usize) -> bool {
 
 /// Rows that local slots must have room for.
 pub(super) fn local_rows(threads: usize) -> usize {
-    threads * BLOCK_ROWS_MAX.max(BLOCK_ROWS_MIN)
+    const { assert!(BLOCK_ROWS_MAX >= BLOCK_ROWS_MIN) };
+    threads * BLOCK_ROWS_MAX
 }
 
 /// Panels of a tile: as few as keep all threads busy to the end, if all are as fast.

@@ -8,12 +8,10 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::cpu::memory::Rows;
+use crate::cpu::memory::{PADDING, Rows};
 use crate::cpu::simd::{Number, Simd};
 use crate::ops::normalize::cpu::{Norm, Results, normalize};
 
-/// Rows of tables are padded to a multiple of this.
-pub(crate) const PADDING: usize = 16;
 /// Tokens whose words are asked for ahead of their turn: a vocabulary is larger than caches.
 const AHEAD: usize = 4;
 /// Bytes that come together.

@@ -106,12 +106,17 @@ unsafe fn quantise_row<N: Number>(
         let at = |column: usize| V::mul(N::load::<V>(from.add(column)), factor(column));
         let whole = width / V::LANES * V::LANES;
         let (mut low, mut high) = (V::splat(f32::INFINITY), V::splat(f32::NEG_INFINITY));
+        // Minimum and maximum pass over what is no number; times zero it stays none.
+        let mut nothing = V::splat(0.0);
         for column in (0..whole).step_by(V::LANES) {
-            (low, high) = (V::min(at(column), low), V::max(at(column), high));
+            let x = at(column);
+            (low, high) = (V::min(x, low), V::max(x, high));
+            nothing = V::fma(x, V::splat(0.0), nothing);
         }
         if whole < width {
             let (left, x) = (width - whole, at(whole));
             (low, high) = (V::first(left, V::min(x, low), low), V::first(left, V::max(x, high), high));
+            nothing = V::first(left, V::fma(x, V::splat(0.0), nothing), nothing);
         }
         let (low, high) = (-V::largest(V::sub(V::splat(0.0), low)), V::largest(high));
         let scale = (high - low).max(RANGE_MIN) / VALUE_MAX;
@@ -121,6 +126,6 @@ unsafe fn quantise_row<N: Number>(
             let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(quantised, _mm512_setzero_si512()));
             _mm_storeu_si128(to.add(column).cast(), bytes);
         }
-        [scale, low]
+        [scale + V::sum(nothing), low]
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::cpu::memory::Rows;
+use crate::cpu::memory::{PADDING, Rows};
 use crate::cpu::simd::{Number, Simd};
 
 /// Rounds rows `rows` of `from`, `width` numbers each and up to the next multiple of 16 columns, into `to`.
@@ -19,7 +19,7 @@ pub(crate) unsafe fn round<V: Simd>(rows: Range<usize>, width: usize, from: Rows
             #[inline(always)]
             || {
                 for row in rows {
-                    for column in (0..width.next_multiple_of(16)).step_by(V::LANES) {
+                    for column in (0..width.next_multiple_of(PADDING)).step_by(V::LANES) {
                         bf16::store::<V>(to.at(row, column), V::load(from.at(row, column)));
                     }
                 }

@@ -217,6 +217,24 @@ proptest! {
 }
 
 #[test]
+fn what_is_not_a_number_is_not_lost_to_bytes() {
+    if CpuIsa::detect() < CpuIsa::Avx512Narrow {
+        return eprintln!("skipped: no instructions for int8");
+    }
+    for (width, at) in [(40, 3), (40, 39), (64, 63)] {
+        for nothing in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (mut numbers, stride) = matrix(1, width, |_, column| if column == at { nothing } else { 1.0 });
+            let (mut bytes, _) = matrix(1, width, |_, _| 0u8);
+            let mut range = [[0.0f32; 2]];
+            let (to, ranges) = (Rows::new(bytes.as_mut_ptr(), stride), Rows::new(range.as_mut_ptr(), 1));
+            // SAFETY: the processor has the instructions; rows have the room they need.
+            unsafe { quantise(0..1, width, Rows::new(numbers.as_mut_ptr(), stride), None, to, ranges) };
+            assert!(range[0].iter().any(|x| !x.is_finite()), "{nothing} at {at} of {width}: {range:?}");
+        }
+    }
+}
+
+#[test]
 fn a_row_of_equal_numbers_has_a_range() {
     if CpuIsa::detect() < CpuIsa::Avx512Narrow {
         return eprintln!("skipped: no instructions for int8");

@@ -5,11 +5,8 @@ mod tests;
 
 use half::bf16;
 
-use crate::cpu::memory::Rows;
+use crate::cpu::memory::{PADDING, Rows};
 use crate::cpu::simd::Simd;
-
-/// Rows are written in full up to a multiple of this.
-const PADDING: usize = 16;
 
 /// What rows are normalised with: `(x - mean) / √(variance + epsilon) · gain + shift`.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ mod tests;
 
 use std::ops::Range;
 
-use crate::cpu::memory::Rows;
+use crate::cpu::memory::{PADDING, Rows};
 use crate::cpu::simd::Simd;
 use crate::plan::Pooling;
 
@@ -13,11 +13,11 @@ use crate::plan::Pooling;
 const STRIP: usize = 8;
 
 /// Pools sequences `sequences` of a packed matrix into the same rows of `out`, `width` columns. `splits` are where sequences
-/// begin and, last, where they end; none is empty.
+/// begin and, last, where they end; none is empty. What is written is padded with zeros to a multiple of 16 columns.
 ///
 /// # Safety
-/// The processor has the instructions of `V`. Rows of the sequences can be read and those of `out` written, `width` columns
-/// each, and nobody else uses the latter meanwhile.
+/// The processor has the instructions of `V`. Rows of the sequences have `width` columns; those of `out` reach to the next
+/// multiple of 16, and nobody else uses them meanwhile.
 pub(crate) unsafe fn pool<V: Simd>(
     pooling: Pooling,
     input: Rows<f32>,
@@ -38,8 +38,8 @@ pub(crate) unsafe fn pool<V: Simd>(
                         strip::<V, STRIP>(pooling, input, rows.clone(), column, V::LANES, out.at(sequence, column));
                         column += STRIP * V::LANES;
                     }
-                    while column < width {
-                        let count = (width - column).min(V::LANES);
+                    while column < width.next_multiple_of(PADDING) {
+                        let count = width.saturating_sub(column).min(V::LANES);
                         strip::<V, 1>(pooling, input, rows.clone(), column, count, out.at(sequence, column));
                         column += V::LANES;
                     }
@@ -84,11 +84,8 @@ unsafe fn strip<V: Simd, const VECTORS: usize>(
             }
         }
         for (vector, pooled) in pooled.into_iter().enumerate() {
-            if count < V::LANES {
-                V::store_first(out.add(vector * V::LANES), count, pooled);
-            } else {
-                V::store(out.add(vector * V::LANES), pooled);
-            }
+            let filled = if count < V::LANES { V::first(count, pooled, V::splat(0.0)) } else { pooled };
+            V::store(out.add(vector * V::LANES), filled);
         }
     }
 }
