@@ -24,6 +24,7 @@ mod calibrate;
 mod load;
 mod net;
 mod program;
+mod run;
 mod schedule;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ const MODELS: [&str; 6] =
 
 fn precisions(isa: CpuIsa) -> &'static [Precision] {
     match isa {
-        CpuIsa::Avx512Narrow => &[Precision::F32, Precision::Bf16, Precision::Int8],
+        CpuIsa::Avx512Narrow => &[Precision::F32, Precision::Bf16, Precision::Int8, Precision::Int8Mixed],
         _ => &[Precision::F32],
     }
 }

@@ -7,7 +7,7 @@ use crate::backend::cpu::arena::{Area, Places, Room};
 use crate::backend::cpu::program::{Forms, Multiply, Operands, Program, SlotId, Task};
 use crate::backend::cpu::schedule::{Cut, Schedule, local_rows};
 use crate::model::Model;
-use crate::plan::{Packed, Rows};
+use crate::plan::{Packed, Rows, WeightId};
 
 /// The memory of one batch, as which slot's which row each line of it holds.
 struct Memory<'a> {
@@ -132,12 +132,14 @@ fn every_task_reads_what_was_written_for_it() {
     for folder in ["bert-embed", "bert-classify", "roberta-fill", "distilbert-rerank"] {
         let model =
             Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(folder)).unwrap();
-        for (operands, multiply) in [
-            (Operands::F32, Multiply::Operands),
-            (Operands::Bf16, Multiply::Operands),
-            (Operands::Bf16, Multiply::Int8),
-        ] {
-            let program = Program::new(&model.plan, operands, |_| multiply);
+        let kinds: [(Operands, fn(WeightId) -> Multiply); 4] = [
+            (Operands::F32, |_| Multiply::Operands),
+            (Operands::Bf16, |_| Multiply::Operands),
+            (Operands::Bf16, |_| Multiply::Int8),
+            (Operands::Bf16, |WeightId(weight)| if weight % 2 == 0 { Multiply::Int8 } else { Multiply::Operands }),
+        ];
+        for (operands, multiply) in kinds {
+            let program = Program::new(&model.plan, operands, multiply);
             for lengths in lengths {
                 let mut splits = vec![0];
                 lengths.iter().for_each(|length| splits.push(splits[splits.len() - 1] + length));
