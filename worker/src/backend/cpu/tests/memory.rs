@@ -18,6 +18,9 @@ struct Memory<'a> {
 
 const LINE: usize = 64;
 
+/// How each product is computed.
+type Choose = fn(WeightId) -> Multiply;
+
 impl Memory<'_> {
     /// The lines of a row. A row of ranges is less than one.
     fn row(&self, slot: SlotId, row: usize, area: Area) -> impl Iterator<Item = usize> + use<> {
@@ -132,7 +135,7 @@ fn every_task_reads_what_was_written_for_it() {
     for folder in ["bert-embed", "bert-classify", "roberta-fill", "distilbert-rerank"] {
         let model =
             Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(folder)).unwrap();
-        let kinds: [(Operands, fn(WeightId) -> Multiply); 4] = [
+        let kinds: [(Operands, Choose); 4] = [
             (Operands::F32, |_| Multiply::Operands),
             (Operands::Bf16, |_| Multiply::Operands),
             (Operands::Bf16, |_| Multiply::Int8),
