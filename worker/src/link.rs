@@ -28,7 +28,7 @@ use crate::backend::Stack;
 use crate::executor::{Event, Executor};
 use crate::run::{Exit, Refusal, RunError};
 use crate::session::{Models, Session};
-use crate::{Endpoint, Options};
+use crate::{CpuIsa, Endpoint, Options};
 
 mod artifact;
 mod backoff;
@@ -277,6 +277,7 @@ impl Link {
             name: name.to_owned(),
             card: card.map(|card| convert::card(name, card)),
         };
+        let isa = self.options.cpu_isa.unwrap_or_else(CpuIsa::detect);
         Hello {
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
@@ -285,7 +286,7 @@ impl Link {
             auth: self.options.auth.reveal().to_owned(),
             device: Some(Device {
                 kind: "cpu".to_owned(),
-                name: memory::processor(),
+                name: format!("{}, {isa}", memory::processor()),
                 memory_bytes: memory::installed(),
                 threads: u32::try_from(self.threads).unwrap_or(u32::MAX),
             }),
