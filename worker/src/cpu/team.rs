@@ -1,6 +1,9 @@
 //! The threads that compute. A job is a list of steps, a step a number of tiles: each thread claims the next tile of the
 //! current step, and goes on to the next step when all tiles of this one are done.
 //!
+//! Tiles are dealt to lanes, and a thread begins with those of its own: while all are on time, none looks at what another
+//! has claimed. One that has no tile left takes from the lanes of others.
+//!
 //! Nobody waits for a thread, only for tiles: one that wakes late, or that the system gives its processor to somebody
 //! else, delays a job by the tile it holds and no more. The thread that asks for a job works on it, too.
 //!
@@ -21,6 +24,15 @@ const SPINS: usize = 4_000;
 /// How often a thread gives way between jobs before it sleeps. Waking a sleeper takes 50 µs and more, the next batch of a
 /// busy server less.
 const YIELDS: usize = 50;
+
+/// Lanes at most: with more, looking whether others have tiles left takes longer than waiting for one's turn.
+const LANES_MAX: usize = 8;
+
+/// Lanes that a team of so many threads has. A thread that claims a tile claims the one so many further on next, if all
+/// threads are on time.
+pub(crate) fn lanes(threads: usize) -> usize {
+    threads.min(LANES_MAX)
+}
 
 /// Threads that work together.
 pub(crate) struct Team {
@@ -60,11 +72,11 @@ struct Job {
 }
 
 /// How far one step is.
-#[derive(Default)]
 struct Step {
     tiles: usize,
-    /// The next tile to claim; beyond `tiles` when there is none.
-    next: Line<AtomicUsize>,
+    /// How many tiles are claimed of each lane, or more where there is none left.
+    claimed: Box<[Line<AtomicUsize>]>,
+    /// Added to by each thread when it finds no more.
     done: Line<AtomicUsize>,
 }
 
@@ -106,10 +118,11 @@ impl Team {
     /// If the work does, after everybody has stopped working.
     pub(crate) fn run(&mut self, tiles: &[usize], work: &Work<'_>) {
         if self.steps.len() < tiles.len() {
-            self.steps.resize_with(tiles.len(), Step::default);
+            let lanes = lanes(self.threads());
+            self.steps.resize_with(tiles.len(), || Step::new(lanes));
         }
         for (step, &tiles) in self.steps.iter_mut().zip(tiles) {
-            *step = Step { tiles, ..Step::default() };
+            step.start(tiles);
         }
         let steps = &self.steps[..tiles.len()];
         // SAFETY: the lifetime is only forgotten: nobody looks at the job after this function has returned.
@@ -128,6 +141,27 @@ impl Team {
             let payload = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
             resume_unwind(payload.unwrap_or_else(|| Box::new("a compute thread panicked")));
         }
+    }
+}
+
+impl Step {
+    fn new(lanes: usize) -> Self {
+        Self { tiles: 0, claimed: (0..lanes).map(|_| Line::default()).collect(), done: Line::default() }
+    }
+
+    fn start(&mut self, tiles: usize) {
+        self.tiles = tiles;
+        self.claimed.iter_mut().for_each(|claimed| *claimed.0.get_mut() = 0);
+        *self.done.0.get_mut() = 0;
+    }
+
+    /// A tile of a lane that nobody has claimed.
+    fn claim(&self, lane: usize) -> Option<usize> {
+        let claimed = &self.claimed[lane].0;
+        let tile = |claimed: usize| Some(lane + claimed * self.claimed.len()).filter(|tile| *tile < self.tiles);
+        // A look first: others come by to find that nothing is left.
+        tile(claimed.load(Ordering::Relaxed))?;
+        tile(claimed.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -195,17 +229,20 @@ impl Shared {
     /// Works on a job until its last step has no tile left; the caller's thread, which is 0, until all are done.
     fn work(&self, steps: &[Step], work: &Work<'_>, thread: usize) {
         for (index, step) in steps.iter().enumerate() {
-            loop {
-                let tile = step.next.0.fetch_add(1, Ordering::Relaxed);
-                if tile >= step.tiles {
-                    break;
+            let lanes = step.claimed.len();
+            let mut done = 0;
+            for lane in (0..lanes).map(|lane| (thread + lane) % lanes) {
+                while let Some(tile) = step.claim(lane) {
+                    // After a panic the rest is only counted, so that nobody waits for it.
+                    if !self.panicked.load(Ordering::Relaxed) {
+                        let outcome = catch_unwind(AssertUnwindSafe(|| work(index, tile, thread)));
+                        outcome.unwrap_or_else(|payload| self.note(payload));
+                    }
+                    done += 1;
                 }
-                // After a panic the rest is only counted, so that nobody waits for it.
-                if !self.panicked.load(Ordering::Relaxed) {
-                    let done = catch_unwind(AssertUnwindSafe(|| work(index, tile, thread)));
-                    done.unwrap_or_else(|payload| self.note(payload));
-                }
-                step.done.0.fetch_add(1, Ordering::Release);
+            }
+            if done > 0 {
+                step.done.0.fetch_add(done, Ordering::Release);
             }
             if thread == 0 || index + 1 < steps.len() {
                 wait_until(|| step.done.0.load(Ordering::Acquire) >= step.tiles);
@@ -291,6 +328,21 @@ mod tests {
             busy[thread].store(false, Ordering::SeqCst);
         });
         assert_eq!(met.into_inner().unwrap(), BTreeSet::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn tiles_of_a_thread_that_is_late_are_done_by_others() {
+        for threads in [2, 3, LANES_MAX + 2] {
+            let mut team = team(threads);
+            let others = AtomicUsize::new(0);
+            // The first tile ends when all others are done, of which some are dealt to the thread that holds it.
+            team.run(&[40], &|_, tile, _| match tile {
+                0 => wait_until(|| others.load(Ordering::SeqCst) == 39),
+                _ => {
+                    others.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
     }
 
     #[test]

@@ -212,7 +212,9 @@ impl<'a> Trial<'a> {
         let mut out = Aligned::<f32>::zeroed(self.rows.len() * stride);
         let to = View::new(out.as_mut_ptr(), stride);
         // SAFETY: as above.
-        unsafe { multiply(left, 0..self.rows.len(), matrix, 0..matrix.panels(), Activation::Identity, to) };
+        unsafe {
+            multiply(left, 0..self.rows.len(), matrix, 0..matrix.panels(), Activation::Identity, to, matrix.at(0));
+        }
         out.to_vec()
     }
 }

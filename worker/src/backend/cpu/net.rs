@@ -175,6 +175,15 @@ impl<D: Kind> Net<D> {
             _ => 0,
         }
     }
+
+    /// Where a panel of a task's product begins; a task that is no product has none.
+    pub(super) fn panel(&self, task: usize, panel: usize) -> Option<*const u8> {
+        match &self.weights[task] {
+            Weights::Gemm(matrix) => Some(matrix.at(panel)),
+            Weights::GemmInt8(matrix) => Some(matrix.at(panel)),
+            _ => None,
+        }
+    }
 }
 
 impl<D: Kind> Weights<D> {

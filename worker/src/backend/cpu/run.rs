@@ -9,10 +9,11 @@ use super::arena::Area;
 use super::calibrate::Observer;
 use super::net::{Kind, Net, Norm, Weights};
 use super::program::{Form, Forms, SlotId, Task};
-use super::schedule::{Cut, Schedule};
+use super::schedule::{Cut, Schedule, Step};
 use crate::cpu::dot::Int8;
 use crate::cpu::memory::{PADDING, Rows as View};
 use crate::cpu::simd::Number as _;
+use crate::cpu::team::lanes;
 use crate::ops::attend::cpu::attend;
 use crate::ops::embed::cpu::{Tables, embed};
 use crate::ops::gemm::cpu::{Left, multiply};
@@ -42,8 +43,8 @@ pub(super) struct Run<'a, D: Kind> {
 impl<D: Kind> Run<'_, D> {
     /// # Safety
     /// Each tile is done once, and after all tiles of earlier steps.
-    pub(super) unsafe fn tile(&self, step: usize, tile: usize, thread: usize) {
-        let step = &self.schedule.steps[step];
+    pub(super) unsafe fn tile(&self, number: usize, tile: usize, thread: usize) {
+        let step = &self.schedule.steps[number];
         let single = step.tasks.start;
         // SAFETY: as the caller promises; tiles of one step write different rows or columns, as each cut says.
         unsafe {
@@ -53,12 +54,16 @@ impl<D: Kind> Run<'_, D> {
                     let is_whole_group = self.net.program.groups[step.group].tasks == step.tasks;
                     let area = if is_whole_group { Area::Own { thread, first: block.start } } else { Area::Shared };
                     for task in step.tasks.clone() {
-                        self.rows(task, block.clone(), area);
+                        // After the last product of a block comes the first one of another.
+                        let mut next = (task + 1..step.tasks.end).chain(step.tasks.clone());
+                        let soon = next.find_map(|task| self.net.panel(task, 0));
+                        self.rows(task, block.clone(), area, soon);
                     }
                 }
                 Cut::Panels { rows, each } => {
                     let panels = self.net.panels(single);
-                    self.gemm(single, 0..rows, tile * each..panels.min((tile + 1) * each), Area::Shared);
+                    let soon = self.next_panel(number, tile, thread);
+                    self.gemm(single, 0..rows, tile * each..panels.min((tile + 1) * each), Area::Shared, soon);
                 }
                 Cut::Heads => self.heads(single, tile, thread),
                 Cut::Gathered => self.gather(single, tile),
@@ -66,8 +71,19 @@ impl<D: Kind> Run<'_, D> {
         }
     }
 
-    /// A row-wise task for some rows.
-    unsafe fn rows(&self, task: usize, rows: Range<usize>, area: Area) {
+    /// The panel that a thread comes to after a tile of panels, if all threads are on time.
+    fn next_panel(&self, step: usize, tile: usize, thread: usize) -> Option<*const u8> {
+        let lanes = lanes(self.net.scratch.len());
+        let places = std::iter::once((step, tile + lanes)).chain((step + 1..).map(|step| (step, thread % lanes)));
+        places.take_while(|(step, _)| *step < self.schedule.steps.len()).find_map(|(step, tile)| {
+            let Step { cut: Cut::Panels { each, .. }, ref tasks, .. } = self.schedule.steps[step] else { return None };
+            let panel = tile * each;
+            (panel < self.net.panels(tasks.start)).then(|| self.net.panel(tasks.start, panel)).flatten()
+        })
+    }
+
+    /// A row-wise task for some rows. `soon` are weights that are read next.
+    unsafe fn rows(&self, task: usize, rows: Range<usize>, area: Area, soon: Option<*const u8>) {
         let net = self.net;
         // SAFETY: slots have these rows, which are this tile's alone.
         unsafe {
@@ -111,12 +127,12 @@ impl<D: Kind> Run<'_, D> {
                         operand,
                     );
                 }
-                _ => self.gemm(task, rows, 0..net.panels(task), area),
+                _ => self.gemm(task, rows, 0..net.panels(task), area, soon),
             }
         }
     }
 
-    unsafe fn gemm(&self, task: usize, rows: Range<usize>, panels: Range<usize>, area: Area) {
+    unsafe fn gemm(&self, task: usize, rows: Range<usize>, panels: Range<usize>, area: Area, soon: Option<*const u8>) {
         let Task::Gemm { weight, input, range, activation, output, .. } = self.net.program.tasks[task] else {
             unreachable!("other tasks are done elsewhere")
         };
@@ -129,6 +145,7 @@ impl<D: Kind> Run<'_, D> {
             }
         }
         let is_wide = self.net.program.slots[output.0].form == Form::Wide;
+        let soon = soon.unwrap_or(self.start.0);
         // SAFETY: slots have these rows; these rows and panels are this tile's alone.
         unsafe {
             match &self.net.weights[task] {
@@ -138,9 +155,17 @@ impl<D: Kind> Run<'_, D> {
                         each: View::new(std::ptr::NonNull::dangling().as_ptr(), 0),
                     };
                     if is_wide {
-                        multiply::<D, f32>(&left, rows, matrix, panels, activation, self.view(output, area));
+                        multiply::<D, f32>(&left, rows, matrix, panels, activation, self.view(output, area), soon);
                     } else {
-                        multiply::<D, D::Element>(&left, rows, matrix, panels, activation, self.view(output, area));
+                        multiply::<D, D::Element>(
+                            &left,
+                            rows,
+                            matrix,
+                            panels,
+                            activation,
+                            self.view(output, area),
+                            soon,
+                        );
                     }
                 }
                 Weights::GemmInt8(matrix) => {
@@ -149,9 +174,17 @@ impl<D: Kind> Run<'_, D> {
                         .unwrap_or(View::new(std::ptr::NonNull::dangling().as_ptr(), 0));
                     let left = Left { rows: self.view(input, area), each };
                     if is_wide {
-                        multiply::<Int8, f32>(&left, rows, matrix, panels, activation, self.view(output, area));
+                        multiply::<Int8, f32>(&left, rows, matrix, panels, activation, self.view(output, area), soon);
                     } else {
-                        multiply::<Int8, D::Element>(&left, rows, matrix, panels, activation, self.view(output, area));
+                        multiply::<Int8, D::Element>(
+                            &left,
+                            rows,
+                            matrix,
+                            panels,
+                            activation,
+                            self.view(output, area),
+                            soon,
+                        );
                     }
                 }
                 _ => unreachable!("products have matrices"),

@@ -108,6 +108,9 @@ impl Schedule {
         threads: usize,
         panels: impl Fn(usize) -> usize,
     ) {
+        if count == 0 {
+            return;
+        }
         let blocks = self.bounds[rows as usize].len() - 1;
         if !is_small(count, threads) {
             return self.push(index, group.tasks.clone(), Cut::Blocks(rows), blocks);
@@ -147,16 +150,18 @@ fn panels_each(panels: usize, threads: usize) -> usize {
     panels.div_ceil(tiles * threads).max(1)
 }
 
-/// Blocks of rows: large ones first, then smaller ones, so that threads end together.
+/// Blocks of rows: one for each thread of a size, large ones first, then smaller ones, so that threads end together.
 fn bounds(bounds: &mut Vec<usize>, rows: usize, threads: usize) {
     bounds.clear();
     bounds.push(0);
     let min = if is_small(rows, threads) { ROWS_STEP } else { BLOCK_ROWS_MIN };
     let mut start = 0;
     while start < rows {
-        let fair = (rows - start).div_ceil(2 * threads).next_multiple_of(ROWS_STEP);
-        start += fair.clamp(min, BLOCK_ROWS_MAX).min(rows - start);
-        bounds.push(start);
+        let fair = (rows - start).div_ceil(2 * threads).next_multiple_of(ROWS_STEP).clamp(min, BLOCK_ROWS_MAX);
+        for _ in 0..threads.min((rows - start).div_ceil(fair)) {
+            start += fair.min(rows - start);
+            bounds.push(start);
+        }
     }
 }
 

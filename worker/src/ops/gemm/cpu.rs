@@ -17,7 +17,8 @@ pub(crate) struct Left<D: super::pack::Product> {
     pub(crate) each: Rows<D::Row>,
 }
 
-/// Rows `rows` of `left` times panels `panels` of `right`, finished, into the same rows and columns of `out`.
+/// Rows `rows` of `left` times panels `panels` of `right`, finished, into the same rows and columns of `out`. `soon` is
+/// where the weights begin that this thread probably reads next; they are asked for meanwhile. There is a row.
 ///
 /// # Safety
 /// The processor has the instructions of `D`. Rows of `left` hold whole words, and those of `out` reach to the next
@@ -29,6 +30,7 @@ pub(crate) unsafe fn multiply<D: Finish, N: Number>(
     panels: Range<usize>,
     activation: Activation,
     out: Rows<N>,
+    soon: *const u8,
 ) {
     // Tiles of nearly the same height: 16 rows go as 8 and 8, 9 as 5 and 4.
     let count = rows.len().div_ceil(D::ROWS);
@@ -38,14 +40,19 @@ pub(crate) unsafe fn multiply<D: Finish, N: Number>(
         D::run(
             #[inline(always)]
             || {
-                for panel in panels {
+                for panel in panels.clone() {
                     let (words, vectors) = right.panel(panel);
+                    let soon = if panel + 1 < panels.end { right.at(panel + 1) } else { soon };
+                    // As much as this panel is, in equal parts with each tile.
+                    let pace = vectors * size_of::<D::Words>() / count;
                     let column = panel * VECTORS * D::V::LANES;
                     for index in 0..count {
                         let (row, end) = (first(index), first(index + 1));
                         let from = left.rows.at(row, 0).cast::<u32>();
                         let stride = left.rows.stride / D::DEPTH;
-                        let operands = Operands { left: from, stride, steps: right.steps(), panel: words };
+                        let steps = right.steps();
+                        let soon = soon.wrapping_add(index * steps * pace);
+                        let operands = Operands { left: from, stride, steps, panel: words, soon, pace };
                         let place = Place { right, each: left.each, activation, out, row, column };
                         tile::<D, N>(end - row, vectors, &operands, &place);
                     }

@@ -91,6 +91,11 @@ impl<D: Product> Packed<D> {
         (self.words[first * self.steps()..].as_ptr(), wide)
     }
 
+    /// Where a panel begins.
+    pub(crate) fn at(&self, panel: usize) -> *const u8 {
+        self.panel(panel).0.cast()
+    }
+
     /// Memory it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.words.bytes() + self.bias.bytes() + D::bytes(&self.columns)

@@ -100,7 +100,7 @@ fn run<D: Finish, N: Number + Plain>(
         let end = case.rows.min(start + piece);
         for panel in 0..packed.panels() {
             // SAFETY: the caller asks for what the processor has; rows have the room they need.
-            unsafe { multiply(left, start..end, packed, panel..panel + 1, activation, rows) };
+            unsafe { multiply(left, start..end, packed, panel..panel + 1, activation, rows, packed.at(panel)) };
         }
     }
     let mut numbers = Vec::new();

@@ -1,14 +1,15 @@
 //! The loop that everything else is for: a block of rows times a panel of columns, with all sums in registers.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use super::finish::{Finish, Place, finish};
 use crate::cpu::dot::Dot;
 use crate::cpu::simd::Number;
 
-/// Steps that packed columns are asked for ahead of their use. Weights that come from the last cache or from memory need
-/// it; to those that are near it costs nothing.
+/// Steps that packed columns are asked for ahead of their use, from the second cache into the first.
 const AHEAD: usize = 16;
+/// Bytes that come together.
+const LINE: usize = 64;
 
 /// What a tile is computed from: rows of the left operand, `stride` words apart, and a panel of the right one.
 pub(super) struct Operands<D: Dot> {
@@ -17,6 +18,10 @@ pub(super) struct Operands<D: Dot> {
     /// Words of depth.
     pub(super) steps: usize,
     pub(super) panel: *const D::Words,
+    /// What is read soon, and how many bytes of it are asked for with each step, from the last cache or from memory into
+    /// the second one: weights are many, and wait for their turn there.
+    pub(super) soon: *const u8,
+    pub(super) pace: usize,
 }
 
 /// Computes `rows` rows of a panel of `vectors` vectors, finishes and writes them.
@@ -72,13 +77,15 @@ unsafe fn sums<D: Dot, const ROWS: usize, const COLUMNS: usize>(operands: &Opera
     // SAFETY: as the caller of `tile` promises.
     unsafe {
         let mut sums = [[D::zero(); COLUMNS]; ROWS];
-        let mut right = operands.panel;
+        let (mut right, mut soon) = (operands.panel, operands.soon);
         for step in 0..operands.steps {
             let mut columns = [D::load(right); COLUMNS];
             for (vector, column) in columns.iter_mut().enumerate() {
                 *column = D::load(right.add(vector));
                 _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add(AHEAD * COLUMNS + vector).cast());
+                _mm_prefetch::<_MM_HINT_T1>(soon.wrapping_add(LINE * vector).cast());
             }
+            soon = soon.wrapping_add(operands.pace);
             for (row, sums) in sums.iter_mut().enumerate() {
                 let word = D::broadcast(operands.left.add(row * operands.stride + step));
                 for (sum, column) in sums.iter_mut().zip(columns) {
