@@ -37,6 +37,8 @@ pub struct Card {
     pub dtype: Arc<str>,
     /// Which backend runs it.
     pub backend: String,
+    /// The instruction set of the backend's kernels; empty for one that has none of its own.
+    pub instructions: String,
     /// SHA-256 of its tokenizer, lower-case hex; empty for models without one.
     pub tokenizer_sha256: String,
     /// Columns of a batch, shapes without the row dimension.
@@ -115,6 +117,7 @@ impl Card {
             parameters: 0,
             dtype: "f32".into(),
             backend: "test".into(),
+            instructions: String::new(),
             tokenizer_sha256: String::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),

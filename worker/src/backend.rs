@@ -128,6 +128,8 @@ pub(crate) enum LoadError {
     Compute(#[from] candle_core::Error),
     #[error("its smallest batch failed: {0}")]
     Smallest(BatchError),
+    #[error("running the sample that its types of numbers are chosen by failed: {0}")]
+    Sample(BatchError),
     #[error("cannot start candle's threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("the {backend} backend does not compute in {wanted}, only in {offered}")]

@@ -25,6 +25,8 @@ pub(crate) struct ModelCard {
     /// What it computes in.
     pub(crate) dtype: &'static str,
     pub(crate) backend: &'static str,
+    /// The instruction set of the backend's kernels; empty for one that has none of its own.
+    pub(crate) instructions: &'static str,
     /// SHA-256 of its tokenizer.json, lower-case hex; empty for models without one.
     pub(crate) tokenizer_sha256: String,
     pub(crate) inputs: Vec<TensorSpec>,

@@ -128,3 +128,42 @@ impl Offline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::fixtures;
+
+    fn open(name: &str, dtype: &str) -> Result<Offline, OfflineError> {
+        Offline::open(&fixtures().join(name), dtype, None, NonZeroUsize::new(1))
+    }
+
+    #[test]
+    fn embeds_texts_in_their_order() {
+        let mut model = open("bert-embed", "f32").unwrap();
+        let texts = [vec![2, 7, 9, 3], vec![5], vec![2, 8, 3]];
+        let together = model.embed(&texts).unwrap();
+        assert_eq!(together.iter().map(Vec::len).collect::<Vec<_>>(), [32; 3]);
+        for (text, together) in texts.into_iter().zip(together) {
+            // Normalised, as the model's settings ask.
+            assert!((together.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
+            let alone = model.embed(&[text]).unwrap().remove(0);
+            assert!(together.iter().zip(alone).all(|(x, alone)| (x - alone).abs() < 1e-5));
+        }
+        assert_eq!(model.dtype(), "f32");
+    }
+
+    #[test]
+    fn says_what_it_cannot_open() {
+        assert!(matches!(open("bert-classify", "f32"), Err(OfflineError::Task)));
+        assert!(matches!(open("no-such-folder", "f32"), Err(OfflineError::Load(_))));
+        let error = open("bert-embed", "fp8").unwrap_err();
+        assert_eq!(error.to_string(), "`fp8` is none of auto, f32, bf16, int8, int8-mixed");
+    }
+
+    #[test]
+    fn names_the_text_that_it_cannot_run() {
+        let error = open("bert-embed", "f32").unwrap().embed(&[vec![1, 2], vec![1, 100_000]]).unwrap_err();
+        assert!(error.to_string().starts_with("text 1: "), "{error}");
+    }
+}

@@ -24,7 +24,7 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
             card.dtype.to_string(),
             if card.tokens_max == 0 { "–".into() } else { format!("{} tokens", card.tokens_max) },
             format!("p99 {}", humantime::format_duration(view.slo)),
-            card.backend.clone(),
+            backend(card),
         ]);
     }
     // Writing to a String cannot fail.
@@ -77,4 +77,9 @@ fn size(card: &Card) -> String {
         0 => "–".to_owned(),
         parameters => format!("{:.1}M parameters", parameters as f64 / 1e6),
     }
+}
+
+/// With the instructions that its kernels use.
+fn backend(card: &Card) -> String {
+    [&*card.backend, &*card.instructions].join(" ").trim_end().to_owned()
 }

@@ -191,6 +191,7 @@ fn card(name: &str, card: wire::ModelCard) -> Result<Card, String> {
         parameters: card.parameters,
         dtype: card.dtype.into(),
         backend: card.backend,
+        instructions: card.instructions,
         tokenizer_sha256: card.tokenizer_sha256,
         inputs: card.inputs.into_iter().map(tensor_spec).collect::<Result<_, _>>()?,
         outputs: card.outputs.into_iter().map(tensor_spec).collect::<Result<_, _>>()?,

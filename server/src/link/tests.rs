@@ -79,12 +79,13 @@ fn batch(rows: Vec<RowOptions>) -> Batch {
 }
 
 #[test]
-fn a_card_keeps_labels_and_mask() {
+fn a_card_keeps_labels_mask_and_instructions() {
     let card = ModelCard {
         task: Task::FillMask.into(),
         labels: vec!["no".into(), "yes".into()],
         mask_token: "<mask>".into(),
         mask_token_id: 50_264,
+        instructions: "avx2".into(),
         ..Default::default()
     };
     let state = ModelState { model: "m".into(), state: State::Ready.into(), card: Some(card), ..Default::default() };
@@ -93,6 +94,7 @@ fn a_card_keeps_labels_and_mask() {
     assert_eq!(card.task, crate::card::Task::FillMask);
     assert_eq!(card.labels, ["no", "yes"]);
     assert_eq!((&*card.mask_token, card.mask_token_id), ("<mask>", 50_264));
+    assert_eq!(card.instructions, "avx2");
 }
 
 #[test]

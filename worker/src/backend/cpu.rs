@@ -78,6 +78,15 @@ impl Executor for Cpu {
         "cpu"
     }
 
+    fn instructions(&self) -> &'static str {
+        let isa = match &self.net {
+            AnyNet::Avx2(_) => CpuIsa::Avx2,
+            AnyNet::Avx512(_) => CpuIsa::Avx512,
+            AnyNet::Narrow(_) => CpuIsa::Avx512Narrow,
+        };
+        isa.name()
+    }
+
     fn dtype(&self) -> &'static str {
         self.precision.name()
     }
@@ -98,7 +107,6 @@ impl Executor for Cpu {
             AnyNet::Avx512(net) => net.run(&mut team, batch, output, None),
             AnyNet::Narrow(net) => net.run(&mut team, batch, output, None),
         }
-        Ok(())
     }
 }
 
@@ -149,7 +157,7 @@ impl Build<'_> {
         let sample = Packed { ids: &ids, types: &[], splits: &splits, marks: &[] };
         let observer = calibrate::Observer::default();
         // Others run batches between these.
-        net.run(&mut lock(team), &sample, &mut Vec::new(), Some(&observer));
+        net.run(&mut lock(team), &sample, &mut Vec::new(), Some(&observer)).map_err(LoadError::Sample)?;
         let mut choices = calibrate::choose_all(plan, self.weights, &observer.seen(), || lock(team))?;
         choices.retain(|_, choice| choice.loss <= loss_max);
         let multiply = |weight| if choices.contains_key(&weight) { Multiply::Int8 } else { Multiply::Operands };

@@ -30,6 +30,7 @@ impl Backend for Echo {
             parameters: 0,
             dtype: expect_precision("echo", request.precision, Precision::F32)?,
             backend: "echo",
+            instructions: "",
             tokenizer_sha256: String::new(),
             inputs: vec![TensorSpec::new("x", DataType::F32, &[-1])],
             outputs: vec![TensorSpec::new("y", DataType::F32, &[-1])],

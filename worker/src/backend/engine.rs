@@ -44,6 +44,14 @@ impl Executor for Engine {
         }
     }
 
+    fn instructions(&self) -> &'static str {
+        match self {
+            Self::Candle(candle) => candle.instructions(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Cpu(cpu) => cpu.instructions(),
+        }
+    }
+
     fn dtype(&self) -> &'static str {
         match self {
             Self::Candle(candle) => candle.dtype(),

@@ -44,6 +44,11 @@ pub(crate) trait Executor: Sized + Send + std::fmt::Debug + 'static {
     /// What cards call it.
     fn name(&self) -> &'static str;
 
+    /// The instruction set of its kernels, as cards say it; empty where it has none of its own.
+    fn instructions(&self) -> &'static str {
+        ""
+    }
+
     /// What the weights are computed in, as cards say it: `f32`, `bf16`, `int8` or `int8-mixed`.
     fn dtype(&self) -> &'static str;
 
@@ -104,6 +109,7 @@ impl<E: Executor> Backend for Planned<E> {
             parameters: model.plan.parameters(),
             dtype: executor.dtype(),
             backend: executor.name(),
+            instructions: executor.instructions(),
             tokenizer_sha256: tokenizer_sha256.unwrap_or_default(),
             inputs: inputs(&model),
             outputs: outputs(&model),

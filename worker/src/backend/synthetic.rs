@@ -73,6 +73,7 @@ impl Backend for Synthetic {
             parameters: 0,
             dtype: expect_precision("synthetic", request.precision, Precision::F32)?,
             backend: "synthetic",
+            instructions: "",
             tokenizer_sha256: String::new(),
             inputs: vec![TensorSpec::new("text", DataType::Bytes, &[-1])],
             outputs: vec![TensorSpec::new("hash", DataType::I64, &[1])],

@@ -1,5 +1,6 @@
 //! Memory that vectors and rows of matrices lie in.
 
+use std::collections::TryReserveError;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
@@ -51,9 +52,21 @@ mod vectors {
 impl<T: Plain> Aligned<T> {
     /// `len` values of zero bytes.
     pub(crate) fn zeroed(len: usize) -> Self {
+        Self { lines: vec![Line([0; LINE]); Self::lines(len)], len, kind: PhantomData }
+    }
+
+    /// The same, where memory may be short.
+    pub(crate) fn try_zeroed(len: usize) -> Result<Self, TryReserveError> {
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(Self::lines(len))?;
+        lines.resize(Self::lines(len), Line([0; LINE]));
+        Ok(Self { lines, len, kind: PhantomData })
+    }
+
+    /// Lines that hold `len` values.
+    fn lines(len: usize) -> usize {
         const { assert!(size_of::<T>() > 0 && LINE.is_multiple_of(size_of::<T>())) };
-        let lines = vec![Line([0; LINE]); (len * size_of::<T>()).div_ceil(LINE)];
-        Self { lines, len, kind: PhantomData }
+        (len * size_of::<T>()).div_ceil(LINE)
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -297,6 +297,7 @@ pub(super) fn card(name: &str, card: &ModelCard) -> wire::ModelCard {
         parameters: card.parameters,
         dtype: card.dtype.to_owned(),
         backend: card.backend.to_owned(),
+        instructions: card.instructions.to_owned(),
         tokenizer_sha256: card.tokenizer_sha256.clone(),
         inputs: card.inputs.iter().map(tensor_spec).collect(),
         outputs: card.outputs.iter().map(tensor_spec).collect(),

@@ -131,6 +131,7 @@ pub(super) fn listed(view: &ModelView) -> wire::Model {
         model.bytes = card.bytes;
         model.dtype = card.dtype.to_string();
         model.backend.clone_from(&card.backend);
+        model.instructions.clone_from(&card.instructions);
         model.weights_sha256.clone_from(&card.weights_sha256);
         model.tokenizer_sha256.clone_from(&card.tokenizer_sha256);
         model.mask_token.clone_from(&card.mask_token);

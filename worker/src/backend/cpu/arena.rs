@@ -4,6 +4,8 @@
 //! memory for block after block and group after group, so that it stays in the thread's cache. A batch too small for
 //! blocks uses the area of all threads as one.
 
+use std::collections::TryReserveError;
+
 use super::program::{GroupKind, Program, Slot, SlotId};
 use super::schedule::BLOCK_ROWS_MAX;
 use crate::cpu::memory::Aligned;
@@ -52,14 +54,26 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    pub(super) fn new(program: &Program, room: Room) -> Self {
+    /// Room for nothing.
+    pub(super) fn empty(program: &Program) -> Self {
+        let room = Room::default();
+        Self { room, places: Places::new(program, &room), memory: Aligned::zeroed(0) }
+    }
+
+    /// Makes room for so many rows and for all there was room for. What was in it is lost; where memory is short, so is the
+    /// room.
+    pub(super) fn grow(&mut self, program: &Program, room: &Room) -> Result<(), TryReserveError> {
+        let room = self.room.union(room);
+        // Given back first, since both together may be too much.
+        *self = Self::empty(program);
         let places = Places::new(program, &room);
-        let mut memory = Aligned::zeroed(places.bytes());
+        let mut memory = Aligned::try_zeroed(places.bytes())?;
         if cfg!(test) {
             // No number in any form: what is read before it is written shows.
             memory.fill(0xff);
         }
-        Self { room, memory, places }
+        *self = Self { room, memory, places };
+        Ok(())
     }
 
     /// Where the memory begins, to be read and written by several threads.

@@ -8,6 +8,7 @@ use super::calibrate::Observer;
 use super::program::Program;
 use super::run::{Run, Start};
 use super::schedule::{Schedule, local_rows};
+use crate::batch::BatchError;
 use crate::cpu::dot::Int8;
 use crate::cpu::memory::Aligned;
 use crate::cpu::team::Team;
@@ -21,7 +22,7 @@ const TOKENS_FIRST: usize = 512;
 
 /// Tokens for each thread that run together at most, where sequences are not longer: what lies between layers then stays
 /// in the last cache, and memory has a bound.
-const TOKENS_TOGETHER: usize = 512;
+pub(super) const TOKENS_TOGETHER: usize = 512;
 
 /// A kind of dot product that attention and products use alike.
 pub(super) trait Kind: Finish<Row = ()> + Attends {}
@@ -75,9 +76,8 @@ struct Own {
 
 impl<D: Kind> Net<D> {
     pub(super) fn new(program: Program, weights: Vec<Weights<D>>, threads: usize) -> Self {
-        let room = Room { tokens: TOKENS_FIRST, sequences: 1, marks: 0, local: local_rows(threads) };
         Self {
-            arena: Arena::new(&program, room),
+            arena: Arena::empty(&program),
             schedule: Schedule::default(),
             own: Own::default(),
             scratch: (0..threads).map(|_| Mutex::new(Scratch::new())).collect(),
@@ -104,7 +104,7 @@ impl<D: Kind> Net<D> {
         batch: &Packed<'_>,
         output: &mut Vec<f32>,
         observer: Option<&Observer>,
-    ) {
+    ) -> Result<(), BatchError> {
         // What is written without a look at any bound relies on these.
         assert_eq!(self.scratch.len(), team.threads(), "a net runs on a team of as many threads as it was made for");
         assert!(batch.marks.iter().all(|mark| *mark < batch.ids.len()), "marks are tokens");
@@ -127,15 +127,22 @@ impl<D: Kind> Net<D> {
             own.marks.extend(batch.marks[mark..mark + marks].iter().map(|mark| mark - start));
             let types = if batch.types.is_empty() { batch.types } else { &batch.types[start..end] };
             let part = Packed { ids: &batch.ids[start..end], types, splits: &own.splits, marks: &own.marks };
-            self.run_part(team, &part, output, observer);
+            self.run_part(team, &part, output, observer)?;
             mark += marks;
         }
         self.own = own;
+        Ok(())
     }
 
     /// Runs some whole sequences and appends the rows of the program's output.
-    fn run_part(&mut self, team: &mut Team, batch: &Packed<'_>, output: &mut Vec<f32>, observer: Option<&Observer>) {
-        self.fit(batch);
+    fn run_part(
+        &mut self,
+        team: &mut Team,
+        batch: &Packed<'_>,
+        output: &mut Vec<f32>,
+        observer: Option<&Observer>,
+    ) -> Result<(), BatchError> {
+        self.fit(batch)?;
         let start = Start(self.arena.start());
         let mut schedule = std::mem::take(&mut self.schedule);
         schedule.plan(&self.program, batch, team.threads(), |task| self.panels(task));
@@ -152,19 +159,22 @@ impl<D: Kind> Net<D> {
             output.extend_from_slice(unsafe { std::slice::from_raw_parts(view.at(row, 0), slot.width) });
         }
         self.schedule = schedule;
+        Ok(())
     }
 
     /// Makes room for a batch.
-    fn fit(&mut self, batch: &Packed<'_>) {
+    fn fit(&mut self, batch: &Packed<'_>) -> Result<(), BatchError> {
         let need = Room {
-            tokens: batch.rows(Rows::Tokens),
+            tokens: batch.rows(Rows::Tokens).max(TOKENS_FIRST),
             sequences: batch.rows(Rows::Sequences),
             marks: batch.rows(Rows::Marks),
-            local: 0,
+            local: local_rows(self.scratch.len()),
         };
-        if !self.arena.room.covers(&need) {
-            self.arena = Arena::new(&self.program, self.arena.room.union(&need));
+        if self.arena.room.covers(&need) {
+            return Ok(());
         }
+        let short = |error| BatchError::OutOfMemory(format!("no room for {} tokens together: {error}", need.tokens));
+        self.arena.grow(&self.program, &need).map_err(short)
     }
 
     /// Panels of columns of a task's product.

@@ -91,6 +91,7 @@ fn model_card(task: Task) -> ModelCard {
         parameters: 0,
         dtype: "f32",
         backend: "candle",
+        instructions: "",
         tokenizer_sha256: String::new(),
         inputs: vec![TensorSpec::new("input_ids", DataType::I32, &[-1])],
         outputs: Vec::new(),

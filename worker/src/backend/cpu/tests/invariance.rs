@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::{Cpu, compute, isas};
 use crate::CpuIsa;
 use crate::backend::Compute;
+use crate::backend::cpu::net::TOKENS_TOGETHER;
 use crate::backend::planned::Planned;
 use crate::backend::planned::testing::{Row, open, run};
 use crate::batch::{ItemError, Tensor};
@@ -12,9 +13,16 @@ use crate::card::ModelCard;
 use crate::model::testing::fixtures;
 use crate::source::Precision;
 
-/// One model for each task, architecture and pooling.
-const MODELS: [&str; 6] =
-    ["bert-embed", "bert-classify", "roberta-rerank", "xlm-roberta-embed", "distilbert-embed", "distilbert-fill"];
+/// One model for each task, architecture and pooling, and one whose rows and heads fill neither words nor vectors.
+const MODELS: [&str; 7] = [
+    "bert-embed",
+    "bert-classify",
+    "bert-classify-odd",
+    "roberta-rerank",
+    "xlm-roberta-embed",
+    "distilbert-embed",
+    "distilbert-fill",
+];
 
 fn precisions(isa: CpuIsa) -> &'static [Precision] {
     match isa {
@@ -75,14 +83,17 @@ proptest! {
     }
 }
 
-/// Enough tokens for blocks of rows as well as for columns.
+/// Enough tokens for blocks of rows as well as for columns, and for a batch to run in parts, with its masks and types.
 #[test]
-fn a_row_is_the_same_bits_beside_a_thousand_tokens() {
+fn a_row_is_the_same_bits_beside_thousands_of_tokens() {
     for isa in isas() {
         let teams = [1, 3].map(|threads| compute(threads, isa));
-        let lengths: Vec<usize> = (0..24).map(|index| 1 + index * 37 % 96).collect();
+        let lengths: Vec<usize> = (0..40).map(|index| 1 + index * 37 % 96).collect();
+        assert!(lengths.iter().sum::<usize>() > 3 * TOKENS_TOGETHER);
         for precision in precisions(isa) {
-            check("bert-embed", *precision, &teams, &lengths);
+            for name in ["bert-embed", "bert-classify", "distilbert-fill"] {
+                check(name, *precision, &teams, &lengths);
+            }
         }
     }
 }

@@ -1,46 +1,46 @@
 //! Every task finds in memory what was written for it, however a batch is cut and in whatever order tiles are done.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use crate::backend::cpu::arena::{Area, Places, Room};
+use crate::backend::cpu::arena::{Area, Arena, Places, Room};
 use crate::backend::cpu::program::{Forms, Multiply, Operands, Program, SlotId, Task};
 use crate::backend::cpu::schedule::{Cut, Schedule, local_rows};
 use crate::model::Model;
+use crate::model::testing::fixtures;
 use crate::plan::{Packed, Rows, WeightId};
 
-/// The memory of one batch, as which slot's which row each line of it holds.
+/// The memory of one batch, as which slot's which row each word of it holds.
 struct Memory<'a> {
     program: &'a Program,
     places: Places,
-    lines: BTreeMap<usize, (SlotId, usize)>,
+    words: BTreeMap<usize, (SlotId, usize)>,
 }
 
-const LINE: usize = 64;
+/// Bytes of a word: the shortest row, a range, has one.
+const WORD: usize = 8;
 
 /// How each product is computed.
 type Choose = fn(WeightId) -> Multiply;
 
 impl Memory<'_> {
-    /// The lines of a row. A row of ranges is less than one.
+    /// The words of a row.
     fn row(&self, slot: SlotId, row: usize, area: Area) -> impl Iterator<Item = usize> + use<> {
         let described = &self.program.slots[slot.0];
         let bytes = described.stride * described.element;
         let start = self.places.row_zero(self.program, slot, area).wrapping_add(row * bytes);
         assert!(start + bytes <= self.places.bytes(), "row {row} of {described:?} ends beyond the memory");
-        // Only rows of whole lines: a shorter one shares its line with its neighbours in the same slot.
-        (start..start + bytes / LINE * LINE).step_by(LINE)
+        (start..start + bytes).step_by(WORD)
     }
 
     fn write(&mut self, slot: SlotId, row: usize, area: Area) {
-        for line in self.row(slot, row, area) {
-            self.lines.insert(line, (slot, row));
+        for word in self.row(slot, row, area) {
+            self.words.insert(word, (slot, row));
         }
     }
 
     fn read(&self, task: usize, slot: SlotId, row: usize, area: Area) {
-        for line in self.row(slot, row, area) {
-            let found = self.lines.get(&line);
+        for word in self.row(slot, row, area) {
+            let found = self.words.get(&word);
             assert_eq!(found, Some(&(slot, row)), "task {task} reads row {row} of {:?}", self.program.slots[slot.0]);
         }
     }
@@ -83,7 +83,7 @@ fn simulate(program: &Program, batch: &Packed<'_>, threads: usize, backwards: bo
         marks: batch.rows(Rows::Marks),
         local: local_rows(threads),
     };
-    let mut memory = Memory { program, places: Places::new(program, &room), lines: BTreeMap::new() };
+    let mut memory = Memory { program, places: Places::new(program, &room), words: BTreeMap::new() };
     for (step, &tiles) in schedule.steps.iter().zip(&schedule.tiles) {
         for turn in 0..tiles {
             let tile = if backwards { tiles - 1 - turn } else { turn };
@@ -133,8 +133,7 @@ fn simulate(program: &Program, batch: &Packed<'_>, threads: usize, backwards: bo
 fn every_task_reads_what_was_written_for_it() {
     let lengths: [&[usize]; 4] = [&[1], &[5, 11, 2], &[64, 64], &[130, 1, 70, 200]];
     for folder in ["bert-embed", "bert-classify", "roberta-fill", "distilbert-rerank"] {
-        let model =
-            Model::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(folder)).unwrap();
+        let model = Model::read(&fixtures().join(folder)).unwrap();
         let kinds: [(Operands, Choose); 4] = [
             (Operands::F32, |_| Multiply::Operands),
             (Operands::Bf16, |_| Multiply::Operands),
@@ -157,4 +156,17 @@ fn every_task_reads_what_was_written_for_it() {
             }
         }
     }
+}
+
+#[test]
+fn memory_that_is_not_there_is_an_error_and_less_is_had_again() {
+    let model = Model::read(&fixtures().join("bert-embed")).unwrap();
+    let program = Program::new(&model.plan, Operands::F32, |_| Multiply::Operands);
+    let mut arena = Arena::empty(&program);
+    let some = Room { tokens: 8, sequences: 1, marks: 0, local: local_rows(1) };
+    arena.grow(&program, &some).unwrap();
+    arena.grow(&program, &Room { tokens: 1 << 40, ..some }).unwrap_err();
+    assert!(!arena.room.covers(&some));
+    arena.grow(&program, &some).unwrap();
+    assert!(arena.room.covers(&some));
 }
