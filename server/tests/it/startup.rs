@@ -300,8 +300,8 @@ fn a_worker_that_cannot_be_started_is_told() {
     let folder = tempfile::tempdir().expect("folder");
     let program = folder.path().join("shoal");
     fs::hard_link(binary(), &program).or_else(|_| fs::copy(binary(), &program).map(|_| ())).expect("a copy");
-    let script =
-        format!("rm {0}; exec /proc/self/fd/9 serve --model echo --grpc-port 0 --metrics-port 0", program.display());
+    let ports = "--grpc-port 0 --http-port 0 --metrics-port 0";
+    let script = format!("rm {0}; exec /proc/self/fd/9 serve --model echo {ports}", program.display());
     let output = Command::new("sh")
         .args(["-c", &format!("exec 9<{}; {script}", program.display())])
         .env("SHOAL_HOME", folder.path())
