@@ -35,7 +35,7 @@ class Run:
     # By the shape's title, then the engine's name.
     results: dict = dataclasses.field(default_factory=dict)
     batches: dict = dataclasses.field(default_factory=dict)
-    # By dtype: billions of operations a second, one measurement for each shape.
+    # By the shape's title, then dtype: billions of operations a second, of each turn what the silicon showed.
     peaks: dict = dataclasses.field(default_factory=dict)
     # By shape's title: the share of the machine that others took meanwhile.
     others: dict = dataclasses.field(default_factory=dict)
@@ -47,9 +47,11 @@ class Run:
         result = self.results.get(title, {}).get(name)
         return result.rate if result else None
 
-    def peak(self, dtype):
-        """The most there was: whatever else the machine did took away from the others."""
-        return max((peak for peak in self.peaks.get(dtype, ()) if peak), default=None)
+    def peak(self, title, dtype):
+        """What the silicon can do at most, as fast as it was in the turns of that shape: engines are held to what there was
+        while they ran."""
+        found = self.peaks.get(title, {}).get(dtype)
+        return statistics.median(found) if found else None
 
 
 def title(name, group):
@@ -114,7 +116,6 @@ def one_shape(arguments, field, asked, shape, group):
     name = title(shape.name, group)
     print(f"peers: {name}", file=sys.stderr)
     field.done.batches[name] = shape
-    measure_peaks(field)
     results, rounds = {}, {}
     for engine in asked:
         # Twice, since the first call of a shape plans, allocates and wakes.
@@ -126,6 +127,7 @@ def one_shape(arguments, field, asked, shape, group):
             )
     others = machine.Others([os.getpid(), *(process.process.pid for process in field.children.values())])
     for _ in range(arguments.turns):
+        measure_peaks(field, name)
         for chosen in rounds:
             field.ask(chosen, lambda process: turn(process, shape, group, *rounds[chosen], results[chosen]))
     field.done.others[name] = others.share()
@@ -147,9 +149,12 @@ def rounds_of_a_turn(seconds, turn_seconds):
     return min(ROUNDS_MAX, max(1, round(turn_seconds / max(seconds, 1e-6)))), 1
 
 
-def measure_peaks(field):
+def measure_peaks(field, title):
     """Asks the first of Shoal's programs that runs: the silicon's peaks are the same for all."""
     name = next((name for name in field.children if engines.BY_NAME[name].shoal), None)
+    time.sleep(BREATH_SECONDS)
     found = field.ask(name, lambda process: process.ask({"op": "peak"})) or {}
+    peaks = field.done.peaks.setdefault(title, {})
     for dtype, peak in found.items():
-        field.done.peaks.setdefault(dtype, []).append(peak)
+        if peak:
+            peaks.setdefault(dtype, []).append(peak)

@@ -33,19 +33,30 @@ def leave_out_wrong(run):
 def rates(run):
     """Tokens a second; where the silicon's peak was measured, also what it would give."""
     present = [engine for engine in engines.ENGINES if any(engine.name in found for found in run.results.values())]
-    peaks = [dtype for dtype in DTYPES if run.peak(dtype)]
+    peaks = [dtype for dtype in DTYPES if any(run.peak(title, dtype) for title in run.results)]
     head = ["rows × length", *(engine.title for engine in present), *(f"silicon {dtype}" for dtype in peaks), "others"]
     rows = []
     for title, found in run.results.items():
         measured = [thousands(run.rate(title, engine.name)) if engine.name in found else "–" for engine in present]
         rows.append([title.replace("x", " × ") if title[0].isdigit() else title, *measured])
-        rows[-1] += [thousands(run.peak(dtype) * 1e9 / flop_per_token(run, title)) for dtype in peaks]
+        rows[-1] += [silicon(run, title, dtype) for dtype in peaks]
         rows[-1].append(f"{run.others.get(title, 0):.0%}")
     text = "Tokens per second, without padding; each the median of its turns. Others: the share of the machine that "
     text += f"whoever else is on it took meanwhile.\n\n{table(head, rows)}"
     if peaks:
-        text += "\n\nSilicon, Gop/s over all threads: " + ", ".join(f"{dtype} {run.peak(dtype):.0f}" for dtype in peaks) + "."
+        text += "\n\nSilicon, Gop/s over all threads: " + ", ".join(f"{dtype} {span(run, dtype)}" for dtype in peaks) + "."
     return text
+
+
+def silicon(run, title, dtype):
+    peak = run.peak(title, dtype)
+    return thousands(peak * 1e9 / flop_per_token(run, title)) if peak else "–"
+
+
+def span(run, dtype):
+    """The silicon's least and most over the shapes."""
+    found = [peak for title in run.results if (peak := run.peak(title, dtype))]
+    return f"{min(found):.0f} to {max(found):.0f}"
 
 
 def exactness(run):
@@ -137,7 +148,7 @@ def ratio(own, other):
 
 
 def share_of_peak(run, title, dtype):
-    rate, peak = run.rate(title, dtype), run.peak(dtype)
+    rate, peak = run.rate(title, dtype), run.peak(title, dtype)
     return rate * flop_per_token(run, title) / (peak * 1e9) if rate and peak else None
 
 

@@ -26,8 +26,9 @@ class Measure(unittest.TestCase):
         for found in done.results.values():
             self.assertEqual({name: len(result.seconds) for name, result in found.items()}, {"f32": 3, "bf16": 3})
         self.assertEqual(done.rate("1x16", "bf16"), 1.0)
-        self.assertEqual(done.peak("bf16"), 200.0)
-        self.assertIsNone(done.peak("int8"))
+        self.assertEqual(done.peaks["mixed"]["bf16"], [200.0] * 3)
+        self.assertEqual(done.peak("1x16", "bf16"), 200.0)
+        self.assertIsNone(done.peak("1x16", "int8"))
 
     def test_an_engine_that_fails_is_out_and_the_others_go_on(self):
         for how, why in (("FAKE_FAILS", "the processor cannot"), ("FAKE_DIES", "ended: no weights in there")):

@@ -2,7 +2,7 @@
 
 use std::collections::TryReserveError;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 /// Columns come in multiples of this: whoever writes a row fills it up with zeros, so that vectors and words of depth can be
 /// read whole.
@@ -132,6 +132,19 @@ impl<T> Rows<T> {
     pub(crate) unsafe fn at(self, row: usize, column: usize) -> *mut T {
         // SAFETY: as the caller promises.
         self.first.wrapping_add(row * self.stride + column)
+    }
+
+    /// Asks for these columns of these rows, into the second cache. No access: they need not be there.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn ask(self, rows: Range<usize>, columns: Range<usize>) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+
+        for row in rows {
+            for column in columns.clone().step_by(LINE / size_of::<T>()) {
+                // SAFETY: a prefetch of any address is no access.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(row * self.stride + column).cast()) };
+            }
+        }
     }
 
     /// The same rows from `row` on.

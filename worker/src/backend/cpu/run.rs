@@ -210,6 +210,12 @@ impl<D: Kind> Run<'_, D> {
                 let part = |part: usize| View::new(qkv.at(start, part * width + head * size), qkv.stride);
                 let out = self.view::<D::Element>(output, Area::Shared);
                 let out = View::new(out.at(start, head * size), out.stride);
+                // The next head's, which the other cores computed in part: rows too far apart for the processor to foresee.
+                if head + 1 < tile.heads.end {
+                    for part in [part(0), part(1), part(2)] {
+                        part.ask(0..end - start, size..2 * size);
+                    }
+                }
                 attend::<D>(&mut scratch, part(0), part(1), part(2), size, end - start, tile.queries.clone(), out, pad);
             }
         }
