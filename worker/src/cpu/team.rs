@@ -28,10 +28,16 @@ const YIELDS: usize = 50;
 /// Lanes at most: with more, looking whether others have tiles left takes longer than waiting for one's turn.
 const LANES_MAX: usize = 8;
 
-/// Lanes that a team of so many threads has. A thread that claims a tile claims the one so many further on next, if all
-/// threads are on time.
-pub(crate) fn lanes(threads: usize) -> usize {
+/// Lanes that a team of so many threads has.
+fn lanes(threads: usize) -> usize {
     threads.min(LANES_MAX)
+}
+
+/// If all threads of a team are on time, a thread claims the tile of its own number in each step first, and after any tile
+/// the one so many further on: threads that share a lane take its tiles in turn.
+pub(crate) fn stride(threads: usize, tile: usize) -> usize {
+    let lanes = lanes(threads);
+    lanes * (threads - tile % lanes).div_ceil(lanes)
 }
 
 /// Threads that work together.
@@ -342,6 +348,23 @@ mod tests {
                     others.fetch_add(1, Ordering::SeqCst);
                 }
             });
+        }
+    }
+
+    #[test]
+    fn threads_that_are_on_time_stride_through_a_step() {
+        for threads in [2, 10, 2 * LANES_MAX] {
+            let lanes = lanes(threads);
+            let mut step = Step::new(lanes);
+            step.start(100);
+            let mut expected: Vec<usize> = (0..threads).collect();
+            // As long as no lane is empty.
+            for _ in 0..3 {
+                for (thread, expected) in expected.iter_mut().enumerate() {
+                    assert_eq!(step.claim(thread % lanes), Some(*expected), "thread {thread} of {threads}");
+                    *expected += stride(threads, *expected);
+                }
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use super::schedule::{Cut, Schedule, Step};
 use crate::cpu::dot::Int8;
 use crate::cpu::memory::{PADDING, Rows as View};
 use crate::cpu::simd::Number as _;
-use crate::cpu::team::lanes;
+use crate::cpu::team::stride;
 use crate::ops::attend::cpu::attend;
 use crate::ops::embed::cpu::{Tables, embed};
 use crate::ops::gemm::cpu::{Left, multiply};
@@ -73,8 +73,8 @@ impl<D: Kind> Run<'_, D> {
 
     /// The panel that a thread comes to after a tile of panels, if all threads are on time.
     fn next_panel(&self, step: usize, tile: usize, thread: usize) -> Option<*const u8> {
-        let lanes = lanes(self.net.scratch.len());
-        let places = std::iter::once((step, tile + lanes)).chain((step + 1..).map(|step| (step, thread % lanes)));
+        let next = tile + stride(self.net.scratch.len(), tile);
+        let places = std::iter::once((step, next)).chain((step + 1..).map(|step| (step, thread)));
         places.take_while(|(step, _)| *step < self.schedule.steps.len()).find_map(|(step, tile)| {
             let Step { cut: Cut::Panels { each, .. }, ref tasks, .. } = self.schedule.steps[step] else { return None };
             let panel = tile * each;
