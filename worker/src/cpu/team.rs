@@ -1,8 +1,8 @@
 //! The threads that compute. A job is a list of steps, a step a number of tiles: each thread claims the next tile of the
 //! current step, and goes on to the next step when all tiles of this one are done.
 //!
-//! Tiles are dealt to lanes, and a thread begins with those of its own: while all are on time, none looks at what another
-//! has claimed. One that has no tile left takes from the lanes of others.
+//! Tiles are dealt to lanes, and a thread begins with its own, which it shares with others only where there are more
+//! threads than lanes: until that is empty, it does not look at what has been claimed of the rest. Then it takes from them.
 //!
 //! Nobody waits for a thread, only for tiles: one that wakes late, or that the system gives its processor to somebody
 //! else, delays a job by the tile it holds and no more. The thread that asks for a job works on it, too.
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn every_tile_of_every_step_is_done_once_and_steps_do_not_overlap() {
-        for threads in [1, 2, 3, 8] {
+        for threads in [1, 2, 3, LANES_MAX, LANES_MAX + 2, 2 * LANES_MAX] {
             let mut team = team(threads);
             for round in 0..50 {
                 let tiles = [1, 7, 0, 40, round];
@@ -343,11 +343,12 @@ mod tests {
             let others = AtomicUsize::new(0);
             // The first tile ends when all others are done, of which some are dealt to the thread that holds it.
             team.run(&[40], &|_, tile, _| match tile {
-                0 => wait_until(|| others.load(Ordering::SeqCst) == 39),
+                0 => wait_until(|| others.load(Ordering::SeqCst) >= 39),
                 _ => {
                     others.fetch_add(1, Ordering::SeqCst);
                 }
             });
+            assert_eq!(others.into_inner(), 39);
         }
     }
 
