@@ -177,7 +177,7 @@ impl<D: Kind> Net<D> {
         self.arena.grow(&self.program, &need).map_err(short)
     }
 
-    /// Panels of columns of a task's product.
+    /// Panels of columns of a task's product; a task that is no product has none.
     pub(super) fn panels(&self, task: usize) -> usize {
         match &self.weights[task] {
             Weights::Gemm(matrix) => matrix.panels(),
@@ -186,12 +186,12 @@ impl<D: Kind> Net<D> {
         }
     }
 
-    /// Where a panel of a task's product begins; a task that is no product has none.
-    pub(super) fn panel(&self, task: usize, panel: usize) -> Option<*const u8> {
+    /// Where a panel of a task's product begins.
+    pub(super) fn panel(&self, task: usize, panel: usize) -> *const u8 {
         match &self.weights[task] {
-            Weights::Gemm(matrix) => Some(matrix.at(panel)),
-            Weights::GemmInt8(matrix) => Some(matrix.at(panel)),
-            _ => None,
+            Weights::Gemm(matrix) => matrix.at(panel),
+            Weights::GemmInt8(matrix) => matrix.at(panel),
+            _ => unreachable!("products have matrices"),
         }
     }
 }

@@ -54,16 +54,14 @@ impl<D: Kind> Run<'_, D> {
                     let is_whole_group = self.net.program.groups[step.group].tasks == step.tasks;
                     let area = if is_whole_group { Area::Own { thread, first: block.start } } else { Area::Shared };
                     for task in step.tasks.clone() {
-                        // After the last product of a block comes the first one of another.
-                        let mut next = (task + 1..step.tasks.end).chain(step.tasks.clone());
-                        let soon = next.find_map(|task| self.net.panel(task, 0));
-                        self.rows(task, block.clone(), area, soon);
+                        self.rows(task, block.clone(), area, step.tasks.clone());
                     }
                 }
                 Cut::Panels { rows, each } => {
-                    let panels = self.net.panels(single);
-                    let soon = self.next_panel(number, tile, thread);
-                    self.gemm(single, 0..rows, tile * each..panels.min((tile + 1) * each), Area::Shared, soon);
+                    let panels = tile * each..self.net.panels(single).min((tile + 1) * each);
+                    let next = self.next_panel(number, tile, thread);
+                    let soon = next.unwrap_or_else(|| self.net.panel(single, panels.start));
+                    self.gemm(single, 0..rows, panels, Area::Shared, soon);
                 }
                 Cut::Heads => self.heads(single, tile, thread),
                 Cut::Gathered => self.gather(single, tile),
@@ -78,12 +76,12 @@ impl<D: Kind> Run<'_, D> {
         places.take_while(|(step, _)| *step < self.schedule.steps.len()).find_map(|(step, tile)| {
             let Step { cut: Cut::Panels { each, .. }, ref tasks, .. } = self.schedule.steps[step] else { return None };
             let panel = tile * each;
-            (panel < self.net.panels(tasks.start)).then(|| self.net.panel(tasks.start, panel)).flatten()
+            (panel < self.net.panels(tasks.start)).then(|| self.net.panel(tasks.start, panel))
         })
     }
 
-    /// A row-wise task for some rows. `soon` are weights that are read next.
-    unsafe fn rows(&self, task: usize, rows: Range<usize>, area: Area, soon: Option<*const u8>) {
+    /// A row-wise task for some rows, one of those that are done with them in turn.
+    unsafe fn rows(&self, task: usize, rows: Range<usize>, area: Area, tasks: Range<usize>) {
         let net = self.net;
         // SAFETY: slots have these rows, which are this tile's alone.
         unsafe {
@@ -127,12 +125,18 @@ impl<D: Kind> Run<'_, D> {
                         operand,
                     );
                 }
-                _ => self.gemm(task, rows, 0..net.panels(task), area, soon),
+                _ => {
+                    // After the last product of a block comes the first one of another.
+                    let mut next = (task + 1..tasks.end).chain(tasks);
+                    let next = next.find(|task| net.panels(*task) > 0).unwrap_or(task);
+                    self.gemm(task, rows, 0..net.panels(task), area, net.panel(next, 0));
+                }
             }
         }
     }
 
-    unsafe fn gemm(&self, task: usize, rows: Range<usize>, panels: Range<usize>, area: Area, soon: Option<*const u8>) {
+    /// Panels of a product for some rows. `soon` is where the weights begin that are probably read next.
+    unsafe fn gemm(&self, task: usize, rows: Range<usize>, panels: Range<usize>, area: Area, soon: *const u8) {
         let Task::Gemm { weight, input, range, activation, output, .. } = self.net.program.tasks[task] else {
             unreachable!("other tasks are done elsewhere")
         };
@@ -145,7 +149,6 @@ impl<D: Kind> Run<'_, D> {
             }
         }
         let is_wide = self.net.program.slots[output.0].form == Form::Wide;
-        let soon = soon.unwrap_or(self.start.0);
         // SAFETY: slots have these rows; these rows and panels are this tile's alone.
         unsafe {
             match &self.net.weights[task] {
