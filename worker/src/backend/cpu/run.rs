@@ -14,7 +14,7 @@ use crate::cpu::dot::Int8;
 use crate::cpu::memory::{PADDING, Rows as View};
 use crate::cpu::simd::Number as _;
 use crate::cpu::team::stride;
-use crate::ops::attend::cpu::attend;
+use crate::ops::attend::cpu::{BLOCK, attend};
 use crate::ops::embed::cpu::{Tables, embed};
 use crate::ops::gemm::cpu::{Left, multiply};
 use crate::ops::gemm::quantise::quantise;
@@ -214,10 +214,11 @@ impl<D: Kind> Run<'_, D> {
                 let out = self.view::<D::Element>(output, Area::Shared);
                 let out = View::new(out.at(start, head * size), out.stride);
                 // The next head's, which the other cores computed in part: rows too far apart for the processor to foresee.
-                if head + 1 < tile.heads.end {
-                    for part in [part(0), part(1), part(2)] {
-                        part.ask(0..end - start, size..2 * size);
-                    }
+                // Those of longer sequences would push out what this head still reads.
+                if head + 1 < tile.heads.end && end - start <= BLOCK {
+                    part(0).ask(tile.queries.clone(), size..2 * size);
+                    part(1).ask(0..end - start, size..2 * size);
+                    part(2).ask(0..end - start, size..2 * size);
                 }
                 attend::<D>(&mut scratch, part(0), part(1), part(2), size, end - start, tile.queries.clone(), out, pad);
             }

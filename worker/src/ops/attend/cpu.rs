@@ -18,7 +18,7 @@ use crate::cpu::simd::{Number, Simd};
 use crate::ops::activate::cpu::exp2;
 
 /// Keys of a block: as many as sequences mostly have, so that most have one block.
-const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 /// Vectors of keys in a tile of scores.
 const PANEL: usize = 2;
 /// Rows of the largest tile there is.
