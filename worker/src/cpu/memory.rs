@@ -1,5 +1,8 @@
 //! Memory that vectors and rows of matrices lie in.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::TryReserveError;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
@@ -7,8 +10,8 @@ use std::ops::{Deref, DerefMut, Range};
 /// Columns come in multiples of this: whoever writes a row fills it up with zeros, so that vectors and words of depth can be
 /// read whole.
 pub(crate) const PADDING: usize = 16;
-/// Bytes of a cache line, and of the widest vector.
-const LINE: usize = 64;
+/// Bytes of a cache line, which come together, and of the widest vector.
+pub(crate) const LINE: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -96,6 +99,25 @@ impl<T> std::fmt::Debug for Aligned<T> {
     }
 }
 
+/// Asks for bytes, into the cache that the hint names. No access: they need not be there.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn prefetch<const HINT: i32>(first: *const u8, bytes: usize) {
+    for line in lines_of(first, bytes) {
+        // SAFETY: a prefetch of any address is no access.
+        unsafe { std::arch::x86_64::_mm_prefetch::<HINT>(line.cast()) };
+    }
+}
+
+/// Where the lines begin that bytes lie in.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn lines_of(first: *const u8, bytes: usize) -> impl Iterator<Item = *const u8> {
+    let before = first.addr() % LINE;
+    let line = first.wrapping_sub(before);
+    (0..before + bytes).step_by(LINE).map(move |offset| line.wrapping_add(offset))
+}
+
 /// Rows of a matrix in memory that several threads write, each its own rows or columns.
 ///
 /// A view is a pointer with a stride: whoever uses it answers for which rows and columns it touches and for how long.
@@ -137,13 +159,9 @@ impl<T> Rows<T> {
     /// Asks for these columns of these rows, into the second cache. No access: they need not be there.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn ask(self, rows: Range<usize>, columns: Range<usize>) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-
         for row in rows {
-            for column in columns.clone().step_by(LINE / size_of::<T>()) {
-                // SAFETY: a prefetch of any address is no access.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(self.first.wrapping_add(row * self.stride + column).cast()) };
-            }
+            let first = self.first.wrapping_add(row * self.stride + columns.start);
+            prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(first.cast(), columns.len() * size_of::<T>());
         }
     }
 

@@ -3,19 +3,17 @@
 #[cfg(test)]
 mod tests;
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::_MM_HINT_T0;
 use std::ops::Range;
 
 use half::bf16;
 
-use crate::cpu::memory::{PADDING, Rows};
+use crate::cpu::memory::{PADDING, Rows, prefetch};
 use crate::cpu::simd::{Number, Simd};
 use crate::ops::normalize::cpu::{Norm, Results, normalize};
 
 /// Tokens whose words are asked for ahead of their turn: a vocabulary is larger than caches.
 const AHEAD: usize = 4;
-/// Bytes that come together.
-const LINE: usize = 64;
 
 /// What is looked up, each a matrix whose rows are padded with zeros to a multiple of [`PADDING`].
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +54,9 @@ pub(crate) unsafe fn embed<V: Simd, W: Number>(
             || {
                 for row in rows.clone() {
                     if let Some(id) = ids[..rows.end].get(row + AHEAD) {
-                        prefetch(tables.words, *id as usize * stride, stride);
+                        // Where there is no such word, nothing happens.
+                        let word = tables.words.as_ptr().wrapping_add(*id as usize * stride);
+                        prefetch::<_MM_HINT_T0>(word.cast(), stride * size_of::<W>());
                     }
                     while splits[sequence + 1] <= row {
                         sequence += 1;
@@ -97,13 +97,4 @@ pub(crate) unsafe fn embed<V: Simd, W: Number>(
 #[inline(always)]
 fn of<W>(table: &[W], row: usize, stride: usize) -> *const W {
     table[row * stride..][..stride].as_ptr()
-}
-
-/// Asks for elements of a table; where there are none, nothing happens.
-#[inline(always)]
-fn prefetch<W>(table: &[W], first: usize, count: usize) {
-    for element in (first..first + count).step_by(LINE / size_of::<W>()) {
-        // SAFETY: a prefetch of any address is no access.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(table.as_ptr().wrapping_add(element).cast()) };
-    }
 }

@@ -4,12 +4,11 @@ use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use super::finish::{Finish, Place, finish};
 use crate::cpu::dot::Dot;
+use crate::cpu::memory::LINE;
 use crate::cpu::simd::Number;
 
 /// Steps that packed columns are asked for ahead of their use, from the second cache into the first.
 const AHEAD: usize = 16;
-/// Bytes that come together.
-const LINE: usize = 64;
 
 /// What a tile is computed from: rows of the left operand, `stride` words apart, and a panel of the right one.
 pub(super) struct Operands<D: Dot> {
