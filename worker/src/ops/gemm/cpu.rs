@@ -10,6 +10,9 @@ use crate::cpu::memory::Rows;
 use crate::cpu::simd::{Number, Simd};
 use crate::plan::Activation;
 
+/// Tiles at most that share in asking for the next panel. Among more a part would come to less than a byte a step.
+const TILES_ASKING: usize = 12;
+
 /// The left operand: its rows, and what each needs.
 pub(crate) struct Left<D: super::pack::Product> {
     pub(crate) rows: Rows<D::Element>,
@@ -43,15 +46,18 @@ pub(crate) unsafe fn multiply<D: Finish, N: Number>(
                 for panel in panels.clone() {
                     let (words, vectors) = right.panel(panel);
                     let soon = if panel + 1 < panels.end { right.at(panel + 1) } else { soon };
-                    // As much as this panel is, in equal parts with each tile.
-                    let pace = vectors * size_of::<D::Words>() / count;
+                    // As much as this panel is, in equal parts with each of the first tiles.
+                    let asking = count.min(TILES_ASKING);
+                    let part = vectors * size_of::<D::Words>() / asking;
                     let column = panel * VECTORS * D::V::LANES;
                     for index in 0..count {
                         let (row, end) = (first(index), first(index + 1));
                         let from = left.rows.at(row, 0).cast::<u32>();
                         let stride = left.rows.stride / D::DEPTH;
                         let steps = right.steps();
-                        let soon = soon.wrapping_add(index * steps * pace);
+                        // The others ask for the first lines again, which are there.
+                        let (soon, pace) =
+                            if index < asking { (soon.wrapping_add(index * steps * part), part) } else { (soon, 0) };
                         let operands = Operands { left: from, stride, steps, panel: words, soon, pace };
                         let place = Place { right, each: left.each, activation, out, row, column };
                         tile::<D, N>(end - row, vectors, &operands, &place);

@@ -17,8 +17,8 @@ pub(super) struct Operands<D: Dot> {
     /// Words of depth.
     pub(super) steps: usize,
     pub(super) panel: *const D::Words,
-    /// What is read soon, and how many bytes of it are asked for with each step, from the last cache or from memory into
-    /// the second one: weights are many, and wait for their turn there.
+    /// What is read soon, and how far that moves with each step, in bytes. A line of it for each vector is asked for, from
+    /// the last cache or from memory into the second one: weights are many, and wait for their turn there.
     pub(super) soon: *const u8,
     pub(super) pace: usize,
 }
