@@ -79,8 +79,21 @@ class Tables(unittest.TestCase):
         self.assertIn("| torch f32 | 1.00000 | yes |", lines)
         self.assertIn("| Shoal f32 | 1.00000 | no |", lines)
 
+    def test_the_silicon_of_each_shape_is_what_its_own_peak_would_give(self):
+        per_token = 6 * (24 * 384**2 + 4 * 16 * 384) / 1e9
+        peaks = {"1x16": {"f32": [10_000 * per_token], "bf16": [300.0, 500.0, 460.0]}, "8x16": {"bf16": [400.4]}}
+        text = report.rates(made({"1x16": {"bf16": 10}, "8x16": {"bf16": 20}}, peaks=peaks))
+        head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+        self.assertEqual(head, "| rows × length | Shoal bf16 | silicon f32 | silicon bf16 | others |")
+        self.assertEqual(rows, ["| 1 × 16 | 10 | 10.0k | 21.5k | 0% |", "| 8 × 16 | 20 | – | 18.7k | 0% |"])
+        self.assertIn("Silicon, Gop/s over all threads: f32 214 to 214, bf16 400 to 460.", text)
+
+    def test_without_peaks_there_is_no_silicon(self):
+        self.assertNotIn("ilicon", report.rates(made({"1x16": {"bf16": 10}})))
+
     def test_every_row_is_as_wide_as_its_head(self):
-        run = made({"1x16": {"torch-f32": 10, "bf16": 10}, "mixed, sorted": {"torch-f32": 10}}, peaks={"f32": [100.0]})
+        rates = {"1x16": {"torch-f32": 10, "bf16": 10}, "mixed, sorted": {"torch-f32": 10}}
+        run = made(rates, peaks={"1x16": {"f32": [100.0]}})
         run.lost["ort-f32"] = "no such file"
         text = report.report(run, "a machine")
         for block in text.split("\n\n"):
