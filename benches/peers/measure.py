@@ -35,7 +35,7 @@ class Run:
     # By the shape's title, then the engine's name.
     results: dict = dataclasses.field(default_factory=dict)
     batches: dict = dataclasses.field(default_factory=dict)
-    # By the shape's title, then dtype: billions of operations a second, of each turn what the silicon showed.
+    # By the shape's title, then dtype: billions of operations a second, what the silicon showed as each turn began.
     peaks: dict = dataclasses.field(default_factory=dict)
     # By shape's title: the share of the machine that others took meanwhile.
     others: dict = dataclasses.field(default_factory=dict)
@@ -48,8 +48,8 @@ class Run:
         return result.rate if result else None
 
     def peak(self, title, dtype):
-        """What the silicon can do at most, as fast as it was in the turns of that shape: engines are held to what there was
-        while they ran."""
+        """What the silicon can do at most: the median of what was measured at the start of each of the shape's turns, since
+        engines are held to how fast it was then."""
         found = self.peaks.get(title, {}).get(dtype)
         return statistics.median(found) if found else None
 
@@ -82,6 +82,7 @@ class Field:
     def __init__(self, done):
         self.done = done
         self.children = {}
+        self.tells_peaks = True
 
     def start(self, engine, arguments):
         try:
@@ -127,7 +128,7 @@ def one_shape(arguments, field, asked, shape, group):
             )
     others = machine.Others([os.getpid(), *(process.process.pid for process in field.children.values())])
     for _ in range(arguments.turns):
-        measure_peaks(field, name)
+        measure_peaks(arguments, field, name)
         for chosen in rounds:
             field.ask(chosen, lambda process: turn(process, shape, group, *rounds[chosen], results[chosen]))
     field.done.others[name] = others.share()
@@ -149,11 +150,20 @@ def rounds_of_a_turn(seconds, turn_seconds):
     return min(ROUNDS_MAX, max(1, round(turn_seconds / max(seconds, 1e-6)))), 1
 
 
-def measure_peaks(field, title):
-    """Asks the first of Shoal's programs that runs: the silicon's peaks are the same for all."""
+def measure_peaks(arguments, field, title):
+    """Asks the first of Shoal's programs that runs: the silicon's peaks are the same for all. One that cannot tell is started
+    again, as an engine like any other, and nobody is asked any more."""
     name = next((name for name in field.children if engines.BY_NAME[name].shoal), None)
+    if name is None or not field.tells_peaks:
+        return
     time.sleep(BREATH_SECONDS)
-    found = field.ask(name, lambda process: process.ask({"op": "peak"})) or {}
+    try:
+        found = field.children[name].ask({"op": "peak"})
+    except child.EngineError as error:
+        print(f"peers: goes on without the silicon's peaks: {error}", file=sys.stderr)
+        field.tells_peaks = False
+        field.children.pop(name).end()
+        return field.start(engines.BY_NAME[name], arguments)
     peaks = field.done.peaks.setdefault(title, {})
     for dtype, peak in found.items():
         if peak:

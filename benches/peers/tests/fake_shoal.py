@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Speaks the protocol of `child` as Shoal's engine does, with made-up numbers: a second for each token, and for embeddings
-one axis for each row. FAKE_FAILS names a dtype that refuses, FAKE_HANGS one that never answers, FAKE_DIES one that ends."""
+one axis for each row. FAKE_FAILS names a dtype that refuses, FAKE_HANGS one that never answers, FAKE_DIES one that ends, and
+FAKE_PEAKLESS one that ends when it is asked for peaks."""
 
 import argparse
 import hashlib
@@ -19,6 +20,8 @@ for line in sys.stdin:
     question = json.loads(line)
     if os.environ.get("FAKE_HANGS") == dtype:
         time.sleep(60)
+    if question["op"] == "peak" and os.environ.get("FAKE_PEAKLESS") == dtype:
+        sys.exit("no such request")
     if os.environ.get("FAKE_FAILS") == dtype:
         answer = {"error": "the processor cannot"}
     elif question["op"] == "peak":

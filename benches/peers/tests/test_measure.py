@@ -41,6 +41,21 @@ class Measure(unittest.TestCase):
             done = run(["bf16"], FAKE_HANGS="bf16")
         self.assertEqual(done.lost, {"bf16": "no answer within 0.5 s"})
 
+    def test_an_engine_that_cannot_tell_peaks_stays_in_the_run(self):
+        done = run(["f32", "bf16"], FAKE_PEAKLESS="f32")
+        self.assertEqual((done.lost, done.peaks), ({}, {}))
+        for found in done.results.values():
+            self.assertEqual({name: len(result.seconds) for name, result in found.items()}, {"f32": 3, "bf16": 3})
+
+    def test_peers_alone_are_not_kept_waiting_for_peaks(self):
+        field = measure.Field(measure.Run(MINILM))
+        field.children["torch-f32"] = mock.Mock()
+        with mock.patch("time.sleep") as slept:
+            measure.measure_peaks(None, field, "1x16")
+        slept.assert_not_called()
+        field.children["torch-f32"].ask.assert_not_called()
+        self.assertEqual(field.done.peaks, {})
+
     def test_a_program_that_is_not_there_is_said(self):
         with mock.patch(f"{__name__}.FAKE", "/nowhere/engine"):
             done = run(["f32"])
