@@ -136,6 +136,7 @@ def one_shape(arguments, field, asked, shape, group):
 
 
 def turn(process, shape, group, rounds, warm, result):
+    """Adds a turn of one engine to its result, when whoever was asked before is asleep."""
     time.sleep(BREATH_SECONDS)
     answer = process.shape(shape.rows, rounds + warm, group=group)
     result.seconds.append(statistics.median(answer["seconds"][warm:]))

@@ -5,7 +5,7 @@ import types
 import unittest
 from unittest import mock
 
-from .. import model
+from .. import measure, model, shapes
 from ..triton import __main__ as triton
 from ..triton import load, results, servers
 
@@ -35,6 +35,26 @@ class Results(unittest.TestCase):
     def test_without_the_engine_its_target_is_not_measured(self):
         self.assertIn("| ≥ 0.85 | – | not measured |", results.targets(made(engine={})))
         self.assertIn("| 16 | 100 | 300 | – | 90 ms | 20 ms | 0.99990 |", results.rates(made(engine={})))
+
+
+class Turns(unittest.TestCase):
+    def test_the_engine_by_itself_is_warm_and_fills_a_turn_as_in_its_own_run(self):
+        asked = []
+
+        def shape(rows, rounds, want=False, group=0):
+            asked.append((len(rows), rounds))
+            # The first round is cold.
+            return {"seconds": [9.0] + [0.5] * (rounds - 1), "embeddings_sha": "same"}
+
+        arguments = argparse.Namespace(turns=3, seconds=5)
+        run = made(measured={}, engine={})
+        server, engine = types.SimpleNamespace(name="Shoal"), types.SimpleNamespace(shape=shape)
+        with mock.patch.object(load, "put", return_value=FAST), mock.patch("time.sleep") as slept, mock.patch("sys.stderr"):
+            triton.turns(arguments, run, 16, None, None, (server,), engine, shapes.stream())
+        self.assertEqual(asked, [(64, 2)] + [(64, 11)] * 3)
+        self.assertEqual(slept.mock_calls, [mock.call(measure.BREATH_SECONDS)] * 3)
+        self.assertEqual(run.engine, {16: 64 * 16 / 0.5})
+        self.assertEqual(run.measured, {("Shoal", 16): [FAST] * 3})
 
 
 class Load(unittest.TestCase):

@@ -7,13 +7,13 @@ import dataclasses
 import pathlib
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
 
 from .. import child, engines, machine, model, report, shapes
 from ..__main__ import listed, positive
+from ..measure import Result, rounds_of_a_turn, turn
 from . import load, results, servers
 
 COSINE_MIN = 0.95
@@ -81,19 +81,21 @@ def measure(arguments, opened, run, folder, started):
 
 
 def turns(arguments, run, length, path, folder, both, engine, stream):
-    """Each server in turn, and then the engine by itself with as many rows as are in flight."""
+    """Each server in turn, and then for as long the engine by itself with as many rows as are in flight."""
     batch = shapes.shape(f"{run.in_flight}x{length}", stream)
-    engine_rates = []
-    for turn in range(arguments.turns):
-        print(f"peers: length {length}, turn {turn + 1}", file=sys.stderr)
+    alone = Result(batch.tokens)
+    if engine:
+        # Twice, since the first call of a shape plans, allocates and wakes.
+        rounds, warm = rounds_of_a_turn(engine.shape(batch.rows, 2)["seconds"][1], arguments.seconds)
+    for number in range(arguments.turns):
+        print(f"peers: length {length}, turn {number + 1}", file=sys.stderr)
         for server in both:
             found = load.put(server, path, run.in_flight, arguments.seconds, folder)
             run.measured.setdefault((server.name, length), []).append(found)
         if engine:
-            seconds = engine.shape(batch.rows, 3)["seconds"][1:]
-            engine_rates.append(batch.tokens / statistics.median(seconds))
-    if engine_rates:
-        run.engine[length] = statistics.median(engine_rates)
+            turn(engine, batch, 0, rounds, warm, alone)
+    if alone.seconds:
+        run.engine[length] = alone.rate
 
 
 def parse():
