@@ -58,7 +58,7 @@ impl<T: Plain> Aligned<T> {
         Self { lines: vec![Line([0; LINE]); Self::lines(len)], len, kind: PhantomData }
     }
 
-    /// The same, where memory may be short.
+    /// The same, or an error where the system refuses the address space.
     pub(crate) fn try_zeroed(len: usize) -> Result<Self, TryReserveError> {
         let mut lines = Vec::new();
         lines.try_reserve_exact(Self::lines(len))?;

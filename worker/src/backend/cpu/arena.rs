@@ -60,20 +60,24 @@ impl Arena {
         Self { room, places: Places::new(program, &room), memory: Aligned::zeroed(0) }
     }
 
-    /// Makes room for so many rows and for all there was room for. What was in it is lost; where memory is short, so is the
-    /// room.
+    /// Makes room for so many rows, and for all there was room for unless that is too much together. What was in it is lost.
+    /// Where the system refuses the address space, there is room for nothing.
     pub(super) fn grow(&mut self, program: &Program, room: &Room) -> Result<(), TryReserveError> {
-        let room = self.room.union(room);
-        // Given back first, since both together may be too much.
+        let union = self.room.union(room);
+        // Given back first, since both at once may be too much.
         *self = Self::empty(program);
+        *self = Self::with(program, union).or_else(|_| Self::with(program, *room))?;
+        Ok(())
+    }
+
+    fn with(program: &Program, room: Room) -> Result<Self, TryReserveError> {
         let places = Places::new(program, &room);
         let mut memory = Aligned::try_zeroed(places.bytes())?;
         if cfg!(test) {
             // No number in any form: what is read before it is written shows.
             memory.fill(0xff);
         }
-        *self = Self { room, memory, places };
-        Ok(())
+        Ok(Self { room, memory, places })
     }
 
     /// Where the memory begins, to be read and written by several threads.

@@ -162,18 +162,20 @@ impl<D: Kind> Net<D> {
         Ok(())
     }
 
-    /// Makes room for a batch.
+    /// Makes room for a batch; an error where the system refuses the address space.
     fn fit(&mut self, batch: &Packed<'_>) -> Result<(), BatchError> {
+        let (tokens, marks) = (batch.rows(Rows::Tokens), batch.rows(Rows::Marks));
         let need = Room {
-            tokens: batch.rows(Rows::Tokens).max(TOKENS_FIRST),
+            tokens: tokens.max(TOKENS_FIRST),
             sequences: batch.rows(Rows::Sequences),
-            marks: batch.rows(Rows::Marks),
+            marks,
             local: local_rows(self.scratch.len()),
         };
         if self.arena.room.covers(&need) {
             return Ok(());
         }
-        let short = |error| BatchError::OutOfMemory(format!("no room for {} tokens together: {error}", need.tokens));
+        let short =
+            |error| BatchError::OutOfMemory(format!("no room for {tokens} tokens and {marks} masks together: {error}"));
         self.arena.grow(&self.program, &need).map_err(short)
     }
 

@@ -1,10 +1,16 @@
 //! Every task finds in memory what was written for it, however a batch is cut and in whatever order tiles are done.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use crate::backend::cpu::arena::{Area, Arena, Places, Room};
+use crate::backend::cpu::net::Net;
 use crate::backend::cpu::program::{Forms, Multiply, Operands, Program, SlotId, Task};
 use crate::backend::cpu::schedule::{Cut, Schedule, local_rows};
+use crate::batch::BatchError;
+use crate::cpu::avx2::Avx2;
+use crate::cpu::dot::F32;
+use crate::cpu::team::Team;
 use crate::model::Model;
 use crate::model::testing::fixtures;
 use crate::plan::{Packed, Rows, WeightId};
@@ -169,4 +175,29 @@ fn memory_that_is_not_there_is_an_error_and_less_is_had_again() {
     assert!(!arena.room.covers(&some));
     arena.grow(&program, &some).unwrap();
     assert!(arena.room.covers(&some));
+}
+
+#[test]
+fn a_batch_has_its_own_room_where_there_is_none_for_earlier_ones_as_well() {
+    let model = Model::read(&fixtures().join("bert-embed")).unwrap();
+    let program = Program::new(&model.plan, Operands::F32, |_| Multiply::Operands);
+    let mut arena = Arena::empty(&program);
+    // More than any system has addresses for.
+    arena.room.tokens = 1 << 40;
+    let some = Room { tokens: 8, sequences: 3, marks: 0, local: local_rows(1) };
+    arena.grow(&program, &some).unwrap();
+    assert_eq!(arena.room, some);
+}
+
+#[test]
+fn a_batch_without_room_is_told_how_large_it_is() {
+    let model = Model::read(&fixtures().join("distilbert-fill")).unwrap();
+    let mut program = Program::new(&model.plan, Operands::F32, |_| Multiply::Operands);
+    // Rows that no system has addresses for.
+    program.slots[0].stride = 1 << 48;
+    let mut net = Net::<F32<Avx2>>::new(program, Vec::new(), 1);
+    let batch = Packed { ids: &[1, 2, 3, 4, 5], types: &[], splits: &[0, 2, 5], marks: &[1] };
+    let failed = net.run(&mut Team::new(NonZeroUsize::MIN).unwrap(), &batch, &mut Vec::new(), None).unwrap_err();
+    let BatchError::OutOfMemory(why) = failed else { panic!("{failed}") };
+    assert!(why.starts_with("no room for 5 tokens and 1 masks together: "), "{why}");
 }
