@@ -4,6 +4,9 @@
 //! all threads, and each would read all weights: then every task is a step by itself, and products are cut by columns,
 //! so that each weight is read by one thread only.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use super::program::{Group, GroupKind, Program, Task};
@@ -108,6 +111,7 @@ impl Schedule {
         threads: usize,
         panels: impl Fn(usize) -> usize,
     ) {
+        // A product cut by columns would have tiles all the same, of no rows, which `multiply` does not take.
         if count == 0 {
             return;
         }
@@ -150,7 +154,8 @@ fn panels_each(panels: usize, threads: usize) -> usize {
     panels.div_ceil(tiles * threads).max(1)
 }
 
-/// Blocks of rows: one for each thread of a size, large ones first, then smaller ones, so that threads end together.
+/// Blocks of rows, large ones first, then smaller ones, so that threads end together: of each size one for each thread at
+/// most, of the largest and the least as many as it takes.
 fn bounds(bounds: &mut Vec<usize>, rows: usize, threads: usize) {
     bounds.clear();
     bounds.push(0);

@@ -10,7 +10,8 @@ use crate::cpu::memory::Rows;
 use crate::cpu::simd::{Number, Simd};
 use crate::plan::Activation;
 
-/// Tiles at most that share in asking for the next panel. Among more a part would come to less than a byte a step.
+/// Tiles at most that share in asking for the next panel, as many as a block of rows has: of hundreds each would have less
+/// than a byte of it to ask for with a step.
 const TILES_ASKING: usize = 12;
 
 /// The left operand: its rows, and what each needs.
@@ -21,7 +22,10 @@ pub(crate) struct Left<D: super::pack::Product> {
 }
 
 /// Rows `rows` of `left` times panels `panels` of `right`, finished, into the same rows and columns of `out`. `soon` is
-/// where the weights begin that this thread probably reads next; they are asked for meanwhile. There is a row.
+/// where the weights begin that this thread probably reads next; they are asked for meanwhile.
+///
+/// # Panics
+/// If there are panels, but no row.
 ///
 /// # Safety
 /// The processor has the instructions of `D`. Rows of `left` hold whole words, and those of `out` reach to the next
