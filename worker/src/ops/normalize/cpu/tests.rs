@@ -65,6 +65,39 @@ fn follows_the_reference_for_any_width() {
     on_all_vectors!(follows);
 }
 
+fn one_of_two<V: Simd>() {
+    for width in WIDTHS {
+        let (gain, shift) = (wave(0.11, width), wave(0.13, width));
+        for with_residual in [false, true] {
+            let norm = |has_wide: bool, has_narrow: bool| {
+                let (mut input, mut residual) = (rows(0.7, width), rows(1.3, width));
+                let (mut wide, mut narrow) = (vec![7.0f32; ROWS * STRIDE], vec![bf16::ONE; ROWS * STRIDE]);
+                let view = |rows: &mut Vec<f32>| Rows::new(rows.as_mut_ptr(), STRIDE);
+                let other = with_residual.then(|| view(&mut residual));
+                let wide_view = has_wide.then(|| view(&mut wide));
+                let narrow_view = has_narrow.then(|| Rows::new(narrow.as_mut_ptr(), STRIDE));
+                // SAFETY: as above.
+                unsafe {
+                    add_norm::<V>(ROWS, width, view(&mut input), other, &gain, &shift, 1e-5, wide_view, narrow_view);
+                }
+                let wide: Vec<u32> = wide.into_iter().map(f32::to_bits).collect();
+                let narrow: Vec<u16> = narrow.into_iter().map(bf16::to_bits).collect();
+                (wide, narrow)
+            };
+            let untouched = norm(false, false);
+            let both = norm(true, true);
+            // With the padding and what is beyond it.
+            assert!(norm(true, false) == (both.0.clone(), untouched.1), "{width} columns, only wide");
+            assert!(norm(false, true) == (untouched.0, both.1), "{width} columns, only narrow");
+        }
+    }
+}
+
+#[test]
+fn gives_the_same_bits_in_one_form_as_in_both() {
+    on_all_vectors!(one_of_two);
+}
+
 fn in_place<V: Simd>() {
     for width in WIDTHS {
         let (gain, shift) = (wave(0.11, width), wave(0.13, width));
