@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use super::address::ConnectError;
 use clock::{Admission, Window};
 pub use options::{Api, Arrivals, LoadOptions, OptionsError};
-pub use report::{Calls, Load, OutcomeReport, Percentiles, Rates, Report};
+pub use report::{Calls, Load, Objective, OutcomeReport, Percentiles, Rates, Report};
 use schedule::Schedule;
 use tally::{Finished, Tally};
 use target::Target;
@@ -89,7 +89,7 @@ impl Run {
         Self {
             target: Arc::new(target),
             window: Arc::new(Window::new(Instant::now(), options.warmup, options.duration(), options.count)),
-            tally: Arc::new(Mutex::new(Tally::new())),
+            tally: Arc::new(Mutex::new(Tally::new(options.objective))),
             calls: TaskTracker::new(),
             stop: CancellationToken::new(),
             time_max: options.timeout,

@@ -44,6 +44,9 @@ pub struct LoadOptions {
     /// Give each call this deadline. It is sent to the server, which does no work for a call that is over.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
+    /// Say how many calls were answered within this time, counted as latency is. It changes nothing of what is sent.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub objective: Option<Duration>,
     /// HTTP/2 connections to spread calls over; one is enough for most, several avoid queueing in a single one.
     #[arg(long, default_value_t = 4)]
     pub connections: u32,
@@ -119,6 +122,7 @@ impl LoadOptions {
             count: None,
             warmup: Duration::from_secs(1),
             timeout: Duration::from_secs(10),
+            objective: None,
             connections: 4,
             outstanding_max: 4096,
             texts: None,
@@ -158,6 +162,11 @@ impl LoadOptions {
             ),
             ("warmup", "at most a day", day.contains(&self.warmup)),
             ("timeout", "more than 0 and at most a day", !self.timeout.is_zero() && day.contains(&self.timeout)),
+            (
+                "objective",
+                "more than 0 and at most a day",
+                self.objective.is_none_or(|d| !d.is_zero() && day.contains(&d)),
+            ),
             ("model", "a name, since `--api infer` needs one", self.api == Api::Embed || !self.model.is_empty()),
         ];
         match wrong.into_iter().find(|(_, _, right)| !right) {

@@ -26,6 +26,8 @@ pub struct Report {
     pub rates: Rates,
     /// Of answered calls, from the intended moment of sending to the whole answer.
     pub latency_us: Percentiles,
+    /// How many calls were within the objective; `null` without one.
+    pub objective: Option<Objective>,
     /// How late calls were sent. If this is not small against the latency, the load generator was too slow.
     pub send_lag_us: Percentiles,
     /// As the server told: longest wait of a call's rows from admission to dispatch.
@@ -73,6 +75,16 @@ pub struct Rates {
     pub tokens: f64,
 }
 
+/// Calls held to an objective.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Objective {
+    pub us: u64,
+    /// Calls answered within it, from the intended moment of sending to the whole answer.
+    pub on_time: u64,
+    /// Their share of all measured calls, of which failed ones and overflow are not on time. 0 when there are none.
+    pub share: f64,
+}
+
 /// A distribution in microseconds, with three significant digits. All zero when nothing was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Percentiles {
@@ -113,6 +125,7 @@ impl Report {
         let seconds = seconds(window, tally.last_done);
         let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let ok = tally.ok();
+        let objective = options.objective.map(|objective| Objective::new(objective, tally));
         Self {
             model: model.to_owned(),
             api: options.api,
@@ -129,6 +142,7 @@ impl Report {
                 tokens: rate(tally.throughput.tokens),
             },
             latency_us: (&tally.latency).into(),
+            objective,
             send_lag_us: (&tally.lag).into(),
             queue_us: (&tally.queue).into(),
             compute_us: (&tally.compute).into(),
@@ -148,6 +162,13 @@ impl Report {
         let failures = self.outcomes.iter().filter(|(name, _)| name.as_str() != "OK");
         let (name, outcome) = failures.max_by_key(|(_, outcome)| outcome.calls)?;
         Some(format!("{name}: {}", outcome.first_message))
+    }
+}
+
+impl Objective {
+    fn new(objective: Duration, tally: &Tally) -> Self {
+        let (us, on_time, of) = (super::tally::micros(objective), tally.on_time, tally.sent + tally.overflow);
+        Self { us, on_time, share: if of > 0 { on_time as f64 / of as f64 } else { 0.0 } }
     }
 }
 
@@ -215,6 +236,10 @@ impl fmt::Display for Report {
             if percentiles.count > 0 {
                 writeln!(f, "  {name:<9}{}", Row(percentiles))?;
             }
+        }
+        if let Some(Objective { us, on_time, share }) = self.objective {
+            let (within, of) = (humantime::format_duration(Duration::from_micros(us)), calls.sent + calls.overflow);
+            writeln!(f, "\n  on time   {:.2} % within {within}: {on_time} of {of} calls", share * 100.0)?;
         }
         for (name, outcome) in self.outcomes.iter().filter(|(name, _)| name.as_str() != "OK") {
             writeln!(f, "\n  {} calls ended with {name}, first: {}", outcome.calls, outcome.first_message)?;

@@ -175,6 +175,7 @@ fn options_out_of_their_limits_are_named() {
         ("duration", LoadOptions { duration: Some(Duration::ZERO), ..options.clone() }),
         ("timeout", LoadOptions { timeout: Duration::MAX, ..options.clone() }),
         ("model", LoadOptions { api: Api::Infer, ..options.clone() }),
+        ("objective", LoadOptions { objective: Some(Duration::ZERO), ..options.clone() }),
     ];
     for (option, options) in wrong {
         assert_eq!(options.check().unwrap_err().option, option);
