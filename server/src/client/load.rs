@@ -9,12 +9,14 @@
 //! sent late.
 
 mod clock;
+mod lengths;
 mod options;
 mod report;
 mod schedule;
 mod tally;
 mod target;
 mod texts;
+mod words;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,11 +29,13 @@ use tokio_util::task::TaskTracker;
 
 use super::address::ConnectError;
 use clock::{Admission, Window};
+pub use lengths::{Lengths, LengthsError};
 pub use options::{Api, Arrivals, LoadOptions, OptionsError};
 pub use report::{Calls, Load, Objective, OutcomeReport, Percentiles, Rates, Report};
 use schedule::Schedule;
 use tally::{Finished, Tally};
 use target::Target;
+use texts::Texts;
 pub use texts::TextsError;
 
 /// Runs the load and reports. `bar` shows how it goes; [`ProgressBar::hidden`] for silence.
@@ -39,7 +43,8 @@ pub use texts::TextsError;
 /// Dropping the future ends all calls. It ends by itself within the asked duration, the warm-up and one time-out.
 pub async fn run(options: &LoadOptions, bar: &ProgressBar) -> Result<Report, LoadError> {
     options.check()?;
-    let target = Target::connect(options).await?;
+    let texts = Texts::new(options)?;
+    let target = Target::connect(options, texts).await?;
     let run = Run::new(options, target);
     let stop = run.stop.clone().drop_guard();
     let calls = async {
@@ -174,7 +179,8 @@ impl Run {
     }
 
     fn report(&self, options: &LoadOptions) -> Report {
-        Report::new(options, self.target.model(), &self.window, &self.tally())
+        let report = Report::new(options, self.target.model(), &self.window, &self.tally());
+        Report { lengths: self.target.lengths(), ..report }
     }
 
     fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {

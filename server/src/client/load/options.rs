@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::lengths::Lengths;
 use crate::client::Address;
 
 /// Call a running server at a stated pace and report latency, throughput and batching.
@@ -56,6 +57,10 @@ pub struct LoadOptions {
     /// A file of texts, one a line; without it, some three hundred English sentences.
     #[arg(long, value_name = "FILE")]
     pub texts: Option<PathBuf>,
+    /// Instead, make texts of common English words, each of about so many tokens: a range as 8-256, whose lengths are
+    /// all as likely, or a list as 16,128. What the server counted is in the report.
+    #[arg(long, value_name = "TOKENS", conflicts_with = "texts")]
+    pub lengths: Option<Lengths>,
     /// Texts (or rows) in each call: more cost less per text and make each call slower.
     #[arg(long, default_value_t = 1)]
     pub texts_per_call: u32,
@@ -71,7 +76,7 @@ pub struct LoadOptions {
     /// How urgent the calls are: interactive, standard or bulk.
     #[arg(long)]
     pub class: Option<String>,
-    /// Seed of the Poisson schedule.
+    /// Seed of all that is drawn: the moments of calls, and the lengths and words of texts that are made.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Print the report as JSON.
@@ -126,6 +131,7 @@ impl LoadOptions {
             connections: 4,
             outstanding_max: 4096,
             texts: None,
+            lengths: None,
             texts_per_call: 1,
             row_length: 16,
             truncate: false,

@@ -19,6 +19,10 @@ pub struct Report {
     pub api: Api,
     pub load: Load,
     pub texts_per_call: u32,
+    /// Tokens asked for in each text, as the flag was; `null` for texts that are not made to a length.
+    pub lengths: Option<String>,
+    /// As the server told: tokens of each answered call.
+    pub tokens_per_call: Percentiles,
     pub connections: u32,
     /// Length of the measured time. With `--count` it ends with the last answer.
     pub seconds: f64,
@@ -85,7 +89,8 @@ pub struct Objective {
     pub share: f64,
 }
 
-/// A distribution in microseconds, with three significant digits. All zero when nothing was counted.
+/// A distribution, in microseconds where its name says so, with three significant digits. All zero when nothing was
+/// counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Percentiles {
     pub count: u64,
@@ -108,6 +113,7 @@ pub struct OutcomeReport {
 }
 
 impl Report {
+    /// Of texts that were not made to a length.
     pub(super) fn new(options: &LoadOptions, model: &str, window: &Window, tally: &Tally) -> Self {
         let load = match options.rate {
             Some(rate) => Load::Open {
@@ -131,6 +137,8 @@ impl Report {
             api: options.api,
             load,
             texts_per_call: options.texts_per_call,
+            lengths: None,
+            tokens_per_call: (&tally.tokens).into(),
             connections: options.connections,
             seconds,
             calls: Calls { sent: tally.sent, ok, failed: tally.sent - ok, overflow: tally.overflow },
@@ -224,6 +232,11 @@ impl fmt::Display for Report {
         writeln!(f, "{}", if rates.tokens > 0.0 { format!(", {:.0} tokens/s", rates.tokens) } else { String::new() })?;
         if let Some(rows) = self.batch_rows_mean {
             writeln!(f, "  batches     {rows:.2} rows in the mean")?;
+        }
+        if let Some(lengths) = &self.lengths {
+            let Percentiles { mean, p50, p99, max, .. } = self.tokens_per_call;
+            write!(f, "  tokens      {lengths} asked of each text, ")?;
+            writeln!(f, "{mean:.1} answered to the mean call, p50 {p50}, p99 {p99}, max {max}")?;
         }
         writeln!(f, "\n  ms             p50       p90       p95       p99     p99.9       max")?;
         let rows = [

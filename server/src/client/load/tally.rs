@@ -38,6 +38,8 @@ pub(super) struct Tally {
     pub outcomes: BTreeMap<&'static str, Outcome>,
     pub sent: u64,
     pub overflow: u64,
+    /// Tokens of each answered call that tells.
+    pub tokens: Histogram<u64>,
     objective: Option<Duration>,
     /// Calls answered within the objective.
     pub on_time: u64,
@@ -93,6 +95,7 @@ impl Tally {
             outcomes: BTreeMap::new(),
             sent: 0,
             overflow: 0,
+            tokens: histogram(),
             objective,
             on_time: 0,
             throughput: Throughput::default(),
@@ -119,6 +122,9 @@ impl Tally {
                 let latency = call.done.saturating_sub(call.intended);
                 self.latency.saturating_record(micros(latency));
                 self.on_time += u64::from(self.objective.is_some_and(|objective| latency <= objective));
+                if answer.tokens > 0 {
+                    self.tokens.saturating_record(answer.tokens);
+                }
                 self.batches.add(answer);
                 let told = [(&mut self.queue, answer.queue_us), (&mut self.compute, answer.compute_us)];
                 for (histogram, micros) in told {
@@ -265,6 +271,7 @@ mod tests {
         }
         tally.record(finished(100, 101, Err(Status::resource_exhausted("soon, but no answer"))));
         assert_eq!((tally.on_time, tally.sent), (2, 4));
+        assert_eq!((tally.tokens.len(), tally.tokens.max()), (3, 5));
     }
 
     #[test]

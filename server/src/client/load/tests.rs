@@ -159,6 +159,8 @@ fn flags_and_defaults_agree() {
     assert_eq!(defaults.duration(), Some(LoadOptions::DURATION));
     assert_eq!(LoadOptions { count: NonZeroU64::new(1), ..defaults }.duration(), None);
     assert!(Cli::try_parse_from(["shoal", "--rate", "5", "--concurrency", "2"]).is_err());
+    assert!(Cli::try_parse_from(["shoal", "--lengths", "5", "--texts", "t.txt"]).is_err());
+    assert!(Cli::try_parse_from(["shoal", "--lengths", "9-8"]).is_err());
 }
 
 #[test]
@@ -180,4 +182,26 @@ fn options_out_of_their_limits_are_named() {
     for (option, options) in wrong {
         assert_eq!(options.check().unwrap_err().option, option);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_are_made_to_the_lengths_and_the_report_has_what_was_counted() {
+    let server = TestServer::start().await;
+    let (count, lengths) = (NonZeroU64::new(60), Some("16,128".parse().unwrap()));
+    let objective = Some(Duration::from_secs(10));
+    let options = LoadOptions { count, lengths, objective, concurrency: 4, ..options(&server) };
+    let report = report(&options).await;
+    let tokens = &report.tokens_per_call;
+    assert_eq!((tokens.count, tokens.max), (60, 128));
+    assert!(tokens.mean > 40.0 && tokens.mean < 110.0, "{}", tokens.mean);
+    assert_eq!(report.objective.map(|objective| (objective.on_time, objective.share)), Some((60, 1.0)));
+}
+
+#[tokio::test]
+async fn numbers_have_no_length_in_tokens() {
+    let server = TestServer::start().await;
+    let lengths = Some("8".parse().unwrap());
+    let options = LoadOptions { model: "echo".to_owned(), api: Api::Infer, lengths, ..options(&server) };
+    let error = run(&options, &ProgressBar::hidden()).await.unwrap_err().to_string();
+    assert_eq!(error, "--lengths must be left out, as the model takes FP32");
 }

@@ -1,14 +1,74 @@
 //! The texts that are sent.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use super::lengths::Lengths;
+use super::options::LoadOptions;
+use super::words;
 use crate::client::sentences;
 
 /// Largest file of texts.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
+/// Where texts come from. A call's number chooses its texts, so that the same calls have the same ones in every run.
+#[derive(Debug)]
+pub(super) enum Texts {
+    /// Of a list that is not empty: call after call walks through all of it, again and again.
+    Listed(Vec<String>),
+    /// Made, with lengths that are drawn.
+    Drawn { lengths: Lengths, seed: u64 },
+}
+
+impl Texts {
+    /// As the flags say.
+    pub(super) fn new(options: &LoadOptions) -> Result<Self, TextsError> {
+        match &options.lengths {
+            Some(lengths) => Ok(Self::Drawn { lengths: lengths.clone(), seed: options.seed }),
+            None => read(options.texts.as_deref()).map(Self::Listed),
+        }
+    }
+
+    /// What is asked of lengths, if anything is.
+    pub(super) fn lengths(&self) -> Option<String> {
+        match self {
+            Self::Listed(_) => None,
+            Self::Drawn { lengths, .. } => Some(lengths.to_string()),
+        }
+    }
+
+    /// The texts of the call of this number, `rows` of them.
+    pub(super) fn of_call(&self, number: u64, rows: u32) -> impl Iterator<Item = Cow<'_, str>> {
+        let first = number.wrapping_mul(u64::from(rows));
+        (0..u64::from(rows)).map(move |row| self.text(first.wrapping_add(row)))
+    }
+
+    /// The `at`th text of all.
+    fn text(&self, at: u64) -> Cow<'_, str> {
+        match self {
+            // Both are below the length, which is a usize.
+            Self::Listed(texts) => Cow::Borrowed(&texts[(at % texts.len() as u64) as usize]),
+            Self::Drawn { lengths, seed } => {
+                let mut random = random(*seed, at);
+                let tokens = lengths.draw(&mut random);
+                Cow::Owned(words::text(tokens, &mut random))
+            }
+        }
+    }
+}
+
+/// Numbers for one text, whichever were made before it.
+fn random(seed: u64, at: u64) -> StdRng {
+    // An odd factor sends no two texts to one seed, and few of them near the schedule's.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    StdRng::seed_from_u64(seed ^ at.wrapping_add(1).wrapping_mul(SPREAD))
+}
+
 /// Texts of a file, one a line, empty lines left out; or the sentences that come with the program. Never empty.
-pub(super) fn read(file: Option<&Path>) -> Result<Vec<String>, TextsError> {
+fn read(file: Option<&Path>) -> Result<Vec<String>, TextsError> {
     let Some(file) = file else {
         return Ok(sentences::all().into_iter().map(str::to_owned).collect());
     };
@@ -34,7 +94,47 @@ pub struct TextsError {
 
 #[cfg(test)]
 mod tests {
-    use super::read;
+    use super::{Texts, read};
+    use crate::client::Address;
+    use crate::client::load::LoadOptions;
+
+    fn texts(options: &LoadOptions) -> Texts {
+        Texts::new(options).unwrap()
+    }
+
+    fn options() -> LoadOptions {
+        LoadOptions::new("127.0.0.1:1".parse::<Address>().unwrap())
+    }
+
+    /// Tokens of each text, for a model that counts words and two special tokens.
+    fn tokens(texts: &Texts, number: u64, rows: u32) -> Vec<usize> {
+        texts.of_call(number, rows).map(|text| text.split(' ').count() + 2).collect()
+    }
+
+    #[test]
+    fn a_list_is_walked_through_again_and_again() {
+        let texts = Texts::Listed(["a", "b", "c"].map(str::to_owned).into());
+        let walk: Vec<_> = (0..3).flat_map(|number| texts.of_call(number, 2)).collect();
+        assert_eq!(walk, ["a", "b", "c", "a", "b", "c"]);
+        assert_eq!(texts.lengths(), None);
+        assert_eq!(texts.of_call(u64::MAX, 2).count(), 2);
+    }
+
+    #[test]
+    fn lengths_are_drawn_by_the_seed_and_the_number_alone() {
+        let options = LoadOptions { lengths: Some("8-256".parse().unwrap()), ..options() };
+        let (one, other) = (texts(&options), texts(&LoadOptions { seed: 1, ..options.clone() }));
+        let all: Vec<_> = one.of_call(5, 3).collect();
+        assert_eq!(one.of_call(5, 3).collect::<Vec<_>>(), all);
+        assert_eq!(one.of_call(17, 1).next(), one.of_call(5, 3).nth(2), "the 18th text of all");
+        assert_ne!(other.of_call(5, 3).collect::<Vec<_>>(), all);
+        let drawn: Vec<_> = (0..5000).flat_map(|number| tokens(&one, number, 1)).collect();
+        assert!(drawn.iter().all(|tokens| (8..=256).contains(tokens)));
+        let mean = drawn.iter().sum::<usize>() as f64 / 5000.0;
+        // One standard error is 1.
+        assert!((mean - 132.0).abs() < 4.0, "{mean}");
+        assert_eq!(one.lengths().as_deref(), Some("8-256"));
+    }
 
     #[test]
     fn reads_one_text_a_line() {

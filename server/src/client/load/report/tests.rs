@@ -46,6 +46,7 @@ fn the_json_has_the_documented_fields() {
         "compute_us",
         "connections",
         "latency_us",
+        "lengths",
         "load",
         "model",
         "objective",
@@ -55,6 +56,7 @@ fn the_json_has_the_documented_fields() {
         "seconds",
         "send_lag_us",
         "texts_per_call",
+        "tokens_per_call",
     ];
     assert_eq!(fields, documented);
     let load = r#""load":{"mode":"open","rate":100.0,"arrivals":"poisson","outstanding_max":4096,"seed":0}"#;
@@ -67,7 +69,8 @@ fn the_json_has_the_documented_fields() {
     assert_eq!(json["outcomes"]["UNAVAILABLE"]["first_message"], "the server is shutting down");
     assert_eq!(json["outcomes"]["OK"]["calls"], 90);
     assert_eq!(json["batch_rows_mean"], 4.0);
-    assert_eq!(json["objective"], serde_json::Value::Null);
+    assert_eq!((&json["lengths"], &json["objective"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    assert_eq!((&json["tokens_per_call"]["count"], &json["tokens_per_call"]["p50"]), (&90.into(), &10.into()));
     let latency = json["latency_us"].as_object().unwrap();
     for field in ["count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"] {
         assert!(latency.contains_key(field), "{field}");
@@ -124,4 +127,14 @@ fn calls_are_held_to_the_objective_and_those_not_answered_too() {
     assert_eq!(report.objective, Some(Objective { us: 50_000, on_time: 45, share: 45.0 / 101.0 }));
     let line = "  on time   44.55 % within 50ms: 45 of 101 calls";
     assert!(report.to_string().lines().any(|found| found == line), "{report}");
+}
+
+#[test]
+fn the_tokens_of_made_texts_are_in_the_table() {
+    let window = Window::new(Instant::now(), ms(0), Some(ms(2000)), None);
+    let plain = report(&open(), &window);
+    assert!(!plain.to_string().contains("asked of each text"));
+    let made = Report { lengths: Some("8-256".to_owned()), ..plain };
+    let line = "  tokens      8-256 asked of each text, 10.0 answered to the mean call, p50 10, p99 10, max 10";
+    assert!(made.to_string().lines().any(|found| found == line), "{made}");
 }
