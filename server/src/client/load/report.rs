@@ -8,7 +8,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::clock::Window;
-use super::options::{Api, Arrivals, LoadOptions};
+use super::mode::Load;
+use super::options::{Api, LoadOptions};
+use super::process::Process;
 use super::tally::Tally;
 
 /// The result of a run. Its JSON has these fields under these names; fields may be added, none is renamed.
@@ -19,12 +21,12 @@ pub struct Report {
     pub api: Api,
     pub load: Load,
     pub texts_per_call: u32,
-    /// Tokens asked for in each text, as the flag was; `null` for texts that are not made to a length.
+    /// Tokens asked for in each text: as the flag was, `trace`, or `null` for texts that are not made to a length.
     pub lengths: Option<String>,
     /// As the server told: tokens of each answered call.
     pub tokens_per_call: Percentiles,
     pub connections: u32,
-    /// Length of the measured time. With `--count` it ends with the last answer.
+    /// Length of the measured time. With `--count`, or when a trace ends, it is until the last answer.
     pub seconds: f64,
     pub calls: Calls,
     pub rates: Rates,
@@ -42,16 +44,6 @@ pub struct Report {
     pub batch_rows_mean: Option<f64>,
     /// By gRPC status, `OK` included.
     pub outcomes: BTreeMap<String, OutcomeReport>,
-}
-
-/// How calls were sent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(tag = "mode", rename_all = "lowercase")]
-pub enum Load {
-    /// By the clock.
-    Open { rate: f64, arrivals: Arrivals, outstanding_max: u32, seed: u64 },
-    /// By callers that wait for their answers.
-    Closed { concurrency: u32 },
 }
 
 /// Measured calls.
@@ -114,16 +106,7 @@ pub struct OutcomeReport {
 
 impl Report {
     /// Of texts that were not made to a length.
-    pub(super) fn new(options: &LoadOptions, model: &str, window: &Window, tally: &Tally) -> Self {
-        let load = match options.rate {
-            Some(rate) => Load::Open {
-                rate,
-                arrivals: options.arrivals,
-                outstanding_max: options.outstanding_max,
-                seed: options.seed,
-            },
-            None => Load::Closed { concurrency: options.concurrency },
-        };
+    pub(super) fn new(options: &LoadOptions, load: Load, model: &str, window: &Window, tally: &Tally) -> Self {
         let outcome = |(name, outcome): (&&str, &super::tally::Outcome)| {
             let report = OutcomeReport { calls: outcome.calls, first_message: outcome.first_message.clone() };
             ((*name).to_owned(), report)
@@ -131,6 +114,7 @@ impl Report {
         let seconds = seconds(window, tally.last_done);
         let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let ok = tally.ok();
+        let asked = load.rate();
         let objective = options.objective.map(|objective| Objective::new(objective, tally));
         Self {
             model: model.to_owned(),
@@ -143,7 +127,7 @@ impl Report {
             seconds,
             calls: Calls { sent: tally.sent, ok, failed: tally.sent - ok, overflow: tally.overflow },
             rates: Rates {
-                asked: options.rate,
+                asked,
                 sent: rate(tally.sent),
                 ok: rate(tally.throughput.calls),
                 texts: rate(tally.throughput.rows),
@@ -214,10 +198,11 @@ impl From<&Histogram<u64>> for Percentiles {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { calls, rates, .. } = self;
-        match self.load {
-            Load::Open { rate, arrivals, .. } => {
-                let arrivals = format!("{arrivals:?}").to_lowercase();
-                writeln!(f, "open loop, {rate} calls/s asked ({arrivals}), {:.1} s measured", self.seconds)?;
+        match &self.load {
+            Load::Open { rate, process, .. } => {
+                // A trace's own rate has more digits than anyone asked for.
+                let rate = if let Process::Replay(_) = process { (rate * 1e3).round() / 1e3 } else { *rate };
+                writeln!(f, "open loop, {rate} calls/s asked ({process}), {:.1} s measured", self.seconds)?;
             }
             Load::Closed { concurrency } => {
                 writeln!(f, "closed loop, {concurrency} callers, {:.1} s measured", self.seconds)?;

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::lengths::Lengths;
+use super::mode::Load;
 use super::options::LoadOptions;
 use super::words;
 use crate::client::sentences;
@@ -21,14 +23,19 @@ pub(super) enum Texts {
     Listed(Vec<String>),
     /// Made, with lengths that are drawn.
     Drawn { lengths: Lengths, seed: u64 },
+    /// Made, as long as a trace says of each call.
+    Traced { tokens: Arc<[u32]>, seed: u64 },
 }
 
 impl Texts {
-    /// As the flags say.
-    pub(super) fn new(options: &LoadOptions) -> Result<Self, TextsError> {
-        match &options.lengths {
-            Some(lengths) => Ok(Self::Drawn { lengths: lengths.clone(), seed: options.seed }),
-            None => read(options.texts.as_deref()).map(Self::Listed),
+    /// As the flags say: what they say of texts comes before what a trace does.
+    pub(super) fn new(options: &LoadOptions, load: &Load) -> Result<Self, TextsError> {
+        let seed = options.seed;
+        let traced = load.trace().and_then(|trace| trace.tokens().cloned());
+        match (&options.lengths, &options.texts, traced) {
+            (Some(lengths), ..) => Ok(Self::Drawn { lengths: lengths.clone(), seed }),
+            (None, None, Some(tokens)) => Ok(Self::Traced { tokens, seed }),
+            (None, file, _) => read(file.as_deref()).map(Self::Listed),
         }
     }
 
@@ -37,17 +44,18 @@ impl Texts {
         match self {
             Self::Listed(_) => None,
             Self::Drawn { lengths, .. } => Some(lengths.to_string()),
+            Self::Traced { .. } => Some("trace".to_owned()),
         }
     }
 
     /// The texts of the call of this number, `rows` of them.
     pub(super) fn of_call(&self, number: u64, rows: u32) -> impl Iterator<Item = Cow<'_, str>> {
         let first = number.wrapping_mul(u64::from(rows));
-        (0..u64::from(rows)).map(move |row| self.text(first.wrapping_add(row)))
+        (0..u64::from(rows)).map(move |row| self.text(number, first.wrapping_add(row)))
     }
 
-    /// The `at`th text of all.
-    fn text(&self, at: u64) -> Cow<'_, str> {
+    /// A text of a call, the `at`th of all.
+    fn text(&self, call: u64, at: u64) -> Cow<'_, str> {
         match self {
             // Both are below the length, which is a usize.
             Self::Listed(texts) => Cow::Borrowed(&texts[(at % texts.len() as u64) as usize]),
@@ -55,6 +63,10 @@ impl Texts {
                 let mut random = random(*seed, at);
                 let tokens = lengths.draw(&mut random);
                 Cow::Owned(words::text(tokens, &mut random))
+            }
+            Self::Traced { tokens, seed } => {
+                let tokens = tokens[(call % tokens.len() as u64) as usize];
+                Cow::Owned(words::text(tokens, &mut random(*seed, at)))
             }
         }
     }
@@ -97,9 +109,21 @@ mod tests {
     use super::{Texts, read};
     use crate::client::Address;
     use crate::client::load::LoadOptions;
+    use crate::client::load::mode::Load;
+    use crate::client::load::process::Process;
+    use crate::client::load::trace::Trace;
 
-    fn texts(options: &LoadOptions) -> Texts {
-        Texts::new(options).unwrap()
+    fn texts(options: &LoadOptions, trace: Option<&str>) -> Texts {
+        let load = match trace {
+            Some(trace) => Load::Open {
+                rate: 1.0,
+                process: Process::Replay(Trace::parse("t.csv", "seconds", trace).unwrap()),
+                outstanding_max: 1,
+                seed: 0,
+            },
+            None => Load::Closed { concurrency: 1 },
+        };
+        Texts::new(options, &load).unwrap()
     }
 
     fn options() -> LoadOptions {
@@ -123,7 +147,7 @@ mod tests {
     #[test]
     fn lengths_are_drawn_by_the_seed_and_the_number_alone() {
         let options = LoadOptions { lengths: Some("8-256".parse().unwrap()), ..options() };
-        let (one, other) = (texts(&options), texts(&LoadOptions { seed: 1, ..options.clone() }));
+        let (one, other) = (texts(&options, None), texts(&LoadOptions { seed: 1, ..options.clone() }, None));
         let all: Vec<_> = one.of_call(5, 3).collect();
         assert_eq!(one.of_call(5, 3).collect::<Vec<_>>(), all);
         assert_eq!(one.of_call(17, 1).next(), one.of_call(5, 3).nth(2), "the 18th text of all");
@@ -134,6 +158,17 @@ mod tests {
         // One standard error is 1.
         assert!((mean - 132.0).abs() < 4.0, "{mean}");
         assert_eq!(one.lengths().as_deref(), Some("8-256"));
+    }
+
+    #[test]
+    fn a_trace_says_how_long_the_texts_of_each_call_are() {
+        const TRACE: &str = "seconds,tokens\n0,10\n1,20\n2,30\n";
+        let traced = texts(&options(), Some(TRACE));
+        assert_eq!([0, 1, 2].map(|number| tokens(&traced, number, 2)), [[10, 10], [20, 20], [30, 30]]);
+        assert_eq!(traced.lengths().as_deref(), Some("trace"));
+        let asked = LoadOptions { lengths: Some("5".parse().unwrap()), ..options() };
+        assert_eq!(tokens(&texts(&asked, Some(TRACE)), 1, 1), [5]);
+        assert_eq!(texts(&options(), Some("seconds\n0\n1\n")).lengths(), None);
     }
 
     #[test]

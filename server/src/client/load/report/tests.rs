@@ -6,7 +6,7 @@ use crate::client::Address;
 use crate::client::load::clock::{Admission, Window};
 use crate::client::load::tally::{Finished, Tally};
 use crate::client::load::target::{Answer, BatchShare};
-use crate::client::load::{LoadOptions, Objective, Percentiles};
+use crate::client::load::{Arrivals, Load, LoadOptions, Objective, Percentiles};
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -26,7 +26,7 @@ fn report(options: &LoadOptions, window: &Window) -> Report {
         tally.record(Finished { intended, sent: intended, done, in_window, admission: Admission::Measured, result });
     }
     tally.overflow(Admission::Measured);
-    Report::new(options, "m", window, &tally)
+    Report::new(options, Load::new(options).unwrap(), "m", window, &tally)
 }
 
 fn open() -> LoadOptions {
@@ -114,9 +114,25 @@ fn the_table_says_the_same() {
 #[test]
 fn nothing_measured_is_all_zero_and_no_division() {
     let window = Window::new(Instant::now(), ms(0), None, NonZeroU64::new(1));
-    let report = Report::new(&open(), "m", &window, &Tally::new(None));
+    let report = Report::new(&open(), Load::new(&open()).unwrap(), "m", &window, &Tally::new(None));
     assert_eq!((report.seconds, report.rates.ok, report.latency_us), (0.0, 0.0, Percentiles::default()));
     assert_eq!(report.first_error(), None);
+}
+
+#[test]
+fn the_process_is_named_with_its_parameters() {
+    let window = || Window::new(Instant::now(), ms(0), Some(ms(2000)), None);
+    let options = LoadOptions { arrivals: Arrivals::Gamma, cv: Some(4.0), ..open() };
+    let gamma = report(&options, &window());
+    let heading = "open loop, 100 calls/s asked (gamma, cv 4), 2.0 s measured\n";
+    assert!(gamma.to_string().starts_with(heading), "{gamma}");
+    let json: serde_json::Value = serde_json::from_str(&gamma.to_json()).unwrap();
+    let load = serde_json::json!({"mode": "open", "rate": 100.0, "arrivals": "gamma", "cv": 4.0,
+        "outstanding_max": 4096, "seed": 0});
+    assert_eq!(json["load"], load);
+    let mmpp = report(&LoadOptions { arrivals: Arrivals::Mmpp, ..open() }, &window());
+    let json: serde_json::Value = serde_json::from_str(&mmpp.to_json()).unwrap();
+    assert_eq!((&json["load"]["arrivals"], &json["load"]["low_dwell_s"]), (&"mmpp".into(), &4.5.into()));
 }
 
 #[test]
