@@ -9,14 +9,22 @@
 //! sent late.
 
 mod clock;
+mod distributions;
+mod lengths;
+mod mode;
+mod modulated;
 mod options;
+mod process;
 mod report;
 mod schedule;
 mod tally;
 mod target;
 mod texts;
+mod trace;
+mod words;
 
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,32 +35,43 @@ use tokio_util::task::TaskTracker;
 
 use super::address::ConnectError;
 use clock::{Admission, Window};
+pub use lengths::{Lengths, LengthsError};
+pub use mode::Load;
+pub use modulated::Modulation;
 pub use options::{Api, Arrivals, LoadOptions, OptionsError};
-pub use report::{Calls, Load, OutcomeReport, Percentiles, Rates, Report};
+pub use process::Process;
+pub use report::{Calls, Objective, OutcomeReport, Percentiles, Rates, Report};
 use schedule::Schedule;
 use tally::{Finished, Tally};
 use target::Target;
+use texts::Texts;
 pub use texts::TextsError;
+pub use trace::{Trace, TraceError};
 
 /// Runs the load and reports. `bar` shows how it goes; [`ProgressBar::hidden`] for silence.
 ///
 /// Dropping the future ends all calls. It ends by itself within the asked duration, the warm-up and one time-out.
 pub async fn run(options: &LoadOptions, bar: &ProgressBar) -> Result<Report, LoadError> {
     options.check()?;
-    let target = Target::connect(options).await?;
-    let run = Run::new(options, target);
+    let load = Load::new(options)?;
+    let count = load.count(options)?;
+    let texts = Texts::new(options, &load)?;
+    let target = Target::connect(options, texts).await?;
+    let run = Run::new(options, count, target);
     let stop = run.stop.clone().drop_guard();
     let calls = async {
-        match options.rate {
-            Some(rate) => run.open(Schedule::new(options.arrivals, rate, options.seed), options.outstanding_max).await,
-            None => run.closed(options.concurrency).await,
+        match &load {
+            Load::Open { rate, process, outstanding_max, seed } => {
+                run.open(Schedule::new(process, *rate, *seed), *outstanding_max).await;
+            }
+            Load::Closed { concurrency } => run.closed(*concurrency).await,
         }
         run.calls.close();
         run.calls.wait().await;
     };
     run.watch(calls, bar).await;
     drop(stop);
-    Ok(run.report(options))
+    Ok(run.report(options, load.clone()))
 }
 
 /// The whole verb: a bar on a terminal, then the report as a table or JSON.
@@ -85,18 +104,18 @@ struct Run {
 }
 
 impl Run {
-    fn new(options: &LoadOptions, target: Target) -> Self {
+    fn new(options: &LoadOptions, count: Option<NonZeroU64>, target: Target) -> Self {
         Self {
             target: Arc::new(target),
-            window: Arc::new(Window::new(Instant::now(), options.warmup, options.duration(), options.count)),
-            tally: Arc::new(Mutex::new(Tally::new())),
+            window: Arc::new(Window::new(Instant::now(), options.warmup, options.duration(), count)),
+            tally: Arc::new(Mutex::new(Tally::new(options.objective))),
             calls: TaskTracker::new(),
             stop: CancellationToken::new(),
             time_max: options.timeout,
         }
     }
 
-    /// Sends by the clock until the window closes. The clock has a thread of its own, since a runtime's timer ticks
+    /// Sends by the clock until the window closes or the schedule ends. The clock has a thread of its own, since a runtime's timer ticks
     /// only once a millisecond.
     async fn open(&self, schedule: Schedule, outstanding_max: u32) {
         let slots = Arc::new(Semaphore::new(outstanding_max as usize));
@@ -173,8 +192,9 @@ impl Run {
         }
     }
 
-    fn report(&self, options: &LoadOptions) -> Report {
-        Report::new(options, self.target.model(), &self.window, &self.tally())
+    fn report(&self, options: &LoadOptions, load: Load) -> Report {
+        let report = Report::new(options, load, self.target.model(), &self.window, &self.tally());
+        Report { lengths: self.target.lengths(), ..report }
     }
 
     fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
@@ -196,6 +216,8 @@ pub enum LoadError {
     Options(#[from] OptionsError),
     #[error(transparent)]
     Texts(#[from] TextsError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("cannot learn what `{model}` takes: {:?}: {}", status.code(), status.message())]

@@ -91,7 +91,7 @@ impl Window {
     }
 }
 
-/// Calls `send` at each moment of the schedule until the window closes or `stop` is called. Moments that have passed
+/// Calls `send` at each moment of the schedule until it ends, the window closes or `stop` is called. Moments that have passed
 /// are sent at once, still with the moment that was intended. Blocks.
 pub(super) fn run(
     schedule: Schedule,
@@ -129,7 +129,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::{Admission, Window};
-    use crate::client::load::Arrivals;
+    use crate::client::load::process::Process;
     use crate::client::load::schedule::Schedule;
 
     const fn ms(n: u64) -> Duration {
@@ -157,7 +157,7 @@ mod tests {
     fn the_clock_sends_every_call_no_earlier_than_intended() {
         let window = Window::new(Instant::now(), ms(2), Some(ms(8)), None);
         let sent = RefCell::new(Vec::new());
-        let schedule = Schedule::new(Arrivals::Constant, 1000.0, 0);
+        let schedule = Schedule::new(&Process::Constant, 1000.0, 0);
         super::run(schedule, &window, &CancellationToken::new(), |number, intended, admission| {
             assert!(window.elapsed() >= intended);
             sent.borrow_mut().push((number, intended, admission));
@@ -175,7 +175,7 @@ mod tests {
         let start = Instant::now() - Duration::from_secs(1);
         let window = Window::new(start, ms(0), Some(ms(5)), None);
         let sent = RefCell::new(Vec::new());
-        let schedule = Schedule::new(Arrivals::Constant, 1000.0, 0);
+        let schedule = Schedule::new(&Process::Constant, 1000.0, 0);
         super::run(schedule, &window, &CancellationToken::new(), |_, intended, _| sent.borrow_mut().push(intended));
         assert_eq!(sent.into_inner(), (0..5).map(ms).collect::<Vec<_>>());
     }
@@ -184,7 +184,7 @@ mod tests {
     fn the_clock_can_be_stopped() {
         let window = Window::new(Instant::now(), ms(0), Some(Duration::from_secs(3600)), None);
         let stop = CancellationToken::new();
-        let schedule = Schedule::new(Arrivals::Constant, 1000.0, 0);
+        let schedule = Schedule::new(&Process::Constant, 1000.0, 0);
         super::run(schedule, &window, &stop, |number, _, _| {
             if number == 3 {
                 stop.cancel();

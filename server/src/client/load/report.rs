@@ -8,7 +8,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::clock::Window;
-use super::options::{Api, Arrivals, LoadOptions};
+use super::mode::Load;
+use super::options::{Api, LoadOptions};
+use super::process::Process;
 use super::tally::Tally;
 
 /// The result of a run. Its JSON has these fields under these names; fields may be added, none is renamed.
@@ -19,13 +21,19 @@ pub struct Report {
     pub api: Api,
     pub load: Load,
     pub texts_per_call: u32,
+    /// Tokens asked for in each text: as the flag was, `trace`, or `null` for texts that are not made to a length.
+    pub lengths: Option<String>,
+    /// As the server told: tokens of each answered call.
+    pub tokens_per_call: Percentiles,
     pub connections: u32,
-    /// Length of the measured time. With `--count` it ends with the last answer.
+    /// Length of the measured time. With `--count`, or when a trace ends, it is until the last answer.
     pub seconds: f64,
     pub calls: Calls,
     pub rates: Rates,
     /// Of answered calls, from the intended moment of sending to the whole answer.
     pub latency_us: Percentiles,
+    /// How many calls were within the objective; `null` without one.
+    pub objective: Option<Objective>,
     /// How late calls were sent. If this is not small against the latency, the load generator was too slow.
     pub send_lag_us: Percentiles,
     /// As the server told: longest wait of a call's rows from admission to dispatch.
@@ -36,16 +44,6 @@ pub struct Report {
     pub batch_rows_mean: Option<f64>,
     /// By gRPC status, `OK` included.
     pub outcomes: BTreeMap<String, OutcomeReport>,
-}
-
-/// How calls were sent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(tag = "mode", rename_all = "lowercase")]
-pub enum Load {
-    /// By the clock.
-    Open { rate: f64, arrivals: Arrivals, outstanding_max: u32, seed: u64 },
-    /// By callers that wait for their answers.
-    Closed { concurrency: u32 },
 }
 
 /// Measured calls.
@@ -73,7 +71,18 @@ pub struct Rates {
     pub tokens: f64,
 }
 
-/// A distribution in microseconds, with three significant digits. All zero when nothing was counted.
+/// Calls held to an objective.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Objective {
+    pub us: u64,
+    /// Calls answered within it, from the intended moment of sending to the whole answer.
+    pub on_time: u64,
+    /// Their share of all measured calls, of which failed ones and overflow are not on time. 0 when there are none.
+    pub share: f64,
+}
+
+/// A distribution, in microseconds where its name says so, with three significant digits. All zero when nothing was
+/// counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Percentiles {
     pub count: u64,
@@ -96,16 +105,8 @@ pub struct OutcomeReport {
 }
 
 impl Report {
-    pub(super) fn new(options: &LoadOptions, model: &str, window: &Window, tally: &Tally) -> Self {
-        let load = match options.rate {
-            Some(rate) => Load::Open {
-                rate,
-                arrivals: options.arrivals,
-                outstanding_max: options.outstanding_max,
-                seed: options.seed,
-            },
-            None => Load::Closed { concurrency: options.concurrency },
-        };
+    /// Of texts that were not made to a length.
+    pub(super) fn new(options: &LoadOptions, load: Load, model: &str, window: &Window, tally: &Tally) -> Self {
         let outcome = |(name, outcome): (&&str, &super::tally::Outcome)| {
             let report = OutcomeReport { calls: outcome.calls, first_message: outcome.first_message.clone() };
             ((*name).to_owned(), report)
@@ -113,22 +114,27 @@ impl Report {
         let seconds = seconds(window, tally.last_done);
         let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let ok = tally.ok();
+        let asked = load.rate();
+        let objective = options.objective.map(|objective| Objective::new(objective, tally));
         Self {
             model: model.to_owned(),
             api: options.api,
             load,
             texts_per_call: options.texts_per_call,
+            lengths: None,
+            tokens_per_call: (&tally.tokens).into(),
             connections: options.connections,
             seconds,
             calls: Calls { sent: tally.sent, ok, failed: tally.sent - ok, overflow: tally.overflow },
             rates: Rates {
-                asked: options.rate,
+                asked,
                 sent: rate(tally.sent),
                 ok: rate(tally.throughput.calls),
                 texts: rate(tally.throughput.rows),
                 tokens: rate(tally.throughput.tokens),
             },
             latency_us: (&tally.latency).into(),
+            objective,
             send_lag_us: (&tally.lag).into(),
             queue_us: (&tally.queue).into(),
             compute_us: (&tally.compute).into(),
@@ -148,6 +154,13 @@ impl Report {
         let failures = self.outcomes.iter().filter(|(name, _)| name.as_str() != "OK");
         let (name, outcome) = failures.max_by_key(|(_, outcome)| outcome.calls)?;
         Some(format!("{name}: {}", outcome.first_message))
+    }
+}
+
+impl Objective {
+    fn new(objective: Duration, tally: &Tally) -> Self {
+        let (us, on_time, of) = (super::tally::micros(objective), tally.on_time, tally.sent + tally.overflow);
+        Self { us, on_time, share: if of > 0 { on_time as f64 / of as f64 } else { 0.0 } }
     }
 }
 
@@ -185,10 +198,11 @@ impl From<&Histogram<u64>> for Percentiles {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { calls, rates, .. } = self;
-        match self.load {
-            Load::Open { rate, arrivals, .. } => {
-                let arrivals = format!("{arrivals:?}").to_lowercase();
-                writeln!(f, "open loop, {rate} calls/s asked ({arrivals}), {:.1} s measured", self.seconds)?;
+        match &self.load {
+            Load::Open { rate, process, .. } => {
+                // A trace's own rate has more digits than anyone asked for.
+                let rate = if let Process::Replay(_) = process { (rate * 1e3).round() / 1e3 } else { *rate };
+                writeln!(f, "open loop, {rate} calls/s asked ({process}), {:.1} s measured", self.seconds)?;
             }
             Load::Closed { concurrency } => {
                 writeln!(f, "closed loop, {concurrency} callers, {:.1} s measured", self.seconds)?;
@@ -204,6 +218,11 @@ impl fmt::Display for Report {
         if let Some(rows) = self.batch_rows_mean {
             writeln!(f, "  batches     {rows:.2} rows in the mean")?;
         }
+        if let Some(lengths) = &self.lengths {
+            let Percentiles { mean, p50, p99, max, .. } = self.tokens_per_call;
+            write!(f, "  tokens      {lengths} asked of each text, ")?;
+            writeln!(f, "{mean:.1} answered to the mean call, p50 {p50}, p99 {p99}, max {max}")?;
+        }
         writeln!(f, "\n  ms             p50       p90       p95       p99     p99.9       max")?;
         let rows = [
             ("latency", &self.latency_us),
@@ -215,6 +234,10 @@ impl fmt::Display for Report {
             if percentiles.count > 0 {
                 writeln!(f, "  {name:<9}{}", Row(percentiles))?;
             }
+        }
+        if let Some(Objective { us, on_time, share }) = self.objective {
+            let (within, of) = (humantime::format_duration(Duration::from_micros(us)), calls.sent + calls.overflow);
+            writeln!(f, "\n  on time   {:.2} % within {within}: {on_time} of {of} calls", share * 100.0)?;
         }
         for (name, outcome) in self.outcomes.iter().filter(|(name, _)| name.as_str() != "OK") {
             writeln!(f, "\n  {} calls ended with {name}, first: {}", outcome.calls, outcome.first_message)?;

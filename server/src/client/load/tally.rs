@@ -38,6 +38,11 @@ pub(super) struct Tally {
     pub outcomes: BTreeMap<&'static str, Outcome>,
     pub sent: u64,
     pub overflow: u64,
+    /// Tokens of each answered call that tells.
+    pub tokens: Histogram<u64>,
+    objective: Option<Duration>,
+    /// Calls answered within the objective.
+    pub on_time: u64,
     pub throughput: Throughput,
     pub batches: Batches,
     /// When the last measured call was done.
@@ -81,7 +86,7 @@ impl Batches {
 }
 
 impl Tally {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(objective: Option<Duration>) -> Self {
         Self {
             latency: histogram(),
             lag: histogram(),
@@ -90,6 +95,9 @@ impl Tally {
             outcomes: BTreeMap::new(),
             sent: 0,
             overflow: 0,
+            tokens: histogram(),
+            objective,
+            on_time: 0,
             throughput: Throughput::default(),
             batches: Batches::default(),
             last_done: Duration::ZERO,
@@ -111,7 +119,12 @@ impl Tally {
         self.lag.saturating_record(micros(call.sent.saturating_sub(call.intended)));
         let (name, message) = match &call.result {
             Ok(answer) => {
-                self.latency.saturating_record(micros(call.done.saturating_sub(call.intended)));
+                let latency = call.done.saturating_sub(call.intended);
+                self.latency.saturating_record(micros(latency));
+                self.on_time += u64::from(self.objective.is_some_and(|objective| latency <= objective));
+                if answer.tokens > 0 {
+                    self.tokens.saturating_record(answer.tokens);
+                }
                 self.batches.add(answer);
                 let told = [(&mut self.queue, answer.queue_us), (&mut self.compute, answer.compute_us)];
                 for (histogram, micros) in told {
@@ -146,7 +159,7 @@ impl Tally {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -209,7 +222,7 @@ mod tests {
 
     #[test]
     fn latency_counts_from_the_intended_moment_and_lag_apart() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(None);
         tally.record(finished(100, 150, Ok(answer(&[]))));
         assert_eq!(tally.latency.max() / 100, 500, "50 ms with three digits");
         assert_eq!(tally.lag.max() / 10, 200);
@@ -218,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_mean_batch_is_counted_by_batch_and_not_by_row() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(None);
         // One batch of nine rows, seen by each of its nine calls, and one batch of a single row.
         for _ in 0..9 {
             tally.record(finished(0, 1, Ok(answer(&[(9, 1)]))));
@@ -226,12 +239,12 @@ mod tests {
         tally.record(finished(0, 1, Ok(answer(&[(1, 1)]))));
         let mean = tally.batches.rows_mean().unwrap();
         assert!((mean - 5.0).abs() < 1e-9, "{mean}");
-        assert_eq!(Tally::new().batches.rows_mean(), None);
+        assert_eq!(Tally::new(None).batches.rows_mean(), None);
     }
 
     #[test]
     fn outcomes_are_counted_by_status_with_the_first_message() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(None);
         tally.record(finished(0, 1, Ok(answer(&[]))));
         tally.record(finished(0, 1, Err(Status::resource_exhausted("first"))));
         tally.record(finished(0, 1, Err(Status::resource_exhausted("second"))));
@@ -242,7 +255,7 @@ mod tests {
 
     #[test]
     fn warmup_calls_count_only_for_what_was_done_in_the_measured_time() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(None);
         tally.record(Finished { admission: Admission::Warmup, ..finished(0, 1, Ok(answer(&[]))) });
         tally.record(Finished { in_window: false, ..finished(0, 1, Ok(answer(&[]))) });
         tally.overflow(Admission::Warmup);
@@ -251,8 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn on_time_is_what_was_answered_within_the_objective() {
+        let mut tally = Tally::new(Some(Duration::from_millis(50)));
+        for done_ms in [149, 150, 151] {
+            tally.record(finished(100, done_ms, Ok(answer(&[]))));
+        }
+        tally.record(finished(100, 101, Err(Status::resource_exhausted("soon, but no answer"))));
+        assert_eq!((tally.on_time, tally.sent), (2, 4));
+        assert_eq!((tally.tokens.len(), tally.tokens.max()), (3, 5));
+    }
+
+    #[test]
     fn a_time_beyond_the_scale_is_kept_as_its_end() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(None);
         tally.record(finished(0, 1 << 40, Ok(answer(&[]))));
         assert!(tally.latency.max() >= super::MICROS_MAX);
     }

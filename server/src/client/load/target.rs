@@ -1,5 +1,6 @@
 //! The calls themselves: what is sent, and what is read from the answer.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::LoadError;
 use super::options::{Api, LoadOptions, OptionsError};
-use super::{LoadError, texts};
+use super::texts::Texts;
 use crate::client::ask::micros;
 use crate::client::deadline;
 
@@ -37,12 +39,12 @@ pub(super) struct Target {
 #[derive(Debug)]
 enum Payload {
     Embed {
-        texts: Vec<String>,
+        texts: Texts,
     },
     /// One tensor of texts.
     Bytes {
         input: String,
-        texts: Vec<String>,
+        texts: Texts,
     },
     /// One tensor of numbers, the same in each call.
     Floats {
@@ -73,8 +75,7 @@ pub(super) struct BatchShare {
 
 impl Target {
     /// Opens the connections and learns what the model takes.
-    pub(super) async fn connect(options: &LoadOptions) -> Result<Self, LoadError> {
-        let texts = texts::read(options.texts.as_deref())?;
+    pub(super) async fn connect(options: &LoadOptions, texts: Texts) -> Result<Self, LoadError> {
         let metadata = metadata(options)?;
         let mut channels = Vec::new();
         for _ in 0..options.connections {
@@ -100,6 +101,14 @@ impl Target {
         &self.model
     }
 
+    /// What is asked of the lengths of texts, if anything is.
+    pub(super) fn lengths(&self) -> Option<String> {
+        match &self.payload {
+            Payload::Embed { texts } | Payload::Bytes { texts, .. } => texts.lengths(),
+            Payload::Floats { .. } => None,
+        }
+    }
+
     /// Makes the call of this number; the number chooses the texts.
     pub(super) async fn call(&self, number: u64, time_max: Duration) -> Result<Answer, Status> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
@@ -108,7 +117,7 @@ impl Target {
             Payload::Embed { texts } => {
                 let request = EmbedRequest {
                     model: self.model.clone(),
-                    texts: self.choose(texts, number).cloned().collect(),
+                    texts: texts.of_call(number, self.rows).map(Cow::into_owned).collect(),
                     truncate: self.truncate,
                     ..EmbedRequest::default()
                 };
@@ -118,8 +127,8 @@ impl Target {
             }
             Payload::Bytes { input, texts } => {
                 let mut raw = BytesMut::new();
-                for text in self.choose(texts, number) {
-                    // A text is shorter than the file it came from, which fits.
+                for text in texts.of_call(number, self.rows) {
+                    // A text is shorter than the file it came from, or than a made one may be; both fit.
                     raw.put_u32_le(text.len() as u32);
                     raw.put_slice(text.as_bytes());
                 }
@@ -168,14 +177,6 @@ impl Target {
             request.metadata_mut().insert(*key, value.clone());
         }
         request
-    }
-
-    /// The texts of a call: call after call walks through all of them, again and again.
-    fn choose<'t>(&self, texts: &'t [String], number: u64) -> impl Iterator<Item = &'t String> + use<'t> {
-        let length = texts.len() as u64;
-        let first = number.wrapping_mul(u64::from(self.rows)) % length;
-        // Below the length, which is a usize.
-        texts.iter().cycle().skip(first as usize).take(self.rows as usize)
     }
 
     fn read_embed(&self, answer: &EmbedResponse) -> Result<Answer, Status> {
@@ -231,7 +232,7 @@ fn metadata(options: &LoadOptions) -> Result<Vec<(&'static str, MetadataValue<As
 }
 
 /// Asks what the model takes.
-async fn infer_payload(channel: &Channel, options: &LoadOptions, texts: Vec<String>) -> Result<Payload, LoadError> {
+async fn infer_payload(channel: &Channel, options: &LoadOptions, texts: Texts) -> Result<Payload, LoadError> {
     const TIME_MAX: Duration = Duration::from_secs(10);
     let request = ModelMetadataRequest { name: options.model.clone(), ..ModelMetadataRequest::default() };
     let mut client = GrpcInferenceServiceClient::new(channel.clone());
@@ -244,6 +245,9 @@ async fn infer_payload(channel: &Channel, options: &LoadOptions, texts: Vec<Stri
         return Ok(Payload::Bytes { input: input.name.clone(), texts });
     }
     match (takes("FP32"), metadata.inputs.len()) {
+        (Some(_), 1) if options.lengths.is_some() => {
+            Err(OptionsError { option: "lengths", expected: "left out, as the model takes FP32" }.into())
+        }
         (Some(input), 1) => {
             let numbers = options.texts_per_call as usize * options.row_length as usize;
             let data = (0..numbers).flat_map(|i| ((i % 1000) as f32 / 1000.0).to_le_bytes()).collect();

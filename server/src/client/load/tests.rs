@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Parser as _;
 use indicatif::ProgressBar;
 
-use super::{Api, Arrivals, LoadError, LoadOptions, Report, command, run};
+use super::{Api, Arrivals, Load, LoadError, LoadOptions, Report, command, run};
 use crate::client::testing::TestServer;
 
 fn options(server: &TestServer) -> LoadOptions {
@@ -159,6 +159,13 @@ fn flags_and_defaults_agree() {
     assert_eq!(defaults.duration(), Some(LoadOptions::DURATION));
     assert_eq!(LoadOptions { count: NonZeroU64::new(1), ..defaults }.duration(), None);
     assert!(Cli::try_parse_from(["shoal", "--rate", "5", "--concurrency", "2"]).is_err());
+    assert!(Cli::try_parse_from(["shoal", "--trace", "t.csv", "--concurrency", "2"]).is_err());
+    assert!(Cli::try_parse_from(["shoal", "--lengths", "5", "--texts", "t.txt"]).is_err());
+    assert!(Cli::try_parse_from(["shoal", "--lengths", "9-8"]).is_err());
+    let bursty = ["shoal", "--rate", "5", "--arrivals", "code-like", "--lengths", "8-256", "--objective", "50ms"];
+    let bursty = Cli::try_parse_from(bursty).unwrap().options;
+    assert_eq!((bursty.arrivals, bursty.objective), (Arrivals::CodeLike, Some(Duration::from_millis(50))));
+    bursty.check().unwrap();
 }
 
 #[test]
@@ -175,8 +182,82 @@ fn options_out_of_their_limits_are_named() {
         ("duration", LoadOptions { duration: Some(Duration::ZERO), ..options.clone() }),
         ("timeout", LoadOptions { timeout: Duration::MAX, ..options.clone() }),
         ("model", LoadOptions { api: Api::Infer, ..options.clone() }),
+        ("objective", LoadOptions { objective: Some(Duration::ZERO), ..options.clone() }),
+        ("rate", LoadOptions { arrivals: Arrivals::CodeLike, ..options.clone() }),
+        ("cv", LoadOptions { cv: Some(1.0), rate: Some(1.0), ..options.clone() }),
+        ("cv", LoadOptions { arrivals: Arrivals::Gamma, cv: Some(0.0), rate: Some(1.0), ..options.clone() }),
+        ("cv", LoadOptions { arrivals: Arrivals::Gamma, cv: Some(f64::NAN), rate: Some(1.0), ..options.clone() }),
+        ("trace", LoadOptions { arrivals: Arrivals::Replay, ..options.clone() }),
+        ("trace", LoadOptions { trace: Some("t.csv".into()), rate: Some(1.0), ..options.clone() }),
     ];
     for (option, options) in wrong {
         assert_eq!(options.check().unwrap_err().option, option);
     }
+}
+
+/// A trace of 21 calls, the first ten 5 ms apart and the others 10 ms, with texts of 10 and 20 tokens in turn.
+fn trace() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let line = |n: u32| format!("{},{}\n", f64::from(if n < 10 { 5 * n } else { 10 * n - 50 }) / 1e3, 10 + n % 2 * 10);
+    let lines: String = (0..21).map(line).collect();
+    std::fs::write(file.path(), format!("at,tokens\n{lines}")).unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_is_played_to_its_end_with_its_lengths() {
+    let (server, file) = (TestServer::start().await, trace());
+    let (trace, trace_column) = (Some(file.path().to_owned()), "at".to_owned());
+    let warmup = Duration::from_millis(50);
+    let options = LoadOptions { arrivals: Arrivals::Replay, trace, trace_column, warmup, ..options(&server) };
+    let played = report(&options).await;
+    assert_eq!((played.calls.sent, played.calls.ok), (11, 11), "what comes before 50 ms is warm-up");
+    assert_eq!(server.seen.calls.load(Ordering::Relaxed), 21);
+    assert!(played.seconds >= 0.1, "{played}");
+    assert_eq!((played.tokens_per_call.mean.round(), played.tokens_per_call.max), (15.0, 20));
+    assert_eq!(played.lengths.as_deref(), Some("trace"));
+    let Load::Open { rate, .. } = played.load else { panic!("{played}") };
+    assert!((rate - 20.0 / 0.15).abs() < 1e-6, "{rate}");
+
+    // Twice as fast, and cut by the duration.
+    let duration = Some(Duration::from_millis(28));
+    let options = LoadOptions { rate: Some(2.0 * rate), warmup: Duration::ZERO, duration, ..options };
+    let cut = report(&options).await;
+    assert_eq!((cut.calls.sent, cut.seconds, cut.rates.asked), (11, 0.028, Some(2.0 * rate)));
+
+    let options = LoadOptions { warmup: Duration::from_secs(5), ..options };
+    let error = run(&options, &ProgressBar::hidden()).await.unwrap_err().to_string();
+    assert_eq!(error, "--warmup must be shorter than the trace");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_are_made_to_the_lengths_and_the_report_has_what_was_counted() {
+    let server = TestServer::start().await;
+    let (count, lengths) = (NonZeroU64::new(60), Some("16,128".parse().unwrap()));
+    let objective = Some(Duration::from_secs(10));
+    let options = LoadOptions { count, lengths, objective, concurrency: 4, ..options(&server) };
+    let report = report(&options).await;
+    let tokens = &report.tokens_per_call;
+    assert_eq!((tokens.count, tokens.max), (60, 128));
+    assert!(tokens.mean > 40.0 && tokens.mean < 110.0, "{}", tokens.mean);
+    assert_eq!(report.objective.map(|objective| (objective.on_time, objective.share)), Some((60, 1.0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bursty_arrivals_are_sent_as_well() {
+    let server = TestServer::start().await;
+    for arrivals in [Arrivals::Gamma, Arrivals::Mmpp, Arrivals::CodeLike] {
+        let count = NonZeroU64::new(30);
+        let report = report(&LoadOptions { rate: Some(2000.0), arrivals, count, ..options(&server) }).await;
+        assert_eq!((report.calls.sent, report.calls.ok), (30, 30), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_have_no_length_in_tokens() {
+    let server = TestServer::start().await;
+    let lengths = Some("8".parse().unwrap());
+    let options = LoadOptions { model: "echo".to_owned(), api: Api::Infer, lengths, ..options(&server) };
+    let error = run(&options, &ProgressBar::hidden()).await.unwrap_err().to_string();
+    assert_eq!(error, "--lengths must be left out, as the model takes FP32");
 }
