@@ -23,7 +23,9 @@
 //!   day of production can be replayed and a thousand days simulated.
 //! - **I/O, threads, locks, `std`.** The crate is `no_std` and has no dependency: the compiler proves it.
 //! - **Payloads, channels, text.** Requests are ids and costs. The driver keeps the rest by id.
-//! - **Floats and hashing.** Order is decided by integers in ordered maps, the same on every machine.
+//! - **Hashing, and floats in what is ordered.** Order is decided by integers in ordered maps, the same on every machine.
+//!   Only the learned cost of a batch (`cost`) computes with floats, by the operations that IEEE 754 fixes to the bit,
+//!   and what leaves it is whole nanoseconds.
 //! - **Errors.** Configuration was checked at the edge; what can go wrong with a request is an [`Output`].
 //! - **Logging.** The driver logs inputs and outputs once; [`Scheduler::explain`] answers the rest as data.
 //!
@@ -39,6 +41,8 @@ mod arrivals;
 mod batch;
 mod cap;
 mod config;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the policy that asks for it comes next"))]
+mod cost;
 mod event;
 mod fleet;
 mod id;

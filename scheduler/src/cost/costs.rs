@@ -1,0 +1,112 @@
+//! What batches of one model take, on each of its workers.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::WorkerId;
+use crate::cost::pace::Pace;
+use crate::cost::shape::{NEWS_MIN, Shape};
+use crate::cost::{Curve, Size};
+
+/// Batches between two looks at whether the workers together are faster or slower than the curve.
+const SETTLE_EVERY: u64 = 16;
+/// How much of the difference the curve takes over each time.
+const SETTLE_GAIN: f64 = 0.1;
+/// How many times slower or faster all workers must have become at once for the curve to take over all of it.
+const SETTLE_AT_ONCE: f64 = 1.5;
+
+/// The learned times of one model: its curve, and the pace of each worker on it.
+///
+/// What a batch took is divided by the factor of its worker before the curve learns from it, so that a slow worker does
+/// not make the model look slow. The curve and the factors then say only together how high either is: what the middle
+/// one of the workers has for a factor belongs to the curve, and is moved there bit by bit. Moving it changes no
+/// worker's prediction, only what a worker not heard of starts with.
+#[derive(Clone, Debug)]
+pub(crate) struct Costs {
+    shape: Shape,
+    /// Bounded by the caller, who says which workers are gone.
+    paces: BTreeMap<WorkerId, Pace>,
+    samples: u64,
+    /// Room to sort factors in.
+    factors: Vec<f64>,
+}
+
+impl Costs {
+    /// Nothing observed yet. `prior` is what calibration or an earlier run found.
+    pub(crate) fn new(prior: Option<Curve>) -> Self {
+        Self { shape: Shape::new(prior), paces: BTreeMap::new(), samples: 0, factors: Vec::new() }
+    }
+
+    /// Learns that a batch of this size took so long on this worker. Allocates for a new worker only.
+    pub(crate) fn observe(&mut self, worker: WorkerId, size: Size, taken: Duration) {
+        let taken = u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX).max(1) as f64;
+        self.samples = self.samples.saturating_add(1);
+        let pace = self.paces.entry(worker).or_insert(Pace::MODEL);
+        let news = self.shape.news(size, taken / pace.factor());
+        if self.shape.curve().is_known() {
+            pace.observe(taken / self.shape.time(size), news);
+        }
+        // What a worker takes while its pace changes is not the model's time.
+        if news > NEWS_MIN || !pace.is_changing() {
+            self.shape.learn(size, taken / pace.factor(), news);
+        }
+        if self.samples.is_multiple_of(SETTLE_EVERY) {
+            self.settle();
+        }
+    }
+
+    /// Forgets a worker that is gone. If it comes back it starts at the model's pace.
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        self.paces.remove(&worker);
+    }
+
+    /// How long such a batch takes on this worker, in the middle. Zero as long as the curve is unknown.
+    pub(crate) fn expected(&self, worker: WorkerId, size: Size) -> Duration {
+        duration(self.shape.curve().time(size) * self.pace(worker).factor())
+    }
+
+    /// The time that all but 2.5 % of such batches stay below on this worker. Zero as long as the curve is unknown.
+    pub(crate) fn high(&self, worker: WorkerId, size: Size) -> Duration {
+        let pace = self.pace(worker);
+        duration(self.shape.curve().time(size) * pace.factor() * pace.high())
+    }
+
+    /// The model's time on a worker not heard of.
+    pub(crate) fn curve(&self) -> Curve {
+        self.shape.curve()
+    }
+
+    /// Batches observed.
+    pub(crate) fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    fn pace(&self, worker: WorkerId) -> &Pace {
+        self.paces.get(&worker).unwrap_or(&Pace::MODEL)
+    }
+
+    /// Moves to the curve what the workers have in common.
+    fn settle(&mut self) {
+        self.factors.clear();
+        self.factors.extend(self.paces.values().filter(|pace| pace.is_settled()).map(Pace::factor));
+        if self.factors.is_empty() {
+            return;
+        }
+        self.factors.sort_unstable_by(f64::total_cmp);
+        let len = self.factors.len();
+        // Of two in the middle the one nearer to the curve: a change is the model's if two workers agree on it.
+        let middle = 1f64.clamp(self.factors[(len - 1) / 2], self.factors[len / 2]);
+        let is_sudden = !(1.0 / SETTLE_AT_ONCE..=SETTLE_AT_ONCE).contains(&middle);
+        let factor = if is_sudden { middle } else { 1.0 + SETTLE_GAIN * (middle - 1.0) };
+        self.shape.scale(factor);
+        for pace in self.paces.values_mut() {
+            pace.rebase(factor);
+        }
+    }
+}
+
+/// Whole nanoseconds; what is longer than 584 years is 584 years.
+fn duration(nanos: f64) -> Duration {
+    Duration::from_nanos(nanos as u64)
+}
