@@ -13,6 +13,7 @@
 mod check;
 mod clock;
 mod faults;
+pub mod math;
 mod plan;
 mod reference;
 mod rng;
