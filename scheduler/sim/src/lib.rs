@@ -10,6 +10,7 @@
 //! assert_eq!(run.verdict, Ok(()), "{}", run.transcript);
 //! ```
 
+pub mod bound;
 mod check;
 mod clock;
 mod faults;
@@ -17,6 +18,7 @@ pub mod math;
 mod plan;
 mod reference;
 mod rng;
+pub mod scenario;
 mod transcript;
 mod worker;
 mod workload;

@@ -45,7 +45,8 @@ pub fn exp(x: f64) -> f64 {
     let power = (if halves < 0.0 { halves - 0.5 } else { halves + 0.5 }) as i32;
     let rest = x - f64::from(power) * LN_2;
     let series = (1..=14).rev().fold(1.0, |sum, term| 1.0 + sum * rest / f64::from(term));
-    let two_to_power = u64::try_from(power + EXPONENT_BIAS).map_or(0.0, |biased| f64::from_bits(biased << MANTISSA_BITS));
+    let two_to_power =
+        u64::try_from(power + EXPONENT_BIAS).map_or(0.0, |biased| f64::from_bits(biased << MANTISSA_BITS));
     series * two_to_power
 }
 
