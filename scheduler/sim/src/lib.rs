@@ -13,12 +13,16 @@
 pub mod bound;
 mod check;
 mod clock;
+pub mod contender;
 mod faults;
+mod fnv;
 pub mod math;
 mod plan;
+pub mod play;
 mod reference;
 mod rng;
 pub mod scenario;
+pub mod score;
 mod transcript;
 mod worker;
 mod workload;

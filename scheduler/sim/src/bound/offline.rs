@@ -54,7 +54,7 @@ mod tests {
         while batch > 0 {
             let members = (0..arrivals.len()).filter(|at| batch & (1 << at) != 0);
             let first = members.clone().next().expect("one of them");
-            let last = members.clone().last().expect("one of them");
+            let last = members.clone().next_back().expect("one of them");
             let size = members.count();
             let finish = free.max(arrivals[last]) + Duration::from_nanos(nanos(size));
             if batch.count_ones() <= batch_max && finish <= arrivals[first] + OBJECTIVE {
