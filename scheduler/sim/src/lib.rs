@@ -20,6 +20,7 @@ pub mod math;
 mod plan;
 pub mod play;
 mod reference;
+pub mod report;
 mod rng;
 pub mod scenario;
 pub mod score;

@@ -95,10 +95,10 @@ fn steady() -> Vec<Family> {
     let constant = with("constant-4w-1m", 4, 1, |world| world.traffic[0].process = Process::Constant);
     let overload = Scenario { name: "overload-4w-1m".into(), ..standard(4, 1) };
     vec![
-        family("One model on one worker.", 0.8, standard(1, 1)),
-        family("One model on four workers.", 0.8, standard(4, 1)),
+        family("One model on one worker.", 0.9, standard(1, 1)),
+        family("One model on four workers.", 0.9, standard(4, 1)),
         family("Nearly idle: what waiting costs and what it saves.", 0.1, with("idle-4w-1m", 4, 1, |_| {})),
-        family("Evenly spaced arrivals.", 0.8, constant),
+        family("Evenly spaced arrivals.", 0.9, constant),
         family("Three times what can be answered.", 3.0, overload),
         family("Sixteen models, Zipf 0.9, on four workers.", 0.6, standard(4, 16)),
         family("Sixty-four models.", 0.3, standard(4, 64)),
@@ -110,8 +110,8 @@ fn bursts(duration: Duration) -> Vec<Family> {
     let bursty = |name: &str, process| with(name, 4, 1, |world| world.traffic[0].process = process);
     vec![
         family("Four times the rate for half a second, a tenth of the time.", 0.5, bursty("mmpp", Process::mmpp())),
-        family("Gamma gaps, CV 2.", 0.6, bursty("gamma-2", Process::Gamma { cv: 2.0 })),
-        family("Gamma gaps, CV 4.", 0.6, bursty("gamma-4", Process::Gamma { cv: 4.0 })),
+        family("Gamma gaps, CV 2.", 0.8, bursty("gamma-2", Process::Gamma { cv: 2.0 })),
+        family("Gamma gaps, CV 4.", 0.7, bursty("gamma-4", Process::Gamma { cv: 4.0 })),
         family("Gamma gaps, CV 8.", 0.6, bursty("gamma-8", Process::Gamma { cv: 8.0 })),
         family(
             "A day with a flash of five times the rate.",
@@ -153,8 +153,8 @@ fn shapes() -> Vec<Family> {
             0.6,
             tokens("conversation-like", Process::Conversation, Lengths::conversation(SCALE)),
         ),
-        family("Nine short requests to one long.", 0.7, tokens("bimodal", Process::Poisson, Lengths::Bimodal)),
-        family("Short and long alike.", 0.7, tokens("uniform", Process::Poisson, Lengths::Uniform(8, 256))),
+        family("Nine short requests to one long.", 0.85, tokens("bimodal", Process::Poisson, Lengths::Bimodal)),
+        family("Short and long alike.", 0.85, tokens("uniform", Process::Poisson, Lengths::Uniform(8, 256))),
         family("Two models, one with four times the objective.", 0.8, two_kinds),
         family("One tenant asks for three times everything, four stay within their share.", 3.6, flood),
     ]
@@ -196,7 +196,7 @@ fn changes(duration: Duration) -> Vec<Family> {
         family("Every worker becomes twice as fast.", 0.5, with("drift-faster", 4, 1, drift(0.5))),
         family("One of four workers is five times slower for a third of the time.", 0.6, straggler),
         family("Two of four workers are half as fast.", 0.7, mixed),
-        family("One of four workers is killed and comes back.", 0.6, loss),
+        family("One of four workers is killed and comes back.", 0.7, loss),
         family(
             "One request in a thousand breaks its batch.",
             0.6,
