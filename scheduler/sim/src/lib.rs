@@ -16,6 +16,7 @@ mod clock;
 pub mod contender;
 mod faults;
 mod fnv;
+pub mod limit;
 pub mod math;
 mod plan;
 pub mod play;

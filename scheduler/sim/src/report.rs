@@ -49,11 +49,12 @@ pub fn report(options: &Options, page: &mut impl Write) -> io::Result<()> {
         page.write_all(section.as_bytes())?;
         text += &section;
     }
-    let title = "\n## Goodput against load\n";
-    page.write_all(title.as_bytes())?;
-    text += title;
-    let families = catalog(Duration::from_secs(sweep_time), options.seed);
-    for family in families.iter().filter(|family| SWEPT.contains(&family.name())) {
+    let mut families = catalog(Duration::from_secs(sweep_time), options.seed);
+    families.retain(|family| SWEPT.contains(&family.name()));
+    let limits = table::limits(&families, &contenders) + "\n## Goodput against load\n";
+    page.write_all(limits.as_bytes())?;
+    text += &limits;
+    for family in &families {
         let file = draw(family, &options.out, options.quick)?;
         let line = format!("\n![{}]({file})\n", family.about);
         page.write_all(line.as_bytes())?;

@@ -1,6 +1,6 @@
 //! The fluid law: what evenly spaced arrivals need when nothing may be dropped.
 
-use super::{Demand, worth};
+use super::{Demand, capacity, worth};
 use crate::scenario::Scenario;
 
 /// Steps of the bisection: to the last bit of any rate.
@@ -11,7 +11,8 @@ const STEPS: u32 = 100;
 /// A request that just missed a batch waits for the next one and for that one's time. So a model needs a batch every
 /// `T = (D - β) / (1 + αλ)` seconds, and all of them fit when `U = Σ (β + αλD) / (D - β) ≤ W`. A batch has at least one
 /// request: where that law asks for more batches a second than there are requests, as it does of models that are rarely
-/// asked, they are counted instead. Necessary for evenly spaced arrivals, a reference and no bound for others.
+/// asked, they are counted instead. Nor does the law know of a largest batch: the rate is never more than the
+/// [`capacity`]. Necessary for evenly spaced arrivals, a reference and no bound for others.
 pub fn fluid(scenario: &Scenario) -> f64 {
     let (demands, workers) = (Demand::of(scenario), worth(scenario));
     let rate: f64 = demands.iter().map(|demand| demand.rate).sum();
@@ -24,7 +25,7 @@ pub fn fluid(scenario: &Scenario) -> f64 {
         let middle = (below + above) / 2.0;
         if fits(middle) { below = middle } else { above = middle }
     }
-    rate * below
+    (rate * below).min(capacity(scenario))
 }
 
 /// Workers that a model keeps busy at so many times its rate.
@@ -48,7 +49,7 @@ mod tests {
     #[test]
     fn follows_the_closed_form_for_equal_models() {
         // Λ = (W (D - β) - M β) / (α D)
-        for (workers, models) in [(1u32, 1), (4, 1), (4, 4)] {
+        for (workers, models) in [(1u32, 1), (4, 4), (8, 16)] {
             let expected = (f64::from(workers) * 0.046 - f64::from(models) * 0.004) / (0.000_5 * 0.05);
             let mut scenario = standard(workers as usize, models);
             scenario.models.iter_mut().for_each(|model| model.share = 1.0);
@@ -62,6 +63,12 @@ mod tests {
         let scenario = standard(4, 16);
         let share = fluid(&scenario) / capacity(&scenario);
         assert!((share - 0.675).abs() < 1e-3, "{share}");
+    }
+
+    #[test]
+    fn is_not_above_what_full_batches_allow() {
+        let scenario = standard(4, 1);
+        assert_eq!(fluid(&scenario), capacity(&scenario));
     }
 
     #[test]

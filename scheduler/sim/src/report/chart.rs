@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Of the picture, in pixels.
-const SIZE: (f64, f64) = (960.0, 540.0);
+const SIZE: (f64, f64) = (920.0, 540.0);
 /// Left, top, right and bottom of the plot in it; the legend is to the right.
 const PLOT: (f64, f64, f64, f64) = (72.0, 56.0, 690.0, 472.0);
 /// Lines of one value lie on each other: each is thinner than the one before, so that all are seen.

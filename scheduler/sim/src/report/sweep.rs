@@ -2,17 +2,17 @@
 
 use super::each;
 use super::palette::{BOUND, FLUID, colour};
+use super::table::full_name;
 use super::{Chart, Line, Stroke};
 use crate::bound;
 use crate::contender::{Contender, Variant};
-use crate::play::play;
+use crate::limit::score_at;
 use crate::scenario::Family;
-use crate::score::Score;
 
 /// In percent of the capacity.
 const LOADS: [u32; 16] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 170, 200, 250, 300];
 /// Every so many of them in a quick report, counted from the last.
-const QUICK_STEP: usize = 3;
+const QUICK_STEP: usize = 2;
 
 /// The chart of one scenario: per contender the best of its settings at each load.
 pub(super) fn chart(family: &Family, contenders: &[Contender], quick: bool) -> Chart {
@@ -30,7 +30,7 @@ pub(super) fn chart(family: &Family, contenders: &[Contender], quick: bool) -> C
         x: "offered load, % of the hard bound's capacity".into(),
         y: "answered on time, % of the capacity".into(),
         x_max: 300.0,
-        y_max: 120.0,
+        y_max: 110.0,
         lines,
     }
 }
@@ -39,16 +39,9 @@ fn line(family: &Family, contender: &Contender, at: usize, loads: &[u32]) -> Lin
     let jobs: Vec<(u32, &Variant)> =
         loads.iter().flat_map(|load| contender.variants.iter().map(|variant| (*load, variant))).collect();
     let capacity = bound::capacity(&family.shown());
-    let goodput = |(load, variant): &(u32, &Variant)| {
-        let scenario = family.at(f64::from(*load) / 100.0);
-        Score::of(&play(&scenario, |model| variant.configure(model))).goodput
-    };
+    let goodput = |(load, variant): &(u32, &Variant)| score_at(family, f64::from(*load) / 100.0, variant).goodput;
     let found = each(&jobs, goodput);
     let best = found.chunks(contender.variants.len()).map(|of_load| of_load.iter().copied().fold(0.0, f64::max));
     let points = loads.iter().zip(best).map(|(load, goodput)| (f64::from(*load), goodput / capacity * 100.0));
-    let name = match contender.variants.len() {
-        1 => contender.name.into(),
-        variants => format!("{}, best of {variants}", contender.name),
-    };
-    Line { name, colour: colour(at), stroke: Stroke::Marked, points: points.collect() }
+    Line { name: full_name(contender), colour: colour(at), stroke: Stroke::Marked, points: points.collect() }
 }

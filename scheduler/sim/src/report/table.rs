@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::each;
 use crate::bound;
 use crate::contender::{Contender, Variant};
+use crate::limit::load_limit;
 use crate::play::play;
 use crate::scenario::{Family, Scenario};
 use crate::score::Score;
@@ -36,11 +37,41 @@ pub(super) fn section(family: &Family, contenders: &[Contender]) -> String {
         let scores: Vec<_> = scores.by_ref().take(contender.variants.len()).collect();
         text += &row(&scenario, contender.name, &scores[0]);
         if let Some(at) = best(&scores).filter(|_| scores.len() > 1) {
-            let name = format!("{}, best of {}: {}", contender.name, scores.len(), contender.variants[at].label);
+            let name = format!("{}: {}", full_name(contender), contender.variants[at].label);
             text += &row(&scenario, &name, &scores[at]);
         }
     }
     text
+}
+
+/// The load each contender takes in some scenarios with 99 % on time, set as is best for each.
+pub(super) fn limits(families: &[Family], contenders: &[Contender]) -> String {
+    let names = families.iter().map(Family::name).collect::<Vec<_>>();
+    let mut text =
+        String::from("\n## Load at which 99 % are still on time\n\nRelative to the hard bound's capacity.\n\n");
+    text += &format!("| policy | {} |\n|:--|{}\n", names.join(" | "), "--:|".repeat(names.len()));
+    for contender in contenders {
+        let jobs: Vec<_> = families
+            .iter()
+            .flat_map(|family| contender.variants.iter().map(move |variant| (family, variant)))
+            .collect();
+        let limits = each(&jobs, |(family, variant)| load_limit(family, 0.99, variant));
+        let best =
+            limits.chunks(contender.variants.len()).map(|of_family| of_family.iter().copied().fold(0.0, f64::max));
+        let cells = best.map(|limit| format!("{limit:.2}")).collect::<Vec<_>>().join(" | ");
+        text += &format!("| {} | {cells} |\n", full_name(contender));
+    }
+    let laws = families.iter().map(Family::shown).map(|shown| bound::fluid(&shown) / bound::capacity(&shown));
+    let cells = laws.map(|law| format!("{law:.2}")).collect::<Vec<_>>().join(" | ");
+    text + &format!("| *fluid law* | {cells} |\n")
+}
+
+/// A contender's name when all its settings compete.
+pub(super) fn full_name(contender: &Contender) -> String {
+    match contender.variants.len() {
+        1 => contender.name.into(),
+        variants => format!("{}, best of {variants}", contender.name),
+    }
 }
 
 /// The place of the score with most on time; of equal ones the quickest, then the first.
