@@ -84,6 +84,8 @@ impl Process {
 #[derive(Debug)]
 pub struct Gaps {
     rng: Rng,
+    /// For the steps alone: at every rate the bursts come at the same times.
+    step_rng: Rng,
     process: Process,
     /// Nanoseconds between two arrivals on average.
     mean_ns: f64,
@@ -111,7 +113,8 @@ impl Gaps {
     pub fn new(process: Process, rate: f64, mut rng: Rng) -> Self {
         assert!(rate > 0.0, "a rate of {rate} a second has no arrivals");
         let steps = Steps { rate: 1.0, until_ns: 0.0, on: false, signals: [(0.0, 0.0); TELEGRAPHS.len()] };
-        let mut gaps = Self { process, mean_ns: NANOS / rate, now_ns: 0.0, steps, rng: rng.fork() };
+        let step_rng = rng.fork();
+        let mut gaps = Self { process, mean_ns: NANOS / rate, now_ns: 0.0, steps, step_rng, rng };
         gaps.begin();
         gaps
     }
@@ -121,11 +124,11 @@ impl Gaps {
         if let Process::TwoState(two) = self.process {
             let (on, off) = (two.on_time.as_secs_f64(), two.off_time.as_secs_f64());
             // The first step turns it around.
-            self.steps.on = self.rng.unit() > on / (on + off);
+            self.steps.on = self.step_rng.unit() > on / (on + off);
         }
         for (signal, (_, jump_mean)) in self.steps.signals.iter_mut().zip(TELEGRAPHS) {
-            let sign = if self.rng.per_mille(500) { 1.0 } else { -1.0 };
-            *signal = (sign, self.rng.unit_exponential() * jump_mean * NANOS);
+            let sign = if self.step_rng.per_mille(500) { 1.0 } else { -1.0 };
+            *signal = (sign, self.step_rng.unit_exponential() * jump_mean * NANOS);
         }
         self.step();
     }
@@ -139,13 +142,13 @@ impl Gaps {
                 steps.on = !steps.on;
                 let (rate, time) = if steps.on { (two.on, two.on_time) } else { (two.off, two.off_time) };
                 steps.rate = rate;
-                steps.until_ns += self.rng.unit_exponential() * time.as_secs_f64() * NANOS;
+                steps.until_ns += self.step_rng.unit_exponential() * time.as_secs_f64() * NANOS;
             }
             Process::Conversation => {
                 for ((sign, jump), (_, jump_mean)) in steps.signals.iter_mut().zip(TELEGRAPHS) {
                     if *jump <= steps.until_ns {
                         *sign = -*sign;
-                        *jump += self.rng.unit_exponential() * jump_mean * NANOS;
+                        *jump += self.step_rng.unit_exponential() * jump_mean * NANOS;
                     }
                 }
                 let swings = steps.signals.iter().zip(TELEGRAPHS).map(|((sign, _), (swing, _))| sign * swing);
@@ -268,8 +271,15 @@ mod tests {
     }
 
     #[test]
+    fn bursts_come_at_the_same_times_at_every_rate() {
+        let (low, high) = (counts(Process::mmpp(), 200.0, 1 << 28, 200), counts(Process::mmpp(), 800.0, 1 << 28, 200));
+        let differ = low.iter().zip(&high).filter(|(low, high)| (*low * 4.0 - *high).abs() > 0.5 * *high + 80.0);
+        assert_eq!(differ.count(), 0, "{low:?} {high:?}");
+    }
+
+    #[test]
     fn conversations_disperse_like_the_trace() {
-        let counts = counts(Process::Conversation, 5.4, 1_000_000_000, 300_000);
+        let counts = counts(Process::Conversation, 5.4, 1_000_000_000, 250_000);
         for (seconds, expected) in [(1, 1.4), (10, 3.9), (60, 16.0)] {
             let found = dispersion(&counts, seconds);
             assert!((found / expected - 1.0).abs() < 0.08, "{seconds} s: {found} for {expected}");

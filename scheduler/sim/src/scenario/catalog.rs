@@ -86,9 +86,9 @@ fn with(name: &str, workers: usize, models: u32, change: impl FnOnce(&mut Scenar
     scenario
 }
 
+/// Whether bursts are seconds apart, so that a run has to last for some of them.
 fn has_slow_bursts(process: Process) -> bool {
-    matches!(process, Process::TwoState(two) if two.off_time > Duration::from_secs(10))
-        || matches!(process, Process::Conversation)
+    matches!(process, Process::TwoState(_) | Process::Conversation)
 }
 
 fn steady() -> Vec<Family> {
