@@ -1,17 +1,19 @@
 //! What nobody could beat, to measure policies against.
 //!
-//! Three yardsticks of different sharpness: [`hard`] holds for any arrivals and any dropping of requests; [`fluid`] says
-//! what evenly spaced arrivals need when nothing is dropped; [`offline`] is exact, for one worker, one model and requests
-//! known in advance. The first two see requests by their mean cost. A policy that serves the short ones first may
+//! Four yardsticks of different sharpness: [`hard`] holds for any arrivals and any dropping of requests; [`perfect`] says
+//! the same of the very arrivals of a run; [`fluid`] is what evenly spaced arrivals need when nothing is dropped;
+//! [`offline`] is exact, for one worker and one model. All but the last see requests by their mean cost. A policy that serves the short ones first may
 //! therefore pass them where lengths vary, and noisy service times may pass them a little.
 
 mod fluid;
 mod hard;
 mod offline;
+mod perfect;
 
 pub use fluid::fluid;
 pub use hard::{capacity, hard};
 pub use offline::offline;
+pub use perfect::perfect;
 
 use crate::scenario::{ModelSpec, Scenario};
 

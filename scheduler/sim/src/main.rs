@@ -13,7 +13,7 @@ Usage: shoal-sim report [OPTIONS]
 
 Options:
   --out DIR   Where report.md and the charts go [default: target/sim-report]
-  --quick     A fifth of the time, for a first look
+  --quick     A fraction of the time, for a first look
   --seed N    What every scenario draws from [default: 1]
   -h, --help  Print this
 

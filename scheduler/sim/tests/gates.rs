@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use shoal_scheduler::Timestamp;
-use shoal_sim::bound::{capacity, fluid, hard, offline};
+use shoal_sim::bound::{capacity, fluid, hard, offline, perfect};
 use shoal_sim::contender::{Variant, contenders};
 use shoal_sim::limit::score_at;
 use shoal_sim::play::{Fate, Outcome, play};
@@ -103,6 +103,19 @@ fn nobody_passes_the_hard_bound() {
         for variant in contenders().iter().flat_map(|contender| &contender.variants) {
             let on_time = Score::of(&run(&scenario, variant)).total.on_time;
             assert!(on_time as f64 <= most, "{variant:?}: {on_time} of {most}");
+        }
+    }
+}
+
+/// Bursts are where the hard bound is blunt.
+#[test]
+fn nobody_passes_the_perfect_server() {
+    for name in ["mmpp", "gamma-8", "worker-loss", "overload-4w-1m"] {
+        let family = family(name, Duration::from_millis(300));
+        let most = perfect(&family.shown()).expect("models are alike");
+        for variant in contenders().iter().flat_map(|contender| &contender.variants) {
+            let on_time = score_at(&family, family.load, variant).total.on_time;
+            assert!(on_time <= most, "{variant:?} in {name}: {on_time} of {most}");
         }
     }
 }

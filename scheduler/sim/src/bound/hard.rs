@@ -32,7 +32,7 @@ pub fn capacity(scenario: &Scenario) -> f64 {
 }
 
 /// Seconds of a worker of slowness 1 that one answer takes at least; infinite when no batch meets the objective.
-fn device_seconds(demand: &Demand, slowness: f64) -> f64 {
+pub(super) fn device_seconds(demand: &Demand, slowness: f64) -> f64 {
     let times = (1..=demand.batch_max).map(|size| (size as f64, demand.beta + demand.alpha * size as f64));
     let feasible = times.filter(|(_, time)| time * slowness <= demand.objective);
     feasible.map(|(size, time)| time / size).fold(f64::INFINITY, f64::min)

@@ -8,14 +8,14 @@ use crate::bound;
 use crate::contender::{Contender, Variant};
 use crate::limit::load_limit;
 use crate::play::play;
-use crate::scenario::{Family, Scenario};
+use crate::scenario::{Family, Scenario, Traffic};
 use crate::score::Score;
 
 /// How to read the tables.
 pub(super) const LEGEND: &str = "\
 Load is relative to the hard bound's capacity: full batches on every worker, one after the other.
-*On time* is the share of requests answered within their objective, *of bound* the same over what the hard bound
-allows at the rate that arrived, *p50* and *p99* are of all answers, *batch* is in requests, *shed* was refused or failed,
+*On time* is the share of requests answered within their objective, *of bound* their number over that of a perfect server
+that has the same arrivals (where models differ, over what the hard bound allows at that rate), *p50* and *p99* are of all answers, *batch* is in requests, *shed* was refused or failed,
 *fair* is the least part of its max-min fair share that a tenant got and Jain's index over those parts, *device* is the
 device time of all batches per answer. Of a policy that is tuned there are two rows: as it comes, and with the setting
 that did best in this very scenario.
@@ -31,14 +31,15 @@ pub(super) fn section(family: &Family, contenders: &[Contender]) -> String {
     let scenario = family.shown();
     let mut text = format!("\n## {}\n\n{} {}\n\n", scenario.name, family.about, bounds(family, &scenario));
     text += HEAD;
+    let bound = most_on_time(&scenario);
     let jobs: Vec<&Variant> = contenders.iter().flat_map(|contender| &contender.variants).collect();
     let mut scores = each(&jobs, |variant| Score::of(&play(&scenario, |model| variant.configure(model)))).into_iter();
     for contender in contenders {
         let scores: Vec<_> = scores.by_ref().take(contender.variants.len()).collect();
-        text += &row(&scenario, contender.name, &scores[0]);
+        text += &row(contender.name, &scores[0], bound);
         if let Some(at) = best(&scores).filter(|_| scores.len() > 1) {
             let name = format!("{}: {}", full_name(contender), contender.variants[at].label);
-            text += &row(&scenario, &name, &scores[at]);
+            text += &row(&name, &scores[at], bound);
         }
     }
     text
@@ -91,11 +92,20 @@ fn bounds(family: &Family, scenario: &Scenario) -> String {
     )
 }
 
-fn row(scenario: &Scenario, name: &str, score: &Score) -> String {
+/// The most requests of the scenario that anybody could answer in time.
+fn most_on_time(scenario: &Scenario) -> f64 {
+    let by_average = || {
+        // Bursts bring more or fewer than the mean: the bound is that of what came.
+        let seconds = scenario.duration.as_secs_f64();
+        let offered = Traffic::new(scenario).filter(|ask| !ask.is_poison).count() as f64 / seconds;
+        if offered > 0.0 { bound::hard(&scenario.clone().at_rate(offered)) * seconds } else { 0.0 }
+    };
+    bound::perfect(scenario).map_or_else(by_average, |requests| requests as f64)
+}
+
+fn row(name: &str, score: &Score, bound: f64) -> String {
     let total = &score.total;
-    // Bursts bring more or fewer than the mean: the bound is that of what came.
-    let bound = if score.offered > 0.0 { bound::hard(&scenario.clone().at_rate(score.offered)) } else { 0.0 };
-    let of_bound = if bound > 0.0 { score.goodput / bound } else { 1.0 };
+    let of_bound = if bound > 0.0 { total.on_time as f64 / bound } else { 1.0 };
     let mut row = String::new();
     // Writing into a string cannot fail.
     let _ = writeln!(

@@ -63,20 +63,23 @@ impl WorkerSpec {
         change.map_or(self.slowness, |change| self.slowness * change.factor)
     }
 
-    /// Seconds of a device of slowness 1 that it is worth from the start to `duration`.
-    pub fn device_seconds(&self, duration: Duration) -> f64 {
-        let mut cuts = vec![Duration::ZERO, duration];
-        cuts.extend(self.changes.iter().map(|change| change.at));
-        cuts.extend(self.absences.iter().flat_map(|absence| [Some(absence.from), absence.until]).flatten());
-        cuts.retain(|cut| *cut <= duration);
-        cuts.sort_unstable();
-        let spans = cuts.windows(2).filter(|span| !self.is_away(span[0]));
-        spans.map(|span| (span[1] - span[0]).as_secs_f64() / self.slowness_at(span[0])).sum()
+    /// How many devices of slowness 1 it is worth at this time.
+    pub fn speed_at(&self, time: Duration) -> f64 {
+        let holds = |absence: &Absence| absence.from <= time && absence.until.is_none_or(|until| time < until);
+        if self.absences.iter().any(holds) { 0.0 } else { 1.0 / self.slowness_at(time) }
     }
 
-    fn is_away(&self, time: Duration) -> bool {
-        let holds = |absence: &Absence| absence.from <= time && absence.until.is_none_or(|until| time < until);
-        self.absences.iter().any(holds)
+    /// When that changes, in no order.
+    pub fn cuts(&self) -> impl Iterator<Item = Duration> {
+        let absences = self.absences.iter().flat_map(|absence| [Some(absence.from), absence.until]).flatten();
+        self.changes.iter().map(|change| change.at).chain(absences)
+    }
+
+    /// Seconds of a device of slowness 1 that it is worth from the start to `duration`.
+    pub fn device_seconds(&self, duration: Duration) -> f64 {
+        let mut cuts: Vec<_> = self.cuts().filter(|cut| *cut <= duration).chain([Duration::ZERO, duration]).collect();
+        cuts.sort_unstable();
+        cuts.windows(2).map(|span| (span[1] - span[0]).as_secs_f64() * self.speed_at(span[0])).sum()
     }
 }
 
