@@ -24,7 +24,7 @@ pub struct Contender {
 pub struct Variant {
     /// How it is set; empty when there is nothing to set.
     pub label: String,
-    policy: Box<dyn Fn(&ModelSpec) -> PolicyConfig + Send + Sync>,
+    configure: Box<dyn Fn(&ModelSpec) -> ModelConfig + Send + Sync>,
 }
 
 impl fmt::Debug for Variant {
@@ -51,14 +51,22 @@ impl Contender {
 }
 
 impl Variant {
-    /// One setting of a policy.
+    /// One setting of a policy, everything else as it comes.
     pub fn new(label: impl Into<String>, policy: impl Fn(&ModelSpec) -> PolicyConfig + Send + Sync + 'static) -> Self {
-        Self { label: label.into(), policy: Box::new(policy) }
+        Self::configured(label, move |model| configure(model, policy(model)))
+    }
+
+    /// One setting of everything there is to set for a model.
+    pub fn configured(
+        label: impl Into<String>,
+        configure: impl Fn(&ModelSpec) -> ModelConfig + Send + Sync + 'static,
+    ) -> Self {
+        Self { label: label.into(), configure: Box::new(configure) }
     }
 
     /// What the core is told about a model.
     pub fn configure(&self, model: &ModelSpec) -> ModelConfig {
-        configure(model, (self.policy)(model))
+        (self.configure)(model)
     }
 }
 

@@ -4,7 +4,9 @@ const COLOURS: [&str; 10] =
     ["#0072b2", "#d55e00", "#009e73", "#b3568f", "#c98a00", "#3d9bd1", "#7a5195", "#8b4513", "#4d4d4d", "#a0a000"];
 
 /// Of the hard bound.
-pub(super) const BOUND: &str = "#111111";
+pub(super) const HARD: &str = "#111111";
+/// Of the perfect server.
+pub(super) const PERFECT: &str = "#8a8a8a";
 /// Of the fluid law.
 pub(super) const FLUID: &str = "#777777";
 
