@@ -9,13 +9,34 @@
 //! let run = shoal_sim::run(shoal_sim::Plan::draw(1));
 //! assert_eq!(run.verdict, Ok(()), "{}", run.transcript);
 //! ```
+//!
+//! That world is for finding mistakes. Beside it is one for measuring policies: a [`scenario`] says what the models,
+//! workers and clients are like, [`play`](mod@play) runs it without judging a step, [`score`] counts, [`bound`] says what
+//! nobody could beat, and [`report`](mod@report) compares every [`contender`] in tables and charts.
+//!
+//! ```
+//! use shoal_sim::{contender::contenders, limit::score_at, scenario::catalog};
+//!
+//! let families = catalog(std::time::Duration::from_secs(1), 1);
+//! let score = score_at(&families[0], 0.5, &contenders()[0].variants[0]);
+//! assert!(score.total.on_time_share() > 0.99);
+//! ```
 
+pub mod bound;
 mod check;
 mod clock;
+pub mod contender;
 mod faults;
+mod fnv;
+pub mod limit;
+pub mod math;
 mod plan;
+pub mod play;
 mod reference;
+pub mod report;
 mod rng;
+pub mod scenario;
+pub mod score;
 mod transcript;
 mod worker;
 mod workload;

@@ -1,6 +1,9 @@
-//! Random numbers that are the same on every machine: xoshiro256** in whole numbers, no floats, no platform `ln`.
+//! Random numbers that are the same on every machine: xoshiro256** in whole numbers, and for what measures policies a few
+//! distributions in floats that use nothing but what IEEE 754 defines to the bit (see [`math`](crate::math)).
 
 use std::time::Duration;
+
+use crate::math;
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
@@ -78,6 +81,55 @@ impl Rng {
         let nanos = (mean.as_nanos() * ln) >> 32;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
+
+    /// A number above 0, up to and including 1, so that its logarithm exists.
+    pub fn unit(&mut self) -> f64 {
+        const STEPS: f64 = (1u64 << 53) as f64;
+        ((self.bits() >> 11) + 1) as f64 / STEPS
+    }
+
+    /// Exponentially distributed with mean 1. Quicker than [`exponential`](Self::exponential).
+    pub fn unit_exponential(&mut self) -> f64 {
+        -math::ln(self.unit())
+    }
+
+    /// Normally distributed with mean 0 and deviation 1, by Marsaglia's polar method.
+    pub fn normal(&mut self) -> f64 {
+        loop {
+            let (x, y) = (2.0 * self.unit() - 1.0, 2.0 * self.unit() - 1.0);
+            let square = x * x + y * y;
+            if square < 1.0 && square > 0.0 {
+                return x * (-2.0 * math::ln(square) / square).sqrt();
+            }
+        }
+    }
+
+    /// A factor with mean 1 whose logarithm is normal with deviation `sigma`.
+    pub fn lognormal(&mut self, sigma: f64) -> f64 {
+        if sigma == 0.0 { 1.0 } else { math::exp(sigma * self.normal() - sigma * sigma / 2.0) }
+    }
+
+    /// Gamma distributed with mean `shape` and deviation √`shape`, by Marsaglia and Tsang (2000). Below a shape of 1 the
+    /// next higher one times U^(1 / shape), as they propose.
+    pub fn gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            let scale = math::pow(self.unit(), 1.0 / shape);
+            return scale * self.gamma(shape + 1.0);
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let root = 1.0 + c * x;
+            if root <= 0.0 {
+                continue;
+            }
+            let v = root * root * root;
+            if math::ln(self.unit()) < 0.5 * x * x + d - d * v + d * math::ln(v) {
+                return d * v;
+            }
+        }
+    }
 }
 
 /// -log₂(x / 2⁶⁴) in units of 2⁻³², bit by bit: squaring the mantissa doubles its logarithm.
@@ -132,5 +184,43 @@ mod tests {
         let mut rng = Rng::new(3);
         let draws: Vec<_> = (0..1_000).map(|_| rng.between(3, 5)).collect();
         assert_eq!((draws.iter().min(), draws.iter().max()), (Some(&3), Some(&5)));
+    }
+
+    /// Mean and deviation of so many draws.
+    fn moments(draws: u32, mut draw: impl FnMut() -> f64) -> (f64, f64) {
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for _ in 0..draws {
+            let x = draw();
+            sum += x;
+            squares += x * x;
+        }
+        let mean = sum / f64::from(draws);
+        (mean, (squares / f64::from(draws) - mean * mean).sqrt())
+    }
+
+    #[test]
+    fn draws_normal_numbers() {
+        let mut rng = Rng::new(5);
+        let (mean, deviation) = moments(100_000, || rng.normal());
+        assert!(mean.abs() < 0.01 && (deviation - 1.0).abs() < 0.01, "{mean} {deviation}");
+    }
+
+    #[test]
+    fn draws_exponential_and_lognormal_numbers_with_mean_one() {
+        let mut rng = Rng::new(6);
+        let (mean, deviation) = moments(100_000, || rng.unit_exponential());
+        assert!((mean - 1.0).abs() < 0.01 && (deviation - 1.0).abs() < 0.02, "{mean} {deviation}");
+        let (mean, deviation) = moments(100_000, || rng.lognormal(0.3));
+        assert!((mean - 1.0).abs() < 0.01 && (deviation - 0.307).abs() < 0.01, "{mean} {deviation}");
+    }
+
+    #[test]
+    fn draws_gamma_numbers_of_any_shape() {
+        let mut rng = Rng::new(8);
+        for shape in [0.25, 1.0, 4.0] {
+            let (mean, deviation) = moments(200_000, || rng.gamma(shape));
+            assert!((mean / shape - 1.0).abs() < 0.015, "{shape}: {mean}");
+            assert!((deviation / shape.sqrt() - 1.0).abs() < 0.02, "{shape}: {deviation}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use shoal_scheduler::{Counts, Epoch, Input, Output, RequestId, Timestamp, WorkerId};
 
+use crate::fnv::Fnv;
 use crate::workload::Nature;
 
 /// One event of a run.
@@ -38,10 +39,10 @@ pub struct Transcript(pub Vec<Entry>);
 impl Transcript {
     /// FNV-1a of the text. Equal for equal runs, on every machine.
     pub fn hash(&self) -> u64 {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hash = Fnv::new();
         // Writing into a hash cannot fail.
         let _ = fmt::Write::write_fmt(&mut hash, format_args!("{self}"));
-        hash.0
+        hash.finish()
     }
 }
 
@@ -64,16 +65,5 @@ impl fmt::Display for Entry {
             What::Struck { worker, epoch } => write!(f, "* worker {worker} is struck in epoch {epoch}"),
             What::Finished(counts) => write!(f, "* finished with {counts:?}"),
         }
-    }
-}
-
-struct Fnv(u64);
-
-impl fmt::Write for Fnv {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,110 @@
+//! The policies that are compared: a name, and how each would be set for a model.
+//!
+//! A policy that needs tuning has several variants. The first is what a user gets who tunes nothing; reports also show
+//! the one that did best in the very scenario, which is what a user gets who tunes for nothing else.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use shoal_scheduler::{ModelConfig, PolicyConfig};
+
+use crate::scenario::ModelSpec;
+
+/// A policy with all the ways to set it that are tried.
+#[derive(Debug)]
+pub struct Contender {
+    /// What it is called.
+    pub name: &'static str,
+    /// Never empty; the first is the default.
+    pub variants: Vec<Variant>,
+}
+
+/// A policy, set.
+pub struct Variant {
+    /// How it is set; empty when there is nothing to set.
+    pub label: String,
+    configure: Box<dyn Fn(&ModelSpec) -> ModelConfig + Send + Sync>,
+}
+
+impl fmt::Debug for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Variant").field(&self.label).finish()
+    }
+}
+
+impl Contender {
+    /// A policy that is set in one way.
+    pub fn one(name: &'static str, policy: impl Fn(&ModelSpec) -> PolicyConfig + Send + Sync + 'static) -> Self {
+        Self { name, variants: vec![Variant::new("", policy)] }
+    }
+
+    /// A policy that is tuned.
+    ///
+    /// # Panics
+    ///
+    /// Panics when there is no variant.
+    pub fn tuned(name: &'static str, variants: Vec<Variant>) -> Self {
+        assert!(!variants.is_empty(), "{name} is set in no way");
+        Self { name, variants }
+    }
+}
+
+impl Variant {
+    /// One setting of a policy, everything else as it comes.
+    pub fn new(label: impl Into<String>, policy: impl Fn(&ModelSpec) -> PolicyConfig + Send + Sync + 'static) -> Self {
+        Self::configured(label, move |model| configure(model, policy(model)))
+    }
+
+    /// One setting of everything there is to set for a model.
+    pub fn configured(
+        label: impl Into<String>,
+        configure: impl Fn(&ModelSpec) -> ModelConfig + Send + Sync + 'static,
+    ) -> Self {
+        Self { label: label.into(), configure: Box::new(configure) }
+    }
+
+    /// What the core is told about a model.
+    pub fn configure(&self, model: &ModelSpec) -> ModelConfig {
+        (self.configure)(model)
+    }
+}
+
+/// Everybody who competes. To add a policy, add a line.
+pub fn contenders() -> Vec<Contender> {
+    vec![Contender::one("fixed", |_| PolicyConfig::Fixed), Contender::tuned("triton", tritons())]
+}
+
+/// A model under a policy, everything else as the server sets it when its user sets nothing.
+pub fn configure(model: &ModelSpec, policy: PolicyConfig) -> ModelConfig {
+    const QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(32_768).unwrap();
+    const BATCH_TOKENS_MAX: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
+    const BATCH_ROWS_MAX: NonZeroU32 = NonZeroU32::new(1_024).unwrap();
+    ModelConfig {
+        id: model.id,
+        objective: model.objective,
+        queue_requests_max: QUEUE_REQUESTS_MAX,
+        queue_time_max: Duration::from_secs(60),
+        batch_time_max: Duration::from_secs(60),
+        batch_rows_max: BATCH_ROWS_MAX,
+        batch_tokens_max: BATCH_TOKENS_MAX,
+        policy,
+    }
+}
+
+/// Triton's delay and preferred sizes as people set them.
+fn tritons() -> Vec<Variant> {
+    const PREFERRED: [NonZeroU32; 3] =
+        [NonZeroU32::new(8).unwrap(), NonZeroU32::new(16).unwrap(), NonZeroU32::new(32).unwrap()];
+    let mut variants = Vec::new();
+    for delay_ms in [0, 1, 5, 20] {
+        for (preferred, named) in [(vec![], ""), (PREFERRED.to_vec(), ", preferred 8 16 32")] {
+            let label = format!("delay {delay_ms} ms{named}");
+            variants.push(Variant::new(label, move |_| PolicyConfig::Triton {
+                queue_delay_max: Duration::from_millis(delay_ms),
+                preferred_rows: preferred.clone(),
+            }));
+        }
+    }
+    variants
+}

@@ -1,0 +1,376 @@
+//! Plays a scenario against the production core, as quickly as the core decides.
+//!
+//! Unlike [`run`](crate::run()) this judges nothing and keeps no transcript: of each request only what became of it. A
+//! hash over every output and its time stands for the run, so that two machines can tell whether they saw the same.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::time::Duration;
+
+use shoal_scheduler::{
+    Attempt, BatchFailure, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
+    ModelId, ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+};
+
+use crate::clock::Agenda;
+use crate::fnv::Fnv;
+use crate::rng::Rng;
+use crate::scenario::{Ask, Curve, ModelSpec, Scenario, Traffic, WorkerSpec};
+
+/// How long a process that was replaced takes to come back.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// How a scenario went under a policy.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Every request, in order of arrival.
+    pub requests: Vec<Record>,
+    /// Batches sent to workers.
+    pub batches: u64,
+    /// Requests in them; more than `requests` where batches failed and were tried again.
+    pub rows: u64,
+    /// Device time of all batches, failed ones included.
+    pub busy: Duration,
+    /// For how long requests arrived.
+    pub duration: Duration,
+    /// FNV-1a over every output of the core and its time.
+    pub hash: u64,
+}
+
+/// What became of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// When it arrived.
+    pub at: Timestamp,
+    /// By when its answer was wanted: within the model's objective and before the client's deadline.
+    pub due: Timestamp,
+    /// What for.
+    pub model: ModelId,
+    /// From whom.
+    pub tenant: TenantId,
+    /// What it asked of a worker.
+    pub cost: Cost,
+    /// Whether it broke batches. Nobody can answer it.
+    pub is_poison: bool,
+    /// How it ended.
+    pub fate: Fate,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It did not: the core forgot it.
+    Open,
+    /// With its result, then.
+    Answered(Timestamp),
+    /// Without one: refused on arrival or failed later.
+    Shed(Timestamp),
+}
+
+/// What is going to happen, arrivals apart.
+#[derive(Debug)]
+enum Happening {
+    /// A worker's word that a batch ended arrives.
+    Ended {
+        worker: usize,
+        dispatch: Dispatch,
+        ending: Ending,
+    },
+    Killed(usize),
+    Returned(usize),
+}
+
+/// How a batch ended.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Well(Duration),
+    Badly(BatchFailure),
+}
+
+/// One worker.
+#[derive(Debug)]
+struct Worker {
+    spec: WorkerSpec,
+    id: WorkerId,
+    epoch: Epoch,
+    is_up: bool,
+    /// When it will have run everything it was sent.
+    free: Timestamp,
+    rng: Rng,
+}
+
+/// A run under way.
+#[derive(Debug)]
+struct Play {
+    core: Scheduler,
+    agenda: Agenda<Happening>,
+    workers: Vec<Worker>,
+    /// By model number.
+    curves: Vec<Curve>,
+    objectives: Vec<Duration>,
+    memory_max: u64,
+    /// What the outputs just taken make the world say.
+    said: VecDeque<Input>,
+    open: u64,
+    hash: Fnv,
+    outcome: Outcome,
+}
+
+/// Runs a scenario with each model configured as `configure` says, until every request has ended.
+pub fn play(scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) -> Outcome {
+    let mut play = Play::new(scenario);
+    play.tell(Input::ConfigChanged(scenario.models.iter().map(configure).collect()));
+    play.begin();
+    play.run(Traffic::new(scenario));
+    Outcome { hash: play.hash.finish(), ..play.outcome }
+}
+
+impl Play {
+    fn new(scenario: &Scenario) -> Self {
+        let mut rng = Rng::new(!scenario.seed);
+        let mut worker = |(id, spec): (u32, &WorkerSpec)| Worker {
+            spec: spec.clone(),
+            id: WorkerId(id),
+            epoch: Epoch(0),
+            is_up: false,
+            free: Timestamp::ZERO,
+            rng: rng.fork(),
+        };
+        let expected = scenario.rate() * scenario.duration.as_secs_f64() * 1.1;
+        Self {
+            core: Scheduler::new(Limits::default()),
+            agenda: Agenda::new(Timestamp::ZERO),
+            workers: (1..).zip(&scenario.workers).map(&mut worker).collect(),
+            curves: scenario.models.iter().map(|model| model.curve).collect(),
+            objectives: scenario.models.iter().map(|model| model.objective).collect(),
+            memory_max: scenario.faults.memory_max.unwrap_or(u64::MAX),
+            said: VecDeque::new(),
+            open: 0,
+            hash: Fnv::new(),
+            outcome: Outcome {
+                requests: Vec::with_capacity(expected as usize),
+                batches: 0,
+                rows: 0,
+                busy: Duration::ZERO,
+                duration: scenario.duration,
+                hash: 0,
+            },
+        }
+    }
+
+    /// Connects the workers and plans their absences.
+    fn begin(&mut self) {
+        for at in 0..self.workers.len() {
+            self.connect(at);
+            for absence in self.workers[at].spec.absences.clone() {
+                self.agenda.at(Timestamp::ZERO + absence.from, Happening::Killed(at));
+                if let Some(until) = absence.until {
+                    self.agenda.at(Timestamp::ZERO + until, Happening::Returned(at));
+                }
+            }
+        }
+    }
+
+    /// Does whatever is next until nothing is left. Of things at one time, what workers say comes first, then arrivals.
+    fn run(&mut self, mut traffic: Traffic) {
+        let mut arrival = traffic.next();
+        while arrival.is_some() || self.open > 0 {
+            let arrives = arrival.map_or(Timestamp::MAX, |ask| ask.at);
+            let happens = self.agenda.next_at().unwrap_or(Timestamp::MAX);
+            let wakes = self.core.poll_timeout().map_or(Timestamp::MAX, |(at, _)| at);
+            let next = arrives.min(happens).min(wakes);
+            if next == Timestamp::MAX {
+                break;
+            }
+            self.agenda.advance(next);
+            if happens == next {
+                if let Some(happening) = self.agenda.pop() {
+                    self.happen(happening);
+                }
+            } else if arrives == next {
+                if let Some(ask) = arrival.take() {
+                    self.arrive(ask);
+                }
+                arrival = traffic.next();
+            } else {
+                self.tell(Input::Tick);
+            }
+        }
+    }
+
+    fn arrive(&mut self, ask: Ask) {
+        let number = self.outcome.requests.len() as u64;
+        let due = ask.at + self.objectives[ask.model.0 as usize];
+        self.outcome.requests.push(Record {
+            at: ask.at,
+            due: ask.deadline.map_or(due, |deadline| due.min(deadline)),
+            model: ask.model,
+            tenant: ask.tenant,
+            cost: ask.cost,
+            is_poison: ask.is_poison,
+            fate: Fate::Open,
+        });
+        self.open += 1;
+        self.tell(Input::SubmitGroup(Group {
+            id: GroupId(number),
+            model: ask.model,
+            tenant: ask.tenant,
+            class: ask.class,
+            deadline: ask.deadline,
+            requests: vec![Request { id: RequestId(number), cost: ask.cost }],
+        }));
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Ended { worker, dispatch, ending } => {
+                // The dead say nothing.
+                if self.workers[worker].epoch == dispatch.epoch && self.workers[worker].is_up {
+                    self.report(worker, &dispatch, ending);
+                }
+            }
+            Happening::Killed(at) => {
+                let (worker, epoch) = (self.workers[at].id, self.workers[at].epoch);
+                if self.workers[at].is_up {
+                    self.stop(at);
+                    self.tell(Input::WorkerDown { worker, epoch, cause: DownCause::Lost });
+                }
+            }
+            Happening::Returned(at) => {
+                if !self.workers[at].is_up {
+                    self.connect(at);
+                }
+            }
+        }
+    }
+
+    /// A worker comes up with every model and all its credits.
+    fn connect(&mut self, at: usize) {
+        let now = self.agenda.now();
+        let worker = &mut self.workers[at];
+        (worker.epoch, worker.is_up, worker.free) = (Epoch(worker.epoch.0 + 1), true, now);
+        let (id, epoch, budget, slots) = (worker.id, worker.epoch, worker.spec.budget, worker.spec.slots);
+        let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model)).collect();
+        self.tell(Input::WorkerUp { worker: id, epoch, models });
+        for slot in (0..slots).map(Slot) {
+            self.tell(Input::WorkerCredit { worker: id, epoch, slot, budget });
+        }
+    }
+
+    /// A worker stops at once. What it had not yet done is not counted as done.
+    fn stop(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        worker.is_up = false;
+        self.outcome.busy = self.outcome.busy.saturating_sub(worker.free.since(self.agenda.now()));
+    }
+
+    /// Tells the core how a batch ended and gives it the credit back.
+    fn report(&mut self, at: usize, dispatch: &Dispatch, ending: Ending) {
+        let worker = &self.workers[at];
+        let (worker, budget, epoch) = (worker.id, worker.spec.budget, worker.epoch);
+        let (batch, attempt): (_, Attempt) = (dispatch.batch, dispatch.attempt);
+        match ending {
+            Ending::Well(compute) => {
+                for request in dispatch.requests.iter().copied() {
+                    let outcome = ItemOutcome::Ok;
+                    self.tell(Input::ItemDone { worker, epoch, batch, attempt, request, outcome });
+                }
+                self.tell(Input::BatchEnd { worker, epoch, batch, attempt, compute });
+            }
+            Ending::Badly(reason) => self.tell(Input::BatchFailed { worker, epoch, batch, attempt, reason }),
+        }
+        self.tell(Input::WorkerCredit { worker, epoch, slot: dispatch.slot, budget });
+    }
+
+    /// One input, its outputs, and what these make the world say in turn.
+    fn tell(&mut self, input: Input) {
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.core.handle(self.agenda.now(), input);
+            while let Some(output) = self.core.poll_output() {
+                self.take(output);
+            }
+            next = self.said.pop_front();
+        }
+    }
+
+    fn take(&mut self, output: Output) {
+        let now = self.agenda.now();
+        self.hash.number(now.as_nanos());
+        match output {
+            Output::Complete { request } => {
+                self.hash.number(request.0);
+                self.end(request, Fate::Answered(now));
+            }
+            Output::Dispatch(dispatch) => {
+                self.hash_dispatch(&dispatch);
+                self.start(dispatch);
+            }
+            other => {
+                // Rare enough for its text. Writing into a hash cannot fail.
+                let _ = write!(self.hash, "{other:?}");
+                match other {
+                    Output::Fail { request, .. } => self.end(request, Fate::Shed(now)),
+                    Output::Reject { group, .. } => self.end(RequestId(group.0), Fate::Shed(now)),
+                    Output::Load { worker, epoch, model } => {
+                        self.said.push_back(Input::ModelState { worker, epoch, model, state: ModelState::Ready });
+                    }
+                    Output::Replace { worker, .. } => {
+                        let at = worker.0 as usize - 1;
+                        self.stop(at);
+                        self.agenda.after(RESTART, Happening::Returned(at));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, request: RequestId, fate: Fate) {
+        if let Some(record) = usize::try_from(request.0).ok().and_then(|at| self.outcome.requests.get_mut(at)) {
+            record.fate = fate;
+            self.open -= 1;
+        }
+    }
+
+    /// A batch is on its way: when it will begin and end is known at once.
+    fn start(&mut self, dispatch: Dispatch) {
+        let at = dispatch.worker.0 as usize - 1;
+        let (mut cost, mut is_poisoned) = (Cost::default(), false);
+        for id in &dispatch.requests {
+            let record = &self.outcome.requests[id.0 as usize];
+            cost.rows += record.cost.rows;
+            cost.tokens += record.cost.tokens;
+            cost.tokens_squared += record.cost.tokens_squared;
+            is_poisoned |= record.is_poison;
+        }
+        self.outcome.batches += 1;
+        self.outcome.rows += dispatch.requests.len() as u64;
+        let curve = self.curves[dispatch.model.0 as usize];
+        let size = if cost.tokens > 0 { u64::from(cost.tokens) } else { u64::from(cost.rows) };
+        let fits = size <= self.memory_max;
+        let nanos = if fits { curve.nanos(cost) } else { curve.base_ns };
+        let worker = &mut self.workers[at];
+        let begins = (self.agenda.now() + worker.spec.link).max(worker.free);
+        let slowness = worker.spec.slowness_at(begins.since(Timestamp::ZERO)) * worker.rng.lognormal(worker.spec.sigma);
+        let compute = Duration::from_nanos((nanos as f64 * slowness) as u64);
+        worker.free = begins + compute;
+        self.outcome.busy += compute;
+        let ending = match (fits, is_poisoned) {
+            (false, _) => Ending::Badly(BatchFailure::OutOfMemory),
+            (true, true) => Ending::Badly(BatchFailure::Item),
+            (true, false) => Ending::Well(compute),
+        };
+        self.agenda.at(worker.free + worker.spec.link, Happening::Ended { worker: at, dispatch, ending });
+    }
+
+    fn hash_dispatch(&mut self, dispatch: &Dispatch) {
+        let Dispatch { batch, worker, epoch, slot, model, attempt, close, requests } = dispatch;
+        let (worker, slot, model) = (u64::from(worker.0), u64::from(slot.0), u64::from(model.0));
+        let numbers = [batch.0, worker, epoch.0, slot, model, u64::from(attempt.0), *close as u64];
+        numbers.into_iter().chain(requests.iter().map(|request| request.0)).for_each(|number| self.hash.number(number));
+    }
+}

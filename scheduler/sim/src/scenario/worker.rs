@@ -1,0 +1,100 @@
+//! Workers as they are: how fast, how steady, and when they are away.
+
+use std::time::Duration;
+
+use shoal_scheduler::Budget;
+
+/// One worker. It runs one batch at a time; what is sent to it before that has ended waits with it.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    /// How many times as long as the curve says a batch takes. 1 is the device the curve was measured on.
+    pub slowness: f64,
+    /// Batches it takes in at once; more than one hides `link`.
+    pub slots: u32,
+    /// What one batch may hold.
+    pub budget: Budget,
+    /// Standard deviation of the logarithm of a factor of mean 1 on every batch's time.
+    pub sigma: f64,
+    /// How long a message takes from the core to it, and back again.
+    pub link: Duration,
+    /// From when on its slowness is multiplied by what, in order of time.
+    pub changes: Vec<Change>,
+    /// When it is away.
+    pub absences: Vec<Absence>,
+}
+
+/// A lasting change of speed.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// From the start of the scenario.
+    pub at: Duration,
+    /// What `slowness` is multiplied by from then on. Not by what it was before.
+    pub factor: f64,
+}
+
+/// A worker is killed, and comes back or does not.
+#[derive(Clone, Copy, Debug)]
+pub struct Absence {
+    /// From the start of the scenario.
+    pub from: Duration,
+    /// From the start of the scenario.
+    pub until: Option<Duration>,
+}
+
+impl Default for WorkerSpec {
+    /// One slot, 64 rows, steady, next door.
+    fn default() -> Self {
+        Self {
+            slowness: 1.0,
+            slots: 1,
+            budget: Budget { rows: 64, tokens: 16_384, bytes: 1 << 30 },
+            sigma: 0.0,
+            link: Duration::ZERO,
+            changes: Vec::new(),
+            absences: Vec::new(),
+        }
+    }
+}
+
+impl WorkerSpec {
+    /// How many times as long as the curve says a batch takes that begins at this time.
+    pub fn slowness_at(&self, time: Duration) -> f64 {
+        let change = self.changes.iter().rev().find(|change| change.at <= time);
+        change.map_or(self.slowness, |change| self.slowness * change.factor)
+    }
+
+    /// How many devices of slowness 1 it is worth at this time.
+    pub fn speed_at(&self, time: Duration) -> f64 {
+        let holds = |absence: &Absence| absence.from <= time && absence.until.is_none_or(|until| time < until);
+        if self.absences.iter().any(holds) { 0.0 } else { 1.0 / self.slowness_at(time) }
+    }
+
+    /// When that changes, in no order.
+    pub fn cuts(&self) -> impl Iterator<Item = Duration> {
+        let absences = self.absences.iter().flat_map(|absence| [Some(absence.from), absence.until]).flatten();
+        self.changes.iter().map(|change| change.at).chain(absences)
+    }
+
+    /// Seconds of a device of slowness 1 that it is worth from the start to `duration`.
+    pub fn device_seconds(&self, duration: Duration) -> f64 {
+        let mut cuts: Vec<_> = self.cuts().filter(|cut| *cut <= duration).chain([Duration::ZERO, duration]).collect();
+        cuts.sort_unstable();
+        cuts.windows(2).map(|span| (span[1] - span[0]).as_secs_f64() * self.speed_at(span[0])).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_worth_what_its_speed_and_presence_allow() {
+        let secs = Duration::from_secs;
+        let mut worker = WorkerSpec { slowness: 2.0, ..WorkerSpec::default() };
+        assert_eq!(worker.device_seconds(secs(10)), 5.0);
+        worker.changes = vec![Change { at: secs(4), factor: 0.5 }, Change { at: secs(6), factor: 1.0 }];
+        assert_eq!(worker.device_seconds(secs(10)), 2.0 + 2.0 + 2.0);
+        worker.absences = vec![Absence { from: secs(5), until: Some(secs(8)) }];
+        assert_eq!(worker.device_seconds(secs(10)), 2.0 + 1.0 + 1.0);
+    }
+}
