@@ -141,6 +141,7 @@ fn model(id: u32) -> ModelConfig {
         batch_rows_max: MANY,
         batch_tokens_max: MANY,
         policy: PolicyConfig::Fixed,
+        cost: None,
     }
 }
 

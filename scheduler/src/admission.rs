@@ -96,6 +96,19 @@ impl Admission {
         Ok(())
     }
 
+    /// Whether half of what any limit allows is queued. In a flood the other half stays for who can still be on time.
+    pub(crate) fn is_half_full(&self, request: &Live) -> bool {
+        let limits = &self.limits;
+        let of_tenant = self.tenants.get(&request.tenant).map_or(0, |tenant| tenant.used);
+        [
+            (of_tenant, u64::from(limits.tenant_requests_max)),
+            (self.classes[request.class as usize].used, u64::from(limits.class_requests_max)),
+            (self.bytes.used, limits.queue_bytes_max),
+        ]
+        .iter()
+        .any(|(used, max)| *used >= max.div_ceil(2))
+    }
+
     /// Requests queued, by class.
     pub(crate) fn queued_by_class(&self) -> [u64; Class::ALL.len()] {
         self.classes.map(|class| class.used)

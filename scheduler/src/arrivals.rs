@@ -64,7 +64,7 @@ mod tests {
     use crate::{Class, RequestId};
 
     fn rank(id: u64) -> Rank {
-        Rank { class: Class::Standard, due: Timestamp::ZERO, id: RequestId(id) }
+        Rank { late: false, class: Class::Standard, due: Timestamp::ZERO, id: RequestId(id) }
     }
 
     #[test]

@@ -1,35 +1,66 @@
-//! A batch while it is being filled, and the arithmetic of its budget.
+//! A batch while it is being filled, and the arithmetic of its budget and of its time.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
+use crate::cost::{Costs, Size};
 use crate::queue::Item;
 use crate::turns::ByClass;
-use crate::{Budget, CloseReason, RequestId};
+use crate::{Budget, CloseReason, RequestId, Timestamp, WorkerId};
 
 /// A batch under a budget. Holds at least one request once anything was offered, because a request that no credit's
 /// budget covers must run alone rather than wait for ever; the model's own limits were checked on admission.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct Draft<'a> {
     budget: Budget,
+    ceiling: Option<Ceiling<'a>>,
     /// In batch order.
     pub(crate) requests: Vec<RequestId>,
     pub(crate) rows: u32,
     pub(crate) tokens: u32,
     pub(crate) bytes: u64,
+    squares: u64,
     /// Which classes have a request in it.
     pub(crate) classes: ByClass<bool>,
+    /// Whether one of them can still be on time.
+    pub(crate) is_on_time: bool,
 }
 
-impl Draft {
-    pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, requests: Vec::new(), rows: 0, tokens: 0, bytes: 0, classes: ByClass::default() }
+/// How long a batch may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceiling<'a> {
+    pub(crate) costs: &'a Costs,
+    pub(crate) worker: WorkerId,
+    pub(crate) now: Timestamp,
+    /// Whoever is in it.
+    pub(crate) time_max: Duration,
+    /// The earliest due time of those in it that can still be on time.
+    pub(crate) due: Timestamp,
+}
+
+impl Ceiling<'_> {
+    /// Whether a batch of this size, with a request in it that is due then, takes no longer than it may.
+    fn allows(&self, size: Size, due: Timestamp) -> bool {
+        let time = self.costs.high(self.worker, size);
+        time <= self.time_max && self.now + time <= due.min(self.due)
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(budget: Budget, ceiling: Option<Ceiling<'a>>) -> Self {
+        let (requests, classes) = (Vec::new(), ByClass::default());
+        Self { budget, ceiling, requests, rows: 0, tokens: 0, bytes: 0, squares: 0, classes, is_on_time: false }
     }
 
-    /// Takes the request if it fits the rest of the budget and of `rows_max`, or says what it does not fit.
+    /// Takes the request if it fits the rest of the budget, of `rows_max` and of the time, or says what it does not fit.
     pub(crate) fn offer(&mut self, item: Item, rows_max: u32) -> Result<(), CloseReason> {
         let rows = self.rows.saturating_add(item.cost.rows);
         let tokens = self.tokens.saturating_add(item.cost.tokens);
         let bytes = self.bytes.saturating_add(item.cost.bytes);
+        let squares = self.squares.saturating_add(item.cost.tokens_squared);
+        let size = Size { rows: rows.into(), tokens: tokens.into(), squares };
+        // One that is late has nothing to miss any more.
+        let due = if item.rank.late { Timestamp::MAX } else { item.rank.due };
         if !self.requests.is_empty() {
             if rows > self.budget.rows.min(rows_max) {
                 return Err(CloseReason::Rows);
@@ -40,10 +71,22 @@ impl Draft {
             if bytes > self.budget.bytes {
                 return Err(CloseReason::Bytes);
             }
+            if self.ceiling.as_ref().is_some_and(|ceiling| !ceiling.allows(size, due)) {
+                return Err(CloseReason::Objective);
+            }
         }
-        (self.rows, self.tokens, self.bytes) = (rows, tokens, bytes);
+        if let Some(ceiling) = &mut self.ceiling {
+            ceiling.due = ceiling.due.min(due);
+        }
+        (self.rows, self.tokens, self.bytes, self.squares) = (rows, tokens, bytes, squares);
         self.classes[item.rank.class as usize] = true;
+        self.is_on_time |= !item.rank.late;
         self.requests.push(item.rank.id);
         Ok(())
+    }
+
+    /// What its time depends on.
+    pub(crate) fn size(&self) -> Size {
+        Size { rows: self.rows.into(), tokens: self.tokens.into(), squares: self.squares }
     }
 }

@@ -46,11 +46,54 @@ pub struct ModelConfig {
     pub batch_tokens_max: NonZeroU32,
     /// When a batch is closed.
     pub policy: PolicyConfig,
+    /// What batches were found to cost before, if they were. Looked at when the model is new; from then on it is learned.
+    pub cost: Option<BatchCost>,
+}
+
+/// What a batch costs: a base, and so much for each row, each token, and each token squared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchCost {
+    /// Nanoseconds of every batch.
+    pub base_ns: u64,
+    /// Nanoseconds of a row.
+    pub row_ns: u64,
+    /// Picoseconds of a token.
+    pub token_ps: u64,
+    /// Femtoseconds of a squared token: a row of n tokens has n² of them.
+    pub token_squared_fs: u64,
+}
+
+/// What becomes of requests that cannot meet their objective any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLate {
+    /// They run behind all that can still be on time, until their deadline or the model's `queue_time_max`.
+    #[default]
+    Serve,
+    /// They fail at once with [`Failure::Shed`](crate::Failure::Shed).
+    Shed,
+}
+
+/// What others do, to be measured against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Baseline {
+    /// Clipper: the largest batch grows by one row and shrinks by a tenth.
+    Aimd,
+    /// BentoML: a line over rows, and heads cancelled that it says are late.
+    Bento,
+    /// A simple Symphony: wait as long as the objective allows.
+    LastMoment,
+    /// Nexus: batches of a size chosen beforehand, and heads dropped that cannot wait for one.
+    Nexus {
+        /// That size.
+        rows: NonZeroU32,
+    },
 }
 
 /// Which policy closes batches, and its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicyConfig {
+    /// One of those that others use.
+    Baseline(Baseline),
     /// Close as soon as a worker has a credit, with all that fits.
     Fixed,
     /// Triton's dynamic batcher: wait for a preferred size, at most so long.
@@ -59,5 +102,15 @@ pub enum PolicyConfig {
         queue_delay_max: Duration,
         /// Sizes in rows worth closing at, ascending.
         preferred_rows: Vec<NonZeroU32>,
+    },
+    /// Learn what batches cost, and let the objective decide: how large they are, how long they wait, who is late.
+    Learned {
+        /// How much waiting a batch saved is worth: an idle worker waits for a fuller batch until the queued requests have
+        /// waited, in all, this many times what a batch costs by itself. 0 never waits.
+        wait_price: u32,
+        /// Whether it waits even when workers are mostly idle.
+        waits_when_idle: bool,
+        /// What becomes of requests that cannot be on time any more.
+        on_late: OnLate,
     },
 }

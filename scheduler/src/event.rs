@@ -165,6 +165,8 @@ pub enum Output {
     Complete { request: RequestId },
     /// The request ended without a result.
     Fail { request: RequestId, why: Failure },
+    /// The request cannot be on time any more. It stays queued, behind all that can.
+    Late { request: RequestId },
     /// The group was not admitted; nothing of it was or will be run.
     Reject { group: GroupId, why: Reject },
     /// These requests of a running batch are no longer wanted.
@@ -212,6 +214,10 @@ pub enum CloseReason {
     Preferred,
     /// The oldest request had waited as long as the policy lets it.
     Delay,
+    /// With one more it would have taken longer than the objective of those in it allows.
+    Objective,
+    /// It took all that was late, whose turn it was.
+    Late,
     /// It runs alone or in a small part because a batch it was in failed.
     Isolated,
 }
@@ -253,6 +259,9 @@ pub enum Failure {
     DeadlinePassed,
     /// It waited in the queue for the model's `queue_time_max`.
     QueueTimeout,
+    /// It could not be on time any more, and its model sheds what is late. Nothing of it was run. Trying again makes sense
+    /// after about `retry_after`.
+    Shed { retry_after: Duration },
     /// The worker could not compute this item; the driver keeps the reason it gave.
     Item,
     /// It broke every batch it was in, at last alone.

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use crate::cap::Cap;
 use crate::turns::Turns;
-use crate::{BatchId, Budget, Epoch, ModelId, Slot, WorkerId};
+use crate::{BatchId, Budget, Epoch, ModelId, Slot, Timestamp, WorkerId};
 
 /// Slots of one worker at most; credits for more are dropped.
 const SLOTS_MAX: usize = 1_024;
@@ -51,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) outstanding: VecDeque<BatchId>,
     /// Rows of the outstanding batches.
     pub(crate) rows: u64,
+    /// When it is thought to be through with them.
+    pub(crate) free_at: Timestamp,
 }
 
 impl Link {
@@ -77,6 +79,8 @@ pub(crate) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
     /// Connected workers with a credit.
     free: BTreeSet<WorkerId>,
+    /// How many connected workers hold each model, as of the last [`Fleet::recount`].
+    ready: BTreeMap<ModelId, u32>,
 }
 
 impl Fleet {
@@ -173,11 +177,32 @@ impl Fleet {
         self.get(id).and_then(|worker| worker.caps.get(&model)).copied().unwrap_or(Cap::NONE)
     }
 
-    /// The worker to send a batch of the model to, now: the least loaded with a credit, then the lowest id.
-    pub(crate) fn free_for(&self, model: ModelId) -> Option<WorkerId> {
+    /// The worker to send a batch of the model to, now: the least loaded with a credit, slow ones last, then the lowest id.
+    pub(crate) fn free_for(&self, model: ModelId, is_slow: impl Fn(WorkerId) -> bool) -> Option<WorkerId> {
         let free = self.free.iter().filter_map(|id| Some((*id, self.link(*id)?)));
         let ready = free.filter(|(_, link)| link.is_ready(model));
-        ready.min_by_key(|(id, link)| (link.outstanding.len(), link.rows, *id)).map(|(id, _)| id)
+        ready.min_by_key(|(id, link)| (link.outstanding.len(), is_slow(*id), link.rows, *id)).map(|(id, _)| id)
+    }
+
+    /// Counts the workers that hold a model anew, which changes rarely.
+    pub(crate) fn recount(&mut self, model: ModelId) {
+        let ready = self.connected().filter(|(_, _, link)| link.is_ready(model)).count();
+        self.ready.insert(model, u32::try_from(ready).unwrap_or(u32::MAX));
+        self.ready.retain(|_, workers| *workers > 0);
+    }
+
+    /// Workers that hold a model.
+    pub(crate) fn ready(&self, model: ModelId) -> u32 {
+        self.ready.get(&model).copied().unwrap_or(0)
+    }
+
+    /// When the workers that hold a model are thought to be free, those with a credit being free now, in order.
+    pub(crate) fn free_times(&self, model: ModelId, now: Timestamp) -> Vec<(Timestamp, WorkerId)> {
+        let ready = self.connected().filter(|(_, _, link)| link.is_ready(model));
+        let free_at = |link: &Link| if link.credits.is_empty() { link.free_at.max(now) } else { now };
+        let mut times: Vec<_> = ready.map(|(id, _, link)| (free_at(link), id)).collect();
+        times.sort_unstable();
+        times
     }
 
     /// The connected workers.
@@ -195,6 +220,11 @@ impl Fleet {
         let free = self.connected().filter(|(_, _, link)| !link.credits.is_empty());
         let free: BTreeSet<_> = free.map(|(id, _, _)| id).collect();
         assert_eq!(free, self.free, "the index of workers with a credit");
+        let mut ready = BTreeMap::new();
+        for model in self.connected().flat_map(|(_, _, link)| link.ready_models()) {
+            *ready.entry(model).or_insert(0) += 1;
+        }
+        assert_eq!(ready, self.ready, "how many workers hold each model");
     }
 
     fn index(&mut self, id: WorkerId) {

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::cost::Size;
 use crate::{Attempt, BatchId, Epoch, ModelId, RequestId, Timestamp, WorkerId};
 
 /// A batch that a worker holds.
@@ -20,6 +21,11 @@ pub(crate) struct Batch {
     pub(crate) withdrawn: Vec<RequestId>,
     pub(crate) rows: u32,
     pub(crate) tokens: u32,
+    pub(crate) squares: u64,
+    /// How long it was thought to take.
+    pub(crate) expected: Duration,
+    /// When the worker came to it.
+    pub(crate) started: Option<Timestamp>,
     /// It is a part of a batch that failed.
     pub(crate) isolated: bool,
     /// How long it may run once the worker has come to it.
@@ -35,6 +41,13 @@ pub(crate) struct InFlight {
     overdue: BTreeSet<(Timestamp, BatchId)>,
     /// The last id given.
     last: u64,
+}
+
+impl Batch {
+    /// What its time depends on.
+    pub(crate) fn size(&self) -> Size {
+        Size { rows: self.rows.into(), tokens: self.tokens.into(), squares: self.squares }
+    }
 }
 
 impl InFlight {
@@ -54,6 +67,7 @@ impl InFlight {
     /// The worker has come to this batch: from now on it must hurry.
     pub(crate) fn start_clock(&mut self, id: BatchId, now: Timestamp) {
         let Some(batch) = self.batches.get_mut(&id) else { return };
+        batch.started = Some(now);
         let at = now + batch.time_max;
         if let Some(old) = batch.overdue.replace(at) {
             self.overdue.remove(&(old, id));

@@ -41,8 +41,8 @@ mod arrivals;
 mod batch;
 mod cap;
 mod config;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the policy that asks for it comes next"))]
 mod cost;
+mod demand;
 mod event;
 mod fleet;
 mod id;
@@ -53,10 +53,11 @@ mod queue;
 mod rate;
 mod requests;
 mod scheduler;
+mod shares;
 mod time;
 mod turns;
 
-pub use config::{Limits, ModelConfig, PolicyConfig};
+pub use config::{Baseline, BatchCost, Limits, ModelConfig, OnLate, PolicyConfig};
 pub use event::{
     BatchFailure, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Explanation, Failure, Group, Input,
     ItemOutcome, ModelState, Output, QueueLimit, Reject, Request, Waiting, Wake,

@@ -1,11 +1,19 @@
 //! One configured model: its numbers, its queue, its policy.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
-use crate::policy::{self, BatchPolicy, Close, Decision};
-use crate::queue::{Queue, QueueView};
+use core::time::Duration;
+
+use crate::cost::{Costs, Size};
+use crate::policy::{self, BatchPolicy, Close, Decision, View};
+use crate::queue::Queue;
 use crate::rate::Rate;
-use crate::{Budget, CloseReason, ModelConfig, Timestamp};
+use crate::shares::Shares;
+use crate::{Budget, CloseReason, ModelConfig, OnLate, RequestId, Timestamp, WorkerId};
+
+/// Batches of late requests take such a part of the objective.
+const LATE_PARTS: u32 = 8;
 
 /// A configured model.
 #[derive(Debug)]
@@ -14,6 +22,12 @@ pub(crate) struct Model {
     pub(crate) queue: Queue,
     /// Requests sent to workers lately.
     pub(crate) served: Rate,
+    /// What batches of it take.
+    pub(crate) costs: Costs,
+    /// Who got how much of them lately.
+    pub(crate) shares: Shares,
+    /// Whether workers were asked for so much, when its last request came, that waiting for fuller batches pays.
+    pub(crate) is_busy: bool,
     /// Until when the policy waits; kept in step with `Scheduler::wakes`.
     pub(crate) wake: Option<Timestamp>,
     policy: Box<dyn BatchPolicy>,
@@ -22,7 +36,17 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn new(config: ModelConfig) -> Self {
         let policy = policy::from_config(&config.policy);
-        Self { config, queue: Queue::default(), served: Rate::default(), wake: None, policy }
+        let known = config.cost.map(Into::into);
+        Self {
+            config,
+            queue: Queue::default(),
+            served: Rate::default(),
+            costs: Costs::new(known),
+            shares: Shares::default(),
+            is_busy: false,
+            wake: None,
+            policy,
+        }
     }
 
     /// Takes new numbers. What is queued keeps the due time and the time limit it was admitted with.
@@ -43,17 +67,59 @@ impl Model {
     }
 
     /// Asks the policy about the waiting requests. `None` when nothing waits.
-    pub(crate) fn decide(&self, now: Timestamp, budget: Budget, draining: bool) -> Option<Decision> {
-        let totals = self.queue.waiting();
-        let oldest = self.queue.oldest_waiting()?;
-        let view = QueueView { oldest, rows: totals.rows, tokens: totals.tokens, bytes: totals.bytes, budget };
-        let at_once = |why| Decision::Close(Close { rows_max: u32::MAX, why });
-        Some(match self.policy.decide(now, &view) {
+    pub(crate) fn decide(&self, view: &View<'_>, draining: bool) -> Option<Decision> {
+        self.queue.oldest_waiting()?;
+        Some(match self.policy.decide(view) {
             // Nothing new comes during a drain, so there is nothing to wait for.
-            Decision::WaitUntil(_) if draining => at_once(CloseReason::Drained),
-            Decision::WaitUntil(until) if until <= now => at_once(CloseReason::Delay),
+            // Only late ones are left.
+            Decision::Close(close) if close.time_max.is_some() && self.queue.on_time().requests == 0 => {
+                Decision::Close(Close { time_max: Some(self.late_time_max()), ..close })
+            }
+            Decision::WaitUntil(_) if draining => Decision::Close(Close::all(CloseReason::Drained)),
+            Decision::WaitUntil(until) if until <= view.now => Decision::Close(Close::all(CloseReason::Delay)),
             decision @ (Decision::Close(_) | Decision::WaitUntil(_)) => decision,
         })
+    }
+
+    /// Learns how long a batch took.
+    pub(crate) fn observe(&mut self, worker: WorkerId, size: Size, taken: Duration) {
+        self.costs.observe(worker, size, taken);
+        self.policy.observe(size, taken, self.config.objective);
+    }
+
+    /// Asks the policy who cannot be on time any more.
+    pub(crate) fn give_up(&self, view: &View<'_>, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+        self.policy.give_up(view, free)
+    }
+
+    /// What becomes of them; `None` where the policy knows no lateness.
+    pub(crate) fn on_late(&self) -> Option<OnLate> {
+        self.policy.on_late()
+    }
+
+    /// How long a batch of late requests may take: whoever comes meanwhile waits for it.
+    pub(crate) fn late_time_max(&self) -> Duration {
+        self.config.objective / LATE_PARTS
+    }
+
+    /// Whether less than half of the queue is late.
+    pub(crate) fn has_room_for_late(&self) -> bool {
+        self.queue.late().requests < u64::from(self.config.queue_requests_max.get().div_ceil(2))
+    }
+
+    /// Whether a worker takes clearly longer than the others.
+    pub(crate) fn is_slow(&self, worker: WorkerId) -> bool {
+        let one = Size { rows: 1, ..Size::default() };
+        self.costs.expected(worker, one) > self.costs.typical(one) / 2 * 3
+    }
+
+    /// The time of a worker that so much takes in a large batch: its own, and its part of what each batch costs.
+    pub(crate) fn time_asked(&self, size: Size) -> Duration {
+        let base = self.costs.typical(Size::default());
+        let own = self.costs.typical(size).saturating_sub(base);
+        let batch = (self.config.objective / 2).max(base * 2);
+        let nanos = own.as_nanos() * batch.as_nanos() / (batch - base).as_nanos().max(1);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// When a request queued now has waited too long.

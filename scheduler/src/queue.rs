@@ -8,13 +8,16 @@ use alloc::vec::Vec;
 
 use crate::arrivals::Arrivals;
 use crate::batch::Draft;
+use crate::cost::Size;
 use crate::policy::Close;
 use crate::turns::ByClass;
-use crate::{Budget, Class, CloseReason, Cost, RequestId, Timestamp};
+use crate::{Class, CloseReason, Cost, RequestId, TenantId, Timestamp};
 
-/// The place of a request in the order of its queue: class, then due time, then id.
+/// The place of a request in the order of its queue: who can still be on time first, then class, due time and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
+    /// Given up as too late for its objective. It runs when nobody waits who can still be on time.
+    pub(crate) late: bool,
     pub(crate) class: Class,
     /// The earlier of the client's deadline and arrival plus objective.
     pub(crate) due: Timestamp,
@@ -23,20 +26,24 @@ pub(crate) struct Rank {
 
 impl Rank {
     /// Not after any rank of the class.
-    const fn first_of(class: Class) -> Self {
-        Self { class, due: Timestamp::ZERO, id: RequestId(0) }
+    const fn first_of(late: bool, class: Class) -> Self {
+        Self { late, class, due: Timestamp::ZERO, id: RequestId(0) }
     }
 
     /// Not before any rank of the class.
-    const fn last_of(class: Class) -> Self {
-        Self { class, due: Timestamp::MAX, id: RequestId(u64::MAX) }
+    const fn last_of(late: bool, class: Class) -> Self {
+        Self { late, class, due: Timestamp::MAX, id: RequestId(u64::MAX) }
     }
+
+    /// Not after any rank that is late, and after all others.
+    const FIRST_LATE: Self = Self::first_of(true, Class::Interactive);
 }
 
 /// One queued request, as far as a queue cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub(crate) rank: Rank,
+    pub(crate) tenant: TenantId,
     pub(crate) arrived: Timestamp,
     pub(crate) cost: Cost,
 }
@@ -47,6 +54,8 @@ pub(crate) struct Totals {
     pub(crate) requests: u64,
     pub(crate) rows: u64,
     pub(crate) tokens: u64,
+    /// Of the tokens of each row.
+    pub(crate) squares: u64,
     pub(crate) bytes: u64,
 }
 
@@ -55,6 +64,7 @@ impl Totals {
         self.requests += 1;
         self.rows += u64::from(cost.rows);
         self.tokens += u64::from(cost.tokens);
+        self.squares = self.squares.wrapping_add(cost.tokens_squared);
         self.bytes = self.bytes.saturating_add(cost.bytes);
     }
 
@@ -62,7 +72,27 @@ impl Totals {
         self.requests -= 1;
         self.rows -= u64::from(cost.rows);
         self.tokens -= u64::from(cost.tokens);
+        self.squares = self.squares.wrapping_sub(cost.tokens_squared);
         self.bytes -= cost.bytes;
+    }
+
+    /// What the time of a batch of them all depends on.
+    pub(crate) fn size(&self) -> Size {
+        Size { rows: self.rows, tokens: self.tokens, squares: self.squares }
+    }
+}
+
+impl core::ops::Add for Totals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            rows: self.rows + other.rows,
+            tokens: self.tokens + other.tokens,
+            squares: self.squares.wrapping_add(other.squares),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
     }
 }
 
@@ -75,18 +105,27 @@ pub(crate) struct Queue {
     waiting: BTreeMap<Rank, Item>,
     /// Of `waiting`: a policy counts from the oldest, whatever its rank.
     arrivals: Arrivals,
-    totals: Totals,
+    /// Of `waiting`: those that can still be on time, and those that are late.
+    on_time: Totals,
+    late: Totals,
+    /// When those that can still be on time arrived, summed up in nanoseconds: how long they waited in all follows.
+    arrived: u128,
     /// By the rank of the member that was most urgent when the part was made.
     parts: BTreeMap<Rank, Vec<Item>>,
     part_totals: Totals,
-    /// Requests of both kinds.
+    /// Requests of both kinds, without those that are late.
     by_class: ByClass<u64>,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, item: Item) {
-        self.totals.add(item.cost);
-        self.by_class[item.rank.class as usize] += 1;
+        if item.rank.late {
+            self.late.add(item.cost);
+        } else {
+            self.on_time.add(item.cost);
+            self.arrived += u128::from(item.arrived.as_nanos());
+            self.by_class[item.rank.class as usize] += 1;
+        }
         self.arrivals.push(item.arrived, item.rank);
         self.waiting.insert(item.rank, item);
     }
@@ -95,8 +134,13 @@ impl Queue {
     pub(crate) fn remove(&mut self, rank: Rank) {
         if let Some(item) = self.waiting.remove(&rank) {
             self.arrivals.remove(rank, |other| self.waiting.contains_key(other));
-            self.totals.remove(item.cost);
-            self.by_class[rank.class as usize] -= 1;
+            if rank.late {
+                self.late.remove(item.cost);
+            } else {
+                self.on_time.remove(item.cost);
+                self.arrived -= u128::from(item.arrived.as_nanos());
+                self.by_class[rank.class as usize] -= 1;
+            }
         }
     }
 
@@ -105,7 +149,7 @@ impl Queue {
         let rank = members.iter().map(|item| item.rank).min()?;
         for item in &members {
             self.part_totals.add(item.cost);
-            self.by_class[item.rank.class as usize] += 1;
+            self.by_class[item.rank.class as usize] += u64::from(!item.rank.late);
         }
         self.parts.insert(rank, members);
         Some(rank)
@@ -117,7 +161,7 @@ impl Queue {
         if let Some(at) = members.iter().position(|item| item.rank.id == id) {
             let item = members.remove(at);
             self.part_totals.remove(item.cost);
-            self.by_class[item.rank.class as usize] -= 1;
+            self.by_class[item.rank.class as usize] -= u64::from(!item.rank.late);
         }
         if members.is_empty() {
             self.parts.remove(&part);
@@ -126,8 +170,12 @@ impl Queue {
 
     /// Moves waiting requests into the draft, those of `lead` first, then the others by rank, until one does not fit.
     /// Says what closed the batch.
-    pub(crate) fn fill(&mut self, draft: &mut Draft, lead: Class, close: Close) -> CloseReason {
+    pub(crate) fn fill(&mut self, draft: &mut Draft<'_>, lead: Class, close: Close) -> CloseReason {
         while let Some(item) = self.next_led_by(lead) {
+            // Who is late makes nobody wait who is not.
+            if item.rank.late && draft.is_on_time {
+                break;
+            }
             if let Err(full) = draft.offer(item, close.rows_max) {
                 return if full == CloseReason::Rows && draft.rows == close.rows_max { close.why } else { full };
             }
@@ -136,26 +184,37 @@ impl Queue {
         close.why
     }
 
+    /// Moves late requests into the draft, by rank, until one does not fit. Says what closed the batch.
+    pub(crate) fn fill_late(&mut self, draft: &mut Draft<'_>) -> CloseReason {
+        loop {
+            let Some(item) = self.late_items().next().copied() else { return CloseReason::Late };
+            if let Err(full) = draft.offer(item, u32::MAX) {
+                return full;
+            }
+            self.remove(item.rank);
+        }
+    }
+
     /// Moves a part into the draft, as much of it as fits and at least one request. Returns the rest, which is no
     /// longer queued.
-    pub(crate) fn take_part(&mut self, draft: &mut Draft, part: Rank) -> Vec<Item> {
+    pub(crate) fn take_part(&mut self, draft: &mut Draft<'_>, part: Rank) -> Vec<Item> {
         let members = self.parts.remove(&part).unwrap_or_default();
         let fitting = members.iter().take_while(|item| draft.offer(**item, u32::MAX).is_ok()).count();
         for item in &members {
             self.part_totals.remove(item.cost);
-            self.by_class[item.rank.class as usize] -= 1;
+            self.by_class[item.rank.class as usize] -= u64::from(!item.rank.late);
         }
         members[fitting..].to_vec()
     }
 
     /// The most urgent waiting request, of one class if one is named.
     pub(crate) fn head(&self, class: Option<Class>) -> Option<Rank> {
-        first_of(&self.waiting, class)
+        head_of(&self.waiting, class)
     }
 
     /// The most urgent part, of one class if one is named.
     pub(crate) fn part_head(&self, class: Option<Class>) -> Option<Rank> {
-        first_of(&self.parts, class)
+        head_of(&self.parts, class)
     }
 
     /// When the oldest waiting request arrived.
@@ -171,25 +230,49 @@ impl Queue {
 
     /// Sums over the waiting requests, those in parts left out.
     pub(crate) fn waiting(&self) -> Totals {
-        self.totals
+        self.on_time + self.late
+    }
+
+    /// Sums over those of the waiting requests that can still be on time.
+    pub(crate) fn on_time(&self) -> Totals {
+        self.on_time
+    }
+
+    /// Sums over those that are late.
+    pub(crate) fn late(&self) -> Totals {
+        self.late
+    }
+
+    /// Those of the waiting requests that can still be on time, by rank.
+    pub(crate) fn on_time_items(&self) -> impl Iterator<Item = &Item> {
+        self.waiting.range(..Rank::FIRST_LATE).map(|(_, item)| item)
+    }
+
+    /// The same of one class.
+    pub(crate) fn on_time_of(&self, class: Class) -> impl Iterator<Item = &Item> {
+        self.waiting.range(Rank::first_of(false, class)..=Rank::last_of(false, class)).map(|(_, item)| item)
+    }
+
+    /// How long they have waited in all, in nanoseconds.
+    pub(crate) fn waited(&self, now: Timestamp) -> u128 {
+        (u128::from(self.on_time.requests) * u128::from(now.as_nanos())).saturating_sub(self.arrived)
+    }
+
+    /// Those that are late, by rank.
+    pub(crate) fn late_items(&self) -> impl Iterator<Item = &Item> {
+        self.waiting.range(Rank::FIRST_LATE..).map(|(_, item)| item)
     }
 
     /// Sums over all requests, those in parts included.
     pub(crate) fn totals(&self) -> Totals {
-        let (one, other) = (self.totals, self.part_totals);
-        Totals {
-            requests: one.requests + other.requests,
-            rows: one.rows + other.rows,
-            tokens: one.tokens + other.tokens,
-            bytes: one.bytes + other.bytes,
-        }
+        self.waiting() + self.part_totals
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.parts.is_empty()
     }
 
-    /// Which classes have a request here.
+    /// Which classes have a request here that can still be on time.
     pub(crate) fn classes(&self) -> ByClass<bool> {
         self.by_class.map(|requests| requests > 0)
     }
@@ -209,12 +292,21 @@ impl Queue {
 
     /// Derives every index and sum anew.
     pub(crate) fn assert_invariants(&self) {
-        let (mut totals, mut part_totals, mut by_class) = (Totals::default(), Totals::default(), [0; Class::ALL.len()]);
+        let (mut on_time, mut late, mut part_totals) = (Totals::default(), Totals::default(), Totals::default());
+        let (mut by_class, mut arrived) = ([0; Class::ALL.len()], 0);
         for (item, part) in self.iter() {
-            by_class[item.rank.class as usize] += 1;
-            if part.is_some() { part_totals.add(item.cost) } else { totals.add(item.cost) }
+            by_class[item.rank.class as usize] += u64::from(!item.rank.late);
+            match part {
+                Some(_) => part_totals.add(item.cost),
+                None if item.rank.late => late.add(item.cost),
+                None => {
+                    on_time.add(item.cost);
+                    arrived += u128::from(item.arrived.as_nanos());
+                }
+            }
         }
-        assert_eq!((totals, part_totals), (self.totals, self.part_totals), "the sums of the queue");
+        let found = (on_time, late, part_totals, arrived);
+        assert_eq!(found, (self.on_time, self.late, self.part_totals, self.arrived), "the sums of the queue");
         assert_eq!(by_class, self.by_class, "requests by class");
         assert!(self.waiting.iter().all(|(rank, item)| *rank == item.rank), "a request stands under its own rank");
         let oldest = self.waiting.values().map(|item| item.arrived).min();
@@ -228,29 +320,19 @@ impl Queue {
         if rank.class == lead {
             return Some(*first);
         }
-        let led = self.waiting.range(Rank::first_of(lead)..=Rank::last_of(lead)).next();
+        let led = of_class(&self.waiting, rank.late, lead);
         Some(*led.map_or(first, |(_, item)| item))
     }
 }
 
-/// What a queue lets others see of itself when it is asked whether a batch should be closed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueView {
-    /// When the oldest waiting request arrived.
-    pub(crate) oldest: Timestamp,
-    /// Rows waiting.
-    pub(crate) rows: u64,
-    /// Tokens waiting.
-    pub(crate) tokens: u64,
-    /// Bytes waiting.
-    pub(crate) bytes: u64,
-    /// What one batch may hold on the worker that has a credit.
-    pub(crate) budget: Budget,
+fn head_of<V>(map: &BTreeMap<Rank, V>, class: Option<Class>) -> Option<Rank> {
+    let first = match class {
+        Some(class) => of_class(map, false, class).or_else(|| of_class(map, true, class)),
+        None => map.first_key_value(),
+    };
+    first.map(|(rank, _)| *rank)
 }
 
-fn first_of<V>(map: &BTreeMap<Rank, V>, class: Option<Class>) -> Option<Rank> {
-    match class {
-        Some(class) => map.range(Rank::first_of(class)..=Rank::last_of(class)).next().map(|(rank, _)| *rank),
-        None => map.first_key_value().map(|(rank, _)| *rank),
-    }
+fn of_class<V>(map: &BTreeMap<Rank, V>, late: bool, class: Class) -> Option<(&Rank, &V)> {
+    map.range(Rank::first_of(late, class)..=Rank::last_of(late, class)).next()
 }

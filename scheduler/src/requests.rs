@@ -20,6 +20,8 @@ pub(crate) struct Live {
     pub(crate) deadline: Timestamp,
     /// What orders it in its class.
     pub(crate) due: Timestamp,
+    /// Given up as too late for its objective.
+    pub(crate) late: bool,
     /// How often it was sent to a worker.
     pub(crate) attempt: u16,
     /// How often it was lost while it could have been running.
@@ -46,7 +48,8 @@ pub(crate) enum Place {
 
 impl Live {
     pub(crate) fn item(&self, id: RequestId) -> Item {
-        Item { rank: Rank { class: self.class, due: self.due, id }, arrived: self.arrived, cost: self.cost }
+        let rank = Rank { late: self.late, class: self.class, due: self.due, id };
+        Item { rank, tenant: self.tenant, arrived: self.arrived, cost: self.cost }
     }
 
     fn put(
@@ -161,6 +164,13 @@ impl Requests {
         request.put(id, Place::Running(batch), now, request.deadline, &mut self.expiries);
         request.attempt = request.attempt.saturating_add(1);
         Some(request)
+    }
+
+    /// Gives a request up as too late for its objective, or takes that back.
+    pub(crate) fn mark_late(&mut self, id: RequestId, late: bool) {
+        if let Some(request) = self.live.get_mut(&id) {
+            request.late = late;
+        }
     }
 
     /// Counts one more loss and returns how many there were.

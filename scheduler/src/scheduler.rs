@@ -8,6 +8,7 @@ mod expiry;
 mod explain;
 mod intake;
 mod invariants;
+mod late;
 mod placement;
 mod places;
 mod recovery;
@@ -19,6 +20,7 @@ mod workers;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::admission::Admission;
+use crate::demand::Demand;
 use crate::fleet::Fleet;
 use crate::inflight::InFlight;
 use crate::model::Model;
@@ -75,6 +77,8 @@ pub struct Scheduler {
     admission: Admission,
     fleet: Fleet,
     inflight: InFlight,
+    /// Of the workers' time.
+    demand: Demand,
     /// Models that may have become dispatchable in this call. Empty between calls.
     stirred: BTreeSet<ModelId>,
     /// When a policy wants to look again, by time; the same as every model's `wake`.
@@ -147,6 +151,7 @@ impl Scheduler {
             admission: Admission::new(limits),
             fleet: Fleet::default(),
             inflight: InFlight::default(),
+            demand: Demand::default(),
             stirred: BTreeSet::new(),
             wakes: BTreeSet::new(),
             drain: Drain::No,

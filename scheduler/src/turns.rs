@@ -13,6 +13,8 @@ pub(crate) type ByClass<T> = [T; Class::ALL.len()];
 /// How many batches in a row a worker may run for more urgent classes while one of this class waits for it. The next is
 /// led by the class: standard gets at least one batch in nine of a saturated worker, bulk one in seventeen.
 const CLASS_PATIENCE: ByClass<u32> = [u32::MAX, 8, 16];
+/// How many batches in a row may pass over late requests: they wait behind all who can be on time, and not for ever.
+const LATE_PATIENCE: u32 = 16;
 /// How many batches in a row, for each model the worker holds, may pass over a model that waits in the class that led
 /// them. Due times alone would let a backlog that is long overdue hold up models that are still on time.
 const MODEL_PATIENCE: u32 = 2;
@@ -30,6 +32,7 @@ pub(crate) struct WaitingFor {
 pub(crate) struct Turns {
     classes: ByClass<u32>,
     models: BTreeMap<(Class, ModelId), u32>,
+    late: u32,
 }
 
 impl Turns {
@@ -56,6 +59,16 @@ impl Turns {
             let passed = self.models.entry((lead, *of)).or_default();
             *passed = passed.saturating_add(1);
         }
+    }
+
+    /// Notes a batch while late requests waited for the worker, or none did, or of late requests itself.
+    pub(crate) fn count_late(&mut self, is_waiting: bool, is_served: bool) {
+        self.late = if is_waiting && !is_served { self.late.saturating_add(1) } else { 0 };
+    }
+
+    /// Whether it is late requests' turn.
+    pub(crate) fn is_late_owed(&self) -> bool {
+        self.late >= LATE_PATIENCE
     }
 
     /// The classes whose turn it is to lead a batch although one of `lead` could go.

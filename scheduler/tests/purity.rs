@@ -72,6 +72,9 @@ fn floats_are_only_computed_as_every_machine_does() {
 #[test]
 fn mechanism_names_no_concrete_policy() {
     let elsewhere = |line: &String| !line.contains("/src/policy/") && !line.contains("src/config.rs");
-    let named: Vec<_> = lines_with(&["fixed::", "triton::", "PolicyConfig::"]).into_iter().filter(elsewhere).collect();
+    let named: Vec<_> = lines_with(&["baseline::", "fixed::", "learned::", "triton::", "PolicyConfig::"])
+        .into_iter()
+        .filter(elsewhere)
+        .collect();
     assert_eq!(named, [""; 0]);
 }

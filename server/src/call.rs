@@ -142,6 +142,8 @@ pub fn close_name(close: CloseReason) -> &'static str {
         CloseReason::Bytes => "bytes",
         CloseReason::Preferred => "preferred",
         CloseReason::Delay => "delay",
+        CloseReason::Objective => "objective",
+        CloseReason::Late => "late",
         CloseReason::Isolated => "isolated",
     }
 }
@@ -174,6 +176,9 @@ pub enum CallError {
     QueueFull { limit: QueueLimit, retry_after: Duration },
     #[error("waited in the queue for {}, the model's limit", humantime::format_duration(*waited))]
     QueueTimeout { waited: Duration, retry_after: Duration },
+    /// It could not be on time, and its model sheds what is late.
+    #[error("could not be answered in time any more, so it was not tried")]
+    Late { retry_after: Duration },
     /// The request has more bytes than one may have.
     #[error("more bytes than `call_bytes_max` allows: {problem}")]
     MessageTooLarge { problem: String },
@@ -217,6 +222,7 @@ impl CallError {
             Self::DeadlinePassed => "DEADLINE_EXCEEDED",
             Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
+            | Self::Late { .. }
             | Self::MessageTooLarge { .. }
             | Self::OutOfMemory { .. } => "RESOURCE_EXHAUSTED",
             Self::ModelNotReady { .. } | Self::WorkerLost { .. } | Self::Draining | Self::ModelRemoved { .. } => {

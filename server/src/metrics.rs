@@ -26,6 +26,7 @@ pub struct Metrics {
     batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
     batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
     queued_rows: Family<ModelLabels, Gauge>,
+    late_rows: Family<ModelLabels, Counter>,
     quarantined_inputs: Family<ModelLabels, Gauge>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
@@ -56,6 +57,7 @@ pub struct ModelMetrics {
     pub batch_rows: Histogram,
     pub batch_tokens: Histogram,
     pub queued_rows: Gauge,
+    pub late_rows: Counter,
     pub quarantined_inputs: Gauge,
     pub workers: Gauge,
 }
@@ -136,6 +138,7 @@ impl Metrics {
             batch_rows: Family::new_with_constructor(rows_histogram as fn() -> Histogram),
             batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
             queued_rows: Family::default(),
+            late_rows: Family::default(),
             quarantined_inputs: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
@@ -169,6 +172,7 @@ impl Metrics {
             batch_rows: self.batch_rows.get_or_create_owned(&labels),
             batch_tokens: self.batch_tokens.get_or_create_owned(&labels),
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
+            late_rows: self.late_rows.get_or_create_owned(&labels),
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
             all: self.clone(),
@@ -212,6 +216,8 @@ impl Metrics {
         registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
         registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
         registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());
+        let late = "Rows that could not be on time any more and were served behind others";
+        registry.register("late_rows", late, self.late_rows.clone());
         registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());

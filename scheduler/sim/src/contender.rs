@@ -7,7 +7,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use shoal_scheduler::{ModelConfig, PolicyConfig};
+use shoal_scheduler::{Baseline, ModelConfig, OnLate, PolicyConfig};
 
 use crate::scenario::ModelSpec;
 
@@ -72,7 +72,18 @@ impl Variant {
 
 /// Everybody who competes. To add a policy, add a line.
 pub fn contenders() -> Vec<Contender> {
-    vec![Contender::one("fixed", |_| PolicyConfig::Fixed), Contender::tuned("triton", tritons())]
+    vec![
+        Contender::one("learned", |_| learned(1, false, OnLate::Serve)),
+        Contender::one("learned, shed", |_| learned(1, false, OnLate::Shed)),
+        Contender::one("learned, latency", |_| learned(0, false, OnLate::Serve)),
+        Contender::one("learned, throughput", |_| learned(16, true, OnLate::Serve)),
+        Contender::one("fixed", |_| PolicyConfig::Fixed),
+        Contender::tuned("triton", tritons()),
+        Contender::one("bentoml", |_| PolicyConfig::Baseline(Baseline::Bento)),
+        Contender::one("clipper", |_| PolicyConfig::Baseline(Baseline::Aimd)),
+        Contender::one("last moment", |_| PolicyConfig::Baseline(Baseline::LastMoment)),
+        Contender::tuned("nexus", nexus()),
+    ]
 }
 
 /// A model under a policy, everything else as the server sets it when its user sets nothing.
@@ -89,7 +100,20 @@ pub fn configure(model: &ModelSpec, policy: PolicyConfig) -> ModelConfig {
         batch_rows_max: BATCH_ROWS_MAX,
         batch_tokens_max: BATCH_TOKENS_MAX,
         policy,
+        cost: None,
     }
+}
+
+fn learned(wait_price: u32, waits_when_idle: bool, on_late: OnLate) -> PolicyConfig {
+    PolicyConfig::Learned { wait_price, waits_when_idle, on_late }
+}
+
+/// Sizes chosen beforehand.
+fn nexus() -> Vec<Variant> {
+    let sizes = [32, 8, 16, 42, 64, 92].into_iter().filter_map(NonZeroU32::new);
+    sizes
+        .map(|rows| Variant::new(format!("{rows} rows"), move |_| PolicyConfig::Baseline(Baseline::Nexus { rows })))
+        .collect()
 }
 
 /// Triton's delay and preferred sizes as people set them.

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use shoal_scheduler::{Budget, Class, Limits, ModelConfig, ModelId, PolicyConfig};
+use shoal_scheduler::{Budget, Class, Limits, ModelConfig, ModelId, OnLate, PolicyConfig};
 
 use crate::faults::{Faults, Strike};
 use crate::rng::Rng;
@@ -72,7 +72,16 @@ fn non_zero(number: u32) -> NonZeroU32 {
 
 /// A model; a change of the configuration draws it anew.
 pub(crate) fn draw_model(rng: &mut Rng, id: ModelId) -> ModelConfig {
-    let policy = if rng.per_mille(600) {
+    // From a stream of its own: what else a seed draws stays what it was.
+    let mut aside = Rng::new(rng.clone().bits());
+    let is_fixed = rng.per_mille(600);
+    let policy = if aside.per_mille(400) {
+        PolicyConfig::Learned {
+            wait_price: *aside.pick(&[0, 1, 16]),
+            waits_when_idle: aside.per_mille(300),
+            on_late: *aside.pick(&[OnLate::Serve, OnLate::Shed]),
+        }
+    } else if is_fixed {
         PolicyConfig::Fixed
     } else {
         let mut preferred_rows: Vec<_> = (0..rng.below(3)).map(|_| non_zero(rng.between_u32(2, 16))).collect();
@@ -88,6 +97,7 @@ pub(crate) fn draw_model(rng: &mut Rng, id: ModelId) -> ModelConfig {
         batch_rows_max: non_zero(rng.between_u32(3, 32)),
         batch_tokens_max: non_zero(rng.between_u32(200, 4_000)),
         policy,
+        cost: None,
     }
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use shoal_scheduler::{
     Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Group, GroupId, Limits,
-    ModelConfig, ModelId, Output, QueueLimit, Reject, RequestId, Slot, TenantId, Timestamp, WorkerId,
+    ModelConfig, ModelId, OnLate, Output, PolicyConfig, QueueLimit, Reject, RequestId, Slot, TenantId, Timestamp,
+    WorkerId,
 };
 
 /// What a `retry_after` may say.
@@ -46,6 +47,8 @@ pub(crate) struct Record {
     pub arrived: Timestamp,
     pub deadline: Timestamp,
     pub due: Timestamp,
+    /// Whether the core gave it up as late.
+    pub late: bool,
     /// When it ends where it is, if nothing happens.
     pub expires: Timestamp,
     pub state: State,
@@ -143,6 +146,15 @@ impl Ledger {
                 ensure(expected == Some(*request), || format!("completed {request}, expected {expected:?}"))
             }
             Output::Fail { request, why } => self.failed(*request, *why),
+            Output::Late { request } => {
+                let record = self.requests.get(request).ok_or_else(|| format!("{request} was never admitted"))?;
+                let is_served = self.on_late(record) == Some(OnLate::Serve);
+                let may_be_late =
+                    record.state == State::Queued && record.suspect.is_none() && !record.late && is_served;
+                ensure(may_be_late, || format!("{request} was given up as late: {record:?}"))?;
+                self.requests.get_mut(request).into_iter().for_each(|record| record.late = true);
+                Ok(())
+            }
             Output::Reject { group, why } => self.rejected(*group, *why),
             Output::CancelRunning { worker, epoch, batch, requests } => {
                 // In one step the same batch may lose some to their deadline and others to their client.
@@ -196,6 +208,33 @@ impl Ledger {
         Ok(())
     }
 
+    fn is_half_full(&self, of: &Record) -> bool {
+        let queued = |is_its: &dyn Fn(&Record) -> bool| self.queued().filter(|(_, r)| is_its(r)).count() as u64;
+        let bytes = self.queued().map(|(_, record)| record.cost.bytes).sum();
+        [
+            (queued(&|record| record.tenant == of.tenant), u64::from(self.limits.tenant_requests_max)),
+            (queued(&|record| record.class == of.class), u64::from(self.limits.class_requests_max)),
+            (bytes, self.limits.queue_bytes_max),
+        ]
+        .iter()
+        .any(|(used, max): &(u64, u64)| *used >= max.div_ceil(2))
+    }
+
+    fn is_half_late(&self, model: ModelId) -> bool {
+        let late = self.queued().filter(|(_, record)| record.model == model && record.late).count();
+        self.models
+            .get(&model)
+            .is_some_and(|model| late as u64 >= u64::from(model.queue_requests_max.get().div_ceil(2)))
+    }
+
+    /// What becomes of a request that cannot be on time; `None` where its model's policy knows no lateness.
+    fn on_late(&self, record: &Record) -> Option<OnLate> {
+        match self.models.get(&record.model)?.policy {
+            PolicyConfig::Learned { on_late, .. } => Some(on_late),
+            _ => None,
+        }
+    }
+
     /// Requests that have no outcome yet.
     pub(crate) fn live(&self) -> impl Iterator<Item = (RequestId, &Record)> {
         self.requests.iter().map(|(id, record)| (*id, record)).filter(|(_, record)| record.state != State::Ended)
@@ -247,6 +286,20 @@ impl Ledger {
             // One that may not wait at all and found no worker at once.
             Failure::QueueTimeout => record.state == State::Queued && record.expires <= self.now,
             Failure::Drained => record.state != State::Ended && self.drain.is_some_and(|deadline| deadline <= self.now),
+            Failure::Shed { retry_after } => {
+                // One that is served although it is late goes when it would miss its client's deadline, too, or when half
+                // of the queue is late.
+                let may_go = match self.on_late(record) {
+                    Some(OnLate::Shed) => true,
+                    Some(OnLate::Serve) if record.late => record.deadline != Timestamp::MAX,
+                    Some(OnLate::Serve) => self.is_half_late(record.model) || self.is_half_full(record),
+                    None => false,
+                };
+                record.state == State::Queued
+                    && record.suspect.is_none()
+                    && may_go
+                    && RETRY_AFTER.contains(&retry_after)
+            }
             Failure::DeadlinePassed
             | Failure::Item
             | Failure::Poison
@@ -318,14 +371,14 @@ impl Ledger {
 
 impl Record {
     /// What orders it in its class.
-    pub(crate) fn key(&self, id: RequestId) -> (Timestamp, RequestId) {
-        (self.due, id)
+    pub(crate) fn key(&self, id: RequestId) -> (bool, Timestamp, RequestId) {
+        (self.late, self.due, id)
     }
 }
 
 /// Whether a close reason says that a budget was used up.
 pub(crate) fn is_budget(close: CloseReason) -> bool {
-    matches!(close, CloseReason::Rows | CloseReason::Tokens | CloseReason::Bytes)
+    matches!(close, CloseReason::Rows | CloseReason::Tokens | CloseReason::Bytes | CloseReason::Objective)
 }
 
 /// `Err` with the text unless it holds.

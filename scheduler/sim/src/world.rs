@@ -375,7 +375,11 @@ impl World {
                     self.plan_return(worker);
                 }
             }
-            Output::Complete { .. } | Output::Fail { .. } | Output::Reject { .. } | Output::Drained => {}
+            Output::Complete { .. }
+            | Output::Fail { .. }
+            | Output::Late { .. }
+            | Output::Reject { .. }
+            | Output::Drained => {}
         }
     }
 

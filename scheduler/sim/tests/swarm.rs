@@ -11,7 +11,7 @@ use shoal_scheduler::{Failure, Input, Output, Reject};
 use shoal_sim::{Entry, Plan, What, run};
 
 /// Worlds of an ordinary test run: seconds, unoptimised.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 10_000;
 /// Broken worlds after which a thread stops looking.
 const BROKEN_MAX: u64 = 5;
 
@@ -20,6 +20,8 @@ const BROKEN_MAX: u64 = 5;
 const REGRESSIONS: &[(u64, &str)] = &[
     (37, "a worker's turns were forgotten when it crashed, so bulk waited for ever behind a poison's parts"),
     (6_050, "the turn of a class was forgotten when its only model was still loading after a reconnect"),
+    (1_133, "late requests stayed late, and were owed no turn, under a policy that knows no lateness"),
+    (2_639, "a batch under such a policy stopped before late requests and gave another reason"),
     (44_679, "the turn of a model was forgotten when it was still loading after a reconnect"),
 ];
 
@@ -34,12 +36,15 @@ const KINDS: &[&str] = &[
     "closed: Delay",
     "closed: Drained",
     "closed: Isolated",
+    "closed: Late",
+    "closed: Objective",
     "closed: Preferred",
     "closed: Rows",
     "closed: Tokens",
     "did: CancelRunning",
     "did: Complete",
     "did: Drained",
+    "did: Late",
     "did: Load",
     "did: Replace",
     "did: Unload",
@@ -50,6 +55,7 @@ const KINDS: &[&str] = &[
     "failed: OutOfMemory",
     "failed: Poison",
     "failed: QueueTimeout",
+    "failed: Shed",
     "failed: WorkerLost",
     "refused: Draining",
     "refused: GroupTooLarge",
@@ -145,7 +151,9 @@ fn kind(entry: &Entry) -> Option<String> {
         What::Told(Input::WorkerDown { cause, .. }) => format!("worker down: {cause:?}"),
         What::Did(Output::Dispatch(dispatch)) => format!("closed: {:?}", dispatch.close),
         What::Did(Output::Fail { why: Failure::WorkerLost { .. }, .. }) => "failed: WorkerLost".into(),
+        What::Did(Output::Fail { why: Failure::Shed { .. }, .. }) => "failed: Shed".into(),
         What::Did(Output::Fail { why, .. }) => format!("failed: {why:?}"),
+        What::Did(Output::Late { .. }) => "did: Late".into(),
         What::Did(Output::Reject { why: Reject::QueueFull { limit, .. }, .. }) => {
             format!("refused: QueueFull {limit:?}")
         }

@@ -72,12 +72,24 @@ impl Costs {
         duration(self.shape.curve().time(size) * pace.factor() * pace.high())
     }
 
+    /// How long such a batch takes on a worker not heard of. Zero as long as the curve is unknown.
+    pub(crate) fn typical(&self, size: Size) -> Duration {
+        duration(self.shape.curve().time(size))
+    }
+
+    /// Whether it has an opinion.
+    pub(crate) fn is_known(&self) -> bool {
+        self.shape.curve().is_known()
+    }
+
     /// The model's time on a worker not heard of.
+    #[cfg(test)]
     pub(crate) fn curve(&self) -> Curve {
         self.shape.curve()
     }
 
     /// Batches observed.
+    #[cfg(test)]
     pub(crate) fn samples(&self) -> u64 {
         self.samples
     }

@@ -1,9 +1,8 @@
 //! A model's time as a function of the batch's size.
 
+use crate::BatchCost;
 use crate::cost::{Size, Terms, dot};
 
-/// Share of the base in a batch's time below which a larger batch buys next to nothing: 5 %.
-const KNEE_SHARE: f64 = 0.05;
 /// No part is larger: 584 years in nanoseconds.
 const PART_MAX: f64 = u64::MAX as f64;
 
@@ -13,6 +12,13 @@ const PART_MAX: f64 = u64::MAX as f64;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Curve {
     parts: Terms,
+}
+
+impl From<BatchCost> for Curve {
+    fn from(cost: BatchCost) -> Self {
+        let (token, square) = (cost.token_ps as f64 / 1e3, cost.token_squared_fs as f64 / 1e6);
+        Self::new(cost.base_ns as f64, cost.row_ns as f64, token, square)
+    }
 }
 
 impl Curve {
@@ -39,24 +45,6 @@ impl Curve {
     /// How long a batch of this size takes, in nanoseconds. 0 if the curve is unknown.
     pub(crate) fn time(&self, size: Size) -> f64 {
         dot(&self.parts, &size.terms())
-    }
-
-    /// What `size` adds to the time of a batch that runs anyway, in nanoseconds.
-    pub(crate) fn marginal(&self, size: Size) -> f64 {
-        let [_, per_row, per_token, per_square] = self.parts;
-        let [_, rows, tokens, squares] = size.terms();
-        per_row * rows + per_token * tokens + per_square * squares
-    }
-
-    /// Rows at which the base is 5 % of a batch's time, if its rows are on average like those of `average`.
-    ///
-    /// `average` may be one row or the sum of many. At least 1; without end where a row costs nothing.
-    pub(crate) fn knee(&self, average: Size) -> u64 {
-        let per_average_row = self.marginal(average) / average.rows.max(1) as f64;
-        let [base, ..] = self.parts;
-        let knee = base * (1.0 - KNEE_SHARE);
-        let rows = per_average_row * KNEE_SHARE;
-        if rows > 0.0 { ((knee / rows) as u64).max(1) } else { u64::MAX }
     }
 
     /// The same shape, `factor` times as high.

@@ -18,7 +18,7 @@ const LEVEL_MAX: f64 = 0.995;
 /// Ratios before which their spread is not known.
 const SAMPLES_MIN: usize = 8;
 /// What to multiply by until then.
-const HIGH_UNKNOWN: f64 = 2.0;
+const HIGH_UNKNOWN: f64 = 1.5;
 /// How many times too slow or too fast a batch must be to speak for a sudden change …
 const CHANGE_MIN: f64 = 1.5;
 /// … and how many in a row make it one.

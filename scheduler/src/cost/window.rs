@@ -1,5 +1,8 @@
 //! The last ratios of a worker's batches, and where their upper end lies.
 
+/// How much larger than the largest ratio the next one may be. Twice gave away a tenth of what workers can take while they
+/// were new.
+const UNSEEN: f64 = 1.25;
 /// Ratios kept.
 const LEN: usize = 64;
 
@@ -45,7 +48,7 @@ impl Window {
 
     /// The value that the next ratio stays below with probability `level`, between two of the window.
     ///
-    /// Of n ratios the k-th smallest is that for k / (n + 1). The n + 1-th was never seen: it is taken for twice the
+    /// Of n ratios the k-th smallest is that for k / (n + 1). The n + 1-th was never seen: it is taken for [`UNSEEN`] times the
     /// largest, so that few ratios give a cautious answer that grows bolder with each.
     pub(super) fn quantile(&self, level: f64) -> f64 {
         let Some(last) = self.len.checked_sub(1) else { return 1.0 };
@@ -53,7 +56,7 @@ impl Window {
         let below = (position as usize).min(last);
         let share = position - below as f64;
         let low = f64::from(self.sorted[below]);
-        let high = if below < last { f64::from(self.sorted[below + 1]) } else { low * 2.0 };
+        let high = if below < last { f64::from(self.sorted[below + 1]) } else { low * UNSEEN };
         (low + (high - low) * share) / 1_000.0
     }
 

@@ -1,15 +1,14 @@
 //! Never waits: late binding alone lets batches grow while workers are busy.
 
-use super::{BatchPolicy, Close, Decision};
-use crate::queue::QueueView;
-use crate::{CloseReason, Timestamp};
+use super::{BatchPolicy, Close, Decision, View};
+use crate::CloseReason;
 
 /// Closes as soon as there is a credit, with all that fits.
 #[derive(Debug)]
 pub(super) struct Fixed;
 
 impl BatchPolicy for Fixed {
-    fn decide(&self, _now: Timestamp, _queue: &QueueView) -> Decision {
-        Decision::Close(Close { rows_max: u32::MAX, why: CloseReason::Drained })
+    fn decide(&self, _view: &View<'_>) -> Decision {
+        Decision::Close(Close::all(CloseReason::Drained))
     }
 }

@@ -7,9 +7,8 @@ use alloc::vec::Vec;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-use super::{BatchPolicy, Close, Decision};
-use crate::queue::QueueView;
-use crate::{CloseReason, Timestamp};
+use super::{BatchPolicy, Close, Decision, View};
+use crate::CloseReason;
 
 /// Closes at the largest preferred size that is queued, at a full budget, or when the oldest request waited enough.
 #[derive(Debug)]
@@ -28,23 +27,24 @@ impl Triton {
 }
 
 impl BatchPolicy for Triton {
-    fn decide(&self, now: Timestamp, queue: &QueueView) -> Decision {
-        let reachable = queue.rows.min(u64::from(queue.budget.rows));
+    fn decide(&self, view: &View<'_>) -> Decision {
+        let (waiting, budget) = (view.queue.waiting(), view.budget);
+        let reachable = waiting.rows.min(u64::from(budget.rows));
         let preferred = self.preferred_rows.iter().rev().find(|rows| u64::from(**rows) <= reachable);
         if let Some(rows) = preferred {
-            return Decision::Close(Close { rows_max: *rows, why: CloseReason::Preferred });
+            return Decision::Close(Close { rows_max: *rows, ..Close::all(CloseReason::Preferred) });
         }
-        let close = |why| Decision::Close(Close { rows_max: u32::MAX, why });
-        if queue.rows >= u64::from(queue.budget.rows) {
+        let close = |why| Decision::Close(Close::all(why));
+        if waiting.rows >= u64::from(budget.rows) {
             return close(CloseReason::Rows);
         }
-        if queue.tokens > 0 && queue.tokens >= u64::from(queue.budget.tokens) {
+        if waiting.tokens > 0 && waiting.tokens >= u64::from(budget.tokens) {
             return close(CloseReason::Tokens);
         }
-        if queue.bytes > 0 && queue.bytes >= queue.budget.bytes {
+        if waiting.bytes > 0 && waiting.bytes >= budget.bytes {
             return close(CloseReason::Bytes);
         }
-        let until = queue.oldest + self.queue_delay_max;
-        if until <= now { close(CloseReason::Delay) } else { Decision::WaitUntil(until) }
+        let until = view.queue.oldest_waiting().unwrap_or(view.now) + self.queue_delay_max;
+        if until <= view.now { close(CloseReason::Delay) } else { Decision::WaitUntil(until) }
     }
 }

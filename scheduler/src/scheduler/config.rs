@@ -17,7 +17,10 @@ impl Scheduler {
         }
         for (id, config) in configs {
             match self.models.get_mut(&id) {
-                Some(model) => model.configure(config),
+                Some(model) => {
+                    model.configure(config);
+                    self.forgive_late(id);
+                }
                 None => {
                     self.models.insert(id, Model::new(config));
                 }

@@ -49,6 +49,7 @@ impl Scheduler {
             arrived: self.now,
             deadline,
             due: deadline.min(self.now + model.config.objective),
+            late: false,
             attempt: 0,
             losses: 0,
             place: Place::Between,

@@ -85,11 +85,11 @@ impl Scheduler {
         assert!(self.stirred.is_empty(), "every stirred model was looked at");
         for (id, model) in &self.models {
             assert!(model.wake.is_none() || !model.queue.is_empty(), "model {id} wakes for something");
-            let Some((_, budget)) = self.fleet.free_for(*id).and_then(|worker| self.credit(*id, worker)) else {
+            if self.worker_for(*id).is_none() {
                 continue;
-            };
+            }
             assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
-            let wake = match model.decide(self.now, budget, self.is_draining()) {
+            let wake = match self.decision(*id) {
                 None => None,
                 Some(Decision::WaitUntil(until)) => Some(until),
                 Some(Decision::Close(_)) => panic!("model {id} has a credit and a batch to close"),

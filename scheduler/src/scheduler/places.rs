@@ -3,11 +3,15 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::Scheduler;
 use crate::queue::Item;
 use crate::requests::{Live, Place};
 use crate::{BatchId, Failure, ModelId, Output, RequestId};
+
+/// Of each second of a worker's time, so much must be asked for before batches are worth waiting for.
+const BUSY_FROM: Duration = Duration::from_millis(300);
 
 /// Running requests that are no longer wanted, to be told to their workers batch by batch.
 #[derive(Debug, Default)]
@@ -21,6 +25,9 @@ impl Scheduler {
             self.outputs.push_back(Output::Fail { request: id, why: Failure::ModelRemoved });
             return;
         };
+        self.demand.add(self.now, model.time_asked(request.cost.into()));
+        let workers = self.fleet.ready(request.model).max(1);
+        model.is_busy = self.demand.per_second(self.now) >= BUSY_FROM * workers;
         (request.place, request.since) = (Place::Queued, self.now);
         request.expires = request.deadline.min(model.queue_timeout(self.now));
         model.queue.push(request.item(id));
@@ -31,11 +38,14 @@ impl Scheduler {
 
     /// Queues a request that is nowhere, or fails it when its model is gone.
     pub(super) fn enqueue(&mut self, id: RequestId) {
-        let Some(request) = self.requests.get(id).copied() else { return };
+        let Some(mut request) = self.requests.get(id).copied() else { return };
         let Some(model) = self.models.get_mut(&request.model) else {
             self.fail(id, Failure::ModelRemoved);
             return;
         };
+        // Its model may have been given a policy that knows no lateness meanwhile.
+        request.late &= model.on_late().is_some();
+        self.requests.mark_late(id, request.late);
         model.queue.push(request.item(id));
         let expires = request.deadline.min(model.queue_timeout(self.now));
         self.requests.put(id, Place::Queued, self.now, expires);
@@ -73,12 +83,17 @@ impl Scheduler {
         }
     }
 
-    /// Hands queued requests, already taken out of their queue, to a worker. Returns their highest attempt.
-    pub(super) fn run(&mut self, ids: &[RequestId], batch: BatchId) -> u16 {
+    /// Hands queued requests of a model, already taken out of their queue, to a worker. Returns their highest attempt.
+    pub(super) fn run(&mut self, model: ModelId, ids: &[RequestId], batch: BatchId) -> u16 {
         let mut highest = 0;
+        let mut model = self.models.get_mut(&model);
         for id in ids {
             let Some(request) = self.requests.start(*id, batch, self.now) else { continue };
             self.admission.serve(self.now, request);
+            if let Some(model) = &mut model {
+                let time = model.time_asked(request.cost.into());
+                model.shares.add(self.now, request.tenant, time);
+            }
             highest = request.attempt.max(highest);
         }
         highest

@@ -1,5 +1,7 @@
 //! What workers say about batches. Anything that does not name a batch as it is now is dropped and counted.
 
+use core::time::Duration;
+
 use super::Scheduler;
 use crate::inflight::Batch;
 use crate::{Attempt, BatchFailure, BatchId, Epoch, Failure, ItemOutcome, Output, RequestId, WorkerId};
@@ -31,6 +33,7 @@ impl Scheduler {
         let unreported = self.unreported(&batch);
         if unreported.is_empty() {
             self.fleet.count_good(batch.worker, batch.model);
+            self.learn(&batch);
         } else {
             self.suspect_items(&batch, &unreported);
         }
@@ -47,6 +50,14 @@ impl Scheduler {
         }
     }
 
+    /// How long a batch took that went well, as seen from here: what its requests waited for.
+    fn learn(&mut self, batch: &Batch) {
+        if let (Some(model), Some(started)) = (self.models.get_mut(&batch.model), batch.started) {
+            model.observe(batch.worker, batch.size(), self.now.since(started));
+            self.stirred.insert(batch.model);
+        }
+    }
+
     /// Takes a batch that ended out of the tables, if the reply is about it.
     fn close(&mut self, address: Address) -> Option<Batch> {
         if !self.is_current(address) {
@@ -59,6 +70,10 @@ impl Scheduler {
         let was_first = link.outstanding.front() == Some(&id);
         link.outstanding.retain(|outstanding| *outstanding != id);
         link.rows -= u64::from(batch.rows);
+        link.free_at = self.now;
+        for id in link.outstanding.iter() {
+            link.free_at = link.free_at + self.inflight.get(*id).map_or(Duration::ZERO, |batch| batch.expected);
+        }
         if was_first && let Some(next) = link.outstanding.front().copied() {
             self.inflight.start_clock(next, self.now);
         }

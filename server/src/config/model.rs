@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Deserialize;
-use shoal_scheduler::PolicyConfig;
+use shoal_scheduler::{OnLate, PolicyConfig};
 
 use crate::driver::ModelSettings;
 use crate::models::{Dtype, ModelArg, ModelName, Place, Preset, Source};
@@ -48,11 +48,24 @@ pub struct ModelConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyName {
-    /// Close as soon as a worker is free, with all that fits.
+    /// Let the objective and what batches cost decide.
     #[default]
+    Learned,
+    /// Close as soon as a worker is free, with all that fits.
     Fixed,
     /// Triton's dynamic batcher: preferred sizes and a delay.
     Triton,
+}
+
+/// What becomes of rows that cannot be on time, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLateName {
+    /// They wait behind those that can.
+    #[default]
+    Serve,
+    /// They are refused.
+    Shed,
 }
 
 /// A model's table in the file.
@@ -69,6 +82,7 @@ pub(super) struct ModelFile {
     batch_rows_max: Option<NonZeroU32>,
     batch_tokens_max: Option<NonZeroU32>,
     policy: Option<PolicyName>,
+    on_late: Option<OnLateName>,
     queue_delay_max: Option<HumanDuration>,
     preferred_rows: Option<Vec<NonZeroU32>>,
 }
@@ -85,6 +99,7 @@ impl ModelFile {
         "batch_rows_max",
         "batch_tokens_max",
         "policy",
+        "on_late",
         "queue_delay_max",
         "preferred_rows",
     ];
@@ -96,15 +111,22 @@ impl ModelFile {
             None => Source::of_name(&name)
                 .map_err(|error| ConfigError::Value { key: key("source"), problem: error.to_string() })?,
         };
-        let policy = match self.policy.unwrap_or_default() {
-            PolicyName::Fixed => {
-                if self.queue_delay_max.is_some() || self.preferred_rows.is_some() {
-                    let problem = "needs `policy = \"triton\"`".to_owned();
-                    let which = if self.queue_delay_max.is_some() { "queue_delay_max" } else { "preferred_rows" };
-                    return Err(ConfigError::Value { key: key(which), problem });
-                }
-                PolicyConfig::Fixed
+        let name_of_policy = self.policy.unwrap_or_default();
+        let misplaced = [
+            ("on_late", self.on_late.is_some(), PolicyName::Learned, "learned"),
+            ("queue_delay_max", self.queue_delay_max.is_some(), PolicyName::Triton, "triton"),
+            ("preferred_rows", self.preferred_rows.is_some(), PolicyName::Triton, "triton"),
+        ];
+        if let Some((which, _, _, needs)) =
+            misplaced.into_iter().find(|(_, is_set, of, _)| *is_set && *of != name_of_policy)
+        {
+            return Err(ConfigError::Value { key: key(which), problem: format!("needs `policy = \"{needs}\"`") });
+        }
+        let policy = match name_of_policy {
+            PolicyName::Learned => {
+                learned(self.preset.unwrap_or(Preset::Balanced), self.on_late.unwrap_or_default().into())
             }
+            PolicyName::Fixed => PolicyConfig::Fixed,
             PolicyName::Triton => {
                 let mut preferred_rows = self.preferred_rows.unwrap_or_default();
                 preferred_rows.sort_unstable();
@@ -148,7 +170,7 @@ impl ModelConfig {
             batch_time_max: Duration::from_secs(60),
             batch_rows_max: BATCH_ROWS_MAX,
             batch_tokens_max: BATCH_TOKENS_MAX,
-            policy: PolicyConfig::Fixed,
+            policy: learned(Preset::Balanced, OnLate::Serve),
         }
     }
 
@@ -172,6 +194,9 @@ impl ModelConfig {
         self.source = arg.source.clone();
         if arg.slo.is_some() || arg.preset.is_some() {
             self.slo = slo(arg.slo, arg.preset);
+        }
+        if let (Some(preset), PolicyConfig::Learned { on_late, .. }) = (arg.preset, &self.policy) {
+            self.policy = learned(preset, *on_late);
         }
         if let Some(dtype) = arg.dtype {
             self.dtype = dtype;
@@ -207,4 +232,23 @@ fn slo(stated: Option<Duration>, preset: Option<Preset>) -> Duration {
         Preset::Balanced => Duration::from_millis(200),
         Preset::Throughput => Duration::from_secs(1),
     })
+}
+
+/// The policy that follows the objective, with what a preset says waiting is worth.
+fn learned(preset: Preset, on_late: OnLate) -> PolicyConfig {
+    let (wait_price, waits_when_idle) = match preset {
+        Preset::Latency => (0, false),
+        Preset::Balanced => (1, false),
+        Preset::Throughput => (16, true),
+    };
+    PolicyConfig::Learned { wait_price, waits_when_idle, on_late }
+}
+
+impl From<OnLateName> for OnLate {
+    fn from(name: OnLateName) -> Self {
+        match name {
+            OnLateName::Serve => Self::Serve,
+            OnLateName::Shed => Self::Shed,
+        }
+    }
 }

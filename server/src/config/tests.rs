@@ -2,6 +2,8 @@ use std::path::Path;
 
 use clap::Parser;
 
+use shoal_scheduler::{OnLate, PolicyConfig};
+
 use super::*;
 
 #[derive(Parser)]
@@ -72,6 +74,8 @@ fn a_wrong_value_is_named_by_its_key() {
         ("models = 3", "`models`"),
         ("[models.echo]\nslo = \"never\"", "`models.echo.slo`"),
         ("[models.echo]\nqueue_delay_max = \"1ms\"", "`models.echo.queue_delay_max`"),
+        ("[models.echo]\npolicy = \"fixed\"\non_late = \"shed\"", "`models.echo.on_late`"),
+        ("[models.echo]\non_late = \"never\"", "`models.echo.on_late`"),
         ("[models.Echo]\nsource = \"echo\"", "`models.Echo`"),
         ("workers = \"external\"", "`worker_token`"),
         ("call_texts_max = 0", "`call_texts_max`"),
@@ -84,6 +88,25 @@ fn a_wrong_value_is_named_by_its_key() {
         let error = parse(text).expect_err(text).to_string();
         assert!(error.starts_with(key), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_model_follows_its_objective_unless_it_says_otherwise() {
+    let policy = |text: &str, flags_of: &[&str]| {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), text).expect("write");
+        let mut all = vec!["--config", file.path().to_str().expect("UTF-8")];
+        all.extend(flags_of);
+        Config::load(flags(&all)).expect("config").models[0].policy.clone()
+    };
+    let learned = |wait_price, waits_when_idle, on_late| PolicyConfig::Learned { wait_price, waits_when_idle, on_late };
+    assert_eq!(policy("[models.echo]", &[]), learned(1, false, OnLate::Serve));
+    assert_eq!(policy("[models.echo]\nslo = \"5ms\"", &[]), learned(1, false, OnLate::Serve));
+    let shed = "[models.echo]\npreset = \"throughput\"\non_late = \"shed\"";
+    assert_eq!(policy(shed, &[]), learned(16, true, OnLate::Shed));
+    // A flag's preset goes over the file's; what becomes of the late stays.
+    assert_eq!(policy(shed, &["--model", "echo,preset=latency"]), learned(0, false, OnLate::Shed));
+    assert_eq!(policy("[models.echo]\npolicy = \"fixed\"", &["--model", "echo,preset=latency"]), PolicyConfig::Fixed);
 }
 
 #[test]

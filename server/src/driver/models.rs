@@ -256,5 +256,6 @@ fn core_config(id: ModelId, settings: &ModelSettings) -> ModelConfig {
         batch_rows_max: settings.batch_rows_max,
         batch_tokens_max: settings.batch_tokens_max,
         policy: settings.policy.clone(),
+        cost: None,
     }
 }

@@ -38,6 +38,12 @@ impl Driver {
                 self.finish_if_done(now, group);
             }
             Output::Fail { request, why } => self.failed(now, request, why),
+            Output::Late { request } => {
+                let model = self.calls.of(request).map(|(_, _, pending)| pending.model);
+                if let Some(metrics) = model.and_then(|model| self.model_metrics.get(&model)) {
+                    metrics.late_rows.inc();
+                }
+            }
             Output::Reject { group, why } => self.rejected(group, why),
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(epoch, batch, &requests),
             Output::Load { epoch, model, .. } => self.load(epoch, model),
@@ -121,6 +127,7 @@ impl Driver {
                     (CallError::ModelNotReady { model: pending.model_name().to_string(), reason }, "queue_timeout")
                 }
             }
+            Failure::Shed { retry_after } => (CallError::Late { retry_after }, "late"),
             Failure::Item => match pending.item_errors.remove(&row) {
                 Some(ItemError::Deadline) => (CallError::DeadlinePassed, "deadline_passed"),
                 Some(ItemError::Input(problem)) => (CallError::Item { field, problem }, "item"),

@@ -75,6 +75,7 @@ impl From<CallError> for ApiError {
             CallError::DeadlinePassed => (S::GATEWAY_TIMEOUT, Some("deadline_passed")),
             CallError::QueueFull { limit, .. } => (S::TOO_MANY_REQUESTS, Some(full_name(*limit))),
             CallError::QueueTimeout { .. } => (S::TOO_MANY_REQUESTS, Some("queue_timeout")),
+            CallError::Late { .. } => (S::TOO_MANY_REQUESTS, Some("late")),
             // Not 429, which asks the client to come back: this input will never fit.
             CallError::OutOfMemory { .. } => (S::PAYLOAD_TOO_LARGE, Some("out_of_memory")),
             CallError::ModelNotReady { .. } => (S::SERVICE_UNAVAILABLE, Some("model_not_ready")),
@@ -87,9 +88,9 @@ impl From<CallError> for ApiError {
             CallError::PermissionDenied { .. } => (S::FORBIDDEN, None),
         };
         let retry = match &error {
-            CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => {
-                Retry::After(*retry_after)
-            }
+            CallError::QueueFull { retry_after, .. }
+            | CallError::QueueTimeout { retry_after, .. }
+            | CallError::Late { retry_after } => Retry::After(*retry_after),
             // A worker was lost to it; the next ones need not be.
             CallError::Poison { .. }
             | CallError::Quarantined { .. }

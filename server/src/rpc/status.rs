@@ -38,7 +38,9 @@ pub(super) fn status(error: &CallError) -> Status {
             Code::InvalidArgument
         }
         CallError::DeadlinePassed => Code::DeadlineExceeded,
-        CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => {
+        CallError::QueueFull { retry_after, .. }
+        | CallError::QueueTimeout { retry_after, .. }
+        | CallError::Late { retry_after } => {
             details.set_retry_info(Some(*retry_after));
             Code::ResourceExhausted
         }
@@ -88,7 +90,9 @@ fn bounded(text: &str) -> Cow<'_, str> {
 /// When trying again makes sense.
 pub(super) fn retry_after(error: &CallError) -> Option<Duration> {
     match error {
-        CallError::QueueFull { retry_after, .. } | CallError::QueueTimeout { retry_after, .. } => Some(*retry_after),
+        CallError::QueueFull { retry_after, .. }
+        | CallError::QueueTimeout { retry_after, .. }
+        | CallError::Late { retry_after } => Some(*retry_after),
         _ => None,
     }
 }

@@ -39,7 +39,7 @@ impl Check for Homogeneity {
 }
 
 /// What is taken of a class is what was most urgent in it, in order; a class is left for a less urgent one only when
-/// nothing more of it waits, but for the one that leads.
+/// nothing more of it waits, but for the one that leads. Who is late is taken after all who are not.
 #[derive(Debug)]
 pub(super) struct Order;
 
@@ -55,15 +55,18 @@ impl Check for Order {
             .iter()
             .filter_map(|id| ledger.requests.get(id).map(|record| (record.class, record.key(*id))))
             .collect();
+        let taken_of_late = taken.iter().all(|(_, (late, ..))| *late);
         for class in Class::ALL {
             let taken: Vec<_> = taken.iter().filter(|(of, _)| *of == class).map(|(_, key)| *key).collect();
-            let mut waiting: Vec<_> =
-                waiting(ledger, dispatch).filter(|(_, r)| r.class == class).map(|(id, r)| r.key(id)).collect();
+            // A turn of those who are late passes over all who are not.
+            let is_turn = |late: bool| late || !taken_of_late;
+            let waiting = waiting(ledger, dispatch).filter(|(_, r)| r.class == class && is_turn(r.late));
+            let mut waiting: Vec<_> = waiting.map(|(id, r)| r.key(id)).collect();
             waiting.sort_unstable();
             ensure(waiting.starts_with(&taken), || format!("{class:?}: took {taken:?} of {waiting:?}"))?;
         }
         let lead = taken.first().map(|(class, _)| *class);
-        let classes: Vec<_> = taken.iter().map(|(class, _)| *class).skip_while(|class| Some(*class) == lead).collect();
+        let classes: Vec<_> = taken.iter().map(|(class, (late, ..))| (*late, Some(*class) != lead, *class)).collect();
         ensure(classes.is_sorted(), || format!("classes are mixed: {classes:?}"))
     }
 }
@@ -81,10 +84,14 @@ impl Check for CloseReasons {
         let Some(dispatch) = fresh(entry) else { return Ok(()) };
         let waiting: Vec<_> = waiting(ledger, dispatch).collect();
         let took_all = waiting.len() == dispatch.requests.len();
+        let is_late = |id: &RequestId| ledger.requests.get(id).is_some_and(|record| record.late);
+        let taken_late = dispatch.requests.iter().filter(|id| is_late(id)).count();
+        let all_late = waiting.iter().filter(|(_, record)| record.late).count();
+        let took_all_on_time = waiting.iter().filter(|(_, record)| !record.late).count() == dispatch.requests.len();
         let rows: u32 = dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|r| r.cost.rows).sum();
         let policy = ledger.models.get(&dispatch.model).map(|model| &model.policy);
         let is_true = match (dispatch.close, policy) {
-            (CloseReason::Drained, _) => took_all,
+            (CloseReason::Drained, _) => took_all || took_all_on_time,
             (CloseReason::Preferred, Some(PolicyConfig::Triton { preferred_rows, .. })) => {
                 let mut preferred = preferred_rows.iter().map(|preferred| preferred.get());
                 preferred.any(|preferred| preferred == rows || (took_all && preferred <= rows))
@@ -93,6 +100,10 @@ impl Check for CloseReasons {
                 let oldest = waiting.iter().map(|(_, record)| record.arrived).min();
                 oldest.is_some_and(|oldest| oldest + *queue_delay_max <= ledger.now)
             }
+            (CloseReason::Delay, Some(PolicyConfig::Learned { .. })) => took_all || took_all_on_time,
+            // They may be passed over by those who are on time, but for their turn.
+            (CloseReason::Late, Some(PolicyConfig::Learned { .. })) => taken_late == all_late,
+            (CloseReason::Objective, policy) => matches!(policy, Some(PolicyConfig::Learned { .. })) && !took_all,
             (close, policy) => is_budget(close) && (!took_all || matches!(policy, Some(PolicyConfig::Triton { .. }))),
         };
         ensure(is_true, || format!("{:?} is not why it was closed, of {} waiting", dispatch.close, waiting.len()))

@@ -79,8 +79,12 @@ impl Check for Progress {
             let oldest = queued().map(|(_, record)| record.arrived).min();
             let Some(oldest) = oldest.filter(|_| has_credit) else { continue };
             let may_wait = match &model.policy {
+                // Those are measured, not promised.
+                PolicyConfig::Baseline(_) => true,
                 PolicyConfig::Fixed => false,
                 PolicyConfig::Triton { queue_delay_max, .. } => oldest + *queue_delay_max > ledger.now,
+                // For more to come, or for a faster worker.
+                PolicyConfig::Learned { .. } => queued().any(|(_, record)| !record.late && record.due > ledger.now),
             };
             let has_suspect = queued().any(|(_, record)| record.suspect.is_some());
             ensure(may_wait && !has_suspect && ledger.drain.is_none(), || {
@@ -125,6 +129,7 @@ impl Check for Innocence {
                     Failure::Item => nature == Nature::Refused,
                     Failure::DeadlinePassed
                     | Failure::QueueTimeout
+                    | Failure::Shed { .. }
                     | Failure::WorkerLost { .. }
                     | Failure::ModelRemoved
                     | Failure::Drained => true,

@@ -355,6 +355,7 @@ fn passed_over(first: Class, others: ModelId) -> Result<(), Violation> {
         batch_rows_max: NonZeroU32::MIN,
         batch_tokens_max: many,
         policy: PolicyConfig::Fixed,
+        cost: None,
     };
     let call = |id, model, class| {
         let requests = vec![Request { id: RequestId(id), cost: Cost { rows: 1, ..Cost::default() } }];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_scheduler::{
     Attempt, BatchFailure, BatchId, DownCause, Epoch, Failure, Group, GroupId, Input, ItemOutcome, ModelConfig,
-    ModelState, RequestId, Timestamp, WorkerId,
+    ModelState, PolicyConfig, RequestId, Timestamp, WorkerId,
 };
 
 use super::{Batch, Holding, Ledger, Record, State, Step, Worker};
@@ -122,6 +122,7 @@ impl Ledger {
                 arrived: self.now,
                 deadline,
                 due: deadline.min(self.now + model.objective),
+                late: false,
                 expires: deadline.min(self.now + model.queue_time_max),
                 state: State::Queued,
                 sends: 0,
@@ -153,6 +154,11 @@ impl Ledger {
 
     fn configured(&mut self, models: &[ModelConfig]) {
         self.models = models.iter().map(|model| (model.id, model.clone())).collect();
+        // A request is late only to a policy that knows lateness; suspects keep what they were.
+        let knows = |id| self.models.get(id).is_some_and(|model| matches!(model.policy, PolicyConfig::Learned { .. }));
+        for record in self.requests.values_mut() {
+            record.late &= knows(&record.model) || record.state != State::Queued || record.suspect.is_some();
+        }
         let orphans = self.queued().filter(|(_, record)| !self.models.contains_key(&record.model));
         for id in orphans.map(|(id, _)| id).collect::<Vec<_>>() {
             self.step.fails.insert(id, Failure::ModelRemoved);
@@ -221,6 +227,7 @@ impl Ledger {
         let Some(record) = self.requests.get_mut(&id) else { return };
         match self.models.get(&record.model) {
             Some(model) => {
+                record.late &= matches!(model.policy, PolicyConfig::Learned { .. }) || record.suspect.is_some();
                 record.state = State::Queued;
                 record.expires = record.deadline.min(self.now + model.queue_time_max);
             }

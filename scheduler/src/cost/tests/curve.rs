@@ -1,4 +1,4 @@
-use super::{even, gpu};
+use super::even;
 use crate::Cost;
 use crate::cost::{Curve, Size};
 
@@ -20,7 +20,6 @@ fn adds_and_takes_back_sizes_without_wrapping() {
 fn sums_its_parts() {
     let curve = Curve::new(1_000.0, 100.0, 10.0, 1.0);
     assert_eq!(curve.time(even(2, 3)), 1_000.0 + 200.0 + 60.0 + 18.0);
-    assert_eq!(curve.marginal(even(2, 3)), 278.0);
     assert_eq!(curve.time(Size::default()), 1_000.0);
 }
 
@@ -30,22 +29,4 @@ fn has_no_part_that_is_negative_or_no_number() {
     assert_eq!(curve.parts(), [0.0, 0.0, 0.0, u64::MAX as f64]);
     assert!(curve.is_known());
     assert!(!Curve::default().is_known());
-}
-
-#[test]
-fn bends_where_the_base_is_a_twentieth() {
-    let curve = gpu();
-    let knee = curve.knee(even(1, 100));
-    let share = 2e6 / curve.time(even(knee, 100));
-    assert!((share - 0.05).abs() < 0.001, "{share}");
-    // Many rows stand for one average row.
-    assert_eq!(curve.knee(even(37, 100)), knee);
-}
-
-#[test]
-fn has_a_knee_at_the_ends() {
-    assert_eq!(Curve::default().knee(even(1, 1)), u64::MAX);
-    assert_eq!(Curve::new(1e6, 0.0, 0.0, 0.0).knee(even(1, 1)), u64::MAX);
-    assert_eq!(Curve::new(0.0, 1e6, 0.0, 0.0).knee(even(1, 1)), 1);
-    assert_eq!(gpu().knee(Size::default()), u64::MAX);
 }

@@ -22,7 +22,6 @@ fn assert_sane(costs: &Costs, size: Size) {
         assert!(time.is_finite() && time >= 0.0, "{time} for {size:?} of {costs:?}");
         assert!(costs.curve().parts().iter().all(|part| part.is_finite() && *part >= 0.0), "{costs:?}");
         assert!(costs.high(W[0], size) >= costs.expected(W[0], size), "{size:?} of {costs:?}");
-        costs.curve().knee(size);
     }
 }
 

@@ -53,7 +53,7 @@ fn a_sudden_change_is_followed_to_the_median_of_eight() {
     let after = ratio(&costs, size, &gpu());
     assert!((after - 40.0).abs() < 0.5, "{after:.2}");
     // How far it strays at this pace is not known yet.
-    assert_eq!(costs.high(W[0], size).as_nanos() / costs.expected(W[0], size).as_nanos(), 2);
+    assert_eq!(costs.high(W[0], size).as_nanos() * 100 / costs.expected(W[0], size).as_nanos(), 150);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_forgotten_worker_starts_at_the_models_pace() {
     assert!(costs.expected(W[3], size) > costs.expected(W[0], size) * 3);
     costs.forget(W[3]);
     assert_eq!(costs.expected(W[3], size), Duration::from_nanos(costs.curve().time(size) as u64));
-    assert_eq!(costs.high(W[3], size).as_nanos() / costs.expected(W[3], size).as_nanos(), 2);
+    assert_eq!(costs.high(W[3], size).as_nanos() * 100 / costs.expected(W[3], size).as_nanos(), 150);
     assert_eq!(costs.samples(), 800);
 }
 

@@ -24,7 +24,7 @@ fn few_ratios_give_a_cautious_quantile() {
         window.push(1.0);
         quantiles.push(window.quantile(0.975));
     }
-    assert!(quantiles[7] > 1.7, "{}", quantiles[7]);
+    assert!(quantiles[7] > 1.15, "{}", quantiles[7]);
     assert!(quantiles[63] < 1.01, "{}", quantiles[63]);
     assert!(quantiles.is_sorted_by(|earlier, later| earlier >= later), "{quantiles:?}");
 }

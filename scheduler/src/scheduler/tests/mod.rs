@@ -5,6 +5,7 @@ mod dispatch;
 mod drain;
 mod explain;
 mod failures;
+mod late;
 mod loss;
 mod models;
 mod time;
@@ -39,6 +40,7 @@ fn config(id: ModelId) -> ModelConfig {
         batch_rows_max: NonZeroU32::new(64).unwrap(),
         batch_tokens_max: NonZeroU32::new(4_096).unwrap(),
         policy: PolicyConfig::Fixed,
+        cost: None,
     }
 }
 

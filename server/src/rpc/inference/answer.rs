@@ -83,6 +83,8 @@ fn batch_usage(batch: &BatchUse) -> wire::BatchUsage {
         CloseReason::Bytes => wire::CloseReason::Bytes,
         CloseReason::Preferred => wire::CloseReason::Preferred,
         CloseReason::Delay => wire::CloseReason::Delay,
+        CloseReason::Objective => wire::CloseReason::Objective,
+        CloseReason::Late => wire::CloseReason::Late,
         CloseReason::Isolated => wire::CloseReason::Isolated,
     };
     wire::BatchUsage {

@@ -1,0 +1,179 @@
+//! What the learned policy promises, with one configuration for every scenario, whether it serves what is late or sheds it.
+
+use std::time::Duration;
+
+use shoal_scheduler::{BatchCost, ModelConfig, OnLate, PolicyConfig, Timestamp};
+use shoal_sim::bound::{capacity, fluid, hard, offline};
+use shoal_sim::contender::{Variant, contenders};
+use shoal_sim::limit::score_at;
+use shoal_sim::play::play;
+use shoal_sim::scenario::{Absence, Change, Curve, Family, Scenario, catalog, standard};
+use shoal_sim::score::Score;
+
+const BOTH: [OnLate; 2] = [OnLate::Serve, OnLate::Shed];
+
+/// The policy as the presets set it, with nothing known beforehand.
+fn learned(wait_price: u32, waits_when_idle: bool, on_late: OnLate) -> Variant {
+    Variant::new(format!("{on_late:?}"), move |_| PolicyConfig::Learned { wait_price, waits_when_idle, on_late })
+}
+
+/// The same on a second day: what batches cost is known from the first.
+fn experienced(on_late: OnLate) -> Variant {
+    Variant::configured(format!("{on_late:?}"), move |model| {
+        let Curve { base_ns, row_ns, token_ps, token_squared_fs } = model.curve;
+        let cost = Some(BatchCost { base_ns, row_ns, token_ps, token_squared_fs });
+        ModelConfig { cost, ..balanced(on_late).configure(model) }
+    })
+}
+
+fn balanced(on_late: OnLate) -> Variant {
+    learned(1, false, on_late)
+}
+
+fn throughput(on_late: OnLate) -> Variant {
+    learned(16, true, on_late)
+}
+
+fn family(name: &str, duration: Duration) -> Family {
+    let family = catalog(duration, 1).into_iter().find(|family| family.name() == name);
+    family.unwrap_or_else(|| panic!("no scenario is called {name}"))
+}
+
+fn score(scenario: &Scenario, variant: &Variant) -> Score {
+    Score::of(&play(scenario, |model| variant.configure(model)))
+}
+
+/// Poisson arrivals at so many times a rate, for three seconds.
+fn poisson(workers: usize, models: u32, rate: impl Fn(&Scenario) -> f64) -> Scenario {
+    let scenario = Scenario { duration: Duration::from_secs(3), ..standard(workers, models) };
+    let rate = rate(&scenario);
+    scenario.at_rate(rate)
+}
+
+#[test]
+fn takes_what_the_fluid_law_says_workers_can_take() {
+    for on_late in BOTH {
+        let mut shares = Vec::new();
+        for (workers, models) in [(1, 1), (2, 1), (4, 1), (8, 1), (2, 4), (4, 8), (4, 16), (8, 16), (8, 32)] {
+            let scenario = poisson(workers, models, fluid);
+            let score = score(&scenario, &experienced(on_late));
+            // Of what arrived, which is a little more or less than the rate.
+            let share = score.total.on_time_share();
+            assert!(share >= 0.94, "{share:.3} with {workers} workers and {models} models, {on_late:?}");
+            shares.push(share);
+        }
+        shares.sort_by(f64::total_cmp);
+        let median = shares[shares.len() / 2];
+        assert!(median >= 0.955, "{median:.3} {shares:.3?} {on_late:?}");
+    }
+}
+
+#[test]
+fn does_nearly_as_well_as_who_knows_the_future() {
+    for (load, seed) in [(0.6, 1), (0.9, 2), (1.2, 3), (1.5, 4), (2.0, 5), (2.0, 6)] {
+        let scenario = Scenario { seed, ..family("poisson-1w-1m", Duration::from_millis(500)).at(load) };
+        let outcome = play(&scenario, |model| experienced(OnLate::Shed).configure(model));
+        let on_time = Score::of(&outcome).total.on_time as f64;
+        let arrivals: Vec<Timestamp> = outcome.requests.iter().map(|record| record.at).collect();
+        let (model, worker) = (&scenario.models[0], &scenario.workers[0]);
+        let nanos = |rows: usize| model.curve.base_ns + model.curve.row_ns * rows as u64;
+        let best = offline(&arrivals, model.objective, worker.budget.rows as usize, nanos) as f64;
+        assert!(on_time / best >= 0.93, "{on_time} of {best} at {load}");
+    }
+}
+
+#[test]
+fn overload_costs_it_hardly_anything() {
+    for on_late in BOTH {
+        for (workers, models, load, least) in [(1, 1, 3.0, 0.95), (4, 1, 3.0, 0.95), (4, 16, 1.5, 0.82)] {
+            let scenario = poisson(workers, models, |scenario| capacity(scenario) * load);
+            let score = score(&scenario, &experienced(on_late));
+            let share = score.goodput / hard(&scenario.clone().at_rate(score.offered));
+            assert!(share >= least, "{share:.3} with {workers} workers and {models} models, {on_late:?}");
+        }
+    }
+}
+
+#[test]
+fn few_are_late_while_workers_drift_straggle_and_die() {
+    let mut scenario = poisson(4, 1, |scenario| capacity(scenario) * 0.7);
+    let at = Duration::from_secs;
+    scenario.duration = at(60);
+    for worker in &mut scenario.workers {
+        worker.sigma = 0.05;
+    }
+    scenario.workers[0].changes = vec![Change { at: at(10), factor: 1.3 }, Change { at: at(30), factor: 1.0 }];
+    scenario.workers[1].changes = vec![Change { at: at(35), factor: 5.0 }, Change { at: at(40), factor: 1.0 }];
+    scenario.workers[2].absences = vec![Absence { from: at(45), until: Some(at(48)) }];
+    for on_late in BOTH {
+        let score = score(&scenario, &balanced(on_late));
+        assert!(score.total.late_share() <= 0.01, "{:.4} late, {on_late:?}", score.total.late_share());
+        assert!(score.total.on_time_share() >= 0.98, "{:.4} on time, {on_late:?}", score.total.on_time_share());
+    }
+}
+
+#[test]
+fn who_stays_within_his_share_loses_nothing_to_a_flood() {
+    let family = family("tenant-flood", Duration::from_secs(4));
+    for on_late in BOTH {
+        let score = score_at(&family, family.load, &balanced(on_late));
+        let share = score.total.asked / score.tenants.len() as u64;
+        for (tenant, tally) in score.tenants.iter().filter(|(_, tally)| tally.asked <= share) {
+            assert!(tally.on_time_share() >= 0.99, "{:.4} of tenant {tenant}, {on_late:?}", tally.on_time_share());
+        }
+    }
+}
+
+#[test]
+fn a_lone_request_does_not_wait_and_neither_do_a_few() {
+    let never = learned(0, false, OnLate::Serve);
+    for name in ["idle-4w-1m", "poisson-1w-1m", "bimodal"] {
+        let family = family(name, Duration::from_secs(5));
+        let median = |variant: &Variant| score_at(&family, 0.1, variant).total.p50.as_secs_f64();
+        let ratio = median(&balanced(OnLate::Serve)) / median(&never);
+        assert!(ratio <= 1.1, "{ratio:.2} of never waiting, {name}");
+    }
+}
+
+#[test]
+fn throughput_saves_two_fifths_of_the_devices_time_at_little_load() {
+    let family = family("idle-4w-1m", Duration::from_secs(5));
+    for on_late in BOTH {
+        for load in [0.1, 0.2, 0.3] {
+            let device = |variant: &Variant| score_at(&family, load, variant).device_seconds;
+            let ratio = device(&throughput(on_late)) / device(&learned(0, false, on_late));
+            assert!(ratio <= 0.6, "{ratio:.2} at {load}, {on_late:?}");
+        }
+    }
+}
+
+/// Every setting of every rival, in every scenario, at the load that the report shows.
+#[test]
+fn is_nowhere_far_behind_anybody() {
+    let rivals: Vec<_> = contenders().into_iter().filter(|rival| !rival.name.starts_with("learned")).collect();
+    for family in catalog(Duration::from_secs(2), 1) {
+        let share = |variant: &Variant| score_at(&family, family.load, variant).total.on_time_share();
+        let best = rivals.iter().flat_map(|rival| &rival.variants).map(|variant| (share(variant), variant));
+        let (best, who) = best.max_by(|one, other| one.0.total_cmp(&other.0)).expect("there are rivals");
+        for on_late in BOTH {
+            let own = share(&balanced(on_late));
+            assert!(own >= best - 0.02, "{own:.4} in {}, and {best:.4} with {who:?}, {on_late:?}", family.name());
+        }
+    }
+}
+
+/// Whoever serves in order and gives nobody up is far behind in bursts.
+#[test]
+fn answers_far_more_in_bursts_than_who_gives_nobody_up() {
+    for name in ["mmpp", "code-like"] {
+        let family = family(name, Duration::from_secs(4));
+        let share = |variant: &Variant| score_at(&family, family.load, variant).total.on_time_share();
+        let eager =
+            ["fixed", "triton", "clipper"].map(|name| contenders().into_iter().find(|rival| rival.name == name));
+        let best = eager.iter().flatten().flat_map(|rival| &rival.variants).map(share).fold(0.0, f64::max);
+        for on_late in BOTH {
+            let own = share(&balanced(on_late));
+            assert!(own >= 1.3 * best, "{own:.3} and {best:.3} in {name}, {on_late:?}");
+        }
+    }
+}

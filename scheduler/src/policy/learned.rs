@@ -1,0 +1,106 @@
+//! Learns what batches cost and lets the objective decide.
+//!
+//! **When.** A batch that fills its time goes at once, and so does anything while workers are mostly idle. Else an idle
+//! worker waits until the queued requests have waited, in all, as long as the batch that is saved costs by itself, times
+//! the price of waiting: that is renting skis until the rent equals their price, at most twice as dear as knowing the
+//! future (Dooly, Goldman and Scott, "On-line analysis of the TCP acknowledgment delay problem", J. ACM 2001).
+//!
+//! **How large.** A batch takes no longer than the first of those in it has left. With W workers that take turns, a request
+//! that just misses a batch waits for a Wth of one; batches of `objective · W / (W + 1)` would keep every such request on
+//! time, and cost a lone worker 5 % of what it can take under overload. They may take `2W / (2W + 1)` of it, which costs 1 %.
+//!
+//! **Who is late.** See [`round`](super::round).
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::round::Round;
+use super::{BatchPolicy, Close, Decision, View};
+use crate::cost::Size;
+use crate::{CloseReason, OnLate, RequestId, Timestamp, WorkerId};
+
+/// Waits by price, fills by time.
+#[derive(Debug)]
+pub(super) struct Learned {
+    pub(super) wait_price: u32,
+    pub(super) waits_when_idle: bool,
+    pub(super) on_late: OnLate,
+}
+
+impl BatchPolicy for Learned {
+    fn decide(&self, view: &View<'_>) -> Decision {
+        if !view.costs.is_known() {
+            return Decision::Close(Close::all(CloseReason::Drained));
+        }
+        if let Some(until) = better_worker(view) {
+            return Decision::WaitUntil(until);
+        }
+        let time_max = time_max(view);
+        let close = |why| Decision::Close(Close { rows_max: u32::MAX, time_max: Some(time_max), why });
+        // Those that are late can fill a batch up at once.
+        let are_all_on_time = view.queue.waiting().requests == view.queue.on_time().requests;
+        if self.wait_price == 0 || !are_all_on_time || !(view.is_busy || self.waits_when_idle) {
+            return close(CloseReason::Drained);
+        }
+        match self.wait_until(view, time_max) {
+            Some(until) if until > view.now => Decision::WaitUntil(until),
+            Some(_) => close(CloseReason::Delay),
+            None => close(CloseReason::Drained),
+        }
+    }
+
+    fn give_up(&self, view: &View<'_>, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+        if !view.costs.is_known() {
+            return Vec::new();
+        }
+        let round = Round::new(view);
+        if round.fits_at_once(time_max(view)) { Vec::new() } else { round.victims(free) }
+    }
+
+    fn on_late(&self) -> Option<OnLate> {
+        Some(self.on_late)
+    }
+}
+
+impl Learned {
+    /// Until when waiting pays; `None` when there is nothing to gain: the batch is full, or only late ones wait.
+    fn wait_until(&self, view: &View<'_>, time_max: Duration) -> Option<Timestamp> {
+        let on_time = view.queue.on_time();
+        let requests = on_time.requests;
+        let first = view.queue.on_time_items().next()?;
+        if on_time.rows >= u64::from(view.budget.rows) || on_time.tokens >= u64::from(view.budget.tokens) {
+            return None;
+        }
+        let size = on_time.size();
+        let average = |sum: u64| sum.div_ceil(requests.max(1));
+        let grown = Size {
+            rows: size.rows + average(size.rows),
+            tokens: size.tokens + average(size.tokens),
+            squares: size.squares.saturating_add(average(size.squares)),
+        };
+        let time = view.costs.high(view.worker, grown);
+        if time > time_max {
+            return None;
+        }
+        // The rent so far, and what each further moment adds to it.
+        let base = view.costs.expected(view.worker, Size::default()).as_nanos();
+        let price = base * u128::from(self.wait_price);
+        let left = price.saturating_sub(view.queue.waited(view.now)) / u128::from(requests.max(1));
+        let paid = view.now + Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX));
+        Some(paid.min(first.rank.due - time))
+    }
+}
+
+/// Where the first request would be late on this worker although it can still be on time: until when another may come for
+/// it. Who cannot be on time anywhere was given up before.
+fn better_worker(view: &View<'_>) -> Option<Timestamp> {
+    let first = view.queue.on_time_items().next()?;
+    let is_late = view.now + view.costs.high(view.worker, first.cost.into()) > first.rank.due;
+    (is_late && view.workers > 1).then_some(first.rank.due)
+}
+
+/// The longest a batch may take, so that who just misses it can still be on time after it.
+fn time_max(view: &View<'_>) -> Duration {
+    let workers = view.workers.max(1);
+    view.objective / (2 * workers + 1) * (2 * workers)
+}

@@ -1,0 +1,170 @@
+//! Who cannot be on time: as few as must go, so that all others fit into one round of the workers.
+//!
+//! A queue that is longer than a round makes everybody in it late, one after the other, each just missing: it is better
+//! to give some up, first those who have the least time left, and to run large batches of those who have more. The rule
+//! needs no estimate of the load. For one worker it is BentoML's, which cancels heads until the rest fits one batch; Nexus
+//! (Shen et al., SOSP 2019) drops early for the same reason.
+//!
+//! Of several tenants the one that gives up first is the one that got and asks for the most: one within its share loses
+//! nothing to a flood. What somebody got counts for about a second, as virtual counters do for ever (Sheng et al.,
+//! "Fairness in serving large language models", OSDI 2024).
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::View;
+use crate::cost::Size;
+use crate::queue::Item;
+use crate::{RequestId, TenantId, Timestamp, WorkerId};
+
+/// Workers looked at, at most: a round has no more batches than that.
+const BATCHES_MAX: usize = 16;
+
+/// A model's requests that could be on time.
+pub(super) struct Round<'a> {
+    view: &'a View<'a>,
+}
+
+/// Some of them in the order of the queue, and what a prefix of them costs.
+struct Line {
+    /// Of each request, what all up to it and with it take.
+    upto: Vec<Size>,
+    due: Vec<Timestamp>,
+}
+
+impl<'a> Round<'a> {
+    pub(super) fn new(view: &'a View<'a>) -> Self {
+        Self { view }
+    }
+
+    /// Whether all fit one batch of the worker that is free, within the time that batches have.
+    pub(super) fn fits_at_once(&self, time_max: Duration) -> bool {
+        let View { now, queue, budget, worker, costs, .. } = self.view;
+        let (totals, Some(first)) = (queue.on_time(), queue.on_time_items().next()) else { return true };
+        if totals.rows > u64::from(budget.rows) || totals.tokens > u64::from(budget.tokens) {
+            return false;
+        }
+        let time = costs.high(*worker, totals.size());
+        time <= time_max && *now + time <= first.rank.due
+    }
+
+    /// Who must go.
+    pub(super) fn victims(self, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+        let free = &free[..free.len().min(BATCHES_MAX)];
+        let items: Vec<&Item> = self.view.queue.on_time_items().collect();
+        if self.fits(&Line::new(items.iter().copied()), 0, free) {
+            return Vec::new();
+        }
+        let is_one_tenant = items.windows(2).all(|pair| pair[0].tenant == pair[1].tenant);
+        if is_one_tenant { self.heads(&items, free) } else { self.by_tenant(&items, free) }
+    }
+
+    /// The first ones.
+    fn heads(&self, items: &[&Item], free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+        let line = Line::new(items.iter().copied());
+        let count = least(items.len(), |count| self.fits(&line, count, free));
+        items[..count].iter().map(|item| item.rank.id).collect()
+    }
+
+    /// The first ones of whoever has the most.
+    fn by_tenant(&self, items: &[&Item], free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+        let order = self.order(items);
+        let without = |count: usize| {
+            let gone: BTreeSet<RequestId> = order[..count].iter().copied().collect();
+            Line::new(items.iter().copied().filter(move |item| !gone.contains(&item.rank.id)))
+        };
+        let count = least(items.len(), |count| self.fits(&without(count), 0, free));
+        order[..count].to_vec()
+    }
+
+    /// Everybody, in the order in which they would go: at each step the tenant that got and asks for the most gives up the
+    /// one that has the least time left.
+    fn order(&self, items: &[&Item]) -> Vec<RequestId> {
+        let time = |item: &Item| self.view.costs.typical(item.cost.into());
+        let mut queues = BTreeMap::<TenantId, (Duration, VecDeque<&Item>)>::new();
+        for item in items {
+            let got = || (self.view.shares.of(self.view.now, item.tenant), VecDeque::new());
+            let (sum, queue) = queues.entry(item.tenant).or_insert_with(got);
+            *sum += time(item);
+            queue.push_back(item);
+        }
+        let mut most: BTreeSet<(Duration, TenantId)> =
+            queues.iter().map(|(tenant, (sum, _))| (*sum, *tenant)).collect();
+        let mut order = Vec::with_capacity(items.len());
+        while let Some((sum, tenant)) = most.pop_last() {
+            let Some(item) = queues.get_mut(&tenant).and_then(|(_, queue)| queue.pop_front()) else { continue };
+            order.push(item.rank.id);
+            most.insert((sum.saturating_sub(time(item)), tenant));
+        }
+        order
+    }
+
+    /// Whether all but the first so many fit into one round.
+    fn fits(&self, line: &Line, mut next: usize, free: &[(Timestamp, WorkerId)]) -> bool {
+        let mut free: VecDeque<(Timestamp, WorkerId)> = free.iter().copied().collect();
+        while next < line.due.len() {
+            let Some((start, worker)) = free.pop_front() else { return false };
+            let (taken, is_full) = self.prefix(line, next, start, worker);
+            if taken == 0 {
+                // Too slow a worker for those, or too late.
+                continue;
+            }
+            if is_full {
+                // The budget closed it, not the time: its worker may be through in time for another.
+                let end = start + self.view.costs.expected(worker, line.between(next, next + taken));
+                free.insert(free.partition_point(|other| *other <= (end, worker)), (end, worker));
+            }
+            next += taken;
+        }
+        true
+    }
+
+    /// How many from `first` on a batch that starts then can take so that all are on time, and whether it is the budget
+    /// that ends it.
+    fn prefix(&self, line: &Line, first: usize, start: Timestamp, worker: WorkerId) -> (usize, bool) {
+        let budget = self.view.budget;
+        let left = line.due[first].since(start);
+        let in_budget = |size: Size| size.rows <= u64::from(budget.rows) && size.tokens <= u64::from(budget.tokens);
+        let in_time = |size: Size| self.view.costs.high(worker, size) <= left;
+        let rest = line.due.len() - first;
+        let taken = rest
+            - least(rest, |cut| {
+                let end = line.due.len() - cut;
+                let size = line.between(first, end);
+                end == first || in_time(size) && (in_budget(size) || end == first + 1)
+            });
+        let end = first + taken;
+        (taken, end < line.due.len() && in_time(line.between(first, end + 1)))
+    }
+}
+
+impl Line {
+    fn new<'a>(items: impl Iterator<Item = &'a Item>) -> Self {
+        let (mut upto, mut due, mut sum) = (Vec::new(), Vec::new(), Size::default());
+        for item in items {
+            sum.add(item.cost.into());
+            upto.push(sum);
+            due.push(item.rank.due);
+        }
+        Self { upto, due }
+    }
+
+    /// What requests from one on and before the other take.
+    fn between(&self, from: usize, to: usize) -> Size {
+        let before = |index: usize| if index == 0 { Size::default() } else { self.upto[index - 1] };
+        let mut size = before(to);
+        size.remove(before(from));
+        size
+    }
+}
+
+/// The least number for which it holds, up to `end`, for which it does. Where it holds for one it must for all above.
+fn least(end: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low.midpoint(high);
+        if holds(middle) { high = middle } else { low = middle + 1 }
+    }
+    low
+}
