@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use shoal_scheduler::{
     BatchId, Budget, Class, Cost, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId, ModelState,
-    Output, PolicyConfig, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    OnLate, Output, PolicyConfig, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
 const WORKER: WorkerId = WorkerId(1);
@@ -20,6 +20,7 @@ const BATCH_ROWS: u32 = 32;
 /// What requests are like.
 #[derive(Clone, Copy)]
 struct Mix {
+    policy: fn() -> PolicyConfig,
     batch_rows: u32,
     /// Deadlines are this far away at least and up to twice as far, at random; none when zero.
     deadline: Duration,
@@ -27,8 +28,15 @@ struct Mix {
     cancels: u32,
 }
 
-const PLAIN: Mix = Mix { batch_rows: BATCH_ROWS, deadline: Duration::ZERO, cancels: 0 };
-const MIXED: Mix = Mix { batch_rows: 64, deadline: Duration::from_secs(10), cancels: 7 };
+const PLAIN: Mix = Mix { policy: || PolicyConfig::Fixed, batch_rows: BATCH_ROWS, deadline: Duration::ZERO, cancels: 0 };
+const MIXED: Mix =
+    Mix { policy: || PolicyConfig::Fixed, batch_rows: 64, deadline: Duration::from_secs(10), cancels: 7 };
+/// The same under the policy that servers use.
+const LEARNED: Mix = Mix { policy: learned, ..MIXED };
+
+fn learned() -> PolicyConfig {
+    PolicyConfig::Learned { wait_price: 1, waits_when_idle: false, on_late: OnLate::Serve }
+}
 
 /// A scheduler with one worker that is always ready for more.
 struct World {
@@ -46,7 +54,9 @@ impl World {
         let limits = Limits { tenant_requests_max: most, class_requests_max: most, ..Limits::default() };
         let (scheduler, now) = (Scheduler::new(limits), Timestamp::from_millis(1));
         let mut world = Self { scheduler, now, next: 1, models, mix, random: 1 };
-        world.tell(Input::ConfigChanged((0..models).map(model).collect()));
+        world.tell(Input::ConfigChanged(
+            (0..models).map(|id| ModelConfig { policy: (mix.policy)(), ..model(id) }).collect(),
+        ));
         let offered = (0..models).map(ModelId).collect();
         world.tell(Input::WorkerUp { worker: WORKER, epoch: EPOCH, models: offered });
         for id in 0..models {
@@ -147,7 +157,7 @@ fn model(id: u32) -> ModelConfig {
 
 fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("request in, decided, answered");
-    for (mix, name) in [(PLAIN, "plain"), (MIXED, "mixed")] {
+    for (mix, name) in [(PLAIN, "plain"), (MIXED, "mixed"), (LEARNED, "learned")] {
         // Only those that are answered count; the cancelled are work besides.
         group.throughput(Throughput::Elements(u64::from(mix.batch_rows)));
         for (models, queued) in [(1, 0), (1, 1_000), (1, 10_000), (1, 100_000), (64, 100_000)] {

@@ -88,7 +88,7 @@ impl Model {
     }
 
     /// Asks the policy who cannot be on time any more.
-    pub(crate) fn give_up(&self, view: &View<'_>, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+    pub(crate) fn give_up(&self, view: &View<'_>, free: &dyn Fn() -> Vec<(Timestamp, WorkerId)>) -> Vec<RequestId> {
         self.policy.give_up(view, free)
     }
 

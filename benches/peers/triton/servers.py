@@ -91,7 +91,9 @@ class Shoal(Server):
     def __init__(self, binary, model, dtype, threads, folder):
         home = folder / "home"
         home.mkdir()
-        command = [binary, "serve", "--model", f"{MODEL}={model.folder},dtype={dtype}", "--worker-threads", str(threads)]
+        # Rates are compared: within a second all calls in flight can be answered, so none is moved behind others.
+        settings = f"{MODEL}={model.folder},dtype={dtype},preset=throughput"
+        command = [binary, "serve", "--model", settings, "--worker-threads", str(threads)]
         command += ["--grpc-port", "0", "--metrics-port", "0", "--http-port", "off", "--log", "warn"]
         super().__init__("Shoal", command, {**os.environ, "SHOAL_HOME": str(home)}, folder)
 

@@ -49,12 +49,17 @@ impl BatchPolicy for Learned {
         }
     }
 
-    fn give_up(&self, view: &View<'_>, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+    fn give_up(&self, view: &View<'_>, free: &dyn Fn() -> Vec<(Timestamp, WorkerId)>) -> Vec<RequestId> {
         if !view.costs.is_known() {
             return Vec::new();
         }
         let round = Round::new(view);
-        if round.fits_at_once(time_max(view)) { Vec::new() } else { round.victims(free) }
+        let time_max = time_max(view);
+        if round.fits_at_once(time_max) {
+            return Vec::new();
+        }
+        let free = free();
+        if round.surely_fits(&free, time_max) { Vec::new() } else { round.victims(&free) }
     }
 
     fn on_late(&self) -> Option<OnLate> {

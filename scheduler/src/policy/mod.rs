@@ -29,9 +29,9 @@ pub(crate) trait BatchPolicy: fmt::Debug + Send {
     /// same later, until what it waits for has come.
     fn decide(&self, view: &View<'_>) -> Decision;
 
-    /// Which of the requests that could still be on time are to be given up as late before that. `free` is when workers
+    /// Which of the requests that could still be on time are to be given up as late before that. `free` says when workers
     /// that the model can count on are free, in order, and which they are; the first is free now.
-    fn give_up(&self, view: &View<'_>, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+    fn give_up(&self, view: &View<'_>, free: &dyn Fn() -> Vec<(Timestamp, WorkerId)>) -> Vec<RequestId> {
         let _ = (view, free);
         Vec::new()
     }

@@ -16,7 +16,7 @@ use core::time::Duration;
 use super::View;
 use crate::cost::Size;
 use crate::queue::Item;
-use crate::{RequestId, TenantId, Timestamp, WorkerId};
+use crate::{Class, RequestId, TenantId, Timestamp, WorkerId};
 
 /// Workers looked at, at most: a round has no more batches than that.
 const BATCHES_MAX: usize = 16;
@@ -47,6 +47,26 @@ impl<'a> Round<'a> {
         }
         let time = costs.high(*worker, totals.size());
         time <= time_max && *now + time <= first.rank.due
+    }
+
+    /// Whether all would be on time even if the workers began only when the last of them is free, without looking at each.
+    pub(super) fn surely_fits(&self, free: &[(Timestamp, WorkerId)], time_max: Duration) -> bool {
+        let View { queue, budget, worker, costs, .. } = self.view;
+        let due =
+            Class::ALL.into_iter().filter_map(|class| queue.on_time_of(class).next()).map(|item| item.rank.due).min();
+        let (Some(due), Some((begin, _))) = (due, free.last()) else { return true };
+        let (totals, workers) = (queue.on_time(), free.len() as u64);
+        let time = costs.high(*worker, totals.size());
+        // Batches are cut by rows, by tokens and by time. Each is taken to leave half of its room.
+        let by_time = time.as_nanos() / time_max.as_nanos().max(1);
+        let by_time = u64::try_from(by_time).unwrap_or(u64::MAX);
+        let by_rows = totals.rows / u64::from(budget.rows.max(1));
+        let by_tokens = totals.tokens / u64::from(budget.tokens.max(1));
+        let batches = (by_time.max(by_rows).max(by_tokens) + 1).saturating_mul(2);
+        let base = costs.high(*worker, Size::default());
+        let work = time.as_nanos() + base.as_nanos() * u128::from(batches);
+        let each = Duration::from_nanos(u64::try_from(work / u128::from(workers)).unwrap_or(u64::MAX));
+        *begin + each + time_max <= due
     }
 
     /// Who must go.

@@ -170,7 +170,7 @@ fn given_up(now_ms: u64, rows: u64, budget: Budget, free_ms: &[u64]) -> usize {
     let (queue, costs) = (queue(rows, COST), costs());
     let view = View { budget, ..view(now_ms, &queue, &costs) };
     let free: Vec<_> = free_ms.iter().map(|free| (Timestamp::from_millis(*free), WORKER)).collect();
-    from_config(&learned(1)).give_up(&view, &free).len()
+    from_config(&learned(1)).give_up(&view, &|| free.clone()).len()
 }
 
 #[test]

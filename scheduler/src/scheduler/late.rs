@@ -17,12 +17,11 @@ impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
     pub(super) fn give_up_late(&mut self, id: ModelId, worker: WorkerId) {
         let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
-        for late in self.hopeless(id) {
+        for late in self.hopeless(id, worker) {
             self.put_late(late, id, on_late);
         }
         let Some(view) = self.view(id, worker) else { return };
-        let free = self.round(id);
-        let victims = self.models.get(&id).map(|model| model.give_up(&view, &free));
+        let victims = self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id)));
         for late in victims.unwrap_or_default() {
             self.put_late(late, id, on_late);
         }
@@ -47,8 +46,14 @@ impl Scheduler {
     }
 
     /// The heads of each class that would be late even alone on whichever worker is through with them first.
-    fn hopeless(&self, id: ModelId) -> Vec<RequestId> {
+    fn hopeless(&self, id: ModelId, worker: WorkerId) -> Vec<RequestId> {
         let Some(model) = self.models.get(&id) else { return Vec::new() };
+        let is_late_here = |item: &Item| self.now + model.costs.high(worker, item.cost.into()) > item.rank.due;
+        let mut heads = Class::ALL.into_iter().filter_map(|class| model.queue.on_time_of(class).next());
+        if !heads.any(is_late_here) {
+            // Nearly always: then nobody has to be asked when he is free.
+            return Vec::new();
+        }
         let free = self.fleet.free_times(id, self.now);
         let is_hopeless = |item: &&Item| {
             let end = |(at, worker): &(Timestamp, WorkerId)| *at + model.costs.high(*worker, item.cost.into());

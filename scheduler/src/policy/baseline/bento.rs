@@ -29,7 +29,7 @@ impl BatchPolicy for Bento {
         Decision::Close(Close::all(CloseReason::Drained))
     }
 
-    fn give_up(&self, view: &View<'_>, _free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+    fn give_up(&self, view: &View<'_>, _free: &dyn Fn() -> Vec<(Timestamp, WorkerId)>) -> Vec<RequestId> {
         let on_time = view.queue.on_time();
         let mut left = i128::from(on_time.rows);
         let mut items = view.queue.on_time_items().peekable();

@@ -19,7 +19,7 @@ impl BatchPolicy for Nexus {
         Decision::Close(Close { rows_max: self.rows, ..Close::all(CloseReason::Drained) })
     }
 
-    fn give_up(&self, view: &View<'_>, _free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+    fn give_up(&self, view: &View<'_>, _free: &dyn Fn() -> Vec<(Timestamp, WorkerId)>) -> Vec<RequestId> {
         let on_time = view.queue.on_time();
         let average = |sum: u64| sum / on_time.rows.max(1);
         let rows = u64::from(self.rows.min(view.budget.rows));
