@@ -20,7 +20,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) tokens: u32,
     pub(crate) bytes: u64,
     squares: u64,
-    /// Which classes have a request in it.
+    /// Which classes have a request in it that can still be on time.
     pub(crate) classes: ByClass<bool>,
     /// Whether one of them can still be on time.
     pub(crate) is_on_time: bool,
@@ -79,7 +79,7 @@ impl<'a> Draft<'a> {
             ceiling.due = ceiling.due.min(due);
         }
         (self.rows, self.tokens, self.bytes, self.squares) = (rows, tokens, bytes, squares);
-        self.classes[item.rank.class as usize] = true;
+        self.classes[item.rank.class as usize] |= !item.rank.late;
         self.is_on_time |= !item.rank.late;
         self.requests.push(item.rank.id);
         Ok(())

@@ -69,7 +69,7 @@ pub enum OnLate {
     /// They run behind all that can still be on time, until their deadline or the model's `queue_time_max`.
     #[default]
     Serve,
-    /// They fail at once with [`Failure::Shed`](crate::Failure::Shed).
+    /// They fail with [`Failure::Shed`](crate::Failure::Shed) when a worker is free next.
     Shed,
 }
 

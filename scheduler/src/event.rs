@@ -259,8 +259,8 @@ pub enum Failure {
     DeadlinePassed,
     /// It waited in the queue for the model's `queue_time_max`.
     QueueTimeout,
-    /// It could not be on time any more, and its model sheds what is late. Nothing of it was run. Trying again makes sense
-    /// after about `retry_after`.
+    /// It could not be on time any more, and its model sheds what is late; or it was late and could not end before its
+    /// deadline, or there was no room for more that are late. Trying again makes sense after about `retry_after`.
     Shed { retry_after: Duration },
     /// The worker could not compute this item; the driver keeps the reason it gave.
     Item,

@@ -79,6 +79,8 @@ pub(crate) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
     /// Connected workers with a credit.
     free: BTreeSet<WorkerId>,
+    /// Connected workers.
+    lives: u32,
     /// How many connected workers hold each model, as of the last [`Fleet::recount`].
     ready: BTreeMap<ModelId, u32>,
 }
@@ -91,11 +93,13 @@ impl Fleet {
         let known = self.workers.remove(&id).map(|worker| (worker.caps, worker.turns));
         let (caps, turns) = known.unwrap_or_default();
         self.workers.insert(id, Worker { epoch, link, caps, turns });
+        self.lives += 1;
     }
 
     /// Ends a worker's connection and hands out what was in it.
     pub(crate) fn disconnect(&mut self, id: WorkerId) -> Option<Link> {
         let link = self.workers.get_mut(&id)?.link.take()?;
+        self.lives -= 1;
         self.free.remove(&id);
         let absent = self.workers.iter().filter(|(_, worker)| worker.link.is_none());
         if absent.clone().count() > ABSENT_MAX
@@ -177,11 +181,18 @@ impl Fleet {
         self.get(id).and_then(|worker| worker.caps.get(&model)).copied().unwrap_or(Cap::NONE)
     }
 
-    /// The worker to send a batch of the model to, now: the least loaded with a credit, slow ones last, then the lowest id.
-    pub(crate) fn free_for(&self, model: ModelId, is_slow: impl Fn(WorkerId) -> bool) -> Option<WorkerId> {
+    /// The worker to send a batch of the model to, now: one with a credit where it is not late, the least loaded, slow ones
+    /// last, then the lowest id.
+    pub(crate) fn free_for(
+        &self,
+        model: ModelId,
+        is_late: impl Fn(WorkerId) -> bool,
+        is_slow: impl Fn(WorkerId) -> bool,
+    ) -> Option<WorkerId> {
         let free = self.free.iter().filter_map(|id| Some((*id, self.link(*id)?)));
         let ready = free.filter(|(_, link)| link.is_ready(model));
-        ready.min_by_key(|(id, link)| (link.outstanding.len(), is_slow(*id), link.rows, *id)).map(|(id, _)| id)
+        let key = |id: WorkerId, link: &Link| (is_late(id), link.outstanding.len(), is_slow(id), link.rows, id);
+        ready.min_by_key(|(id, link)| key(*id, link)).map(|(id, _)| id)
     }
 
     /// Counts the workers that hold a model anew, which changes rarely.
@@ -205,6 +216,11 @@ impl Fleet {
         times
     }
 
+    /// How many workers are connected.
+    pub(crate) fn lives(&self) -> u32 {
+        self.lives
+    }
+
     /// The connected workers.
     pub(crate) fn connected(&self) -> impl Iterator<Item = (WorkerId, Epoch, &Link)> {
         self.workers.iter().filter_map(|(id, worker)| Some((*id, worker.epoch, worker.link.as_ref()?)))
@@ -220,6 +236,7 @@ impl Fleet {
         let free = self.connected().filter(|(_, _, link)| !link.credits.is_empty());
         let free: BTreeSet<_> = free.map(|(id, _, _)| id).collect();
         assert_eq!(free, self.free, "the index of workers with a credit");
+        assert_eq!(self.connected().count(), self.lives as usize, "connected workers");
         let mut ready = BTreeMap::new();
         for model in self.connected().flat_map(|(_, _, link)| link.ready_models()) {
             *ready.entry(model).or_insert(0) += 1;

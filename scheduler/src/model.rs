@@ -70,11 +70,11 @@ impl Model {
     pub(crate) fn decide(&self, view: &View<'_>, draining: bool) -> Option<Decision> {
         self.queue.oldest_waiting()?;
         Some(match self.policy.decide(view) {
-            // Nothing new comes during a drain, so there is nothing to wait for.
             // Only late ones are left.
             Decision::Close(close) if close.time_max.is_some() && self.queue.on_time().requests == 0 => {
                 Decision::Close(Close { time_max: Some(self.late_time_max()), ..close })
             }
+            // Nothing new comes during a drain, so there is nothing to wait for.
             Decision::WaitUntil(_) if draining => Decision::Close(Close::all(CloseReason::Drained)),
             Decision::WaitUntil(until) if until <= view.now => Decision::Close(Close::all(CloseReason::Delay)),
             decision @ (Decision::Close(_) | Decision::WaitUntil(_)) => decision,
@@ -105,6 +105,12 @@ impl Model {
     /// Whether less than half of the queue is late.
     pub(crate) fn has_room_for_late(&self) -> bool {
         self.queue.late().requests < u64::from(self.config.queue_requests_max.get().div_ceil(2))
+    }
+
+    /// Whether the first request that can still be on time would be late on this worker, to a policy that minds.
+    pub(crate) fn is_late_on(&self, worker: WorkerId, now: Timestamp) -> bool {
+        let first = self.queue.on_time_items().next().filter(|_| self.on_late().is_some());
+        first.is_some_and(|first| now + self.costs.high(worker, first.cost.into()) > first.rank.due)
     }
 
     /// Whether a worker takes clearly longer than the others.

@@ -327,7 +327,11 @@ impl Queue {
 
 fn head_of<V>(map: &BTreeMap<Rank, V>, class: Option<Class>) -> Option<Rank> {
     let first = match class {
-        Some(class) => of_class(map, false, class).or_else(|| of_class(map, true, class)),
+        Some(class) => {
+            // Late ones lead nobody who is not.
+            let are_all_late = map.first_key_value().is_some_and(|(rank, _)| rank.late);
+            of_class(map, are_all_late, class)
+        }
         None => map.first_key_value(),
     };
     first.map(|(rank, _)| *rank)

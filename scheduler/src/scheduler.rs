@@ -55,8 +55,9 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 /// # Which batch is next
 ///
 /// Requests of a model are ordered by class, then by the earlier of their deadline and their arrival plus the model's
-/// objective, then by id. Among models the one with the first head goes first, on the worker with the fewest batches
-/// and rows outstanding. A worker that has run 8 batches past waiting standard requests, or 16 past bulk ones, gives
+/// objective, then by id; those whom the policy gave up as late come after all others. Among models the one that must
+/// start first goes first, on a worker where it is not late, with the fewest batches and rows outstanding. A worker that
+/// has passed over late requests for 16 batches gives them the next. A worker that has run 8 batches past waiting standard requests, or 16 past bulk ones, gives
 /// the next batch's lead to that class; one that has run two batches for each model it holds past a model waiting in
 /// the same class gives the next to that model. So nobody starves, and a backlog does not hold up who is on time.
 /// A head that does not fit what is left of the budget closes the batch; it is never skipped. A head that exceeds the

@@ -216,7 +216,7 @@ impl Metrics {
         registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
         registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
         registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());
-        let late = "Rows that could not be on time any more and were served behind others";
+        let late = "Rows that could not be on time any more and went behind others";
         registry.register("late_rows", late, self.late_rows.clone());
         registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());

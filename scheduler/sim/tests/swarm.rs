@@ -20,6 +20,7 @@ const BROKEN_MAX: u64 = 5;
 const REGRESSIONS: &[(u64, &str)] = &[
     (37, "a worker's turns were forgotten when it crashed, so bulk waited for ever behind a poison's parts"),
     (6_050, "the turn of a class was forgotten when its only model was still loading after a reconnect"),
+    (705, "whoever was left after late requests were given up suited another worker, and went to none"),
     (1_133, "late requests stayed late, and were owed no turn, under a policy that knows no lateness"),
     (2_639, "a batch under such a policy stopped before late requests and gave another reason"),
     (44_679, "the turn of a model was forgotten when it was still loading after a reconnect"),

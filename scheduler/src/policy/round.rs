@@ -11,15 +11,13 @@
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::View;
 use crate::cost::Size;
 use crate::queue::Item;
 use crate::{Class, RequestId, TenantId, Timestamp, WorkerId};
-
-/// Workers looked at, at most: a round has no more batches than that.
-const BATCHES_MAX: usize = 16;
 
 /// A model's requests that could be on time.
 pub(super) struct Round<'a> {
@@ -71,13 +69,13 @@ impl<'a> Round<'a> {
 
     /// Who must go.
     pub(super) fn victims(self, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
-        let free = &free[..free.len().min(BATCHES_MAX)];
         let items: Vec<&Item> = self.view.queue.on_time_items().collect();
         if self.fits(&Line::new(items.iter().copied()), 0, free) {
             return Vec::new();
         }
-        let is_one_tenant = items.windows(2).all(|pair| pair[0].tenant == pair[1].tenant);
-        if is_one_tenant { self.heads(&items, free) } else { self.by_tenant(&items, free) }
+        let is_of_one = |item: &Item| (item.tenant, item.rank.class);
+        let are_alike = items.windows(2).all(|pair| is_of_one(pair[0]) == is_of_one(pair[1]));
+        if are_alike { self.heads(&items, free) } else { self.by_tenant(&items, free) }
     }
 
     /// The first ones.
@@ -98,12 +96,14 @@ impl<'a> Round<'a> {
         order[..count].to_vec()
     }
 
-    /// Everybody, in the order in which they would go: at each step the tenant that got and asks for the most gives up the
-    /// one that has the least time left.
+    /// Everybody, in the order in which they would go: at each step the tenant that got and asks for the most gives up, of
+    /// its least urgent class, the one that has the least time left.
     fn order(&self, items: &[&Item]) -> Vec<RequestId> {
         let time = |item: &Item| self.view.costs.typical(item.cost.into());
+        let mut items = items.to_vec();
+        items.sort_unstable_by_key(|item| (Reverse(item.rank.class), item.rank));
         let mut queues = BTreeMap::<TenantId, (Duration, VecDeque<&Item>)>::new();
-        for item in items {
+        for item in &items {
             let got = || (self.view.shares.of(self.view.now, item.tenant), VecDeque::new());
             let (sum, queue) = queues.entry(item.tenant).or_insert_with(got);
             *sum += time(item);

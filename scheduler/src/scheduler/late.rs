@@ -1,7 +1,6 @@
 //! Who cannot be on time any more, and what becomes of them: the model's policy says how many, the rest is done here.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use super::Scheduler;
 use super::places::Unwanted;
@@ -9,9 +8,6 @@ use crate::policy::View;
 use crate::queue::Item;
 use crate::requests::Place;
 use crate::{Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, WorkerId};
-
-/// A client that comes back sooner only adds load.
-const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
 
 impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
@@ -21,7 +17,7 @@ impl Scheduler {
             self.put_late(late, id, on_late);
         }
         let Some(view) = self.view(id, worker) else { return };
-        let victims = self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id)));
+        let victims = self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
         for late in victims.unwrap_or_default() {
             self.put_late(late, id, on_late);
         }
@@ -63,9 +59,12 @@ impl Scheduler {
         Class::ALL.into_iter().flat_map(of_class).collect()
     }
 
-    /// When the workers that the model can count on are free: its share of them, if others have work as well.
-    fn round(&self, id: ModelId) -> Vec<(Timestamp, WorkerId)> {
+    /// When the workers that the model can count on are free, the one that asks first: its share of them, if others have
+    /// work as well.
+    fn round(&self, id: ModelId, worker: WorkerId) -> Vec<(Timestamp, WorkerId)> {
         let mut free = self.fleet.free_times(id, self.now);
+        free.retain(|(_, id)| *id != worker);
+        free.insert(0, (self.now, worker));
         let active = self.models.values().filter(|model| model.queue.on_time().requests > 0).count();
         free.truncate((free.len() / active.max(1)).max(1));
         free
@@ -78,9 +77,8 @@ impl Scheduler {
                 self.outputs.push_back(Output::Late { request });
             }
             OnLate::Serve | OnLate::Shed => {
-                let retry_after = self.models.get(&model).map_or(RETRY_AFTER_MIN, |model| {
-                    model.served.retry_after(self.now, model.queue.on_time().requests)
-                });
+                let Some(model) = self.models.get(&model) else { return };
+                let retry_after = model.served.retry_after(self.now, model.queue.on_time().requests);
                 let mut unwanted = Unwanted::default();
                 self.drop_request(request, &mut unwanted);
                 self.outputs.push_back(Output::Fail { request, why: Failure::Shed { retry_after } });

@@ -100,9 +100,11 @@ impl Scheduler {
         let mut next = self.stirred.first().copied();
         while let Some(id) = next {
             next = self.stirred.range((Bound::Excluded(id), Bound::Unbounded)).next().copied();
-            let worker = self.worker_for(id);
-            worker.into_iter().for_each(|worker| self.give_up_late(id, worker));
-            let choice = worker.and_then(|worker| self.consider(id, worker, None));
+            if let Some(worker) = self.worker_for(id) {
+                self.give_up_late(id, worker);
+            }
+            // Without those another worker may suit it better.
+            let choice = self.worker_for(id).and_then(|worker| self.consider(id, worker, None));
             match choice {
                 Some(choice) if best.is_none_or(|best| choice.urgency() < best.urgency()) => best = Some(choice),
                 Some(_) => {}
@@ -173,7 +175,7 @@ impl Scheduler {
     /// The worker that a batch of the model would go to now.
     pub(super) fn worker_for(&self, id: ModelId) -> Option<WorkerId> {
         let model = self.models.get(&id)?;
-        self.fleet.free_for(id, |worker| model.is_slow(worker))
+        self.fleet.free_for(id, |worker| model.is_late_on(worker, self.now), |worker| model.is_slow(worker))
     }
 
     /// What the model's policy says about its queue, if a worker that holds it has a credit and something waits.

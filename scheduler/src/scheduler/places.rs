@@ -26,7 +26,7 @@ impl Scheduler {
             return;
         };
         self.demand.add(self.now, model.time_asked(request.cost.into()));
-        let workers = self.fleet.ready(request.model).max(1);
+        let workers = self.fleet.lives().max(1);
         model.is_busy = self.demand.per_second(self.now) >= BUSY_FROM * workers;
         (request.place, request.since) = (Place::Queued, self.now);
         request.expires = request.deadline.min(model.queue_timeout(self.now));
@@ -55,6 +55,8 @@ impl Scheduler {
 
     /// Queues requests of one model that are nowhere as one part, or fails them when the model is gone.
     pub(super) fn isolate(&mut self, ids: &[RequestId]) {
+        // A part has its turn where its requests stood before they were late.
+        ids.iter().for_each(|id| self.requests.mark_late(*id, false));
         let requests: Vec<(RequestId, Live)> =
             ids.iter().filter_map(|id| Some((*id, *self.requests.get(*id)?))).collect();
         let Some((_, first)) = requests.first() else { return };

@@ -52,6 +52,10 @@ impl Scheduler {
 
     /// How long a batch took that went well, as seen from here: what its requests waited for.
     fn learn(&mut self, batch: &Batch) {
+        // Workers leave out what nobody wants any more.
+        if !batch.withdrawn.is_empty() {
+            return;
+        }
         if let (Some(model), Some(started)) = (self.models.get_mut(&batch.model), batch.started) {
             model.observe(batch.worker, batch.size(), self.now.since(started));
             self.stirred.insert(batch.model);

@@ -204,6 +204,7 @@ impl Ledger {
         for request in suspects {
             if let Some(record) = self.requests.get_mut(&request) {
                 record.suspect = Some((id, half));
+                record.late = false;
             }
             self.requeue(request);
         }

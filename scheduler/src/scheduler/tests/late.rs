@@ -152,3 +152,37 @@ fn waits_for_a_faster_worker_where_this_one_would_be_late() {
     assert_eq!(dispatches(&stage.credit(OTHER_WORKER, 0, AMPLE)), []);
     assert_eq!(ids(&only_dispatch(stage.credit(WORKER, 0, AMPLE))), [50]);
 }
+
+#[test]
+fn the_least_urgent_class_is_given_up_first() {
+    let mut stage = stage(learned(OnLate::Shed));
+    for id in 1..=4 {
+        stage.submit(Group { class: Class::Interactive, ..call(id, [id]) });
+    }
+    for id in 5..=400 {
+        stage.submit(Group { class: Class::Bulk, ..call(id, [id]) });
+    }
+    let outputs = stage.credit(WORKER, 0, AMPLE);
+    let gone = shed(&outputs);
+    assert!(!gone.is_empty() && gone.iter().all(|id| *id > 4), "{gone:?}");
+}
+
+#[test]
+fn takes_the_free_worker_that_is_in_time() {
+    let mut stage = stage(learned(OnLate::Serve));
+    stage.ready(OTHER_WORKER);
+    // The first worker is found to take ten times as long.
+    for id in 1..=20 {
+        for (worker, id, millis) in [(OTHER_WORKER, 2 * id, 5), (WORKER, 2 * id + 1, 45)] {
+            stage.queue([id]);
+            let batch = only_dispatch(stage.credit(worker, 0, AMPLE));
+            stage.pass(millis);
+            stage.finish(&batch);
+        }
+    }
+    stage.queue([50]);
+    stage.pass(70);
+    // It is not this one's to run, and when the other is free it goes there.
+    assert_eq!(dispatches(&stage.credit(WORKER, 0, AMPLE)), []);
+    assert_eq!(only_dispatch(stage.credit(OTHER_WORKER, 0, AMPLE)).worker, OTHER_WORKER);
+}
