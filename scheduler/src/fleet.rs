@@ -198,8 +198,10 @@ impl Fleet {
     /// Counts the workers that hold a model anew, which changes rarely.
     pub(crate) fn recount(&mut self, model: ModelId) {
         let ready = self.connected().filter(|(_, _, link)| link.is_ready(model)).count();
-        self.ready.insert(model, u32::try_from(ready).unwrap_or(u32::MAX));
-        self.ready.retain(|_, workers| *workers > 0);
+        match u32::try_from(ready).unwrap_or(u32::MAX) {
+            0 => self.ready.remove(&model),
+            workers => self.ready.insert(model, workers),
+        };
     }
 
     /// Workers that hold a model.

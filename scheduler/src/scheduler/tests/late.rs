@@ -21,6 +21,21 @@ fn stage(model: ModelConfig) -> Stage {
     stage
 }
 
+/// Two workers, one of which was found to take nine times as long as the other.
+fn with_slow(slow: WorkerId, quick: WorkerId) -> Stage {
+    let mut stage = stage(learned(OnLate::Serve));
+    stage.ready(OTHER_WORKER);
+    for id in 1..=20 {
+        for (worker, id, millis) in [(quick, 2 * id, 5), (slow, 2 * id + 1, 45)] {
+            stage.queue([id]);
+            let batch = only_dispatch(stage.credit(worker, 0, AMPLE));
+            stage.pass(millis);
+            stage.finish(&batch);
+        }
+    }
+    stage
+}
+
 fn late(request: u64) -> Output {
     Output::Late { request: RequestId(request) }
 }
@@ -136,17 +151,7 @@ fn nobody_is_late_to_a_policy_that_knows_no_lateness() {
 
 #[test]
 fn waits_for_a_faster_worker_where_this_one_would_be_late() {
-    let mut stage = stage(learned(OnLate::Serve));
-    stage.ready(OTHER_WORKER);
-    // The other worker is found to take ten times as long.
-    for id in 1..=20 {
-        for (worker, id, millis) in [(WORKER, 2 * id, 5), (OTHER_WORKER, 2 * id + 1, 45)] {
-            stage.queue([id]);
-            let batch = only_dispatch(stage.credit(worker, 0, AMPLE));
-            stage.pass(millis);
-            stage.finish(&batch);
-        }
-    }
+    let mut stage = with_slow(OTHER_WORKER, WORKER);
     stage.queue([50]);
     stage.pass(70);
     assert_eq!(dispatches(&stage.credit(OTHER_WORKER, 0, AMPLE)), []);
@@ -169,17 +174,7 @@ fn the_least_urgent_class_is_given_up_first() {
 
 #[test]
 fn takes_the_free_worker_that_is_in_time() {
-    let mut stage = stage(learned(OnLate::Serve));
-    stage.ready(OTHER_WORKER);
-    // The first worker is found to take ten times as long.
-    for id in 1..=20 {
-        for (worker, id, millis) in [(OTHER_WORKER, 2 * id, 5), (WORKER, 2 * id + 1, 45)] {
-            stage.queue([id]);
-            let batch = only_dispatch(stage.credit(worker, 0, AMPLE));
-            stage.pass(millis);
-            stage.finish(&batch);
-        }
-    }
+    let mut stage = with_slow(WORKER, OTHER_WORKER);
     stage.queue([50]);
     stage.pass(70);
     // It is not this one's to run, and when the other is free it goes there.
