@@ -47,6 +47,7 @@ mod event;
 mod fleet;
 mod id;
 mod inflight;
+mod line;
 mod model;
 mod policy;
 mod queue;

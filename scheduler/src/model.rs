@@ -109,7 +109,7 @@ impl Model {
 
     /// Whether the first request that can still be on time would be late on this worker, to a policy that minds.
     pub(crate) fn is_late_on(&self, worker: WorkerId, now: Timestamp) -> bool {
-        let first = self.queue.on_time_items().next().filter(|_| self.on_late().is_some());
+        let first = self.queue.first_on_time().filter(|_| self.on_late().is_some());
         first.is_some_and(|first| now + self.costs.high(worker, first.cost.into()) > first.rank.due)
     }
 

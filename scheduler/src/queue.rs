@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use crate::arrivals::Arrivals;
 use crate::batch::Draft;
 use crate::cost::Size;
+use crate::line::{Line, Sum};
 use crate::policy::Close;
 use crate::turns::ByClass;
 use crate::{Class, CloseReason, Cost, RequestId, TenantId, Timestamp};
@@ -26,17 +27,9 @@ pub(crate) struct Rank {
 
 impl Rank {
     /// Not after any rank of the class.
-    const fn first_of(late: bool, class: Class) -> Self {
+    pub(crate) const fn first_of(late: bool, class: Class) -> Self {
         Self { late, class, due: Timestamp::ZERO, id: RequestId(0) }
     }
-
-    /// Not before any rank of the class.
-    const fn last_of(late: bool, class: Class) -> Self {
-        Self { late, class, due: Timestamp::MAX, id: RequestId(u64::MAX) }
-    }
-
-    /// Not after any rank that is late, and after all others.
-    const FIRST_LATE: Self = Self::first_of(true, Class::Interactive);
 }
 
 /// One queued request, as far as a queue cares.
@@ -76,6 +69,11 @@ impl Totals {
         self.bytes -= cost.bytes;
     }
 
+    /// What a budget bounds of them.
+    pub(crate) fn sum(&self) -> Sum {
+        Sum { requests: self.requests, size: self.size(), bytes: self.bytes }
+    }
+
     /// What the time of a batch of them all depends on.
     pub(crate) fn size(&self) -> Size {
         Size { rows: self.rows, tokens: self.tokens, squares: self.squares }
@@ -102,7 +100,7 @@ impl core::ops::Add for Totals {
 /// is what is left of a batch that failed, and one of its members may be what broke it.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: BTreeMap<Rank, Item>,
+    waiting: Line,
     /// Of `waiting`: a policy counts from the oldest, whatever its rank.
     arrivals: Arrivals,
     /// Of `waiting`: those that can still be on time, and those that are late.
@@ -127,20 +125,26 @@ impl Queue {
             self.by_class[item.rank.class as usize] += 1;
         }
         self.arrivals.push(item.arrived, item.rank);
-        self.waiting.insert(item.rank, item);
+        self.waiting.insert(item);
     }
 
     /// Takes one request out of the waiting ones.
     pub(crate) fn remove(&mut self, rank: Rank) {
-        if let Some(item) = self.waiting.remove(&rank) {
-            self.arrivals.remove(rank, |other| self.waiting.contains_key(other));
-            if rank.late {
-                self.late.remove(item.cost);
-            } else {
-                self.on_time.remove(item.cost);
-                self.arrived -= u128::from(item.arrived.as_nanos());
-                self.by_class[rank.class as usize] -= 1;
-            }
+        if let Some(item) = self.waiting.remove(rank) {
+            self.leave(&item);
+        }
+    }
+
+    /// One that was taken out of the line leaves the sums.
+    fn leave(&mut self, item: &Item) {
+        let rank = item.rank;
+        self.arrivals.remove(rank, |other| self.waiting.contains(*other));
+        if rank.late {
+            self.late.remove(item.cost);
+        } else {
+            self.on_time.remove(item.cost);
+            self.arrived -= u128::from(item.arrived.as_nanos());
+            self.by_class[rank.class as usize] -= 1;
         }
     }
 
@@ -171,28 +175,49 @@ impl Queue {
     /// Moves waiting requests into the draft, those of `lead` first, then the others by rank, until one does not fit.
     /// Says what closed the batch.
     pub(crate) fn fill(&mut self, draft: &mut Draft<'_>, lead: Class, close: Close) -> CloseReason {
-        while let Some(item) = self.next_led_by(lead) {
-            // Who is late makes nobody wait who is not.
-            if item.rank.late && draft.is_on_time {
-                break;
-            }
-            if let Err(full) = draft.offer(item, close.rows_max) {
-                return if full == CloseReason::Rows && draft.rows == close.rows_max { close.why } else { full };
-            }
-            self.remove(item.rank);
+        let Some(first) = self.waiting.first().map(|first| first.rank) else { return close.why };
+        let led = Rank::first_of(first.late, lead);
+        let mut full = None;
+        if first.class != lead && self.first_of(first.late, lead).is_some() {
+            let from = self.waiting.before(led).requests;
+            full =
+                self.take(draft, from, close.rows_max, |item| item.rank.late == first.late && item.rank.class == lead);
         }
-        close.why
+        // Who is late makes nobody wait who is not.
+        full = full.or_else(|| self.take(draft, 0, close.rows_max, |item| item.rank.late == first.late));
+        match full {
+            Some(CloseReason::Rows) if draft.rows == close.rows_max => close.why,
+            Some(full) => full,
+            None => close.why,
+        }
     }
 
     /// Moves late requests into the draft, by rank, until one does not fit. Says what closed the batch.
     pub(crate) fn fill_late(&mut self, draft: &mut Draft<'_>) -> CloseReason {
-        loop {
-            let Some(item) = self.late_items().next().copied() else { return CloseReason::Late };
-            if let Err(full) = draft.offer(item, u32::MAX) {
-                return full;
+        self.take(draft, self.on_time.requests, u32::MAX, |_| true).unwrap_or(CloseReason::Late)
+    }
+
+    /// Moves requests from a position on into the draft, as long as they are `wanted`, until one does not fit, and says
+    /// what that one does not fit.
+    fn take(
+        &mut self,
+        draft: &mut Draft<'_>,
+        from: u64,
+        rows_max: u32,
+        wanted: impl Fn(&Item) -> bool,
+    ) -> Option<CloseReason> {
+        let mut full = None;
+        let mut taken = Vec::new();
+        for item in self.waiting.iter_from(from).take_while(|item| wanted(item)) {
+            if let Err(why) = draft.offer(*item, rows_max) {
+                full = Some(why);
+                break;
             }
-            self.remove(item.rank);
+            taken.push(*item);
         }
+        self.waiting.cut(from, taken.len() as u64);
+        taken.iter().for_each(|item| self.leave(item));
+        full
     }
 
     /// Moves a part into the draft, as much of it as fits and at least one request. Returns the rest, which is no
@@ -209,12 +234,18 @@ impl Queue {
 
     /// The most urgent waiting request, of one class if one is named.
     pub(crate) fn head(&self, class: Option<Class>) -> Option<Rank> {
-        head_of(&self.waiting, class)
+        let first = self.waiting.first()?;
+        let of_class = class.map_or(Some(first), |class| {
+            // Late ones lead nobody who is not.
+            self.first_of(first.rank.late, class)
+        });
+        of_class.map(|item| item.rank)
     }
 
     /// The most urgent part, of one class if one is named.
     pub(crate) fn part_head(&self, class: Option<Class>) -> Option<Rank> {
-        head_of(&self.parts, class)
+        let mut parts = self.parts.keys();
+        parts.find(|rank| class.is_none_or(|class| rank.class == class)).copied()
     }
 
     /// When the oldest waiting request arrived.
@@ -243,14 +274,39 @@ impl Queue {
         self.late
     }
 
-    /// Those of the waiting requests that can still be on time, by rank.
+    /// All waiting requests by rank: first those that can still be on time.
+    pub(crate) fn line(&self) -> &Line {
+        &self.waiting
+    }
+
+    /// The most urgent of those that can still be on time.
+    pub(crate) fn first_on_time(&self) -> Option<&Item> {
+        self.waiting.first().filter(|first| !first.rank.late)
+    }
+
+    /// Of those that can still be on time, the first of each class: how many stand before it, and when it is due.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = (u64, Timestamp)> {
+        let classes = Class::ALL.into_iter().filter(|class| self.by_class[*class as usize] > 0);
+        classes.filter_map(|class| {
+            let first = self.first_of(false, class)?.rank;
+            Some((self.waiting.before(first).requests, first.due))
+        })
+    }
+
+    /// When the earliest of them is due.
+    pub(crate) fn first_due(&self) -> Option<Timestamp> {
+        self.firsts().map(|(_, due)| due).min()
+    }
+
+    /// Those that can still be on time, by rank.
     pub(crate) fn on_time_items(&self) -> impl Iterator<Item = &Item> {
-        self.waiting.range(..Rank::FIRST_LATE).map(|(_, item)| item)
+        self.waiting.iter().take_while(|item| !item.rank.late)
     }
 
     /// The same of one class.
     pub(crate) fn on_time_of(&self, class: Class) -> impl Iterator<Item = &Item> {
-        self.waiting.range(Rank::first_of(false, class)..=Rank::last_of(false, class)).map(|(_, item)| item)
+        let first = self.waiting.before(Rank::first_of(false, class)).requests;
+        self.waiting.iter_from(first).take_while(move |item| !item.rank.late && item.rank.class == class)
     }
 
     /// How long they have waited in all, in nanoseconds.
@@ -258,9 +314,14 @@ impl Queue {
         (u128::from(self.on_time.requests) * u128::from(now.as_nanos())).saturating_sub(self.arrived)
     }
 
+    /// The first of those that are late.
+    pub(crate) fn first_late(&self) -> Option<&Item> {
+        self.waiting.at(self.on_time.requests)
+    }
+
     /// Those that are late, by rank.
     pub(crate) fn late_items(&self) -> impl Iterator<Item = &Item> {
-        self.waiting.range(Rank::FIRST_LATE..).map(|(_, item)| item)
+        self.waiting.iter_from(self.on_time.requests)
     }
 
     /// Sums over all requests, those in parts included.
@@ -280,12 +341,12 @@ impl Queue {
     /// How many requests stand before this rank, those in parts counted by their own rank.
     pub(crate) fn position(&self, rank: Rank) -> usize {
         let in_parts = self.parts.values().flatten().filter(|item| item.rank < rank).count();
-        self.waiting.range(..rank).count() + in_parts
+        self.waiting.before(rank).requests as usize + in_parts
     }
 
     /// Every queued request, with the rank of its part if it is in one.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Item, Option<Rank>)> {
-        let waiting = self.waiting.values().map(|item| (*item, None));
+        let waiting = self.waiting.iter().map(|item| (*item, None));
         let parts = self.parts.iter().flat_map(|(part, items)| items.iter().map(|item| (*item, Some(*part))));
         waiting.chain(parts)
     }
@@ -308,35 +369,15 @@ impl Queue {
         let found = (on_time, late, part_totals, arrived);
         assert_eq!(found, (self.on_time, self.late, self.part_totals, self.arrived), "the sums of the queue");
         assert_eq!(by_class, self.by_class, "requests by class");
-        assert!(self.waiting.iter().all(|(rank, item)| *rank == item.rank), "a request stands under its own rank");
-        let oldest = self.waiting.values().map(|item| item.arrived).min();
+        self.waiting.assert_invariants();
+        let oldest = self.waiting.iter().map(|item| item.arrived).min();
         assert_eq!(oldest, self.arrivals.oldest(), "the oldest of the waiting requests");
-        assert!(self.arrivals.len() >= self.waiting.len(), "every waiting request has arrived");
+        assert!(self.arrivals.len() >= self.waiting.iter().count(), "every waiting request has arrived");
         assert!(self.parts.values().all(|members| !members.is_empty()), "a part has members");
     }
 
-    fn next_led_by(&self, lead: Class) -> Option<Item> {
-        let (rank, first) = self.waiting.first_key_value()?;
-        if rank.class == lead {
-            return Some(*first);
-        }
-        let led = of_class(&self.waiting, rank.late, lead);
-        Some(*led.map_or(first, |(_, item)| item))
+    fn first_of(&self, late: bool, class: Class) -> Option<&Item> {
+        let first = self.waiting.first_from(Rank::first_of(late, class));
+        first.filter(|item| item.rank.late == late && item.rank.class == class)
     }
-}
-
-fn head_of<V>(map: &BTreeMap<Rank, V>, class: Option<Class>) -> Option<Rank> {
-    let first = match class {
-        Some(class) => {
-            // Late ones lead nobody who is not.
-            let are_all_late = map.first_key_value().is_some_and(|(rank, _)| rank.late);
-            of_class(map, are_all_late, class)
-        }
-        None => map.first_key_value(),
-    };
-    first.map(|(rank, _)| *rank)
-}
-
-fn of_class<V>(map: &BTreeMap<Rank, V>, late: bool, class: Class) -> Option<(&Rank, &V)> {
-    map.range(Rank::first_of(late, class)..=Rank::last_of(late, class)).next()
 }

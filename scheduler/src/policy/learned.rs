@@ -72,7 +72,7 @@ impl Learned {
     fn wait_until(&self, view: &View<'_>, time_max: Duration) -> Option<Timestamp> {
         let on_time = view.queue.on_time();
         let requests = on_time.requests;
-        let first = view.queue.on_time_items().next()?;
+        let due = view.queue.first_due()?;
         if on_time.rows >= u64::from(view.budget.rows) || on_time.tokens >= u64::from(view.budget.tokens) {
             return None;
         }
@@ -92,14 +92,14 @@ impl Learned {
         let price = base * u128::from(self.wait_price);
         let left = price.saturating_sub(view.queue.waited(view.now)) / u128::from(requests.max(1));
         let paid = view.now + Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX));
-        Some(paid.min(first.rank.due - time))
+        Some(paid.min(due - time))
     }
 }
 
 /// Where the first request would be late on this worker although it can still be on time: until when another may come for
 /// it. Who cannot be on time anywhere was given up before.
 fn better_worker(view: &View<'_>) -> Option<Timestamp> {
-    let first = view.queue.on_time_items().next()?;
+    let first = view.queue.first_on_time()?;
     let is_late = view.now + view.costs.high(view.worker, first.cost.into()) > first.rank.due;
     (is_late && view.workers > 1).then_some(first.rank.due)
 }

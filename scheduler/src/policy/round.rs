@@ -16,19 +16,29 @@ use core::time::Duration;
 
 use super::View;
 use crate::cost::Size;
+use crate::line::{Line, Sum};
 use crate::queue::Item;
-use crate::{Class, RequestId, TenantId, Timestamp, WorkerId};
+use crate::{RequestId, TenantId, Timestamp, WorkerId};
 
 /// A model's requests that could be on time.
 pub(super) struct Round<'a> {
     view: &'a View<'a>,
 }
 
-/// Some of them in the order of the queue, and what a prefix of them costs.
-struct Line {
-    /// Of each request, what all up to it and with it take.
-    upto: Vec<Size>,
-    due: Vec<Timestamp>,
+/// Some of them by rank, and what they take from one to another.
+struct Stretch<'a> {
+    sums: Sums<'a>,
+    len: u64,
+    /// Of each class the position of its first one, and when that one is due.
+    classes: Vec<(u64, Timestamp)>,
+}
+
+/// Where the sums are known from.
+enum Sums<'a> {
+    /// The queue itself: these are all of it that can be on time.
+    Line(&'a Line),
+    /// Some of it: of each, what all up to it and with it take, and when it is due.
+    Picked(Vec<(Sum, Timestamp)>),
 }
 
 impl<'a> Round<'a> {
@@ -38,51 +48,46 @@ impl<'a> Round<'a> {
 
     /// Whether all fit one batch of the worker that is free, within the time that batches have.
     pub(super) fn fits_at_once(&self, time_max: Duration) -> bool {
-        let View { now, queue, budget, worker, costs, .. } = self.view;
-        let (totals, Some(first)) = (queue.on_time(), queue.on_time_items().next()) else { return true };
-        if totals.rows > u64::from(budget.rows) || totals.tokens > u64::from(budget.tokens) {
-            return false;
-        }
-        let time = costs.high(*worker, totals.size());
-        time <= time_max && *now + time <= first.rank.due
+        let View { now, queue, worker, costs, .. } = self.view;
+        let Some(due) = queue.first_due() else { return true };
+        let time = costs.high(*worker, queue.on_time().size());
+        time <= time_max && *now + time <= due && self.is_in_budget(queue.on_time().sum())
     }
 
-    /// Whether all would be on time even if the workers began only when the last of them is free, without looking at each.
+    /// Whether all would be on time even if the workers began only when the last of them is free, without forming batches.
+    ///
+    /// Looked at are twice as many from one time to the next: all of them must be through when the first of the later half
+    /// is due.
     pub(super) fn surely_fits(&self, free: &[(Timestamp, WorkerId)], time_max: Duration) -> bool {
-        let View { queue, budget, worker, costs, .. } = self.view;
-        let due =
-            Class::ALL.into_iter().filter_map(|class| queue.on_time_of(class).next()).map(|item| item.rank.due).min();
-        let (Some(due), Some((begin, _))) = (due, free.last()) else { return true };
-        let (totals, workers) = (queue.on_time(), free.len() as u64);
-        let time = costs.high(*worker, totals.size());
-        // Batches are cut by rows, by tokens and by time. Each is taken to leave half of its room.
-        let by_time = time.as_nanos() / time_max.as_nanos().max(1);
-        let by_time = u64::try_from(by_time).unwrap_or(u64::MAX);
-        let by_rows = totals.rows / u64::from(budget.rows.max(1));
-        let by_tokens = totals.tokens / u64::from(budget.tokens.max(1));
-        let batches = (by_time.max(by_rows).max(by_tokens) + 1).saturating_mul(2);
-        let base = costs.high(*worker, Size::default());
-        let work = time.as_nanos() + base.as_nanos() * u128::from(batches);
-        let each = Duration::from_nanos(u64::try_from(work / u128::from(workers)).unwrap_or(u64::MAX));
-        *begin + each + time_max <= due
+        let Some((begin, _)) = free.last() else { return false };
+        let stretch = self.all();
+        let mut first = 0;
+        while first < stretch.len {
+            let end = (first * 2).max(u64::from(self.view.budget.rows)).clamp(first + 1, stretch.len);
+            let upto = stretch.upto(end);
+            if *begin + self.time_at_most(upto, free.len() as u64, time_max)
+                > stretch.due_at(first).min(stretch.due_of_others(first, end))
+            {
+                return false;
+            }
+            first = end;
+        }
+        true
     }
 
     /// Who must go.
     pub(super) fn victims(self, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
-        let items: Vec<&Item> = self.view.queue.on_time_items().collect();
-        if self.fits(&Line::new(items.iter().copied()), 0, free) {
+        let all = self.all();
+        if self.fits(&all, 0, free) {
             return Vec::new();
         }
+        let items: Vec<&Item> = self.view.queue.on_time_items().collect();
         let is_of_one = |item: &Item| (item.tenant, item.rank.class);
-        let are_alike = items.windows(2).all(|pair| is_of_one(pair[0]) == is_of_one(pair[1]));
-        if are_alike { self.heads(&items, free) } else { self.by_tenant(&items, free) }
-    }
-
-    /// The first ones.
-    fn heads(&self, items: &[&Item], free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
-        let line = Line::new(items.iter().copied());
-        let count = least(items.len(), |count| self.fits(&line, count, free));
-        items[..count].iter().map(|item| item.rank.id).collect()
+        if items.windows(2).all(|pair| is_of_one(pair[0]) == is_of_one(pair[1])) {
+            let count = least(items.len(), |count| self.fits(&all, count as u64, free));
+            return items[..count].iter().map(|item| item.rank.id).collect();
+        }
+        self.by_tenant(&items, free)
     }
 
     /// The first ones of whoever has the most.
@@ -90,7 +95,7 @@ impl<'a> Round<'a> {
         let order = self.order(items);
         let without = |count: usize| {
             let gone: BTreeSet<RequestId> = order[..count].iter().copied().collect();
-            Line::new(items.iter().copied().filter(move |item| !gone.contains(&item.rank.id)))
+            Stretch::picked(items.iter().copied().filter(move |item| !gone.contains(&item.rank.id)))
         };
         let count = least(items.len(), |count| self.fits(&without(count), 0, free));
         order[..count].to_vec()
@@ -121,61 +126,126 @@ impl<'a> Round<'a> {
     }
 
     /// Whether all but the first so many fit into one round.
-    fn fits(&self, line: &Line, mut next: usize, free: &[(Timestamp, WorkerId)]) -> bool {
+    fn fits(&self, stretch: &Stretch<'_>, mut next: u64, free: &[(Timestamp, WorkerId)]) -> bool {
         let mut free: VecDeque<(Timestamp, WorkerId)> = free.iter().copied().collect();
-        while next < line.due.len() {
+        while next < stretch.len {
             let Some((start, worker)) = free.pop_front() else { return false };
-            let (taken, is_full) = self.prefix(line, next, start, worker);
-            if taken == 0 {
+            let batch = self.batch(stretch, next, start, worker);
+            if batch.taken.requests == 0 {
                 // Too slow a worker for those, or too late.
                 continue;
             }
-            if is_full {
+            if batch.is_full {
                 // The budget closed it, not the time: its worker may be through in time for another.
-                let end = start + self.view.costs.expected(worker, line.between(next, next + taken));
+                let end = start + self.view.costs.expected(worker, batch.taken.size);
                 free.insert(free.partition_point(|other| *other <= (end, worker)), (end, worker));
             }
-            next += taken;
+            next += batch.taken.requests;
         }
         true
     }
 
-    /// How many from `first` on a batch that starts then can take so that all are on time, and whether it is the budget
-    /// that ends it.
-    fn prefix(&self, line: &Line, first: usize, start: Timestamp, worker: WorkerId) -> (usize, bool) {
+    /// What a batch from `first` on that starts then can take so that all in it are on time.
+    fn batch(&self, stretch: &Stretch<'_>, first: u64, start: Timestamp, worker: WorkerId) -> Planned {
+        let before = stretch.upto(first);
+        let first_due = stretch.due_at(first);
+        let is_in_time = |taken: Sum| {
+            let due = first_due.min(stretch.due_of_others(first, first + taken.requests));
+            start + self.view.costs.high(worker, taken.size) <= due
+        };
+        let end = stretch.reach(|upto| {
+            if upto.requests <= first {
+                return true;
+            }
+            let taken = upto.minus(before);
+            is_in_time(taken) && (taken.requests == 1 || self.is_in_budget(taken))
+        });
+        let is_full = end.requests < stretch.len && is_in_time(stretch.upto(end.requests + 1).minus(before));
+        Planned { taken: end.minus(before), is_full }
+    }
+
+    /// A bound on the time in which so many workers are through with all of it.
+    fn time_at_most(&self, sum: Sum, workers: u64, time_max: Duration) -> Duration {
+        let View { budget, worker, costs, .. } = self.view;
+        let time = costs.high(*worker, sum.size);
+        // Batches are cut by rows, by tokens and by time. Each is taken to leave half of its room.
+        let by_time = u64::try_from(time.as_nanos() / time_max.as_nanos().max(1)).unwrap_or(u64::MAX);
+        let by_rows = sum.size.rows / u64::from(budget.rows.max(1));
+        let by_tokens = sum.size.tokens / u64::from(budget.tokens.max(1));
+        let batches = (by_time.max(by_rows).max(by_tokens) + 1).saturating_mul(2);
+        let base = costs.high(*worker, Size::default());
+        let work = time.as_nanos() + base.as_nanos() * u128::from(batches);
+        let each = Duration::from_nanos(u64::try_from(work / u128::from(workers.max(1))).unwrap_or(u64::MAX));
+        // Nobody has less than the others by more than one batch.
+        let largest = Size {
+            rows: sum.size.rows.min(budget.rows.into()),
+            tokens: sum.size.tokens.min(budget.tokens.into()),
+            squares: sum.size.squares,
+        };
+        each.saturating_add(costs.high(*worker, largest).min(time_max))
+    }
+
+    fn is_in_budget(&self, sum: Sum) -> bool {
         let budget = self.view.budget;
-        let left = line.due[first].since(start);
-        let in_budget = |size: Size| size.rows <= u64::from(budget.rows) && size.tokens <= u64::from(budget.tokens);
-        let in_time = |size: Size| self.view.costs.high(worker, size) <= left;
-        let rest = line.due.len() - first;
-        let taken = rest
-            - least(rest, |cut| {
-                let end = line.due.len() - cut;
-                let size = line.between(first, end);
-                end == first || in_time(size) && (in_budget(size) || end == first + 1)
-            });
-        let end = first + taken;
-        (taken, end < line.due.len() && in_time(line.between(first, end + 1)))
+        let Size { rows, tokens, .. } = sum.size;
+        rows <= u64::from(budget.rows) && tokens <= u64::from(budget.tokens) && sum.bytes <= budget.bytes
+    }
+
+    fn all(&self) -> Stretch<'a> {
+        let queue = self.view.queue;
+        Stretch { sums: Sums::Line(queue.line()), len: queue.on_time().requests, classes: queue.firsts().collect() }
     }
 }
 
-impl Line {
-    fn new<'a>(items: impl Iterator<Item = &'a Item>) -> Self {
-        let (mut upto, mut due, mut sum) = (Vec::new(), Vec::new(), Size::default());
+/// A batch that could be formed.
+struct Planned {
+    taken: Sum,
+    /// Whether it is the budget that ends it.
+    is_full: bool,
+}
+
+impl<'a> Stretch<'a> {
+    fn picked(items: impl Iterator<Item = &'a Item>) -> Self {
+        let (mut picked, mut classes, mut class, mut sum) = (Vec::new(), Vec::new(), None, Sum::default());
         for item in items {
-            sum.add(item.cost.into());
-            upto.push(sum);
-            due.push(item.rank.due);
+            if class.replace(item.rank.class) != Some(item.rank.class) {
+                classes.push((sum.requests, item.rank.due));
+            }
+            sum = sum.plus(Sum::of(item));
+            picked.push((sum, item.rank.due));
         }
-        Self { upto, due }
+        Self { len: sum.requests, sums: Sums::Picked(picked), classes }
     }
 
-    /// What requests from one on and before the other take.
-    fn between(&self, from: usize, to: usize) -> Size {
-        let before = |index: usize| if index == 0 { Size::default() } else { self.upto[index - 1] };
-        let mut size = before(to);
-        size.remove(before(from));
-        size
+    /// What the first so many take.
+    fn upto(&self, end: u64) -> Sum {
+        self.reach(|sum| sum.requests <= end)
+    }
+
+    /// The largest sum of the first ones for which it holds.
+    fn reach(&self, holds: impl Fn(Sum) -> bool) -> Sum {
+        match &self.sums {
+            Sums::Line(line) => line.reach(|sum| sum.requests <= self.len && holds(sum)),
+            Sums::Picked(picked) => {
+                let count = picked.partition_point(|(sum, _)| holds(*sum));
+                count.checked_sub(1).map_or(Sum::default(), |last| picked[last].0)
+            }
+        }
+    }
+
+    /// When the one that so many stand before is due.
+    fn due_at(&self, position: u64) -> Timestamp {
+        let due = match &self.sums {
+            Sums::Line(line) => line.at(position).map(|item| item.rank.due),
+            Sums::Picked(picked) => usize::try_from(position).ok().and_then(|at| picked.get(at)).map(|(_, due)| *due),
+        };
+        due.unwrap_or(Timestamp::MAX)
+    }
+
+    /// When the earliest after `first` and before `end` that may be due before it is due: the first one of another class.
+    fn due_of_others(&self, first: u64, end: u64) -> Timestamp {
+        let others = self.classes.iter().filter(|(at, _)| (first + 1..end).contains(at)).map(|(_, due)| *due);
+        others.min().unwrap_or(Timestamp::MAX)
     }
 }
 

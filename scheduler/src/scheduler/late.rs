@@ -115,7 +115,7 @@ impl Scheduler {
     fn drop_unmeetable(&mut self, id: ModelId, worker: WorkerId) {
         loop {
             let Some(model) = self.models.get(&id) else { return };
-            let Some(item) = model.queue.late_items().next() else { return };
+            let Some(item) = model.queue.first_late() else { return };
             let time = model.costs.high(worker, item.cost.into());
             let request = item.rank.id;
             let deadline = self.requests.get(request).map_or(Timestamp::MAX, |live| live.deadline);

@@ -136,7 +136,7 @@ impl Scheduler {
         let link = self.fleet.link(worker)?;
         let of = |id: &ModelId| {
             let model = self.models.get(id).filter(|_| link.is_ready(*id))?;
-            let rank = model.queue.late_items().next()?.rank;
+            let rank = model.queue.first_late()?.rank;
             Some(Choice { rank, start: rank.due, model: *id, worker, source: Source::Late(model.late_time_max()) })
         };
         self.stirred.iter().filter_map(of).min_by_key(Choice::urgency)

@@ -13,7 +13,7 @@ impl BatchPolicy for LastMoment {
     fn decide(&self, view: &View<'_>) -> Decision {
         let close = |why| Decision::Close(Close { time_max: Some(view.objective), ..Close::all(why) });
         let on_time = view.queue.on_time();
-        let Some(first) = view.queue.on_time_items().next() else { return close(CloseReason::Drained) };
+        let Some(first) = view.queue.first_on_time() else { return close(CloseReason::Drained) };
         let is_full = on_time.rows >= u64::from(view.budget.rows) || on_time.tokens >= u64::from(view.budget.tokens);
         if !view.costs.is_known() || is_full {
             return close(CloseReason::Drained);
