@@ -3,10 +3,11 @@
 //! The table has no opinion on what to do with them. It knows workers by id across their reconnects, because what their
 //! memory holds is learned once, and because an epoch older than the last is a voice from the past.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::cap::Cap;
+use crate::pools::{PoolId, Pools, Standing};
 use crate::turns::Turns;
 use crate::{BatchId, Budget, Epoch, ModelId, Slot, Timestamp, WorkerId};
 
@@ -53,6 +54,8 @@ pub(crate) struct Link {
     pub(crate) rows: u64,
     /// When it is thought to be through with them.
     pub(crate) free_at: Timestamp,
+    /// The workers that hold the same models, if it holds any, and where it stands among them.
+    pool: Option<(PoolId, Standing)>,
 }
 
 impl Link {
@@ -62,6 +65,17 @@ impl Link {
 
     pub(crate) fn ready_models(&self) -> impl Iterator<Item = ModelId> {
         self.holdings.iter().filter(|(_, holding)| **holding == Holding::Ready).map(|(model, _)| *model)
+    }
+
+    /// The workers that hold the same models.
+    pub(crate) fn pool(&self) -> Option<PoolId> {
+        self.pool.map(|(pool, _)| pool)
+    }
+
+    fn standing(&self) -> Standing {
+        let is_free = !self.credits.is_empty();
+        let load = (self.outstanding.len(), self.rows);
+        Standing { free: is_free.then_some(load), busy: (!is_free).then_some(self.free_at) }
     }
 
     /// The credit to spend next: the one that allows most.
@@ -77,12 +91,14 @@ impl Link {
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     workers: BTreeMap<WorkerId, Worker>,
-    /// Connected workers with a credit.
-    free: BTreeSet<WorkerId>,
+    pub(crate) pools: Pools,
     /// Connected workers.
     lives: u32,
-    /// How many connected workers hold each model, as of the last [`Fleet::recount`].
-    ready: BTreeMap<ModelId, u32>,
+    /// Credits of all workers.
+    credits: usize,
+    /// What the least loaded free worker of each pool offers, or offered last.
+    offers: BTreeMap<PoolId, Budget>,
+    has_new_offer: bool,
 }
 
 impl Fleet {
@@ -100,7 +116,11 @@ impl Fleet {
     pub(crate) fn disconnect(&mut self, id: WorkerId) -> Option<Link> {
         let link = self.workers.get_mut(&id)?.link.take()?;
         self.lives -= 1;
-        self.free.remove(&id);
+        self.credits -= link.credits.len();
+        if let Some((pool, standing)) = link.pool {
+            self.pools.leave(pool, id, standing);
+            self.note_offer(pool);
+        }
         let absent = self.workers.iter().filter(|(_, worker)| worker.link.is_none());
         if absent.clone().count() > ABSENT_MAX
             && let Some(oldest) = absent.min_by_key(|(_, worker)| worker.epoch).map(|(id, _)| *id)
@@ -114,24 +134,68 @@ impl Fleet {
     /// accepted.
     pub(crate) fn grant(&mut self, id: WorkerId, slot: Slot, budget: Budget) -> bool {
         let Some(link) = self.link_mut(id) else { return false };
+        let before = link.credits.len();
         if budget.rows == 0 {
             link.credits.remove(&slot);
-        } else if link.credits.len() >= SLOTS_MAX && !link.credits.contains_key(&slot) {
+        } else if before >= SLOTS_MAX && !link.credits.contains_key(&slot) {
             return false;
         } else {
             link.credits.insert(slot, budget);
         }
-        self.index(id);
+        let after = link.credits.len();
+        self.credits = self.credits + after - before;
+        self.place(id);
         true
     }
 
     /// A batch goes to the worker on this credit.
     pub(crate) fn spend(&mut self, id: WorkerId, slot: Slot, batch: BatchId, rows: u32) {
         let Some(link) = self.link_mut(id) else { return };
-        link.credits.remove(&slot);
+        let spent = usize::from(link.credits.remove(&slot).is_some());
         link.outstanding.push_back(batch);
         link.rows += u64::from(rows);
-        self.index(id);
+        self.credits -= spent;
+    }
+
+    /// What a worker has to do changed: notes where that puts it in its pool.
+    pub(crate) fn place(&mut self, id: WorkerId) {
+        let Some(link) = self.workers.get_mut(&id).and_then(|worker| worker.link.as_mut()) else { return };
+        let new = link.standing();
+        if let Some((pool, standing)) = &mut link.pool {
+            let pool = *pool;
+            self.pools.place(pool, id, core::mem::replace(standing, new), new);
+            self.note_offer(pool);
+        }
+    }
+
+    fn note_offer(&mut self, pool: PoolId) {
+        let offer = self.pools.first_free(pool).and_then(|worker| self.link(worker)?.best_credit());
+        if let Some((_, offer)) = offer {
+            self.has_new_offer |= self.offers.insert(pool, offer) != Some(offer);
+        }
+    }
+
+    /// Whether workers offer something else since this was asked last.
+    pub(crate) fn has_new_offer(&mut self) -> bool {
+        core::mem::take(&mut self.has_new_offer)
+    }
+
+    /// What a worker holds changed: it goes to those that hold the same. Says whether these were none.
+    pub(crate) fn regroup(&mut self, id: WorkerId) -> bool {
+        let Some(link) = self.workers.get_mut(&id).and_then(|worker| worker.link.as_mut()) else { return false };
+        if let Some((pool, standing)) = link.pool.take() {
+            self.pools.leave(pool, id, standing);
+        }
+        let pools = &self.pools;
+        self.offers.retain(|pool, _| pools.exists(*pool));
+        let models: Vec<ModelId> = link.ready_models().collect();
+        if models.is_empty() {
+            return false;
+        }
+        let (pool, is_first) = self.pools.join(models);
+        link.pool = Some((pool, Standing { free: None, busy: None }));
+        self.place(id);
+        is_first
     }
 
     /// Learns from a batch that did not fit the worker's memory.
@@ -189,33 +253,24 @@ impl Fleet {
         is_late: impl Fn(WorkerId) -> bool,
         is_slow: impl Fn(WorkerId) -> bool,
     ) -> Option<WorkerId> {
-        let free = self.free.iter().filter_map(|id| Some((*id, self.link(*id)?)));
-        let ready = free.filter(|(_, link)| link.is_ready(model));
-        let key = |id: WorkerId, link: &Link| (is_late(id), link.outstanding.len(), is_slow(id), link.rows, id);
-        ready.min_by_key(|(id, link)| key(*id, link)).map(|(id, _)| id)
-    }
-
-    /// Counts the workers that hold a model anew, which changes rarely.
-    pub(crate) fn recount(&mut self, model: ModelId) {
-        let ready = self.connected().filter(|(_, _, link)| link.is_ready(model)).count();
-        match u32::try_from(ready).unwrap_or(u32::MAX) {
-            0 => self.ready.remove(&model),
-            workers => self.ready.insert(model, workers),
-        };
+        let mut best = None;
+        for free in self.pools.free(model) {
+            for ((batches, rows), id) in free {
+                let (late, slow) = (is_late(id), is_slow(id));
+                let key = (late, batches, slow, rows, id);
+                best = Some(best.map_or(key, |best| key.min(best)));
+                // Those that come have no less to do.
+                if !late && !slow {
+                    break;
+                }
+            }
+        }
+        best.map(|(.., id)| id)
     }
 
     /// Workers that hold a model.
     pub(crate) fn ready(&self, model: ModelId) -> u32 {
-        self.ready.get(&model).copied().unwrap_or(0)
-    }
-
-    /// When the workers that hold a model are thought to be free, those with a credit being free now, in order.
-    pub(crate) fn free_times(&self, model: ModelId, now: Timestamp) -> Vec<(Timestamp, WorkerId)> {
-        let ready = self.connected().filter(|(_, _, link)| link.is_ready(model));
-        let free_at = |link: &Link| if link.credits.is_empty() { link.free_at.max(now) } else { now };
-        let mut times: Vec<_> = ready.map(|(id, _, link)| (free_at(link), id)).collect();
-        times.sort_unstable();
-        times
+        self.pools.workers(model)
     }
 
     /// How many workers are connected.
@@ -230,27 +285,22 @@ impl Fleet {
 
     /// Credits of all workers.
     pub(crate) fn credits(&self) -> usize {
-        self.free.iter().filter_map(|id| self.link(*id)).map(|link| link.credits.len()).sum()
+        self.credits
     }
 
-    /// Derives the index of free workers anew.
+    /// Derives the indexes of workers anew.
     pub(crate) fn assert_invariants(&self) {
-        let free = self.connected().filter(|(_, _, link)| !link.credits.is_empty());
-        let free: BTreeSet<_> = free.map(|(id, _, _)| id).collect();
-        assert_eq!(free, self.free, "the index of workers with a credit");
         assert_eq!(self.connected().count(), self.lives as usize, "connected workers");
+        assert_eq!(self.connected().map(|(_, _, link)| link.credits.len()).sum::<usize>(), self.credits, "credits");
         let mut ready = BTreeMap::new();
-        for model in self.connected().flat_map(|(_, _, link)| link.ready_models()) {
-            *ready.entry(model).or_insert(0) += 1;
+        for (id, _, link) in self.connected() {
+            assert_eq!(link.pool.is_some(), link.ready_models().next().is_some(), "worker {id} has a pool");
+            assert!(link.pool.is_none_or(|(_, standing)| standing == link.standing()), "worker {id} stands as it says");
+            link.ready_models().for_each(|model| *ready.entry(model).or_insert(0) += 1);
         }
-        assert_eq!(ready, self.ready, "how many workers hold each model");
-    }
-
-    fn index(&mut self, id: WorkerId) {
-        if self.link(id).is_some_and(|link| !link.credits.is_empty()) {
-            self.free.insert(id);
-        } else {
-            self.free.remove(&id);
+        for (model, workers) in ready {
+            assert_eq!(self.ready(model), workers, "workers that hold model {model}");
         }
+        self.pools.assert_invariants();
     }
 }

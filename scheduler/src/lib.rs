@@ -50,6 +50,7 @@ mod inflight;
 mod line;
 mod model;
 mod policy;
+mod pools;
 mod queue;
 mod rate;
 mod requests;

@@ -7,11 +7,14 @@ use core::time::Duration;
 
 use crate::cost::{Costs, Size};
 use crate::policy::{self, BatchPolicy, Close, Decision, View};
-use crate::queue::Queue;
+use crate::pools::Heads;
+use crate::queue::{Lead, Queue};
 use crate::rate::Rate;
 use crate::shares::Shares;
 use crate::{Budget, CloseReason, ModelConfig, OnLate, RequestId, Timestamp, WorkerId};
 
+/// What a batch counts at least, so that those of unknown cost count as well.
+const TIME_MIN: Duration = Duration::from_micros(100);
 /// Batches of late requests take such a part of the objective.
 const LATE_PARTS: u32 = 8;
 
@@ -30,6 +33,16 @@ pub(crate) struct Model {
     pub(crate) is_busy: bool,
     /// Until when the policy waits; kept in step with `Scheduler::wakes`.
     pub(crate) wake: Option<Timestamp>,
+    /// Until when it is in no hurry, because it had to give requests up; zero if it had not.
+    pub(crate) pressed_until: Timestamp,
+    /// What it got of the workers' time, as far as those count it that had to.
+    pub(crate) got: Duration,
+    /// What the lists of workers say of it.
+    pub(crate) listed: Heads,
+    /// Unless there may be a pool of workers that does not know.
+    pub(crate) is_listed_everywhere: bool,
+    /// Whether it has a request that can still be on time, as of when it was listed last.
+    pub(crate) is_active: bool,
     policy: Box<dyn BatchPolicy>,
 }
 
@@ -45,6 +58,11 @@ impl Model {
             shares: Shares::default(),
             is_busy: false,
             wake: None,
+            pressed_until: Timestamp::ZERO,
+            got: Duration::ZERO,
+            listed: Heads::default(),
+            is_listed_everywhere: false,
+            is_active: false,
             policy,
         }
     }
@@ -79,6 +97,28 @@ impl Model {
             Decision::WaitUntil(until) if until <= view.now => Decision::Close(Close::all(CloseReason::Delay)),
             decision @ (Decision::Close(_) | Decision::WaitUntil(_)) => decision,
         })
+    }
+
+    /// What it waits with for workers, of which so many hold it.
+    pub(crate) fn heads(&self, workers: u32) -> Heads {
+        let earlier = self.policy.earlier(&self.queue, &self.costs, self.config.objective, workers);
+        let leads = self.queue.leads(self.wake.is_some());
+        leads.map(|lead| {
+            let start = match lead? {
+                Lead::Request(rank) if !rank.late => (rank.due - earlier).max(self.pressed_until),
+                Lead::Request(rank) | Lead::Part(rank) => rank.due,
+            };
+            Some((start, self.got, lead?.rank()))
+        })
+    }
+
+    /// A batch of it was sent that takes so long. `fair` is what those begin with that had to give requests up.
+    pub(crate) fn count_got(&mut self, time: Duration, fair: &mut Duration) {
+        if self.pressed_until > Timestamp::ZERO {
+            *fair = self.got.max(*fair);
+        }
+        self.got = self.got.max(*fair).saturating_add(time.max(TIME_MIN));
+        self.pressed_until = Timestamp::ZERO;
     }
 
     /// Learns how long a batch took.

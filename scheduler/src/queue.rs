@@ -11,6 +11,7 @@ use crate::batch::Draft;
 use crate::cost::Size;
 use crate::line::{Line, Sum};
 use crate::policy::Close;
+use crate::pools::LANES;
 use crate::turns::ByClass;
 use crate::{Class, CloseReason, Cost, RequestId, TenantId, Timestamp};
 
@@ -29,6 +30,21 @@ impl Rank {
     /// Not after any rank of the class.
     pub(crate) const fn first_of(late: bool, class: Class) -> Self {
         Self { late, class, due: Timestamp::ZERO, id: RequestId(0) }
+    }
+}
+
+/// What leads a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lead {
+    Part(Rank),
+    Request(Rank),
+}
+
+impl Lead {
+    pub(crate) fn rank(&self) -> Rank {
+        match self {
+            Self::Part(rank) | Self::Request(rank) => *rank,
+        }
     }
 }
 
@@ -248,6 +264,21 @@ impl Queue {
         parts.find(|rank| class.is_none_or(|class| rank.class == class)).copied()
     }
 
+    /// What leads the queue in each class and of those that are late: a part, or unless the policy `waits` a request.
+    pub(crate) fn leads(&self, waits: bool) -> [Option<Lead>; LANES] {
+        let mut leads = [None; LANES];
+        for class in Class::ALL {
+            // A part keeps its place even when its first member is gone.
+            let part = self.part_head(Some(class)).map(Lead::Part);
+            let has_waiting = !waits && self.by_class[class as usize] > 0;
+            let first =
+                has_waiting.then(|| self.first_of(false, class)).flatten().map(|first| Lead::Request(first.rank));
+            leads[class as usize] = part.into_iter().chain(first).min_by_key(Lead::rank);
+        }
+        leads[Class::ALL.len()] = self.first_late().filter(|_| !waits).map(|late| Lead::Request(late.rank));
+        leads
+    }
+
     /// When the oldest waiting request arrived.
     pub(crate) fn oldest_waiting(&self) -> Option<Timestamp> {
         self.arrivals.oldest()
@@ -331,11 +362,6 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.parts.is_empty()
-    }
-
-    /// Which classes have a request here that can still be on time.
-    pub(crate) fn classes(&self) -> ByClass<bool> {
-        self.by_class.map(|requests| requests > 0)
     }
 
     /// How many requests stand before this rank, those in parts counted by their own rank.

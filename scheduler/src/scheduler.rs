@@ -18,6 +18,7 @@ mod tests;
 mod workers;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use core::time::Duration;
 
 use crate::admission::Admission;
 use crate::demand::Demand;
@@ -56,10 +57,11 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 ///
 /// Requests of a model are ordered by class, then by the earlier of their deadline and their arrival plus the model's
 /// objective, then by id; those whom the policy gave up as late come after all others. Among models the one that must
-/// start first goes first, on a worker where it is not late, with the fewest batches and rows outstanding. A worker that
-/// has passed over late requests for 16 batches gives them the next. A worker that has run 8 batches past waiting standard requests, or 16 past bulk ones, gives
-/// the next batch's lead to that class; one that has run two batches for each model it holds past a model waiting in
-/// the same class gives the next to that model. So nobody starves, and a backlog does not hold up who is on time.
+/// start first goes first, on a worker where it is not late, with the fewest batches and rows outstanding. One that had to
+/// give requests up, or is late where nobody is given up, waits for those that must start before the next worker is free;
+/// of several such the one goes first that got least of the workers' time. A worker that has passed over late requests for
+/// 16 batches gives them the next. A worker that has run 8 batches past waiting standard requests, or 16 past bulk ones,
+/// gives the next batch's lead to that class. So nobody starves, and a backlog does not hold up who is on time.
 /// A head that does not fit what is left of the budget closes the batch; it is never skipped. A head that exceeds the
 /// whole budget runs alone.
 ///
@@ -80,8 +82,15 @@ pub struct Scheduler {
     inflight: InFlight,
     /// Of the workers' time.
     demand: Demand,
-    /// Models that may have become dispatchable in this call. Empty between calls.
+    /// Models of which something changed in this call. Empty between calls.
     stirred: BTreeSet<ModelId>,
+    /// Models that have a request which can still be on time.
+    active: usize,
+    /// What the model had got of the workers' time that was served last of those that must give requests up. Who must
+    /// begins with as much: nobody saves up time by not asking for it.
+    fair: Duration,
+    /// Models whose policy waits, and that a worker in time, or a faster one, would suit better than those that are free.
+    seeking: BTreeSet<ModelId>,
     /// When a policy wants to look again, by time; the same as every model's `wake`.
     wakes: BTreeSet<(Timestamp, ModelId)>,
     drain: Drain,
@@ -154,6 +163,9 @@ impl Scheduler {
             inflight: InFlight::default(),
             demand: Demand::default(),
             stirred: BTreeSet::new(),
+            active: 0,
+            fair: Duration::ZERO,
+            seeking: BTreeSet::new(),
             wakes: BTreeSet::new(),
             drain: Drain::No,
             outputs: VecDeque::new(),

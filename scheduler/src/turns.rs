@@ -1,11 +1,9 @@
 //! Whose turn it is on one worker when urgency alone would always choose somebody else.
 //!
-//! Urgency decides nearly always. These counts only bound for how long it may pass over the same class or model, so that
-//! neither a flood of a more urgent class nor the backlog of another model starves anybody.
+//! Urgency decides nearly always. These counts only bound for how long it may pass over the same class, so that a flood of
+//! a more urgent one starves nobody. Between models of a class it is the workers' time that counts.
 
-use alloc::collections::BTreeMap;
-
-use crate::{Class, ModelId};
+use crate::Class;
 
 /// A flag per class, in the order of [`Class::ALL`].
 pub(crate) type ByClass<T> = [T; Class::ALL.len()];
@@ -15,49 +13,20 @@ pub(crate) type ByClass<T> = [T; Class::ALL.len()];
 const CLASS_PATIENCE: ByClass<u32> = [u32::MAX, 8, 16];
 /// How many batches in a row may pass over late requests: they wait behind all who can be on time, and not for ever.
 const LATE_PATIENCE: u32 = 16;
-/// How many batches in a row, for each model the worker holds, may pass over a model that waits in the class that led
-/// them. Due times alone would let a backlog that is long overdue hold up models that are still on time.
-const MODEL_PATIENCE: u32 = 2;
-
-/// What waits for a worker in the queue of a model it offers. One that is still loading keeps its place in the counts, or
-/// a worker that crashes again and again would begin them anew each time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitingFor {
-    pub(crate) is_ready: bool,
-    pub(crate) classes: ByClass<bool>,
-}
 
 /// Counts of batches that passed over somebody, on one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     classes: ByClass<u32>,
-    models: BTreeMap<(Class, ModelId), u32>,
     late: u32,
 }
 
 impl Turns {
-    /// Notes a batch of `model` led by `lead` with requests of the `taken` classes in it.
-    pub(crate) fn count(
-        &mut self,
-        model: ModelId,
-        lead: Class,
-        taken: ByClass<bool>,
-        queues: &BTreeMap<ModelId, WaitingFor>,
-    ) {
-        for class in Class::ALL {
-            let at = class as usize;
-            let mut waiting = queues.values().filter(|queue| queue.classes[at]);
-            if taken[at] || waiting.clone().next().is_none() {
-                self.classes[at] = 0;
-            } else if waiting.any(|queue| queue.is_ready) {
-                self.classes[at] = self.classes[at].saturating_add(1);
-            }
-        }
-        let is_waiting = |of: ModelId, class: Class| queues.get(&of).is_some_and(|queue| queue.classes[class as usize]);
-        self.models.retain(|(class, of), _| is_waiting(*of, *class) && (*of != model || !taken[*class as usize]));
-        for (of, _) in queues.iter().filter(|(of, queue)| **of != model && queue.is_ready && is_waiting(**of, lead)) {
-            let passed = self.models.entry((lead, *of)).or_default();
-            *passed = passed.saturating_add(1);
+    /// Notes a batch with requests of the `taken` classes in it, while others of the `waiting` ones waited for the worker. A
+    /// count whose class does not wait just now is kept: its model may be loading.
+    pub(crate) fn count(&mut self, taken: ByClass<bool>, waiting: ByClass<bool>) {
+        for ((count, taken), waiting) in self.classes.iter_mut().zip(taken).zip(waiting) {
+            *count = if taken { 0 } else { count.saturating_add(u32::from(waiting)) };
         }
     }
 
@@ -75,12 +44,5 @@ impl Turns {
     pub(crate) fn classes_owed(&self, lead: Class) -> impl Iterator<Item = Class> {
         let is_owed = |class: &Class| self.classes[*class as usize] >= CLASS_PATIENCE[*class as usize];
         Class::ALL.into_iter().filter(move |class| *class > lead).filter(is_owed)
-    }
-
-    /// The models whose turn it is in a class, on a worker that holds so many.
-    pub(crate) fn models_owed(&self, class: Class, held: usize) -> impl Iterator<Item = ModelId> {
-        let patience = MODEL_PATIENCE.saturating_mul(u32::try_from(held).unwrap_or(u32::MAX));
-        let of_class = self.models.range((class, ModelId(0))..=(class, ModelId(u32::MAX)));
-        of_class.filter(move |(_, passed)| **passed >= patience).map(|((_, model), _)| *model)
     }
 }

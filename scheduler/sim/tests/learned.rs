@@ -6,8 +6,8 @@ use shoal_scheduler::{BatchCost, ModelConfig, OnLate, PolicyConfig, Timestamp};
 use shoal_sim::bound::{capacity, fluid, hard, offline};
 use shoal_sim::contender::{Variant, contenders};
 use shoal_sim::limit::score_at;
-use shoal_sim::play::play;
-use shoal_sim::scenario::{Absence, Change, Curve, Family, Scenario, catalog, standard};
+use shoal_sim::play::{Fate, play};
+use shoal_sim::scenario::{Absence, Change, Choice, Curve, Family, Scenario, Stream, catalog, standard};
 use shoal_sim::score::Score;
 
 const BOTH: [OnLate; 2] = [OnLate::Serve, OnLate::Shed];
@@ -85,7 +85,7 @@ fn does_nearly_as_well_as_who_knows_the_future() {
 #[test]
 fn overload_costs_it_hardly_anything() {
     for on_late in BOTH {
-        for (workers, models, load, least) in [(1, 1, 3.0, 0.95), (4, 1, 3.0, 0.95), (4, 16, 1.5, 0.81)] {
+        for (workers, models, load, least) in [(1, 1, 3.0, 0.95), (4, 1, 3.0, 0.95), (4, 16, 1.5, 0.78)] {
             let scenario = poisson(workers, models, |scenario| capacity(scenario) * load);
             let score = score(&scenario, &experienced(on_late));
             let share = score.goodput / hard(&scenario.clone().at_rate(score.offered));
@@ -120,6 +120,28 @@ fn who_stays_within_his_share_loses_nothing_to_a_flood() {
         let share = score.total.asked / score.tenants.len() as u64;
         for (tenant, tally) in score.tenants.iter().filter(|(_, tally)| tally.asked <= share) {
             assert!(tally.on_time_share() >= 0.99, "{:.4} of tenant {tenant}, {on_late:?}", tally.on_time_share());
+        }
+    }
+}
+
+/// Of five models one asks for three times everything, and four for a third of their share each.
+#[test]
+fn a_flood_for_one_model_leaves_the_others_most_of_theirs() {
+    let mut scenario = Scenario { duration: Duration::from_secs(4), ..standard(4, 5) };
+    let rate = capacity(&scenario);
+    let stream = |model: usize, part: f64| Stream {
+        models: Choice::One(scenario.models[model].id),
+        ..Stream::poisson(rate * part)
+    };
+    scenario.traffic = (0..5).map(|model| stream(model, if model == 0 { 3.0 } else { 0.08 })).collect();
+    for on_late in BOTH {
+        let outcome = play(&scenario, |model| experienced(on_late).configure(model));
+        for model in &scenario.models[1..] {
+            let of_model = outcome.requests.iter().filter(|record| record.model == model.id);
+            let on_time =
+                of_model.clone().filter(|record| matches!(record.fate, Fate::Answered(at) if at <= record.due));
+            let share = on_time.count() as f64 / of_model.count() as f64;
+            assert!(share >= 0.83, "{share:.3} of model {}, {on_late:?}", model.id);
         }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Costs {
     /// Bounded by the caller, who says which workers are gone.
     paces: BTreeMap<WorkerId, Pace>,
     samples: u64,
+    /// How far the batches of the worker heard of last stray.
+    margin: f64,
     /// Room to sort factors in.
     factors: Vec<f64>,
 }
@@ -35,7 +37,13 @@ pub(crate) struct Costs {
 impl Costs {
     /// Nothing observed yet. `prior` is what calibration or an earlier run found.
     pub(crate) fn new(prior: Option<Curve>) -> Self {
-        Self { shape: Shape::new(prior), paces: BTreeMap::new(), samples: 0, factors: Vec::new() }
+        Self {
+            shape: Shape::new(prior),
+            paces: BTreeMap::new(),
+            samples: 0,
+            margin: Pace::MODEL.high(),
+            factors: Vec::new(),
+        }
     }
 
     /// Learns that a batch of this size took so long on this worker. Allocates for a new worker only.
@@ -46,6 +54,7 @@ impl Costs {
         let news = self.shape.news(size, taken / pace.factor());
         if self.shape.curve().is_known() {
             pace.observe(taken / self.shape.time(size), news);
+            self.margin = pace.high();
         }
         // What a worker takes while its pace changes is not the model's time.
         if news > NEWS_MIN || !pace.is_changing() {
@@ -75,6 +84,11 @@ impl Costs {
     /// How long such a batch takes on a worker not heard of. Zero as long as the curve is unknown.
     pub(crate) fn typical(&self, size: Size) -> Duration {
         duration(self.shape.curve().time(size))
+    }
+
+    /// Like [`high`](Self::high), on whichever worker: its pace left out, by the margin of the one heard of last.
+    pub(crate) fn high_anywhere(&self, size: Size) -> Duration {
+        duration(self.shape.curve().time(size) * self.margin)
     }
 
     /// Whether it has an opinion.

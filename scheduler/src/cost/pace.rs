@@ -100,7 +100,7 @@ impl Pace {
         self.factor
     }
 
-    pub(super) fn high(&self) -> f64 {
+    pub(super) const fn high(&self) -> f64 {
         self.high
     }
 

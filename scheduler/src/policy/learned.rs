@@ -16,7 +16,8 @@ use core::time::Duration;
 
 use super::round::Round;
 use super::{BatchPolicy, Close, Decision, View};
-use crate::cost::Size;
+use crate::cost::{Costs, Size};
+use crate::queue::Queue;
 use crate::{CloseReason, OnLate, RequestId, Timestamp, WorkerId};
 
 /// Waits by price, fills by time.
@@ -35,7 +36,7 @@ impl BatchPolicy for Learned {
         if let Some(until) = better_worker(view) {
             return Decision::WaitUntil(until);
         }
-        let time_max = time_max(view);
+        let time_max = time_max(view.objective, view.workers);
         let close = |why| Decision::Close(Close { rows_max: u32::MAX, time_max: Some(time_max), why });
         // Those that are late can fill a batch up at once.
         let are_all_on_time = view.queue.waiting().requests == view.queue.on_time().requests;
@@ -54,12 +55,16 @@ impl BatchPolicy for Learned {
             return Vec::new();
         }
         let round = Round::new(view);
-        let time_max = time_max(view);
+        let time_max = time_max(view.objective, view.workers);
         if round.fits_at_once(time_max) {
             return Vec::new();
         }
         let free = free();
         if round.surely_fits(&free, time_max) { Vec::new() } else { round.victims(&free) }
+    }
+
+    fn earlier(&self, queue: &Queue, costs: &Costs, objective: Duration, workers: u32) -> Duration {
+        costs.high_anywhere(queue.on_time().size()).min(time_max(objective, workers))
     }
 
     fn on_late(&self) -> Option<OnLate> {
@@ -88,7 +93,7 @@ impl Learned {
             return None;
         }
         // The rent so far, and what each further moment adds to it.
-        let base = view.costs.expected(view.worker, Size::default()).as_nanos();
+        let base = view.costs.typical(Size::default()).as_nanos();
         let price = base * u128::from(self.wait_price);
         let left = price.saturating_sub(view.queue.waited(view.now)) / u128::from(requests.max(1));
         let paid = view.now + Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX));
@@ -105,7 +110,7 @@ fn better_worker(view: &View<'_>) -> Option<Timestamp> {
 }
 
 /// The longest a batch may take, so that who just misses it can still be on time after it.
-fn time_max(view: &View<'_>) -> Duration {
-    let workers = view.workers.max(1);
-    view.objective / (2 * workers + 1) * (2 * workers)
+fn time_max(objective: Duration, workers: u32) -> Duration {
+    let workers = workers.max(1);
+    objective / (2 * workers + 1) * (2 * workers)
 }

@@ -36,6 +36,13 @@ pub(crate) trait BatchPolicy: fmt::Debug + Send {
         Vec::new()
     }
 
+    /// How long before the first request of the queue is due its next batch should start at the latest, where so many
+    /// workers hold the model.
+    fn earlier(&self, queue: &Queue, costs: &Costs, objective: Duration, workers: u32) -> Duration {
+        let _ = (queue, costs, objective, workers);
+        Duration::ZERO
+    }
+
     /// Learns how long a batch of this size took.
     fn observe(&mut self, size: Size, taken: Duration, objective: Duration) {
         let _ = (size, taken, objective);

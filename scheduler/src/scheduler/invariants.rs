@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::Scheduler;
-use crate::policy::Decision;
+use crate::pools::Heads;
 use crate::requests::Place;
 use crate::{BatchId, Class, RequestId};
 
@@ -83,18 +83,20 @@ impl Scheduler {
 
     fn assert_nothing_waits_that_could_run(&self) {
         assert!(self.stirred.is_empty(), "every stirred model was looked at");
+        let seeking = self.seeking.iter().filter_map(|id| self.models.get(id)?.wake);
+        assert_eq!(seeking.count(), self.seeking.len(), "who seeks a worker waits");
+        let active = self.models.values().filter(|model| model.queue.on_time().requests > 0).count();
+        assert_eq!(active, self.active, "models with a request that can still be on time");
         for (id, model) in &self.models {
             assert!(model.wake.is_none() || !model.queue.is_empty(), "model {id} wakes for something");
-            if self.worker_for(*id).is_none() {
-                continue;
+            // When they must start changes with what is learned; which requests lead them does not.
+            let ranks = |heads: Heads| heads.map(|head| head.map(|(.., rank)| rank));
+            assert_eq!(ranks(model.heads(1)), ranks(model.listed), "model {id} is listed as it waits");
+            self.fleet.pools.assert_listed(*id, &model.listed);
+            if self.worker_for(*id).is_some() {
+                assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
+                assert!(model.wake.is_some() || model.queue.is_empty(), "model {id} has a credit and does not wait");
             }
-            assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
-            let wake = match self.decision(*id) {
-                None => None,
-                Some(Decision::WaitUntil(until)) => Some(until),
-                Some(Decision::Close(_)) => panic!("model {id} has a credit and a batch to close"),
-            };
-            assert_eq!(model.wake, wake, "model {id} wakes when its policy said");
         }
     }
 }

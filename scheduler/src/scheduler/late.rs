@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::Scheduler;
 use super::places::Unwanted;
+use crate::fleet::Link;
 use crate::policy::View;
 use crate::queue::Item;
 use crate::requests::Place;
@@ -12,16 +13,53 @@ use crate::{Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, Worke
 impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
     pub(super) fn give_up_late(&mut self, id: ModelId, worker: WorkerId) {
-        let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
-        for late in self.hopeless(id, worker) {
-            self.put_late(late, id, on_late);
+        let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else {
+            self.let_others_first(id, worker);
+            return;
+        };
+        let hopeless = self.hopeless(id, worker);
+        for late in &hopeless {
+            self.put_late(*late, id, on_late);
         }
-        let Some(view) = self.view(id, worker) else { return };
-        let victims = self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
-        for late in victims.unwrap_or_default() {
-            self.put_late(late, id, on_late);
+        let view = self.view(id, worker);
+        let give_up = |view| self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
+        let victims = view.and_then(give_up).unwrap_or_default();
+        for late in &victims {
+            self.put_late(*late, id, on_late);
         }
         self.drop_unmeetable(id, worker);
+        if victims.is_empty() {
+            self.hurry(id);
+        } else {
+            self.let_wait(id, worker);
+        }
+        self.stirred.insert(id);
+    }
+
+    /// What is left of a model that had to give requests up has no more than just the time it needs: it goes when no other
+    /// must start before the next worker is free, and of several such the one that got least of the workers' time.
+    fn let_wait(&mut self, id: ModelId, worker: WorkerId) {
+        let Some(pool) = self.fleet.link(worker).and_then(Link::pool) else { return };
+        let next = self.fleet.pools.next_free(pool, self.now);
+        if let Some(model) = self.models.get_mut(&id) {
+            model.pressed_until = next;
+            model.got = model.got.max(self.fair);
+        }
+    }
+
+    fn hurry(&mut self, id: ModelId) {
+        if let Some(model) = self.models.get_mut(&id) {
+            model.pressed_until = Timestamp::ZERO;
+        }
+    }
+
+    /// The same of a model whose policy gives nobody up, and whose first request is late already.
+    fn let_others_first(&mut self, id: ModelId, worker: WorkerId) {
+        let heads = self.models.get(&id).map(|model| model.listed).unwrap_or_default();
+        if heads.iter().flatten().any(|(start, ..)| *start < self.now) {
+            self.let_wait(id, worker);
+            self.stirred.insert(id);
+        }
     }
 
     /// What the policy of a model is shown of its queue and of a worker with a credit.
@@ -50,7 +88,7 @@ impl Scheduler {
             // Nearly always: then nobody has to be asked when he is free.
             return Vec::new();
         }
-        let free = self.fleet.free_times(id, self.now);
+        let free = self.fleet.pools.free_times(id, self.now, usize::MAX);
         let is_hopeless = |item: &&Item| {
             let end = |(at, worker): &(Timestamp, WorkerId)| *at + model.costs.high(*worker, item.cost.into());
             free.iter().all(|free| end(free) > item.rank.due)
@@ -62,11 +100,11 @@ impl Scheduler {
     /// When the workers that the model can count on are free, the one that asks first: its share of them, if others have
     /// work as well.
     fn round(&self, id: ModelId, worker: WorkerId) -> Vec<(Timestamp, WorkerId)> {
-        let mut free = self.fleet.free_times(id, self.now);
+        let share = (self.fleet.ready(id) as usize / self.active.max(1)).max(1);
+        let mut free = self.fleet.pools.free_times(id, self.now, share + 1);
         free.retain(|(_, id)| *id != worker);
         free.insert(0, (self.now, worker));
-        let active = self.models.values().filter(|model| model.queue.on_time().requests > 0).count();
-        free.truncate((free.len() / active.max(1)).max(1));
+        free.truncate(share);
         free
     }
 

@@ -1,37 +1,31 @@
 //! Which batch goes to which worker, and the sending of it.
 
 use alloc::vec::Vec;
-use core::ops::Bound;
 use core::time::Duration;
 
 use super::Scheduler;
 use crate::batch::{Ceiling, Draft};
-use crate::fleet::Holding;
+use crate::fleet::Link;
 use crate::inflight::Batch;
 use crate::policy::{Close, Decision};
+use crate::pools::{Heads, PoolId};
 use crate::queue::Rank;
-use crate::turns::{ByClass, WaitingFor};
+use crate::turns::ByClass;
 use crate::{
     Attempt, Budget, Class, CloseReason, Dispatch, Epoch, ModelId, Output, RequestId, Slot, Timestamp, WorkerId,
 };
+
+/// Models that are looked at before each batch for requests to give up, at most.
+const LOOKS_MAX: u32 = 32;
 
 /// A batch that could be formed now.
 #[derive(Clone, Copy, Debug)]
 struct Choice {
     /// Of its most urgent request.
     rank: Rank,
-    /// When it must start at the latest for that request to be on time.
-    start: Timestamp,
     model: ModelId,
     worker: WorkerId,
     source: Source,
-}
-
-impl Choice {
-    /// What choices are compared by.
-    fn urgency(&self) -> (bool, Class, Timestamp, Rank) {
-        (self.rank.late, self.rank.class, self.start, self.rank)
-    }
 }
 
 /// A batch that was formed.
@@ -60,17 +54,21 @@ enum Source {
 impl Scheduler {
     /// Forms and sends batches while there is a credit that some queued request can use.
     ///
-    /// Only models that were stirred since the last call are looked at. The others cannot have become dispatchable:
-    /// they had no work, no credit, or a policy that waits, and nothing of that changed.
+    /// Models that wait for a worker are listed by when they must start, so that only the most urgent one is looked at.
+    /// One whose policy waits is taken off the list, until something of it changes or the policy wants to look again.
     pub(super) fn dispatch(&mut self) {
         while let Some(choice) = self.choose() {
             self.send(choice);
         }
     }
 
-    /// A worker's load or credits changed: models whose policy waits may now be offered another budget.
+    /// A worker's load or credits changed. Who waits for a worker in time may have found one; and if workers now offer
+    /// something else than before, whoever waits for a fuller batch must be asked anew what a full one is.
     pub(super) fn stir_waiting(&mut self) {
-        self.stirred.extend(self.wakes.iter().map(|(_, model)| *model));
+        self.stirred.extend(&self.seeking);
+        if self.fleet.has_new_offer() {
+            self.stirred.extend(self.wakes.iter().map(|(_, model)| *model));
+        }
     }
 
     /// Models whose policy asked to look again are looked at again.
@@ -88,58 +86,101 @@ impl Scheduler {
         let Some(model) = self.models.get_mut(&id) else { return };
         if let Some(old) = core::mem::replace(&mut model.wake, wake) {
             self.wakes.remove(&(old, id));
+            self.seeking.remove(&id);
         }
         if let Some(at) = wake {
             self.wakes.insert((at, id));
         }
     }
 
-    /// The most urgent batch that can go now, unless it is somebody else's turn on its worker.
-    fn choose(&mut self) -> Option<Choice> {
-        let mut best: Option<Choice> = None;
-        let mut next = self.stirred.first().copied();
-        while let Some(id) = next {
-            next = self.stirred.range((Bound::Excluded(id), Bound::Unbounded)).next().copied();
-            if let Some(worker) = self.worker_for(id) {
-                self.give_up_late(id, worker);
-            }
-            // Without those another worker may suit it better.
-            let choice = self.worker_for(id).and_then(|worker| self.consider(id, worker, None));
-            match choice {
-                Some(choice) if best.is_none_or(|best| choice.urgency() < best.urgency()) => best = Some(choice),
-                Some(_) => {}
-                None => self.settle(id),
+    /// The worker now holds something else than before.
+    pub(super) fn regroup(&mut self, worker: WorkerId) {
+        let is_first = self.fleet.regroup(worker);
+        if let Some(link) = self.fleet.link(worker).filter(|_| is_first) {
+            for id in link.ready_models() {
+                if let Some(model) = self.models.get_mut(&id) {
+                    model.is_listed_everywhere = false;
+                    self.stirred.insert(id);
+                }
             }
         }
-        let best = best?;
-        let (turns, link) = (&self.fleet.get(best.worker)?.turns, self.fleet.link(best.worker)?);
-        let turn = turns.classes_owed(best.rank.class).find_map(|class| self.choose_led_by(class, best.worker));
-        let best = turn.unwrap_or(best);
+        self.stir_waiting();
+    }
+
+    /// The most urgent batch that can go now, unless it is somebody else's turn on its worker.
+    ///
+    /// Whether a model must give requests up is looked at when it is the most urgent. What is left of it may be less so.
+    fn choose(&mut self) -> Option<Choice> {
+        let mut looks = 0;
+        loop {
+            self.list_stirred();
+            let id = self.fleet.pools.most_urgent()?;
+            let worker = self.worker_for(id)?;
+            let listed = self.models.get(&id)?.listed;
+            self.give_up_late(id, worker);
+            self.list_stirred();
+            looks += 1;
+            if self.models.get(&id)?.listed != listed && (looks < LOOKS_MAX || !self.is_active(id)) {
+                continue;
+            }
+            // Another worker may suit what is left better.
+            let Some(best) = self.worker_for(id).and_then(|worker| self.consider(id, worker, None)) else {
+                self.settle(id)?;
+                continue;
+            };
+            let turn = self.turn(best).unwrap_or(best);
+            if turn.model != id {
+                let listed = self.models.get(&turn.model)?.listed;
+                self.give_up_late(turn.model, turn.worker);
+                self.list_stirred();
+                if self.models.get(&turn.model)?.listed != listed {
+                    continue;
+                }
+            }
+            return Some(turn);
+        }
+    }
+
+    /// Whether the model has a request that can still be on time.
+    fn is_active(&self, id: ModelId) -> bool {
+        self.models.get(&id).is_some_and(|model| model.is_active)
+    }
+
+    /// Models of which something changed are listed anew.
+    fn list_stirred(&mut self) {
+        while let Some(id) = self.stirred.pop_first() {
+            self.set_wake(id, None);
+            self.list(id);
+        }
+    }
+
+    /// Whose turn it is instead on the worker of the most urgent batch.
+    fn turn(&self, best: Choice) -> Option<Choice> {
+        let turns = &self.fleet.get(best.worker)?.turns;
+        let pool = self.fleet.link(best.worker)?.pool()?;
+        let best = turns
+            .classes_owed(best.rank.class)
+            .find_map(|class| self.choose_led_by(class, pool, best.worker))
+            .unwrap_or(best);
         if turns.is_late_owed()
-            && let Some(late) = self.choose_late(best.worker)
+            && let Some(late) = self.choose_late(pool, best.worker)
         {
             return Some(late);
         }
-        let mut owed = turns.models_owed(best.rank.class, link.ready_models().count());
-        let turn = owed.find_map(|model| self.consider(model, best.worker, Some(best.rank.class)));
-        Some(turn.unwrap_or(best))
+        Some(best)
     }
 
     /// The most urgent batch led by a class that this worker can take.
-    fn choose_led_by(&self, class: Class, worker: WorkerId) -> Option<Choice> {
-        let choices = self.stirred.iter().filter_map(|model| self.consider(*model, worker, Some(class)));
-        choices.min_by_key(Choice::urgency)
+    fn choose_led_by(&self, class: Class, pool: PoolId, worker: WorkerId) -> Option<Choice> {
+        self.fleet.pools.waiting(pool, class).find_map(|model| self.consider(model, worker, Some(class)))
     }
 
     /// The most urgent batch of late requests that this worker can take.
-    fn choose_late(&self, worker: WorkerId) -> Option<Choice> {
-        let link = self.fleet.link(worker)?;
-        let of = |id: &ModelId| {
-            let model = self.models.get(id).filter(|_| link.is_ready(*id))?;
-            let rank = model.queue.first_late()?.rank;
-            Some(Choice { rank, start: rank.due, model: *id, worker, source: Source::Late(model.late_time_max()) })
-        };
-        self.stirred.iter().filter_map(of).min_by_key(Choice::urgency)
+    fn choose_late(&self, pool: PoolId, worker: WorkerId) -> Option<Choice> {
+        let id = self.fleet.pools.waiting_late(pool).next()?;
+        let model = self.models.get(&id)?;
+        let rank = model.queue.first_late()?.rank;
+        Some(Choice { rank, model: id, worker, source: Source::Late(model.late_time_max()) })
     }
 
     /// What of a model could go to a worker now, led by a class if one is named.
@@ -153,23 +194,42 @@ impl Scheduler {
             Some(Decision::WaitUntil(_)) | None => None,
         };
         let (rank, source) = part.into_iter().chain(waiting).min_by_key(|(rank, _)| *rank)?;
-        let time = match source {
-            Source::Waiting(Close { time_max: Some(time_max), .. }) => {
-                model.costs.high(worker, model.queue.on_time().size()).min(time_max)
-            }
-            Source::Waiting(_) | Source::Late(_) | Source::Part(_) => Duration::ZERO,
-        };
-        Some(Choice { rank, start: rank.due - time, model: id, worker, source })
+        Some(Choice { rank, model: id, worker, source })
     }
 
-    /// Nothing of this model can go now: notes when its policy wants to look again.
-    fn settle(&mut self, id: ModelId) {
-        self.stirred.remove(&id);
-        let wake = match self.decision(id) {
-            Some(Decision::WaitUntil(until)) => Some(until),
-            Some(Decision::Close(_)) | None => None,
-        };
-        self.set_wake(id, wake);
+    /// Tells the workers' lists what the model waits with.
+    pub(super) fn list(&mut self, id: ModelId) {
+        let workers = self.fleet.ready(id);
+        let Some(model) = self.models.get_mut(&id) else { return };
+        let heads = model.heads(workers);
+        let is_active = model.queue.on_time().requests > 0;
+        if core::mem::replace(&mut model.is_active, is_active) != is_active {
+            self.active = if is_active { self.active + 1 } else { self.active - 1 };
+        }
+        let is_fresh = !core::mem::replace(&mut model.is_listed_everywhere, true);
+        if is_fresh || model.listed != heads {
+            self.fleet.pools.list(id, &model.listed, &heads);
+            model.listed = heads;
+        }
+    }
+
+    /// Takes a model that is no more off the lists.
+    pub(super) fn unlist(&mut self, id: ModelId, listed: &Heads, was_active: bool) {
+        self.active -= usize::from(was_active);
+        self.fleet.pools.list(id, listed, &Heads::default());
+    }
+
+    /// Nothing of this model can go now, because its policy waits: notes when it wants to look again.
+    fn settle(&mut self, id: ModelId) -> Option<()> {
+        let worker = self.worker_for(id)?;
+        let Some(Decision::WaitUntil(until)) = self.decision(id) else { return None };
+        self.set_wake(id, Some(until));
+        let model = self.models.get(&id)?;
+        if model.is_late_on(worker, self.now) || model.is_slow(worker) {
+            self.seeking.insert(id);
+        }
+        self.list(id);
+        Some(())
     }
 
     /// The worker that a batch of the model would go to now.
@@ -193,10 +253,9 @@ impl Scheduler {
 
     /// Forms the batch and sends it.
     fn send(&mut self, choice: Choice) {
-        let Choice { rank, model: id, worker, source, .. } = choice;
+        let Choice { rank, model: id, worker, source } = choice;
         let (Some((slot, budget)), Some(model)) = (self.credit(id, worker), self.models.get_mut(&id)) else {
-            // `consider` saw both in this very step. Should that ever cease to hold, the loop above must still end.
-            self.stirred.remove(&id);
+            // `consider` saw both in this very step.
             return;
         };
         let ceiling = |time_max| Ceiling { costs: &model.costs, worker, now: self.now, time_max, due: Timestamp::MAX };
@@ -226,7 +285,9 @@ impl Scheduler {
             requests: draft.requests,
         };
         model.served.add(self.now, formed.requests.len() as u64);
+        model.count_got(formed.expected, &mut self.fair);
         self.keep_apart(id, &rest);
+        self.list(id);
         self.count_turn(choice, formed.classes);
         let dispatch = self.start(choice, slot, close, formed);
         self.outputs.push_back(Output::Dispatch(dispatch));
@@ -258,6 +319,7 @@ impl Scheduler {
         if let Some(link) = self.fleet.link_mut(worker) {
             link.free_at = link.free_at.max(self.now) + formed.expected;
         }
+        self.fleet.place(worker);
         self.stir_waiting();
         if self.fleet.link(worker).is_some_and(|link| link.outstanding.front() == Some(&batch)) {
             self.inflight.start_clock(batch, self.now);
@@ -267,17 +329,13 @@ impl Scheduler {
 
     /// Keeps count of the turns on the worker of a batch.
     fn count_turn(&mut self, choice: Choice, taken: ByClass<bool>) {
-        let Some(link) = self.fleet.link(choice.worker) else { return };
-        let queue_of = |(id, holding): (&ModelId, &Holding)| {
-            let classes = self.models.get(id)?.queue.classes();
-            Some((*id, WaitingFor { is_ready: *holding == Holding::Ready, classes }))
-        };
-        let queues = link.holdings.iter().filter_map(queue_of).collect();
-        let is_late = |id: ModelId| self.models.get(&id).is_some_and(|model| model.queue.late().requests > 0);
-        let is_late_waiting = link.ready_models().any(is_late);
+        let Some(pool) = self.fleet.link(choice.worker).and_then(Link::pool) else { return };
+        let pools = &self.fleet.pools;
+        let waiting = Class::ALL.map(|class| pools.waiting(pool, class).next().is_some());
+        let is_late_waiting = pools.waiting_late(pool).next().is_some();
         if let Some(turns) = self.fleet.turns_mut(choice.worker) {
             turns.count_late(is_late_waiting, choice.rank.late);
-            turns.count(choice.model, choice.rank.class, taken, &queues);
+            turns.count(taken, waiting);
         }
     }
 }

@@ -123,6 +123,7 @@ impl Scheduler {
                 if let Some(model) = self.models.get_mut(&request.model) {
                     model.queue.remove_member(part, id);
                 }
+                self.stirred.insert(request.model);
             }
         }
     }

@@ -81,6 +81,7 @@ impl Scheduler {
         if was_first && let Some(next) = link.outstanding.front().copied() {
             self.inflight.start_clock(next, self.now);
         }
+        self.fleet.place(worker);
         self.stir_waiting();
         self.unload_if_unwanted(worker, batch.model);
         Some(batch)

@@ -35,10 +35,6 @@ impl Scheduler {
             self.replies_dropped += 1;
         }
         self.stir_waiting();
-        if let Some(link) = self.fleet.link(worker) {
-            let has_work = |id: &ModelId| self.models.get(id).is_some_and(|model| !model.queue.is_empty());
-            self.stirred.extend(link.ready_models().filter(has_work));
-        }
     }
 
     /// A worker's model changed state.
@@ -65,7 +61,7 @@ impl Scheduler {
             self.load(worker, epoch, model);
         }
         self.unload_if_unwanted(worker, model);
-        self.fleet.recount(model);
+        self.regroup(worker);
         self.stirred.insert(model);
     }
 
@@ -91,7 +87,7 @@ impl Scheduler {
         let holding = self.fleet.link_mut(worker).and_then(|link| link.holdings.get_mut(&model));
         if let Some(holding) = holding.filter(|holding| **holding == Holding::Ready) {
             *holding = Holding::Unloading;
-            self.fleet.recount(model);
+            self.regroup(worker);
             self.outputs.push_back(Output::Unload { worker, epoch, model });
         }
     }
@@ -111,7 +107,6 @@ impl Scheduler {
     /// a worker that left: it says goodbye when it runs nothing.
     fn take_down(&mut self, worker: WorkerId, cause: DownCause) {
         let Some(link) = self.fleet.disconnect(worker) else { return };
-        link.ready_models().for_each(|model| self.fleet.recount(model));
         for model in self.models.values_mut() {
             model.costs.forget(worker);
         }
@@ -131,7 +126,7 @@ impl Scheduler {
     fn load(&mut self, worker: WorkerId, epoch: Epoch, model: ModelId) {
         if let Some(holding) = self.fleet.link_mut(worker).and_then(|link| link.holdings.get_mut(&model)) {
             *holding = Holding::Loading;
-            self.fleet.recount(model);
+            self.regroup(worker);
             self.outputs.push_back(Output::Load { worker, epoch, model });
         }
     }

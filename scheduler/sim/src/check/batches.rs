@@ -110,13 +110,11 @@ impl Check for CloseReasons {
     }
 }
 
-/// A worker does not pass over a class, or over a model in the class that leads, batch after batch.
+/// A worker does not pass over a class batch after batch.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     /// Batches of a worker since one with the class in it, while it waited.
     classes: BTreeMap<(WorkerId, Class), usize>,
-    /// Batches of a worker led by the class since one of the model, while it waited.
-    models: BTreeMap<(WorkerId, Class, ModelId), usize>,
 }
 
 /// Sixteen for bulk, and one for standard when both are owed a turn at once.
@@ -130,8 +128,8 @@ impl Check for Patience {
     fn see(&mut self, ledger: &Ledger, entry: &Entry) -> Result<(), String> {
         let Some(Output::Dispatch(dispatch)) = output(entry) else { return Ok(()) };
         let Some(worker) = ledger.workers.get(&dispatch.worker) else { return Ok(()) };
-        let classes = || dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|record| record.class);
-        let Some(lead) = classes().next() else { return Ok(()) };
+        let taken: BTreeSet<Class> =
+            dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|record| record.class).collect();
         // Suspects ride with the most urgent of their part, and policies may wait: only the others can count on a turn.
         let is_offered = |id: &ModelId| worker.models.contains_key(id);
         let is_fixed = |id| ledger.models.get(id).is_some_and(|model| model.policy == PolicyConfig::Fixed);
@@ -142,27 +140,13 @@ impl Check for Patience {
         for class in Class::ALL {
             let mut of_class = waiting.iter().filter(|(of, _)| *of == class);
             let passes = self.classes.entry((dispatch.worker, class)).or_default();
-            if classes().any(|taken| taken == class) || of_class.clone().next().is_none() {
+            if taken.contains(&class) || of_class.clone().next().is_none() {
                 *passes = 0;
             } else if of_class.any(|(_, model)| is_ready(model)) {
                 *passes += 1;
             }
             let is_bounded = *passes <= CLASS_PASSES_MAX || class == Class::Interactive;
             ensure(is_bounded, || format!("{class:?} was passed over {passes} times"))?;
-        }
-        let took = |class: Class, model: ModelId| model == dispatch.model && classes().any(|taken| taken == class);
-        self.models.retain(|(of, class, model), _| {
-            *of != dispatch.worker || (waiting.contains(&(*class, *model)) && !took(*class, *model))
-        });
-        for (_, model) in waiting.iter().filter(|(class, model)| *class == lead && is_ready(model)) {
-            // Parts are few and soon gone; which class leads one was settled when it was made.
-            if *model == dispatch.model || dispatch.close == CloseReason::Isolated {
-                continue;
-            }
-            let passes = self.models.entry((dispatch.worker, lead, *model)).or_default();
-            *passes += 1;
-            // Two for each model the worker may hold, and one for each that may be owed a turn as well.
-            ensure(*passes <= 3 * worker.models.len(), || format!("model {model} was passed over {passes} times"))?;
         }
         Ok(())
     }

@@ -398,11 +398,7 @@ fn passed_over(first: Class, others: ModelId) -> Result<(), Violation> {
 }
 
 #[test]
-fn a_class_or_model_that_is_always_passed_over_is_caught() {
-    for (class, how) in
-        [(Class::Bulk, "Bulk was passed over 18 times"), (Class::Interactive, "model 1 was passed over 7 times")]
-    {
-        let violation = passed_over(class, ModelId(2)).expect_err("nobody objected");
-        assert_eq!((violation.check, violation.how.as_str()), ("patience", how));
-    }
+fn a_class_that_is_always_passed_over_is_caught() {
+    let violation = passed_over(Class::Bulk, ModelId(2)).expect_err("nobody objected");
+    assert_eq!((violation.check, violation.how.as_str()), ("patience", "Bulk was passed over 18 times"));
 }

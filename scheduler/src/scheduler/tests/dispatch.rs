@@ -184,22 +184,21 @@ fn remembers_whose_turn_it_is_when_the_worker_comes_back() {
 }
 
 #[test]
-fn keeps_the_place_of_a_model_that_is_still_loading() {
+fn keeps_the_place_of_a_class_whose_model_is_still_loading() {
     let one_row = Budget { rows: 1, ..AMPLE };
     let mut stage = Stage::new(Limits::default(), vec![config(MODEL), config(OTHER_MODEL)]);
     stage.ready(WORKER);
-    stage.submit(call(1, 1..=30));
-    stage.pass(1_000);
+    stage.submit(Group { class: Class::Interactive, ..call(1, 1..=30) });
     stage.submit(Group { model: OTHER_MODEL, ..call(2, [101]) });
     let mut order = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..9 {
         // The other model is passed over once, and once more is not there to be passed over.
         order.extend(ids(&only_dispatch(stage.credit(WORKER, 0, one_row))));
         stage.model(WORKER, OTHER_MODEL, ModelState::Loading);
         order.extend(ids(&only_dispatch(stage.credit(WORKER, 0, one_row))));
         stage.model(WORKER, OTHER_MODEL, ModelState::Ready);
     }
-    assert_eq!(order.iter().position(|id| *id == 101), Some(8), "{order:?}");
+    assert_eq!(order.iter().position(|id| *id == 101), Some(16), "{order:?}");
 }
 
 #[test]
@@ -213,15 +212,20 @@ fn gives_standard_its_turn_inside_a_model_too() {
 }
 
 #[test]
-fn does_not_let_one_models_backlog_starve_another_of_the_same_class() {
+fn a_late_backlog_does_not_hold_up_another_model_for_longer_than_its_objective() {
     let one_row = Budget { rows: 1, ..AMPLE };
     let mut stage = Stage::new(Limits::default(), vec![config(MODEL), config(OTHER_MODEL)]);
     stage.ready(WORKER);
     stage.submit(call(1, 1..=30));
-    stage.pass(1_000); // all of them overdue, and due before anything that comes now
-    stage.submit(Group { model: OTHER_MODEL, ..call(2, [101, 102]) });
-    let order: Vec<_> = (0..10).map(|_| ids(&only_dispatch(stage.credit(WORKER, 0, one_row)))[0]).collect();
-    assert_eq!(order, [1, 2, 3, 4, 101, 5, 6, 7, 8, 102]);
+    stage.pass(1_000); // all of them are late, and due before anything that comes now
+    stage.submit(Group { model: OTHER_MODEL, ..call(2, [101, 102, 103]) });
+    let mut next = || {
+        stage.pass(20);
+        ids(&only_dispatch(stage.credit(WORKER, 0, one_row)))[0]
+    };
+    let order: Vec<_> = (0..10).map(|_| next()).collect();
+    // Once both are late they take turns.
+    assert_eq!(order, [1, 2, 3, 4, 101, 5, 102, 6, 103, 7]);
 }
 
 #[test]

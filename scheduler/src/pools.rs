@@ -1,0 +1,228 @@
+//! Workers that hold the same models are one pool: what waits for one of them waits for all.
+//!
+//! A pool knows which of its workers is free and which will be next, and which of its models must start first. So the next
+//! batch is found without looking at each model or each worker. Workers change their pool when a model is loaded or
+//! dropped, which is rare; nearly always there are few pools.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::queue::Rank;
+use crate::{Class, ModelId, Timestamp, WorkerId};
+
+/// One for each class, and the last one for those that are late.
+pub(crate) const LANES: usize = Class::ALL.len() + 1;
+/// The lane of those that are late.
+const LATE: usize = Class::ALL.len();
+
+/// When a model must start its next batch at the latest, what it got so far, and which request leads it; in each lane that it
+/// has something in.
+pub(crate) type Heads = [Option<Head>; LANES];
+pub(crate) type Head = (Timestamp, Duration, Rank);
+
+/// How much a worker has to do: batches and rows outstanding.
+type Load = (usize, u64);
+
+/// Which pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PoolId(u64);
+
+/// Where a worker stands in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// What it has to do, if it has a credit.
+    pub(crate) free: Option<Load>,
+    /// When it is thought to be through with that, if it has none.
+    pub(crate) busy: Option<Timestamp>,
+}
+
+/// Workers that hold the same models, and what waits for them.
+#[derive(Debug, Default)]
+struct Pool {
+    models: Vec<ModelId>,
+    workers: u32,
+    free: BTreeSet<(Load, WorkerId)>,
+    busy: BTreeSet<(Timestamp, WorkerId)>,
+    lanes: [BTreeSet<(Head, ModelId)>; LANES],
+}
+
+/// All pools. Each has a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    pools: BTreeMap<PoolId, Pool>,
+    by_models: BTreeMap<Vec<ModelId>, PoolId>,
+    of_model: BTreeMap<ModelId, Vec<PoolId>>,
+    last: u64,
+}
+
+impl Pools {
+    /// A worker that holds just these models joins those that do. Says whether it is the first.
+    pub(crate) fn join(&mut self, models: Vec<ModelId>) -> (PoolId, bool) {
+        let id = match self.by_models.get(&models) {
+            Some(id) => *id,
+            None => {
+                self.last += 1;
+                self.pools.insert(PoolId(self.last), Pool { models: models.clone(), ..Pool::default() });
+                self.by_models.insert(models, PoolId(self.last));
+                PoolId(self.last)
+            }
+        };
+        let pool = self.pools.entry(id).or_default();
+        pool.workers += 1;
+        let is_first = pool.workers == 1;
+        if is_first {
+            for model in &pool.models {
+                self.of_model.entry(*model).or_default().push(id);
+            }
+        }
+        (id, is_first)
+    }
+
+    /// A worker leaves. What waited for nobody else there is listed no more.
+    pub(crate) fn leave(&mut self, id: PoolId, worker: WorkerId, standing: Standing) {
+        self.place(id, worker, standing, Standing { free: None, busy: None });
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.workers -= 1;
+        if pool.workers > 0 {
+            return;
+        }
+        for model in &pool.models {
+            if let Some(pools) = self.of_model.get_mut(model) {
+                pools.retain(|of| *of != id);
+                if pools.is_empty() {
+                    self.of_model.remove(model);
+                }
+            }
+        }
+        if let Some(pool) = self.pools.remove(&id) {
+            self.by_models.remove(&pool.models);
+        }
+    }
+
+    /// A worker's standing changed.
+    pub(crate) fn place(&mut self, id: PoolId, worker: WorkerId, old: Standing, new: Standing) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        if let Some(load) = old.free {
+            pool.free.remove(&(load, worker));
+        }
+        if let Some(at) = old.busy {
+            pool.busy.remove(&(at, worker));
+        }
+        if let Some(load) = new.free {
+            pool.free.insert((load, worker));
+        }
+        if let Some(at) = new.busy {
+            pool.busy.insert((at, worker));
+        }
+    }
+
+    /// What a model waits with for its workers changed.
+    pub(crate) fn list(&mut self, model: ModelId, old: &Heads, new: &Heads) {
+        for id in self.of_model.get(&model).into_iter().flatten() {
+            let Some(pool) = self.pools.get_mut(id) else { continue };
+            for (lane, (old, new)) in pool.lanes.iter_mut().zip(old.iter().zip(new)) {
+                if let Some(old) = old {
+                    lane.remove(&(*old, model));
+                }
+                if let Some(new) = new {
+                    lane.insert((*new, model));
+                }
+            }
+        }
+    }
+
+    /// The model that must start first, of those that a free worker holds.
+    pub(crate) fn most_urgent(&self) -> Option<ModelId> {
+        let pools = self.pools.values().filter(|pool| !pool.free.is_empty());
+        let first = |pool: &Pool| {
+            let mut lanes = pool.lanes.iter().enumerate();
+            lanes.find_map(|(lane, models)| Some((lane, *models.first()?)))
+        };
+        pools.filter_map(first).min().map(|(_, (_, model))| model)
+    }
+
+    /// When a model that does not get a worker of the pool now finds the next one free.
+    pub(crate) fn next_free(&self, id: PoolId, now: Timestamp) -> Timestamp {
+        match self.pools.get(&id).map(|pool| (pool.free.len(), pool.busy.first())) {
+            Some((0 | 1, Some((at, _)))) => (*at).max(now),
+            _ => now,
+        }
+    }
+
+    /// Models that wait for workers of the pool in a class, the one that must start first before the others.
+    pub(crate) fn waiting(&self, id: PoolId, class: Class) -> impl Iterator<Item = ModelId> {
+        self.lane(id, class as usize)
+    }
+
+    /// The same of models that have late requests.
+    pub(crate) fn waiting_late(&self, id: PoolId) -> impl Iterator<Item = ModelId> {
+        self.lane(id, LATE)
+    }
+
+    /// The free workers that hold a model, from each pool those with the least to do first.
+    pub(crate) fn free(&self, model: ModelId) -> impl Iterator<Item = impl Iterator<Item = (Load, WorkerId)>> {
+        self.holding(model).map(|pool| pool.free.iter().copied())
+    }
+
+    /// When the first so many workers that hold the model are thought to be free, in order.
+    pub(crate) fn free_times(&self, model: ModelId, now: Timestamp, count: usize) -> Vec<(Timestamp, WorkerId)> {
+        let mut times = Vec::new();
+        for pool in self.holding(model) {
+            let free = pool.free.iter().map(|(_, worker)| (now, *worker));
+            let busy = pool.busy.iter().map(|(at, worker)| ((*at).max(now), *worker));
+            times.extend(free.chain(busy).take(count));
+        }
+        times.sort_unstable();
+        times.truncate(count);
+        times
+    }
+
+    /// The worker with the least to do of those that are free.
+    pub(crate) fn first_free(&self, id: PoolId) -> Option<WorkerId> {
+        Some(self.pools.get(&id)?.free.first()?.1)
+    }
+
+    /// Whether the pool has a worker still.
+    pub(crate) fn exists(&self, id: PoolId) -> bool {
+        self.pools.contains_key(&id)
+    }
+
+    /// How many workers hold a model.
+    pub(crate) fn workers(&self, model: ModelId) -> u32 {
+        self.holding(model).map(|pool| pool.workers).sum()
+    }
+
+    /// Derives the list of pools that hold each model anew.
+    pub(crate) fn assert_invariants(&self) {
+        let mut of_model = BTreeMap::<ModelId, BTreeSet<PoolId>>::new();
+        for (id, pool) in &self.pools {
+            assert_eq!(self.by_models.get(&pool.models), Some(id), "a pool is known by its models");
+            assert!(pool.workers as usize >= pool.free.len().max(pool.busy.len()), "a worker is in its pool");
+            for model in &pool.models {
+                of_model.entry(*model).or_default().insert(*id);
+            }
+        }
+        let found = self.of_model.iter().map(|(model, pools)| (*model, pools.iter().copied().collect()));
+        assert_eq!(found.collect::<BTreeMap<ModelId, BTreeSet<PoolId>>>(), of_model, "the pools of each model");
+        assert!(self.pools.values().all(|pool| pool.workers > 0), "a pool has workers");
+    }
+
+    /// Checks what is listed of a model in each pool that holds it.
+    pub(crate) fn assert_listed(&self, model: ModelId, heads: &Heads) {
+        for pool in self.holding(model) {
+            for (lane, head) in pool.lanes.iter().zip(heads) {
+                let listed = lane.iter().filter(|(_, of)| *of == model).map(|(head, _)| *head);
+                assert!(listed.eq(*head), "model {model} is listed as it waits");
+            }
+        }
+    }
+
+    fn lane(&self, id: PoolId, lane: usize) -> impl Iterator<Item = ModelId> {
+        self.pools.get(&id).into_iter().flat_map(move |pool| pool.lanes[lane].iter().map(|(_, model)| *model))
+    }
+
+    fn holding(&self, model: ModelId) -> impl Iterator<Item = &Pool> {
+        self.of_model.get(&model).into_iter().flatten().filter_map(|id| self.pools.get(id))
+    }
+}
