@@ -38,23 +38,25 @@ impl<'a> Round<'a> {
 
     /// Whether all fit one batch of the worker that is free, within the time that batches have.
     pub(super) fn fits_at_once(&self, time_max: Duration) -> bool {
-        let View { now, queue, budget, worker, costs, .. } = self.view;
-        let (totals, Some(first)) = (queue.on_time(), queue.on_time_items().next()) else { return true };
+        let View { now, queue, budget, worker, costs, company, .. } = self.view;
+        let (totals, Some(first)) = (company.with(queue.on_time().size()), queue.on_time_items().next()) else {
+            return true;
+        };
         if totals.rows > u64::from(budget.rows) || totals.tokens > u64::from(budget.tokens) {
             return false;
         }
-        let time = costs.high(*worker, totals.size());
+        let time = costs.high(*worker, totals);
         time <= time_max && *now + time <= first.rank.due
     }
 
     /// Whether all would be on time even if the workers began only when the last of them is free, without looking at each.
     pub(super) fn surely_fits(&self, free: &[(Timestamp, WorkerId)], time_max: Duration) -> bool {
-        let View { queue, budget, worker, costs, .. } = self.view;
+        let View { queue, budget, worker, costs, company, .. } = self.view;
         let due =
             Class::ALL.into_iter().filter_map(|class| queue.on_time_of(class).next()).map(|item| item.rank.due).min();
         let (Some(due), Some((begin, _))) = (due, free.last()) else { return true };
-        let (totals, workers) = (queue.on_time(), free.len() as u64);
-        let time = costs.high(*worker, totals.size());
+        let (totals, workers) = (company.with(queue.on_time().size()), free.len() as u64);
+        let time = costs.high(*worker, totals);
         // Batches are cut by rows, by tokens and by time. Each is taken to leave half of its room.
         let by_time = time.as_nanos() / time_max.as_nanos().max(1);
         let by_time = u64::try_from(by_time).unwrap_or(u64::MAX);
@@ -132,7 +134,8 @@ impl<'a> Round<'a> {
             }
             if is_full {
                 // The budget closed it, not the time: its worker may be through in time for another.
-                let end = start + self.view.costs.expected(worker, line.between(next, next + taken));
+                let whole = self.view.company.with(line.between(next, next + taken));
+                let end = start + self.view.costs.expected(worker, whole);
                 free.insert(free.partition_point(|other| *other <= (end, worker)), (end, worker));
             }
             next += taken;
@@ -151,11 +154,11 @@ impl<'a> Round<'a> {
         let taken = rest
             - least(rest, |cut| {
                 let end = line.due.len() - cut;
-                let size = line.between(first, end);
+                let size = self.view.company.with(line.between(first, end));
                 end == first || in_time(size) && (in_budget(size) || end == first + 1)
             });
         let end = first + taken;
-        (taken, end < line.due.len() && in_time(line.between(first, end + 1)))
+        (taken, end < line.due.len() && in_time(self.view.company.with(line.between(first, end + 1))))
     }
 }
 

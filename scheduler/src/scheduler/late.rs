@@ -7,15 +7,13 @@ use super::places::Unwanted;
 use crate::policy::View;
 use crate::queue::Item;
 use crate::requests::Place;
-use crate::{Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, WorkerId};
+use crate::{Budget, Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, WorkerId};
 
 impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
     pub(super) fn give_up_late(&mut self, id: ModelId, worker: WorkerId) {
         let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
-        for late in self.hopeless(id, worker) {
-            self.put_late(late, id, on_late);
-        }
+        self.give_up_hopeless(id, worker);
         let Some(view) = self.view(id, worker) else { return };
         let victims = self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
         for late in victims.unwrap_or_default() {
@@ -24,16 +22,30 @@ impl Scheduler {
         self.drop_unmeetable(id, worker);
     }
 
+    /// Gives up who would be late even alone.
+    pub(super) fn give_up_hopeless(&mut self, id: ModelId, worker: WorkerId) {
+        let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
+        for late in self.hopeless(id, worker) {
+            self.put_late(late, id, on_late);
+        }
+    }
+
     /// What the policy of a model is shown of its queue and of a worker with a credit.
     pub(super) fn view(&self, id: ModelId, worker: WorkerId) -> Option<View<'_>> {
-        let model = self.models.get(&id)?;
         let (_, budget) = self.credit(id, worker)?;
+        self.view_under(id, worker, budget)
+    }
+
+    /// The same of a worker that would take a batch of so much.
+    pub(super) fn view_under(&self, id: ModelId, worker: WorkerId, budget: Budget) -> Option<View<'_>> {
+        let model = self.models.get(&id)?;
         Some(View {
             now: self.now,
             queue: &model.queue,
             budget,
             worker,
             costs: &model.costs,
+            company: self.company,
             shares: &model.shares,
             objective: model.config.objective,
             workers: self.fleet.ready(id),
@@ -112,7 +124,7 @@ impl Scheduler {
     }
 
     /// Fails those that are late and could not end before their client's deadline either: what is run of them is wasted.
-    fn drop_unmeetable(&mut self, id: ModelId, worker: WorkerId) {
+    pub(super) fn drop_unmeetable(&mut self, id: ModelId, worker: WorkerId) {
         loop {
             let Some(model) = self.models.get(&id) else { return };
             let Some(item) = model.queue.late_items().next() else { return };

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::Scheduler;
 use crate::batch::{Ceiling, Draft};
+use crate::cost::Size;
 use crate::fleet::Holding;
 use crate::inflight::Batch;
 use crate::policy::{Close, Decision};
@@ -17,14 +18,14 @@ use crate::{
 
 /// A batch that could be formed now.
 #[derive(Clone, Copy, Debug)]
-struct Choice {
+pub(super) struct Choice {
     /// Of its most urgent request.
-    rank: Rank,
+    pub(super) rank: Rank,
     /// When it must start at the latest for that request to be on time.
-    start: Timestamp,
-    model: ModelId,
-    worker: WorkerId,
-    source: Source,
+    pub(super) start: Timestamp,
+    pub(super) model: ModelId,
+    pub(super) worker: WorkerId,
+    pub(super) source: Source,
 }
 
 impl Choice {
@@ -48,7 +49,7 @@ struct Formed {
 
 /// Where the batch would come from.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+pub(super) enum Source {
     /// The waiting requests, closed as the policy said.
     Waiting(Close),
     /// Late requests alone, for so long at most.
@@ -63,6 +64,9 @@ impl Scheduler {
     /// Only models that were stirred since the last call are looked at. The others cannot have become dispatchable:
     /// they had no work, no credit, or a policy that waits, and nothing of that changed.
     pub(super) fn dispatch(&mut self) {
+        if self.is_sharing {
+            return self.bid();
+        }
         while let Some(choice) = self.choose() {
             self.send(choice);
         }
@@ -143,7 +147,7 @@ impl Scheduler {
     }
 
     /// What of a model could go to a worker now, led by a class if one is named.
-    fn consider(&self, id: ModelId, worker: WorkerId, class: Option<Class>) -> Option<Choice> {
+    pub(super) fn consider(&self, id: ModelId, worker: WorkerId, class: Option<Class>) -> Option<Choice> {
         let link = self.fleet.link(worker)?;
         let model = self.models.get(&id).filter(|_| link.is_ready(id))?;
         let view = self.view(id, worker)?;
@@ -155,7 +159,7 @@ impl Scheduler {
         let (rank, source) = part.into_iter().chain(waiting).min_by_key(|(rank, _)| *rank)?;
         let time = match source {
             Source::Waiting(Close { time_max: Some(time_max), .. }) => {
-                model.costs.high(worker, model.queue.on_time().size()).min(time_max)
+                model.costs.high(worker, self.company.with(model.queue.on_time().size())).min(time_max)
             }
             Source::Waiting(_) | Source::Late(_) | Source::Part(_) => Duration::ZERO,
         };
@@ -192,7 +196,7 @@ impl Scheduler {
     }
 
     /// Forms the batch and sends it.
-    fn send(&mut self, choice: Choice) {
+    pub(super) fn send(&mut self, choice: Choice) {
         let Choice { rank, model: id, worker, source, .. } = choice;
         let (Some((slot, budget)), Some(model)) = (self.credit(id, worker), self.models.get_mut(&id)) else {
             // `consider` saw both in this very step. Should that ever cease to hold, the loop above must still end.
@@ -202,23 +206,23 @@ impl Scheduler {
         let ceiling = |time_max| Ceiling { costs: &model.costs, worker, now: self.now, time_max, due: Timestamp::MAX };
         let (draft, close, rest) = match source {
             Source::Waiting(close) => {
-                let mut draft = Draft::new(budget, close.time_max.map(ceiling));
+                let mut draft = Draft::new(budget, close.time_max.map(ceiling), self.company);
                 let why = model.queue.fill(&mut draft, rank.class, close);
                 (draft, why, Vec::new())
             }
             Source::Late(time_max) => {
-                let mut draft = Draft::new(budget, Some(ceiling(time_max)));
+                let mut draft = Draft::new(budget, Some(ceiling(time_max)), self.company);
                 let why = model.queue.fill_late(&mut draft);
                 (draft, why, Vec::new())
             }
             Source::Part(part) => {
-                let mut draft = Draft::new(budget, None);
+                let mut draft = Draft::new(budget, None, self.company);
                 let rest = model.queue.take_part(&mut draft, part);
                 (draft, CloseReason::Isolated, rest)
             }
         };
         let formed = Formed {
-            expected: model.costs.expected(worker, draft.size()),
+            expected: model.costs.expected(worker, self.company.with(draft.size())),
             rows: draft.rows,
             tokens: draft.tokens,
             squares: draft.size().squares,
@@ -248,6 +252,9 @@ impl Scheduler {
             rows: formed.rows,
             tokens: formed.tokens,
             squares: formed.squares,
+            others: Size::default(),
+            begun: !self.is_sharing,
+            sent: self.now,
             expected: formed.expected,
             started: None,
             isolated: matches!(choice.source, Source::Part(_)),

@@ -123,6 +123,9 @@ impl Scheduler {
                 if let Some(model) = self.models.get_mut(&request.model) {
                     model.queue.remove_member(part, id);
                 }
+                if self.is_sharing {
+                    self.stirred.insert(request.model);
+                }
             }
         }
     }
