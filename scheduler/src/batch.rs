@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::company::Company;
 use crate::cost::{Costs, Size};
 use crate::queue::Item;
 use crate::turns::ByClass;
@@ -14,6 +15,8 @@ use crate::{Budget, CloseReason, RequestId, Timestamp, WorkerId};
 pub(crate) struct Draft<'a> {
     budget: Budget,
     ceiling: Option<Ceiling<'a>>,
+    /// What others put into the same batch.
+    company: Company,
     /// In batch order.
     pub(crate) requests: Vec<RequestId>,
     pub(crate) rows: u32,
@@ -47,9 +50,20 @@ impl Ceiling<'_> {
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(budget: Budget, ceiling: Option<Ceiling<'a>>) -> Self {
+    pub(crate) fn new(budget: Budget, ceiling: Option<Ceiling<'a>>, company: Company) -> Self {
         let (requests, classes) = (Vec::new(), ByClass::default());
-        Self { budget, ceiling, requests, rows: 0, tokens: 0, bytes: 0, squares: 0, classes, is_on_time: false }
+        Self {
+            budget,
+            ceiling,
+            company,
+            requests,
+            rows: 0,
+            tokens: 0,
+            bytes: 0,
+            squares: 0,
+            classes,
+            is_on_time: false,
+        }
     }
 
     /// Takes the request if it fits the rest of the budget, of `rows_max` and of the time, or says what it does not fit.
@@ -62,16 +76,17 @@ impl<'a> Draft<'a> {
         // One that is late has nothing to miss any more.
         let due = if item.rank.late { Timestamp::MAX } else { item.rank.due };
         if !self.requests.is_empty() {
-            if rows > self.budget.rows.min(rows_max) {
+            let whole = self.company.with(size);
+            if rows > rows_max || whole.rows > u64::from(self.budget.rows) {
                 return Err(CloseReason::Rows);
             }
-            if tokens > self.budget.tokens {
+            if whole.tokens > u64::from(self.budget.tokens) {
                 return Err(CloseReason::Tokens);
             }
             if bytes > self.budget.bytes {
                 return Err(CloseReason::Bytes);
             }
-            if self.ceiling.as_ref().is_some_and(|ceiling| !ceiling.allows(size, due)) {
+            if self.ceiling.as_ref().is_some_and(|ceiling| !ceiling.allows(whole, due)) {
                 return Err(CloseReason::Objective);
             }
         }

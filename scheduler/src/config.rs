@@ -18,12 +18,21 @@ pub struct Limits {
     /// How often a request is lost with a worker that could have been running it before it fails. Being sent again
     /// because its batch was halved, or because its worker had not come to it, does not count.
     pub attempts_max: NonZeroU16,
+    /// Whether workers serve other schedulers as well. Then they give turns instead of credits, to those whose
+    /// [`Output::Bid`](crate::Output::Bid) is the most urgent; [`Arbiter`](crate::Arbiter) is their side of it.
+    pub workers_are_shared: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         const THREE: NonZeroU16 = NonZeroU16::new(3).unwrap();
-        Self { tenant_requests_max: 65_536, class_requests_max: 131_072, queue_bytes_max: 1 << 30, attempts_max: THREE }
+        Self {
+            tenant_requests_max: 65_536,
+            class_requests_max: 131_072,
+            queue_bytes_max: 1 << 30,
+            attempts_max: THREE,
+            workers_are_shared: false,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::cost::Size;
 use crate::{Attempt, BatchId, Epoch, GroupId, ModelConfig, ModelId, RequestId, Slot, TenantId, Timestamp, WorkerId};
 
 /// What a request asks of a worker, known before it is queued.
@@ -131,6 +132,12 @@ pub enum Input {
     WorkerUp { worker: WorkerId, epoch: Epoch, models: Vec<ModelId> },
     /// A worker can take one more batch. A second credit for a slot replaces the first; one of no rows takes it back.
     WorkerCredit { worker: WorkerId, epoch: Epoch, slot: Slot, budget: Budget },
+    /// A worker that serves several schedulers can take a batch of one model, now or not at all: the answer is one
+    /// [`Output::Dispatch`] on its slot or one [`Output::Pass`].
+    WorkerTurn(Turn),
+    /// A worker that serves several schedulers begins to run a batch, as one with so much of what others sent, after it
+    /// lay there for so long.
+    BatchBegun { worker: WorkerId, epoch: Epoch, batch: BatchId, attempt: Attempt, others: Size, waited: Duration },
     /// One item of a running batch ended.
     ItemDone {
         worker: WorkerId,
@@ -159,6 +166,11 @@ pub enum Input {
 /// Everything the core can ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
+    /// What is wanted most of a worker that serves others as well: of one model this, or nothing any more. It replaces what
+    /// was said of the model before; a turn for the model takes it back.
+    Bid { worker: WorkerId, epoch: Epoch, model: ModelId, want: Option<Want> },
+    /// Nothing is sent for this turn.
+    Pass { worker: WorkerId, epoch: Epoch, slot: Slot },
     /// Send this batch to this worker, spending the credit of `slot`.
     Dispatch(Dispatch),
     /// The request has its result: the one in the `ItemDone` just handled.
@@ -180,6 +192,57 @@ pub enum Output {
     Replace { worker: WorkerId, epoch: Epoch, batch: BatchId },
     /// Nothing is queued or running any more, or the drain's deadline has passed and the rest was failed.
     Drained,
+}
+
+/// What waits for a worker in one scheduler's queue of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Of the most urgent request.
+    pub class: Class,
+    /// When the batch must start at the latest for it to be on time.
+    pub start: Timestamp,
+    /// The device time that a batch of all that can still be on time takes.
+    pub time: Duration,
+    /// All that can still be on time; nothing where only late ones wait.
+    pub on_time: Size,
+    /// Which classes have a request among them.
+    pub classes: [bool; Class::ALL.len()],
+    /// All that is late.
+    pub late: Size,
+    /// Whether it is a part of a batch that failed, and must share no batch with others.
+    pub is_apart: bool,
+}
+
+/// The offer of a worker to run a batch now, made to every scheduler that wants the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Whose.
+    pub worker: WorkerId,
+    /// In this life.
+    pub epoch: Epoch,
+    /// Names the turn. Never one that was given before, until 2³² were.
+    pub slot: Slot,
+    /// Of this model alone.
+    pub model: ModelId,
+    /// What the whole batch may hold.
+    pub budget: Budget,
+    /// What kind of batch.
+    pub kind: TurnKind,
+    /// How much of this kind the scheduler had waiting when it last said so.
+    pub own: Size,
+    /// How much others had who are given the same turn.
+    pub others: Size,
+}
+
+/// Which of what waits a turn is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnKind {
+    /// What can still be on time, the class first.
+    OnTime(Class),
+    /// What is late.
+    Late,
+    /// A part of a batch that failed, by itself.
+    Apart,
 }
 
 /// A batch on its way to a worker.

@@ -22,6 +22,12 @@ pub(crate) struct Batch {
     pub(crate) rows: u32,
     pub(crate) tokens: u32,
     pub(crate) squares: u64,
+    /// What others have in the batch it runs as a part of.
+    pub(crate) others: Size,
+    /// Whether it may be running, for all that is known. Of several schedulers each is told.
+    pub(crate) begun: bool,
+    /// When it was sent.
+    pub(crate) sent: Timestamp,
     /// How long it was thought to take.
     pub(crate) expected: Duration,
     /// When the worker came to it.
@@ -46,7 +52,14 @@ pub(crate) struct InFlight {
 impl Batch {
     /// What its time depends on.
     pub(crate) fn size(&self) -> Size {
-        Size { rows: self.rows.into(), tokens: self.tokens.into(), squares: self.squares }
+        let mut size = Size { rows: self.rows.into(), tokens: self.tokens.into(), squares: self.squares };
+        size.add(self.others);
+        size
+    }
+
+    /// Whether others have something in the batch as well: any of theirs may be what breaks it.
+    pub(crate) fn has_company(&self) -> bool {
+        self.others.rows > 0
     }
 }
 
@@ -73,6 +86,14 @@ impl InFlight {
             self.overdue.remove(&(old, id));
         }
         self.overdue.insert((at, id));
+    }
+
+    /// The worker runs it, after it lay there for so long, as one with so much of others.
+    pub(crate) fn begin(&mut self, id: BatchId, others: Size, waited: Duration) {
+        if let Some(batch) = self.batches.get_mut(&id) {
+            // Its way there and its answer's way back are of its time: who waits for it waits for them.
+            (batch.begun, batch.started, batch.others) = (true, Some(batch.sent + waited), others);
+        }
     }
 
     pub(crate) fn remove(&mut self, id: BatchId) -> Option<Batch> {

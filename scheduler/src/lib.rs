@@ -37,9 +37,12 @@
 extern crate alloc;
 
 mod admission;
+mod arbiter;
 mod arrivals;
 mod batch;
+mod bids;
 mod cap;
+mod company;
 mod config;
 mod cost;
 mod demand;
@@ -59,10 +62,12 @@ mod shares;
 mod time;
 mod turns;
 
+pub use arbiter::{Action, Arbiter, Launch, Part, SchedulerId, Sharing};
 pub use config::{Baseline, BatchCost, Limits, ModelConfig, OnLate, PolicyConfig};
+pub use cost::Size;
 pub use event::{
     BatchFailure, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Explanation, Failure, Group, Input,
-    ItemOutcome, ModelState, Output, QueueLimit, Reject, Request, Waiting, Wake,
+    ItemOutcome, ModelState, Output, QueueLimit, Reject, Request, Turn, TurnKind, Waiting, Wake, Want,
 };
 pub use id::{Attempt, BatchId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
 pub use scheduler::{Counts, QueueCounts, Scheduler};

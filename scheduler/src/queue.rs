@@ -364,6 +364,11 @@ impl Queue {
         self.waiting.is_empty() && self.parts.is_empty()
     }
 
+    /// Which classes have a request here that can still be on time.
+    pub(crate) fn classes(&self) -> ByClass<bool> {
+        self.by_class.map(|requests| requests > 0)
+    }
+
     /// How many requests stand before this rank, those in parts counted by their own rank.
     pub(crate) fn position(&self, rank: Rank) -> usize {
         let in_parts = self.parts.values().flatten().filter(|item| item.rank < rank).count();

@@ -13,6 +13,7 @@ mod placement;
 mod places;
 mod recovery;
 mod replies;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -21,6 +22,8 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use core::time::Duration;
 
 use crate::admission::Admission;
+use crate::bids::Bids;
+use crate::company::Company;
 use crate::demand::Demand;
 use crate::fleet::Fleet;
 use crate::inflight::InFlight;
@@ -65,6 +68,16 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 /// A head that does not fit what is left of the budget closes the batch; it is never skipped. A head that exceeds the
 /// whole budget runs alone.
 ///
+/// # Several schedulers
+///
+/// Workers that serve other schedulers as well give no credits ([`Limits::workers_are_shared`]): one that is held would
+/// keep a worker idle that others want. Instead of dispatching, the core says what is wanted of each worker
+/// ([`Output::Bid`]), and forms a batch when it is given a turn ([`Input::WorkerTurn`]), at once or not at all. Whoever has
+/// something of the turn's model gets the same turn, and what all send runs as one batch. How much the others had waiting
+/// comes with the turn: they are taken to put the same part of it into the batch that is taken here.
+/// [`Arbiter`](crate::Arbiter) is the worker's side. What others may have broken accuses nobody here: only what failed in
+/// a batch by itself is guilty.
+///
 /// # What happens when a batch fails
 ///
 /// What a worker could have been running when it crashed, hung or reported a broken item is suspect: the requests
@@ -82,6 +95,12 @@ pub struct Scheduler {
     inflight: InFlight,
     /// Of the workers' time.
     demand: Demand,
+    /// Whether workers serve other schedulers as well.
+    is_sharing: bool,
+    /// What workers were told is wanted of them, if they serve others as well.
+    bids: Bids,
+    /// What others put into the batch that is being formed.
+    company: Company,
     /// Models of which something changed in this call. Empty between calls.
     stirred: BTreeSet<ModelId>,
     /// Models that have a request which can still be on time.
@@ -162,6 +181,9 @@ impl Scheduler {
             fleet: Fleet::default(),
             inflight: InFlight::default(),
             demand: Demand::default(),
+            is_sharing: limits.workers_are_shared,
+            bids: Bids::default(),
+            company: Company::NONE,
             stirred: BTreeSet::new(),
             active: 0,
             fair: Duration::ZERO,
@@ -245,6 +267,10 @@ impl Scheduler {
             Input::Cancel(group) => self.cancel(group),
             Input::WorkerUp { worker, epoch, models } => self.worker_up(worker, epoch, models),
             Input::WorkerCredit { worker, epoch, slot, budget } => self.worker_credit(worker, epoch, slot, budget),
+            Input::WorkerTurn(turn) => self.take_turn(turn),
+            Input::BatchBegun { worker, epoch, batch, attempt, others, waited } => {
+                self.batch_begun((worker, epoch, batch, attempt), others, waited);
+            }
             Input::ItemDone { worker, epoch, batch, attempt, request, outcome } => {
                 self.item_done((worker, epoch, batch, attempt), request, outcome);
             }

@@ -13,6 +13,7 @@
 //! That world is for finding mistakes. Beside it is one for measuring policies: a [`scenario`] says what the models,
 //! workers and clients are like, [`play`](mod@play) runs it without judging a step, [`score`] counts, [`bound`] says what
 //! nobody could beat, and [`report`](mod@report) compares every [`contender`] in tables and charts.
+//! [`play::several`] runs one under several schedulers that share its workers.
 //!
 //! ```
 //! use shoal_sim::{contender::contenders, limit::score_at, scenario::catalog};

@@ -109,6 +109,7 @@ fn draw_limits(rng: &mut Rng) -> Limits {
         class_requests_max: limit(60),
         queue_bytes_max: u64::from(limit(40)) * 1_000,
         attempts_max: NonZeroU16::new(if is_tight { 1 } else { 3 }).unwrap_or(NonZeroU16::MIN),
+        workers_are_shared: false,
     }
 }
 

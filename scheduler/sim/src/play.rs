@@ -3,6 +3,8 @@
 //! Unlike [`run`](crate::run()) this judges nothing and keeps no transcript: of each request only what became of it. A
 //! hash over every output and its time stands for the run, so that two machines can tell whether they saw the same.
 
+mod device;
+pub mod several;
 #[cfg(test)]
 mod tests;
 
@@ -11,10 +13,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchFailure, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
-    ModelId, ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId,
+    ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
+use self::device::{Device, Ending, Load};
 use crate::clock::Agenda;
 use crate::fnv::Fnv;
 use crate::rng::Rng;
@@ -83,23 +86,13 @@ enum Happening {
     Returned(usize),
 }
 
-/// How a batch ended.
-#[derive(Clone, Copy, Debug)]
-enum Ending {
-    Well(Duration),
-    Badly(BatchFailure),
-}
-
 /// One worker.
 #[derive(Debug)]
 struct Worker {
-    spec: WorkerSpec,
+    device: Device,
     id: WorkerId,
     epoch: Epoch,
     is_up: bool,
-    /// When it will have run everything it was sent.
-    free: Timestamp,
-    rng: Rng,
 }
 
 /// A run under way.
@@ -132,12 +125,10 @@ impl Play {
     fn new(scenario: &Scenario) -> Self {
         let mut rng = Rng::new(!scenario.seed);
         let mut worker = |(id, spec): (u32, &WorkerSpec)| Worker {
-            spec: spec.clone(),
+            device: Device::new(spec, rng.fork()),
             id: WorkerId(id),
             epoch: Epoch(0),
             is_up: false,
-            free: Timestamp::ZERO,
-            rng: rng.fork(),
         };
         let expected = scenario.rate() * scenario.duration.as_secs_f64() * 1.1;
         Self {
@@ -165,7 +156,7 @@ impl Play {
     fn begin(&mut self) {
         for at in 0..self.workers.len() {
             self.connect(at);
-            for absence in self.workers[at].spec.absences.clone() {
+            for absence in self.workers[at].device.spec.absences.clone() {
                 self.agenda.at(Timestamp::ZERO + absence.from, Happening::Killed(at));
                 if let Some(until) = absence.until {
                     self.agenda.at(Timestamp::ZERO + until, Happening::Returned(at));
@@ -251,8 +242,9 @@ impl Play {
     fn connect(&mut self, at: usize) {
         let now = self.agenda.now();
         let worker = &mut self.workers[at];
-        (worker.epoch, worker.is_up, worker.free) = (Epoch(worker.epoch.0 + 1), true, now);
-        let (id, epoch, budget, slots) = (worker.id, worker.epoch, worker.spec.budget, worker.spec.slots);
+        (worker.epoch, worker.is_up, worker.device.free) = (Epoch(worker.epoch.0 + 1), true, now);
+        let (id, epoch, spec) = (worker.id, worker.epoch, &worker.device.spec);
+        let (budget, slots) = (spec.budget, spec.slots);
         let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model)).collect();
         self.tell(Input::WorkerUp { worker: id, epoch, models });
         for slot in (0..slots).map(Slot) {
@@ -264,13 +256,13 @@ impl Play {
     fn stop(&mut self, at: usize) {
         let worker = &mut self.workers[at];
         worker.is_up = false;
-        self.outcome.busy = self.outcome.busy.saturating_sub(worker.free.since(self.agenda.now()));
+        self.outcome.busy = self.outcome.busy.saturating_sub(worker.device.free.since(self.agenda.now()));
     }
 
     /// Tells the core how a batch ended and gives it the credit back.
     fn report(&mut self, at: usize, dispatch: &Dispatch, ending: Ending) {
         let worker = &self.workers[at];
-        let (worker, budget, epoch) = (worker.id, worker.spec.budget, worker.epoch);
+        let (worker, budget, epoch) = (worker.id, worker.device.spec.budget, worker.epoch);
         let (batch, attempt): (_, Attempt) = (dispatch.batch, dispatch.attempt);
         match ending {
             Ending::Well(compute) => {
@@ -339,32 +331,19 @@ impl Play {
     /// A batch is on its way: when it will begin and end is known at once.
     fn start(&mut self, dispatch: Dispatch) {
         let at = dispatch.worker.0 as usize - 1;
-        let (mut cost, mut is_poisoned) = (Cost::default(), false);
+        let mut load = Load::default();
         for id in &dispatch.requests {
             let record = &self.outcome.requests[id.0 as usize];
-            cost.rows += record.cost.rows;
-            cost.tokens += record.cost.tokens;
-            cost.tokens_squared += record.cost.tokens_squared;
-            is_poisoned |= record.is_poison;
+            load.add(record.cost, record.is_poison);
         }
         self.outcome.batches += 1;
         self.outcome.rows += dispatch.requests.len() as u64;
         let curve = self.curves[dispatch.model.0 as usize];
-        let size = if cost.tokens > 0 { u64::from(cost.tokens) } else { u64::from(cost.rows) };
-        let fits = size <= self.memory_max;
-        let nanos = if fits { curve.nanos(cost) } else { curve.base_ns };
-        let worker = &mut self.workers[at];
-        let begins = (self.agenda.now() + worker.spec.link).max(worker.free);
-        let slowness = worker.spec.slowness_at(begins.since(Timestamp::ZERO)) * worker.rng.lognormal(worker.spec.sigma);
-        let compute = Duration::from_nanos((nanos as f64 * slowness) as u64);
-        worker.free = begins + compute;
+        let device = &mut self.workers[at].device;
+        let (compute, ending) = device.run(self.agenda.now() + device.spec.link, curve, load, self.memory_max);
         self.outcome.busy += compute;
-        let ending = match (fits, is_poisoned) {
-            (false, _) => Ending::Badly(BatchFailure::OutOfMemory),
-            (true, true) => Ending::Badly(BatchFailure::Item),
-            (true, false) => Ending::Well(compute),
-        };
-        self.agenda.at(worker.free + worker.spec.link, Happening::Ended { worker: at, dispatch, ending });
+        let ends = device.free + device.spec.link;
+        self.agenda.at(ends, Happening::Ended { worker: at, dispatch, ending });
     }
 
     fn hash_dispatch(&mut self, dispatch: &Dispatch) {

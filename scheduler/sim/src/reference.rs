@@ -141,6 +141,9 @@ impl Ledger {
     pub(crate) fn did(&mut self, output: &Output) -> Result<(), String> {
         match output {
             Output::Dispatch(dispatch) => self.dispatched(dispatch),
+            Output::Bid { .. } | Output::Pass { .. } => {
+                Err(format!("{output:?} of a worker that serves one scheduler"))
+            }
             Output::Complete { request } => {
                 let expected = self.step.completes.take();
                 ensure(expected == Some(*request), || format!("completed {request}, expected {expected:?}"))

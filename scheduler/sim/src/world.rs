@@ -379,6 +379,8 @@ impl World {
             | Output::Fail { .. }
             | Output::Late { .. }
             | Output::Reject { .. }
+            | Output::Bid { .. }
+            | Output::Pass { .. }
             | Output::Drained => {}
         }
     }

@@ -165,6 +165,8 @@ fn kind(entry: &Entry) -> Option<String> {
         What::Did(Output::Unload { .. }) => "did: Unload".into(),
         What::Did(Output::Replace { .. }) => "did: Replace".into(),
         What::Did(Output::Drained) => "did: Drained".into(),
+        // Said only to workers that serve several schedulers.
+        What::Did(Output::Bid { .. } | Output::Pass { .. }) => return None,
         What::Finished(counts) if counts.clock_reversals > 0 => "clock reversal".into(),
         What::Finished(counts) if counts.replies_dropped > 0 => "stale replies".into(),
         What::Told(_) | What::Settled | What::Nature { .. } | What::Struck { .. } | What::Finished(_) => return None,

@@ -23,7 +23,7 @@ mod window;
 
 pub(crate) use costs::Costs;
 pub(crate) use curve::Curve;
-pub(crate) use size::Size;
+pub use size::Size;
 
 /// Something of each term of a curve: base, rows, tokens, squares.
 type Terms = [f64; 4];

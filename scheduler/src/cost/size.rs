@@ -5,24 +5,25 @@ use crate::cost::Terms;
 
 /// The size of a batch, of a request, or of all that waits in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) rows: u64,
+pub struct Size {
+    /// Rows.
+    pub rows: u64,
     /// 0 for models that have none.
-    pub(crate) tokens: u64,
+    pub tokens: u64,
     /// Sum over the rows of the squared token count: what attention costs.
-    pub(crate) squares: u64,
+    pub squares: u64,
 }
 
 impl Size {
     /// Makes it larger by `other`. Saturates.
-    pub(crate) const fn add(&mut self, other: Self) {
+    pub const fn add(&mut self, other: Self) {
         self.rows = self.rows.saturating_add(other.rows);
         self.tokens = self.tokens.saturating_add(other.tokens);
         self.squares = self.squares.saturating_add(other.squares);
     }
 
     /// Takes back what was added. Saturates at nothing.
-    pub(crate) const fn remove(&mut self, other: Self) {
+    pub const fn remove(&mut self, other: Self) {
         self.rows = self.rows.saturating_sub(other.rows);
         self.tokens = self.tokens.saturating_sub(other.tokens);
         self.squares = self.squares.saturating_sub(other.squares);

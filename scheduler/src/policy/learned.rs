@@ -40,7 +40,9 @@ impl BatchPolicy for Learned {
         let close = |why| Decision::Close(Close { rows_max: u32::MAX, time_max: Some(time_max), why });
         // Those that are late can fill a batch up at once.
         let are_all_on_time = view.queue.waiting().requests == view.queue.on_time().requests;
-        if self.wait_price == 0 || !are_all_on_time || !(view.is_busy || self.waits_when_idle) {
+        // What others have begun costs its base anyway.
+        let goes_anyway = !are_all_on_time || !view.company.is_none();
+        if self.wait_price == 0 || goes_anyway || !(view.is_busy || self.waits_when_idle) {
             return close(CloseReason::Drained);
         }
         match self.wait_until(view, time_max) {

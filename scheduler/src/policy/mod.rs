@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
+use crate::company::Company;
 use crate::cost::{Costs, Size};
 use crate::queue::Queue;
 use crate::shares::Shares;
@@ -64,6 +65,8 @@ pub(crate) struct View<'a> {
     /// Which that is.
     pub(crate) worker: WorkerId,
     pub(crate) costs: &'a Costs,
+    /// What others are going to put into the same batch.
+    pub(crate) company: Company,
     pub(crate) shares: &'a Shares,
     /// The model's latency objective.
     pub(crate) objective: Duration,

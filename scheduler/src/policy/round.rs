@@ -50,8 +50,9 @@ impl<'a> Round<'a> {
     pub(super) fn fits_at_once(&self, time_max: Duration) -> bool {
         let View { now, queue, worker, costs, .. } = self.view;
         let Some(due) = queue.first_due() else { return true };
-        let time = costs.high(*worker, queue.on_time().size());
-        time <= time_max && *now + time <= due && self.is_in_budget(queue.on_time().sum())
+        let whole = self.in_company(queue.on_time().sum());
+        let time = costs.high(*worker, whole.size);
+        time <= time_max && *now + time <= due && self.is_in_budget(whole)
     }
 
     /// Whether all would be on time even if the workers began only when the last of them is free, without forming batches.
@@ -64,7 +65,7 @@ impl<'a> Round<'a> {
         let mut first = 0;
         while first < stretch.len {
             let end = (first * 2).max(u64::from(self.view.budget.rows)).clamp(first + 1, stretch.len);
-            let upto = stretch.upto(end);
+            let upto = self.in_company(stretch.upto(end));
             if *begin + self.time_at_most(upto, free.len() as u64, time_max)
                 > stretch.due_at(first).min(stretch.due_of_others(first, end))
             {
@@ -137,7 +138,7 @@ impl<'a> Round<'a> {
             }
             if batch.is_full {
                 // The budget closed it, not the time: its worker may be through in time for another.
-                let end = start + self.view.costs.expected(worker, batch.taken.size);
+                let end = start + self.view.costs.expected(worker, self.in_company(batch.taken).size);
                 free.insert(free.partition_point(|other| *other <= (end, worker)), (end, worker));
             }
             next += batch.taken.requests;
@@ -151,14 +152,14 @@ impl<'a> Round<'a> {
         let first_due = stretch.due_at(first);
         let is_in_time = |taken: Sum| {
             let due = first_due.min(stretch.due_of_others(first, first + taken.requests));
-            start + self.view.costs.high(worker, taken.size) <= due
+            start + self.view.costs.high(worker, self.in_company(taken).size) <= due
         };
         let end = stretch.reach(|upto| {
             if upto.requests <= first {
                 return true;
             }
             let taken = upto.minus(before);
-            is_in_time(taken) && (taken.requests == 1 || self.is_in_budget(taken))
+            is_in_time(taken) && (taken.requests == 1 || self.is_in_budget(self.in_company(taken)))
         });
         let is_full = end.requests < stretch.len && is_in_time(stretch.upto(end.requests + 1).minus(before));
         Planned { taken: end.minus(before), is_full }
@@ -183,6 +184,11 @@ impl<'a> Round<'a> {
             squares: sum.size.squares,
         };
         each.saturating_add(costs.high(*worker, largest).min(time_max))
+    }
+
+    /// With what others are going to put into the same batch.
+    fn in_company(&self, sum: Sum) -> Sum {
+        Sum { size: self.view.company.with(sum.size), ..sum }
     }
 
     fn is_in_budget(&self, sum: Sum) -> bool {

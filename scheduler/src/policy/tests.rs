@@ -6,6 +6,7 @@ use core::num::NonZeroU32;
 use core::time::Duration;
 
 use super::{Close, Decision, View, from_config};
+use crate::company::Company;
 use crate::cost::{Costs, Size};
 use crate::queue::{Item, Queue, Rank};
 use crate::shares::Shares;
@@ -52,6 +53,7 @@ fn view<'a>(now_ms: u64, queue: &'a Queue, costs: &'a Costs) -> View<'a> {
         budget: BUDGET,
         worker: WORKER,
         costs,
+        company: Company::NONE,
         shares: &NOBODY,
         objective: ms(50),
         workers: 1,

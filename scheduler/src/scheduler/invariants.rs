@@ -3,6 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::Scheduler;
+use super::sharing::Next;
 use crate::pools::Heads;
 use crate::requests::Place;
 use crate::{BatchId, Class, RequestId};
@@ -23,6 +24,7 @@ impl Scheduler {
         self.assert_sums();
         self.assert_batches_and_workers_agree();
         self.assert_nothing_waits_that_could_run();
+        self.assert_workers_know_what_is_wanted();
         let timeout = self.poll_timeout();
         assert!(timeout.is_none_or(|(at, _)| at > self.now), "nothing is due at {:?}: {timeout:?}", self.now);
     }
@@ -98,5 +100,20 @@ impl Scheduler {
                 assert!(model.wake.is_some() || model.queue.is_empty(), "model {id} has a credit and does not wait");
             }
         }
+    }
+
+    fn assert_workers_know_what_is_wanted(&self) {
+        if !self.is_sharing {
+            assert_eq!(self.bids.iter().count(), 0, "nobody asks for turns where there are credits");
+            return;
+        }
+        assert_eq!(self.fleet.credits(), 0, "turns are not kept");
+        let told: BTreeSet<_> = self.bids.iter().map(|(worker, model, _)| (worker, model)).collect();
+        let mut wanted = BTreeSet::new();
+        for (worker, _, link) in self.fleet.connected() {
+            let models = link.ready_models().filter(|model| matches!(self.next_for(*model, worker), Next::Bid(_)));
+            wanted.extend(models.map(|model| (worker, model)));
+        }
+        assert_eq!(told, wanted, "workers know what is wanted of them");
     }
 }

@@ -8,19 +8,17 @@ use crate::fleet::Link;
 use crate::policy::View;
 use crate::queue::Item;
 use crate::requests::Place;
-use crate::{Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, WorkerId};
+use crate::{Budget, Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, WorkerId};
 
 impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
     pub(super) fn give_up_late(&mut self, id: ModelId, worker: WorkerId) {
-        let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else {
+        if self.models.get(&id).is_none_or(|model| model.on_late().is_none()) {
             self.let_others_first(id, worker);
             return;
-        };
-        let hopeless = self.hopeless(id, worker);
-        for late in &hopeless {
-            self.put_late(*late, id, on_late);
         }
+        self.give_up_hopeless(id, worker);
+        let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
         let view = self.view(id, worker);
         let give_up = |view| self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
         let victims = view.and_then(give_up).unwrap_or_default();
@@ -62,16 +60,30 @@ impl Scheduler {
         }
     }
 
+    /// Gives up who would be late even alone.
+    pub(super) fn give_up_hopeless(&mut self, id: ModelId, worker: WorkerId) {
+        let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
+        for late in self.hopeless(id, worker) {
+            self.put_late(late, id, on_late);
+        }
+    }
+
     /// What the policy of a model is shown of its queue and of a worker with a credit.
     pub(super) fn view(&self, id: ModelId, worker: WorkerId) -> Option<View<'_>> {
-        let model = self.models.get(&id)?;
         let (_, budget) = self.credit(id, worker)?;
+        self.view_under(id, worker, budget)
+    }
+
+    /// The same of a worker that would take a batch of so much.
+    pub(super) fn view_under(&self, id: ModelId, worker: WorkerId, budget: Budget) -> Option<View<'_>> {
+        let model = self.models.get(&id)?;
         Some(View {
             now: self.now,
             queue: &model.queue,
             budget,
             worker,
             costs: &model.costs,
+            company: self.company,
             shares: &model.shares,
             objective: model.config.objective,
             workers: self.fleet.ready(id),
@@ -150,7 +162,7 @@ impl Scheduler {
     }
 
     /// Fails those that are late and could not end before their client's deadline either: what is run of them is wasted.
-    fn drop_unmeetable(&mut self, id: ModelId, worker: WorkerId) {
+    pub(super) fn drop_unmeetable(&mut self, id: ModelId, worker: WorkerId) {
         loop {
             let Some(model) = self.models.get(&id) else { return };
             let Some(item) = model.queue.first_late() else { return };

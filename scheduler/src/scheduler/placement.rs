@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use super::Scheduler;
 use crate::batch::{Ceiling, Draft};
+use crate::cost::Size;
 use crate::fleet::Link;
 use crate::inflight::Batch;
 use crate::policy::{Close, Decision};
@@ -20,12 +21,12 @@ const LOOKS_MAX: u32 = 32;
 
 /// A batch that could be formed now.
 #[derive(Clone, Copy, Debug)]
-struct Choice {
+pub(super) struct Choice {
     /// Of its most urgent request.
-    rank: Rank,
-    model: ModelId,
-    worker: WorkerId,
-    source: Source,
+    pub(super) rank: Rank,
+    pub(super) model: ModelId,
+    pub(super) worker: WorkerId,
+    pub(super) source: Source,
 }
 
 /// A batch that was formed.
@@ -42,7 +43,7 @@ struct Formed {
 
 /// Where the batch would come from.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+pub(super) enum Source {
     /// The waiting requests, closed as the policy said.
     Waiting(Close),
     /// Late requests alone, for so long at most.
@@ -57,6 +58,9 @@ impl Scheduler {
     /// Models that wait for a worker are listed by when they must start, so that only the most urgent one is looked at.
     /// One whose policy waits is taken off the list, until something of it changes or the policy wants to look again.
     pub(super) fn dispatch(&mut self) {
+        if self.is_sharing {
+            return self.bid();
+        }
         while let Some(choice) = self.choose() {
             self.send(choice);
         }
@@ -184,7 +188,7 @@ impl Scheduler {
     }
 
     /// What of a model could go to a worker now, led by a class if one is named.
-    fn consider(&self, id: ModelId, worker: WorkerId, class: Option<Class>) -> Option<Choice> {
+    pub(super) fn consider(&self, id: ModelId, worker: WorkerId, class: Option<Class>) -> Option<Choice> {
         let link = self.fleet.link(worker)?;
         let model = self.models.get(&id).filter(|_| link.is_ready(id))?;
         let view = self.view(id, worker)?;
@@ -252,7 +256,7 @@ impl Scheduler {
     }
 
     /// Forms the batch and sends it.
-    fn send(&mut self, choice: Choice) {
+    pub(super) fn send(&mut self, choice: Choice) {
         let Choice { rank, model: id, worker, source } = choice;
         let (Some((slot, budget)), Some(model)) = (self.credit(id, worker), self.models.get_mut(&id)) else {
             // `consider` saw both in this very step.
@@ -261,23 +265,23 @@ impl Scheduler {
         let ceiling = |time_max| Ceiling { costs: &model.costs, worker, now: self.now, time_max, due: Timestamp::MAX };
         let (draft, close, rest) = match source {
             Source::Waiting(close) => {
-                let mut draft = Draft::new(budget, close.time_max.map(ceiling));
+                let mut draft = Draft::new(budget, close.time_max.map(ceiling), self.company);
                 let why = model.queue.fill(&mut draft, rank.class, close);
                 (draft, why, Vec::new())
             }
             Source::Late(time_max) => {
-                let mut draft = Draft::new(budget, Some(ceiling(time_max)));
+                let mut draft = Draft::new(budget, Some(ceiling(time_max)), self.company);
                 let why = model.queue.fill_late(&mut draft);
                 (draft, why, Vec::new())
             }
             Source::Part(part) => {
-                let mut draft = Draft::new(budget, None);
+                let mut draft = Draft::new(budget, None, self.company);
                 let rest = model.queue.take_part(&mut draft, part);
                 (draft, CloseReason::Isolated, rest)
             }
         };
         let formed = Formed {
-            expected: model.costs.expected(worker, draft.size()),
+            expected: model.costs.expected(worker, self.company.with(draft.size())),
             rows: draft.rows,
             tokens: draft.tokens,
             squares: draft.size().squares,
@@ -309,6 +313,9 @@ impl Scheduler {
             rows: formed.rows,
             tokens: formed.tokens,
             squares: formed.squares,
+            others: Size::default(),
+            begun: !self.is_sharing,
+            sent: self.now,
             expected: formed.expected,
             started: None,
             isolated: matches!(choice.source, Source::Part(_)),

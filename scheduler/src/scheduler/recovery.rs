@@ -13,23 +13,27 @@ impl Scheduler {
     /// One of the items broke the batch. The culprit may be a withdrawn one, so one that is left is guilty only when
     /// nothing else was.
     pub(super) fn suspect_items(&mut self, batch: &Batch, unreported: &[RequestId]) {
-        let is_alone = unreported.len() + batch.withdrawn.len() == 1;
+        let is_alone = unreported.len() + batch.withdrawn.len() == 1 && !batch.has_company();
         self.bisect(unreported, is_alone, Failure::Poison);
     }
 
     /// The batch took its worker down. A crash may come late, so items with a result do not clear the one without: it
     /// is guilty only when nothing else was in the batch.
     pub(super) fn suspect_crash(&mut self, batch: &Batch, unreported: &[RequestId]) {
-        self.bisect(unreported, batch.requests.len() == 1, Failure::Poison);
+        let is_alone = batch.requests.len() == 1 && !batch.has_company();
+        self.bisect(unreported, is_alone, Failure::Poison);
     }
 
     /// The batch did not fit the worker's memory. Parts teach nothing: one request too large for any device would drag
     /// the cap down through all its halves.
     pub(super) fn shrink(&mut self, batch: &Batch, unreported: &[RequestId]) {
         if !batch.isolated {
-            self.fleet.shrink_cap(batch.worker, batch.model, batch.rows, batch.tokens);
+            let size = batch.size();
+            let [rows, tokens] = [size.rows, size.tokens].map(|sum| u32::try_from(sum).unwrap_or(u32::MAX));
+            self.fleet.shrink_cap(batch.worker, batch.model, rows, tokens);
         }
-        self.bisect(unreported, batch.requests.len() == 1, Failure::OutOfMemory);
+        let is_alone = batch.requests.len() == 1 && !batch.has_company();
+        self.bisect(unreported, is_alone, Failure::OutOfMemory);
     }
 
     /// The batch was lost while it could have been running, through no fault of its own.

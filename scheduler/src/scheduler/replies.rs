@@ -83,11 +83,15 @@ impl Scheduler {
         }
         self.fleet.place(worker);
         self.stir_waiting();
+        if self.is_sharing {
+            // What fits the worker's memory may be learned from it.
+            self.stirred.insert(batch.model);
+        }
         self.unload_if_unwanted(worker, batch.model);
         Some(batch)
     }
 
-    fn is_current(&self, (worker, epoch, batch, attempt): Address) -> bool {
+    pub(super) fn is_current(&self, (worker, epoch, batch, attempt): Address) -> bool {
         let batch = self.inflight.get(batch);
         batch.is_some_and(|batch| (batch.worker, batch.epoch, batch.attempt) == (worker, epoch, attempt))
     }

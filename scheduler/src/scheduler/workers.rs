@@ -15,6 +15,7 @@ impl Scheduler {
         }
         self.take_down(worker, DownCause::Lost);
         self.fleet.connect(worker, epoch, models);
+        self.bids.forget(worker);
         self.load_wanted(worker, epoch);
     }
 
@@ -110,13 +111,14 @@ impl Scheduler {
         for model in self.models.values_mut() {
             model.costs.forget(worker);
         }
+        self.bids.forget(worker);
         self.stir_waiting();
         for (position, id) in link.outstanding.into_iter().enumerate() {
             let Some(batch) = self.inflight.remove(id) else { continue };
             let unreported = self.unreported(&batch);
             match cause {
                 DownCause::Left => self.requeue(&batch, &unreported),
-                _ if position > 0 => self.requeue(&batch, &unreported),
+                _ if position > 0 || !batch.begun => self.requeue(&batch, &unreported),
                 DownCause::Crashed => self.suspect_crash(&batch, &unreported),
                 DownCause::Lost => self.lose(&batch, &unreported),
             }
@@ -132,7 +134,7 @@ impl Scheduler {
     }
 
     /// Whether the worker speaks in its present life; counts it when not.
-    fn check_epoch(&mut self, worker: WorkerId, epoch: Epoch) -> bool {
+    pub(super) fn check_epoch(&mut self, worker: WorkerId, epoch: Epoch) -> bool {
         let is_current = self.fleet.is_connected(worker, epoch);
         self.replies_dropped += u64::from(!is_current);
         is_current

@@ -45,6 +45,8 @@ impl Driver {
                 }
             }
             Output::Reject { group, why } => self.rejected(group, why),
+            // Said only where workers serve several schedulers, and a server's workers serve it alone.
+            Output::Bid { .. } | Output::Pass { .. } => {}
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(epoch, batch, &requests),
             Output::Load { epoch, model, .. } => self.load(epoch, model),
             Output::Unload { epoch, model, .. } => {

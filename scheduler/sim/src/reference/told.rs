@@ -33,6 +33,8 @@ impl Ledger {
                     worker.credits.retain(|_, budget| budget.rows > 0);
                 }
             }
+            // Workers of these worlds serve one scheduler.
+            Input::WorkerTurn(_) | Input::BatchBegun { .. } => {}
             Input::ItemDone { worker, epoch, batch, attempt, request, outcome } => {
                 self.item_done((*worker, *epoch, *batch, *attempt), *request, *outcome);
             }

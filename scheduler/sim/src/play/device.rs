@@ -1,0 +1,65 @@
+//! The device of one worker: how long batches truly take on it.
+
+use std::time::Duration;
+
+use shoal_scheduler::{BatchFailure, Cost, Timestamp};
+
+use crate::rng::Rng;
+use crate::scenario::{Curve, WorkerSpec};
+
+/// One device. It runs one batch at a time, in the order sent.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) spec: WorkerSpec,
+    /// When it will have run everything it was sent.
+    pub(super) free: Timestamp,
+    rng: Rng,
+}
+
+/// How a batch ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    Well(Duration),
+    Badly(BatchFailure),
+}
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    pub(super) cost: Cost,
+    pub(super) is_poisoned: bool,
+}
+
+impl Load {
+    /// One request more.
+    pub(super) fn add(&mut self, cost: Cost, is_poison: bool) {
+        self.cost.rows += cost.rows;
+        self.cost.tokens += cost.tokens;
+        self.cost.tokens_squared += cost.tokens_squared;
+        self.is_poisoned |= is_poison;
+    }
+}
+
+impl Device {
+    pub(super) fn new(spec: &WorkerSpec, rng: Rng) -> Self {
+        Self { spec: spec.clone(), free: Timestamp::ZERO, rng }
+    }
+
+    /// A batch that comes at this time: how long it takes and how it ends. Moves `free` to its end.
+    pub(super) fn run(&mut self, comes: Timestamp, curve: Curve, load: Load, memory_max: u64) -> (Duration, Ending) {
+        let Load { cost, is_poisoned } = load;
+        let size = if cost.tokens > 0 { u64::from(cost.tokens) } else { u64::from(cost.rows) };
+        let fits = size <= memory_max;
+        let nanos = if fits { curve.nanos(cost) } else { curve.base_ns };
+        let begins = comes.max(self.free);
+        let slowness = self.spec.slowness_at(begins.since(Timestamp::ZERO)) * self.rng.lognormal(self.spec.sigma);
+        let compute = Duration::from_nanos((nanos as f64 * slowness) as u64);
+        self.free = begins + compute;
+        let ending = match (fits, is_poisoned) {
+            (false, _) => Ending::Badly(BatchFailure::OutOfMemory),
+            (true, true) => Ending::Badly(BatchFailure::Item),
+            (true, false) => Ending::Well(compute),
+        };
+        (compute, ending)
+    }
+}
