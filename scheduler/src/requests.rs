@@ -49,7 +49,7 @@ pub(crate) enum Place {
 impl Live {
     pub(crate) fn item(&self, id: RequestId) -> Item {
         let rank = Rank { late: self.late, class: self.class, due: self.due, id };
-        Item { rank, tenant: self.tenant, arrived: self.arrived, cost: self.cost }
+        Item { rank, tenant: self.tenant, arrived: self.arrived, deadline: self.deadline, cost: self.cost }
     }
 
     fn put(

@@ -25,7 +25,8 @@ fn queue(rows: u64, cost: Cost) -> Queue {
     for id in 0..rows {
         let rank =
             Rank { late: false, class: Class::Standard, due: Timestamp::from_millis(ARRIVED + 50), id: RequestId(id) };
-        queue.push(Item { rank, tenant: TenantId(1), arrived: Timestamp::from_millis(ARRIVED), cost });
+        let (arrived, deadline) = (Timestamp::from_millis(ARRIVED), Timestamp::MAX);
+        queue.push(Item { rank, tenant: TenantId(1), arrived, deadline, cost });
     }
     queue
 }

@@ -116,10 +116,12 @@ impl Scheduler {
         loop {
             let Some(model) = self.models.get(&id) else { return };
             let Some(item) = model.queue.late_items().next() else { return };
-            let time = model.costs.high(worker, item.cost.into());
             let request = item.rank.id;
-            let deadline = self.requests.get(request).map_or(Timestamp::MAX, |live| live.deadline);
-            if !model.costs.is_known() || self.now + time <= deadline {
+            let ends = |at: Timestamp, worker| at + model.costs.high(worker, item.cost.into());
+            if !model.costs.is_known() || ends(self.now, worker) <= item.deadline {
+                return;
+            }
+            if self.fleet.free_times(id, self.now).into_iter().any(|(at, worker)| ends(at, worker) <= item.deadline) {
                 return;
             }
             debug_assert!(self.requests.get(request).is_some_and(|live| live.place == Place::Queued));

@@ -138,6 +138,28 @@ fn who_is_late_is_not_run_past_the_clients_deadline() {
 }
 
 #[test]
+fn late_requests_do_not_run_past_each_others_deadlines() {
+    let mut stage = stage(learned(OnLate::Serve));
+    let deadline = Some(stage.now + ms(110));
+    stage.submit(Group { deadline, ..call(1, [1]) });
+    stage.queue(2..=8);
+    stage.pass(99);
+    let batch = only_dispatch(stage.credit(WORKER, 0, AMPLE));
+    // Six take (4 + 0.5 · 6) · 1.5 ms, and the first has 11.
+    assert_eq!((ids(&batch), batch.close), (vec![1, 2, 3, 4, 5, 6], CloseReason::Objective));
+}
+
+#[test]
+fn who_is_late_is_left_to_the_worker_that_can_keep_its_deadline() {
+    let mut stage = with_slow(WORKER, OTHER_WORKER);
+    let deadline = Some(stage.now + ms(130));
+    stage.submit(Group { deadline, ..call(50, [50]) });
+    stage.pass(105);
+    let outputs = stage.credit(WORKER, 0, AMPLE);
+    assert_eq!(shed(&outputs), [], "the other one takes 5 ms");
+}
+
+#[test]
 fn nobody_is_late_to_a_policy_that_knows_no_lateness() {
     let mut stage = stage(learned(OnLate::Serve));
     stage.queue([1]);
