@@ -231,6 +231,11 @@ pub enum Reject {
     Draining,
     /// The deadline had passed on arrival.
     DeadlinePassed,
+    /// The client's deadline is `left` away, and one such request takes about `needed` even alone on the fastest worker.
+    DeadlineTooShort { left: Duration, needed: Duration },
+    /// What every worker has in hand leaves no time for it before the client's deadline. Trying again makes sense after
+    /// about `retry_after`.
+    DeadlineUnmeetable { retry_after: Duration },
     /// The group alone is more than a queue may ever hold.
     GroupTooLarge,
     /// One request alone is more than a batch may ever hold.

@@ -218,6 +218,11 @@ impl Fleet {
         times
     }
 
+    /// The connected workers that hold a model.
+    pub(crate) fn holders(&self, model: ModelId) -> impl Iterator<Item = (WorkerId, &Link)> {
+        self.connected().filter(move |(_, _, link)| link.is_ready(model)).map(|(id, _, link)| (id, link))
+    }
+
     /// How many workers are connected.
     pub(crate) fn lives(&self) -> u32 {
         self.lives

@@ -43,6 +43,7 @@ mod cap;
 mod config;
 mod cost;
 mod demand;
+mod doubt;
 mod event;
 mod fleet;
 mod id;

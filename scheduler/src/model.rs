@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::cost::{Costs, Size};
+use crate::doubt::Doubt;
 use crate::policy::{self, BatchPolicy, Close, Decision, View};
 use crate::queue::Queue;
 use crate::rate::Rate;
@@ -30,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) is_busy: bool,
     /// Until when the policy waits; kept in step with `Scheduler::wakes`.
     pub(crate) wake: Option<Timestamp>,
+    /// Whether to believe that no deadline can be met.
+    pub(crate) doubt: Doubt,
     policy: Box<dyn BatchPolicy>,
 }
 
@@ -45,6 +48,7 @@ impl Model {
             shares: Shares::default(),
             is_busy: false,
             wake: None,
+            doubt: Doubt::default(),
             policy,
         }
     }
@@ -83,6 +87,7 @@ impl Model {
 
     /// Learns how long a batch took.
     pub(crate) fn observe(&mut self, worker: WorkerId, size: Size, taken: Duration) {
+        self.doubt.settle();
         self.costs.observe(worker, size, taken);
         self.policy.observe(size, taken, self.config.objective);
     }

@@ -4,6 +4,7 @@
 //! of its subject below; the tables it works on know nothing of each other.
 
 mod config;
+mod deadlines;
 mod expiry;
 mod explain;
 mod intake;

@@ -314,6 +314,10 @@ impl Ledger {
 
     fn rejected(&mut self, group: GroupId, why: Reject) -> Result<(), String> {
         let refusal = match why {
+            // What batches take is not in this account: it knows only who may be refused for it.
+            Reject::DeadlineTooShort { .. } | Reject::DeadlineUnmeetable { .. } => {
+                return self.unmeetable(group, why);
+            }
             Reject::QueueFull { limit, retry_after } => {
                 ensure(RETRY_AFTER.contains(&retry_after), || format!("try again after {retry_after:?}"))?;
                 Refusal::Full(limit)
@@ -322,6 +326,29 @@ impl Ledger {
         };
         let expected = self.step.refuses.take();
         ensure(expected == Some((group, refusal)), || format!("refused {group} for {why:?}, expected {expected:?}"))
+    }
+
+    /// The core says that a group it has room for cannot meet its client's deadline.
+    fn unmeetable(&mut self, group: GroupId, why: Reject) -> Result<(), String> {
+        let members = || self.requests.iter().filter(|(_, record)| record.group == group);
+        let first = members().next().map(|(_, record)| record);
+        let has_room = self.step.refuses.is_none() && first.is_some_and(|record| record.arrived == self.now);
+        ensure(has_room, || format!("refused {group} for {why:?}, expected {:?}", self.step.refuses))?;
+        let is_untouched = members().all(|(_, record)| record.state == State::Queued && record.sends == 0);
+        let is_just = match (first, why) {
+            (Some(record), Reject::DeadlineTooShort { left, needed }) => {
+                record.deadline == self.now + left && left < needed * 2
+            }
+            (Some(record), Reject::DeadlineUnmeetable { retry_after }) => {
+                record.deadline != Timestamp::MAX && RETRY_AFTER.contains(&retry_after)
+            }
+            _ => false,
+        };
+        let is_held = |worker: &Worker| first.is_some_and(|of| worker.models.get(&of.model) == Some(&Holding::Ready));
+        let is_known = self.workers.values().any(is_held);
+        ensure(is_untouched && is_just && is_known, || format!("refused {group} for {why:?}: {first:?}"))?;
+        self.requests.retain(|_, record| record.group != group);
+        Ok(())
     }
 
     /// Why the core must refuse a group; `None` when it must take it.

@@ -104,6 +104,14 @@ impl Pace {
         self.high
     }
 
+    /// Hardly any batch takes less than so many times what is expected of it. At most 1.
+    pub(super) fn low(&self) -> f64 {
+        match self.window.len() {
+            SAMPLES_MIN.. => self.window.least().min(1.0),
+            _ => 1.0 / HIGH_UNKNOWN,
+        }
+    }
+
     /// Whether it seems to be changing: the last two batches at least were far off, in the same direction.
     pub(super) fn is_changing(&self) -> bool {
         self.run.len > 1

@@ -174,6 +174,12 @@ impl Driver {
             Reject::UnknownModel => (CallError::UnknownModel { model, near: None }, "unknown_model"),
             Reject::Draining => (CallError::Draining, "draining"),
             Reject::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
+            Reject::DeadlineTooShort { left, needed } => {
+                (CallError::DeadlineTooShort { left, needed }, "deadline_too_short")
+            }
+            Reject::DeadlineUnmeetable { retry_after } => {
+                (CallError::DeadlineUnmeetable { retry_after }, "deadline_unmeetable")
+            }
             Reject::GroupTooLarge => (
                 too_large("has more rows than may be queued at all, for the model, the tenant or the class"),
                 "too_large",
