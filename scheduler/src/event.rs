@@ -163,7 +163,7 @@ pub enum Output {
     Dispatch(Dispatch),
     /// The request has its result: the one in the `ItemDone` just handled.
     Complete { request: RequestId },
-    /// The request ended without a result.
+    /// The request ended without a result, and with it its call: what is left of that ends without another word.
     Fail { request: RequestId, why: Failure },
     /// The request cannot be on time any more. It stays queued, behind all that can.
     Late { request: RequestId },

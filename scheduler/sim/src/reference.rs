@@ -278,6 +278,10 @@ impl Ledger {
 
     fn failed(&mut self, request: RequestId, why: Failure) -> Result<(), String> {
         if let Some(expected) = self.step.fails.remove(&request) {
+            // Of several in one call that must fail at once, one does.
+            let group = self.requests.get(&request).map(|record| record.group);
+            let requests = &self.requests;
+            self.step.fails.retain(|id, _| requests.get(id).map(|record| record.group) != group);
             return ensure(expected == why, || format!("{request} failed with {why:?}, expected {expected:?}"));
         }
         let record =
@@ -309,6 +313,7 @@ impl Ledger {
         };
         ensure(is_due, || format!("{request} failed with {why:?} and should not: {record:?}"))?;
         self.end(request);
+        self.end_call_of(request);
         Ok(())
     }
 

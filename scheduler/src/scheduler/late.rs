@@ -71,6 +71,8 @@ impl Scheduler {
     }
 
     fn put_late(&mut self, request: RequestId, model: ModelId, on_late: OnLate) {
+        // It may have ended with another one of its call.
+        let Some(group) = self.requests.get(request).map(|live| live.group) else { return };
         match on_late {
             OnLate::Serve if self.has_room_for_late(request, model) => {
                 self.mark_late(request, model, true);
@@ -81,7 +83,7 @@ impl Scheduler {
                 let retry_after = model.served.retry_after(self.now, model.queue.on_time().requests);
                 let mut unwanted = Unwanted::default();
                 self.drop_request(request, &mut unwanted);
-                self.outputs.push_back(Output::Fail { request, why: Failure::Shed { retry_after } });
+                self.fail_call(request, group, Failure::Shed { retry_after });
             }
         }
     }

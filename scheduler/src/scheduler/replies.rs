@@ -14,17 +14,17 @@ impl Scheduler {
     pub(super) fn item_done(&mut self, address: Address, request: RequestId, outcome: ItemOutcome) {
         let (_, _, batch, _) = address;
         let is_current = self.is_current(address);
-        if !is_current || self.requests.remove_running(request, batch).is_none() {
+        let Some(live) = is_current.then(|| self.requests.remove_running(request, batch)).flatten() else {
             self.replies_dropped += 1;
             if is_current {
                 self.inflight.report_withdrawn(batch, request);
             }
             return;
+        };
+        match outcome {
+            ItemOutcome::Ok => self.outputs.push_back(Output::Complete { request }),
+            ItemOutcome::Failed => self.fail_call(request, live.group, Failure::Item),
         }
-        self.outputs.push_back(match outcome {
-            ItemOutcome::Ok => Output::Complete { request },
-            ItemOutcome::Failed => Output::Fail { request, why: Failure::Item },
-        });
     }
 
     /// The worker is through with a batch. What it did not report, it broke.

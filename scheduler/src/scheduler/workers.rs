@@ -116,9 +116,13 @@ impl Scheduler {
             model.costs.forget(worker);
         }
         self.stir_waiting();
-        for (position, id) in link.outstanding.into_iter().enumerate() {
+        let mut lost = Vec::with_capacity(link.outstanding.len());
+        for id in link.outstanding {
             let Some(batch) = self.inflight.remove(id) else { continue };
             let unreported = self.unreported(&batch);
+            lost.push((batch, unreported));
+        }
+        for (position, (batch, unreported)) in lost.into_iter().enumerate() {
             match cause {
                 DownCause::Left => self.requeue(&batch, &unreported),
                 _ if position > 0 => self.requeue(&batch, &unreported),

@@ -111,7 +111,7 @@ impl Driver {
         self.batches.insert(dispatch.batch, dispatch);
     }
 
-    /// One row failed, so its call fails, and what is left of the call is no longer wanted.
+    /// One row failed, and its call with it. The core drops what is left of the call.
     pub(super) fn failed(&mut self, now: Timestamp, request: RequestId, why: Failure) {
         let Some((group, row, pending)) = self.calls.of(request) else { return };
         let field = format!("[{row}]");
@@ -148,7 +148,6 @@ impl Driver {
             Failure::Drained => (CallError::Draining, "draining"),
         };
         self.refuse(group, error, reason);
-        self.follow_ups.push_back(Input::Cancel(group));
     }
 
     /// Holds an input that was proven guilty, and ends the other calls that have it: each would cost a worker.

@@ -82,11 +82,24 @@ impl Ledger {
         record.state = State::Ended;
     }
 
+    /// Foresees that a request fails, and its call with it.
+    fn must_fail(&mut self, id: RequestId, why: Failure) {
+        self.step.fails.insert(id, why);
+        self.end(id);
+        self.end_call_of(id);
+    }
+
+    /// A request failed: what is left of its call ends.
+    pub(super) fn end_call_of(&mut self, id: RequestId) {
+        let Some(group) = self.requests.get(&id).map(|record| record.group) else { return };
+        self.cancelled(group);
+    }
+
     /// Ends a worker's epoch. Only the first of its batches could have been running.
     pub(super) fn take_down(&mut self, id: WorkerId, cause: DownCause) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        for (position, id) in worker.outstanding.into_iter().enumerate() {
-            let Some(batch) = self.batches.remove(&id) else { continue };
+        let lost: Vec<_> = worker.outstanding.iter().filter_map(|id| Some((*id, self.batches.remove(id)?))).collect();
+        for (position, (id, batch)) in lost.into_iter().enumerate() {
             match (position, cause) {
                 (0, DownCause::Crashed) => self.bisect(id, batch.requests.len() == 1, Failure::Poison),
                 (0, DownCause::Lost) => self.lose(id),
@@ -100,8 +113,7 @@ impl Ledger {
         for id in late {
             let has_deadline_passed = self.requests[&id].deadline <= self.now;
             let why = if has_deadline_passed { Failure::DeadlinePassed } else { Failure::QueueTimeout };
-            self.step.fails.insert(id, why);
-            self.end(id);
+            self.must_fail(id, why);
         }
     }
 
@@ -148,7 +160,7 @@ impl Ledger {
         }
         match outcome {
             ItemOutcome::Ok => self.step.completes = Some(request),
-            ItemOutcome::Failed => drop(self.step.fails.insert(request, Failure::Item)),
+            ItemOutcome::Failed => self.must_fail(request, Failure::Item),
         }
     }
 
@@ -161,8 +173,7 @@ impl Ledger {
         }
         let orphans = self.queued().filter(|(_, record)| !self.models.contains_key(&record.model));
         for id in orphans.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.step.fails.insert(id, Failure::ModelRemoved);
-            self.end(id);
+            self.must_fail(id, Failure::ModelRemoved);
         }
     }
 
@@ -196,8 +207,8 @@ impl Ledger {
     fn bisect(&mut self, id: BatchId, is_alone: bool, verdict: Failure) {
         let suspects = self.unreported(id);
         if let ([culprit], true) = (&suspects[..], is_alone) {
-            self.step.fails.insert(*culprit, verdict);
             self.set_state(*culprit, State::Ended);
+            self.must_fail(*culprit, verdict);
             return;
         }
         let half = suspects.len().div_ceil(2);
@@ -211,17 +222,19 @@ impl Ledger {
     }
 
     fn lose(&mut self, id: BatchId) {
+        let mut failed = Vec::new();
         for request in self.unreported(id) {
             let Some(record) = self.requests.get_mut(&request) else { continue };
             record.losses += 1;
             if record.losses >= self.limits.attempts_max.get() {
                 let attempts = Attempt(record.losses);
-                self.step.fails.insert(request, Failure::WorkerLost { attempts });
                 self.set_state(request, State::Ended);
+                failed.push((request, Failure::WorkerLost { attempts }));
             } else {
                 self.requeue(request);
             }
         }
+        failed.into_iter().for_each(|(request, why)| self.must_fail(request, why));
     }
 
     fn requeue(&mut self, id: RequestId) {
@@ -234,7 +247,7 @@ impl Ledger {
             }
             None => {
                 record.state = State::Ended;
-                self.step.fails.insert(id, Failure::ModelRemoved);
+                self.must_fail(id, Failure::ModelRemoved);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Each test says one thing the scheduler does. The [`Stage`] plays driver and checks the invariants after every input.
 
 mod admission;
+mod calls;
 mod deadlines;
 mod dispatch;
 mod drain;
