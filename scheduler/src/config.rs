@@ -18,12 +18,20 @@ pub struct Limits {
     /// How often a request is lost with a worker that could have been running it before it fails. Being sent again
     /// because its batch was halved, or because its worker had not come to it, does not count.
     pub attempts_max: NonZeroU16,
+    /// Batches in a thousand, at most, that are run a second time beside the first when that is slow.
+    pub hedges_per_mille: u16,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         const THREE: NonZeroU16 = NonZeroU16::new(3).unwrap();
-        Self { tenant_requests_max: 65_536, class_requests_max: 131_072, queue_bytes_max: 1 << 30, attempts_max: THREE }
+        Self {
+            tenant_requests_max: 65_536,
+            class_requests_max: 131_072,
+            queue_bytes_max: 1 << 30,
+            attempts_max: THREE,
+            hedges_per_mille: 20,
+        }
     }
 }
 

@@ -218,6 +218,9 @@ pub enum CloseReason {
     Objective,
     /// It took all that was late, whose turn it was.
     Late,
+    /// Its requests are in another batch already, which has been slow: they are run a second time, and the first result of
+    /// each counts.
+    Hedged,
     /// It runs alone or in a small part because a batch it was in failed.
     Isolated,
 }
@@ -288,6 +291,8 @@ pub enum Wake {
     Expiry,
     /// A policy wants to look at this model's queue again.
     Policy(ModelId),
+    /// A batch will have run for longer than nearly all of its size do.
+    BatchSlow(BatchId),
     /// A batch will have run for longer than its model allows.
     BatchOverdue(BatchId),
     /// The drain's deadline passes.
@@ -312,6 +317,8 @@ pub enum Waiting {
     ModelLoading,
     /// Every worker that holds the model is busy.
     NoCredit,
+    /// Until then another worker may come: the one that is free was found slow, and is not trusted.
+    SuspectWorker { until: Timestamp },
     /// The policy waits for a better batch until then.
     Policy { until: Timestamp },
 }

@@ -53,6 +53,17 @@ pub(crate) struct Link {
     pub(crate) rows: u64,
     /// When it is thought to be through with them.
     pub(crate) free_at: Timestamp,
+    /// A batch of it was slow, and it has not shown since that it is well.
+    pub(crate) suspect: Option<Suspect>,
+}
+
+/// What is remembered of a worker that is not trusted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    /// When it may be tried again.
+    pub(crate) probe_at: Timestamp,
+    /// Batches that ended since and were too slow.
+    pub(crate) failed: u32,
 }
 
 impl Link {
@@ -62,6 +73,11 @@ impl Link {
 
     pub(crate) fn ready_models(&self) -> impl Iterator<Item = ModelId> {
         self.holdings.iter().filter(|(_, holding)| **holding == Holding::Ready).map(|(model, _)| *model)
+    }
+
+    /// Whether it is not trusted and has something in hand: nobody knows when it will be free.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.suspect.is_some() && !self.outstanding.is_empty()
     }
 
     /// The credit to spend next: the one that allows most.
@@ -81,6 +97,8 @@ pub(crate) struct Fleet {
     free: BTreeSet<WorkerId>,
     /// Connected workers.
     lives: u32,
+    /// Of them those that are suspect.
+    suspects: u32,
     /// How many connected workers hold each model, as of the last [`Fleet::recount`].
     ready: BTreeMap<ModelId, u32>,
 }
@@ -100,6 +118,7 @@ impl Fleet {
     pub(crate) fn disconnect(&mut self, id: WorkerId) -> Option<Link> {
         let link = self.workers.get_mut(&id)?.link.take()?;
         self.lives -= 1;
+        self.suspects -= u32::from(link.suspect.is_some());
         self.free.remove(&id);
         let absent = self.workers.iter().filter(|(_, worker)| worker.link.is_none());
         if absent.clone().count() > ABSENT_MAX
@@ -181,8 +200,8 @@ impl Fleet {
         self.get(id).and_then(|worker| worker.caps.get(&model)).copied().unwrap_or(Cap::NONE)
     }
 
-    /// The worker to send a batch of the model to, now: one with a credit where it is not late, the least loaded, slow ones
-    /// last, then the lowest id.
+    /// The worker to send a batch of the model to, now: one with a credit where it is not late, suspects last, the least loaded,
+    /// slow ones last, then the lowest id.
     pub(crate) fn free_for(
         &self,
         model: ModelId,
@@ -191,7 +210,12 @@ impl Fleet {
     ) -> Option<WorkerId> {
         let free = self.free.iter().filter_map(|id| Some((*id, self.link(*id)?)));
         let ready = free.filter(|(_, link)| link.is_ready(model));
-        let key = |id: WorkerId, link: &Link| (is_late(id), link.outstanding.len(), is_slow(id), link.rows, id);
+        // Behind what is stuck nothing is put, unless every worker is.
+        let is_out = |link: &Link| link.is_stuck() && self.holders(model).any(|(_, other)| !other.is_stuck());
+        let ready = ready.filter(|(_, link)| !is_out(link));
+        let key = |id: WorkerId, link: &Link| {
+            (is_late(id), link.suspect.is_some(), link.outstanding.len(), is_slow(id), link.rows, id)
+        };
         ready.min_by_key(|(id, link)| key(*id, link)).map(|(id, _)| id)
     }
 
@@ -209,11 +233,15 @@ impl Fleet {
         self.ready.get(&model).copied().unwrap_or(0)
     }
 
-    /// When the workers that hold a model are thought to be free, those with a credit being free now, in order.
+    /// When the workers that hold a model are thought to be free, those with a credit being free now, in order. Those
+    /// that are stuck are left out, unless all are.
     pub(crate) fn free_times(&self, model: ModelId, now: Timestamp) -> Vec<(Timestamp, WorkerId)> {
-        let ready = self.connected().filter(|(_, _, link)| link.is_ready(model));
         let free_at = |link: &Link| if link.credits.is_empty() { link.free_at.max(now) } else { now };
-        let mut times: Vec<_> = ready.map(|(id, _, link)| (free_at(link), id)).collect();
+        let times = |is_stuck: bool| {
+            let ready = self.holders(model).filter(move |(_, link)| link.is_stuck() == is_stuck);
+            ready.map(|(id, link)| (free_at(link), id)).collect::<Vec<_>>()
+        };
+        let mut times = Some(times(false)).filter(|times| !times.is_empty()).unwrap_or_else(|| times(true));
         times.sort_unstable();
         times
     }
@@ -221,6 +249,18 @@ impl Fleet {
     /// The connected workers that hold a model.
     pub(crate) fn holders(&self, model: ModelId) -> impl Iterator<Item = (WorkerId, &Link)> {
         self.connected().filter(move |(_, _, link)| link.is_ready(model)).map(|(id, _, link)| (id, link))
+    }
+
+    /// Suspects a worker, or trusts it again.
+    pub(crate) fn suspect(&mut self, id: WorkerId, suspect: Option<Suspect>) {
+        let Some(link) = self.link_mut(id) else { return };
+        let before = core::mem::replace(&mut link.suspect, suspect);
+        self.suspects = self.suspects + u32::from(suspect.is_some()) - u32::from(before.is_some());
+    }
+
+    /// How many workers are suspect.
+    pub(crate) fn suspects(&self) -> u32 {
+        self.suspects
     }
 
     /// How many workers are connected.
@@ -244,6 +284,8 @@ impl Fleet {
         let free: BTreeSet<_> = free.map(|(id, _, _)| id).collect();
         assert_eq!(free, self.free, "the index of workers with a credit");
         assert_eq!(self.connected().count(), self.lives as usize, "connected workers");
+        let suspects = self.connected().filter(|(_, _, link)| link.suspect.is_some()).count();
+        assert_eq!(suspects, self.suspects as usize, "suspect workers");
         let mut ready = BTreeMap::new();
         for model in self.connected().flat_map(|(_, _, link)| link.ready_models()) {
             *ready.entry(model).or_insert(0) += 1;

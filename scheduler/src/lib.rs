@@ -46,6 +46,7 @@ mod demand;
 mod doubt;
 mod event;
 mod fleet;
+mod hedges;
 mod id;
 mod inflight;
 mod model;

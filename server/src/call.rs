@@ -144,6 +144,7 @@ pub fn close_name(close: CloseReason) -> &'static str {
         CloseReason::Delay => "delay",
         CloseReason::Objective => "objective",
         CloseReason::Late => "late",
+        CloseReason::Hedged => "hedged",
         CloseReason::Isolated => "isolated",
     }
 }

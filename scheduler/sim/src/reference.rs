@@ -33,6 +33,9 @@ pub(crate) struct Ledger {
     last_epochs: BTreeMap<WorkerId, Epoch>,
     pub drain: Option<Timestamp>,
     has_drained: bool,
+    /// Batches sent, without and with a second time.
+    batches_sent: u64,
+    hedges: u64,
     step: Step,
 }
 
@@ -53,6 +56,8 @@ pub(crate) struct Record {
     pub expires: Timestamp,
     pub state: State,
     pub sends: u16,
+    /// It was sent a second time beside the first.
+    hedged: bool,
     losses: u16,
     /// The batch that failed under it, and how many of it may run together at most. It may share a batch only with
     /// others that say the same.
@@ -81,6 +86,8 @@ pub(crate) struct Batch {
     /// When the worker could begin it.
     started: Option<Timestamp>,
     time_max: Duration,
+    /// The other one of a batch and its hedge. A request of both is in the first of them.
+    twin: Option<BatchId>,
 }
 
 /// One connected worker.
@@ -91,6 +98,8 @@ pub(crate) struct Worker {
     pub credits: BTreeMap<Slot, Budget>,
     /// In the order sent.
     pub outstanding: Vec<BatchId>,
+    /// It was sent a batch of a model whose policy knows how long that should take.
+    pub may_be_slow: bool,
 }
 
 /// What a worker has of a model.
@@ -133,6 +142,8 @@ impl Ledger {
             last_epochs: BTreeMap::new(),
             drain: None,
             has_drained: false,
+            batches_sent: 0,
+            hedges: 0,
             step: Step::default(),
         }
     }
@@ -247,18 +258,31 @@ impl Ledger {
 
     fn dispatched(&mut self, dispatch: &Dispatch) -> Result<(), String> {
         let mut attempt = 0;
+        let twin = if dispatch.close == CloseReason::Hedged { Some(self.hedged(dispatch)?) } else { None };
+        self.batches_sent += u64::from(twin.is_none());
+        self.hedges += u64::from(twin.is_some());
+        let hedges_max = self.batches_sent * u64::from(self.limits.hedges_per_mille) / 1_000;
+        ensure(self.hedges <= hedges_max, || format!("{} hedges", self.hedges))?;
         for id in &dispatch.requests {
             let record = self.requests.get_mut(id).ok_or_else(|| format!("sent {id}, which was never admitted"))?;
-            ensure(record.state == State::Queued, || format!("sent {id}, which is not queued: {record:?}"))?;
             record.sends += 1;
             record.expires = record.deadline;
-            record.state = State::Running(dispatch.batch);
+            if let Some(twin) = twin {
+                let is_free = record.state == State::Running(twin) && !record.hedged;
+                ensure(is_free, || format!("hedged {id}, which is not in {twin} or was before: {record:?}"))?;
+                record.hedged = true;
+            } else {
+                ensure(record.state == State::Queued, || format!("sent {id}, which is not queued: {record:?}"))?;
+                record.state = State::Running(dispatch.batch);
+            }
             attempt = attempt.max(record.sends);
         }
         ensure(dispatch.attempt == Attempt(attempt), || format!("attempt {} of {attempt}", dispatch.attempt))?;
         let mut started = None;
         if let Some(worker) = self.workers.get_mut(&dispatch.worker) {
             worker.credits.remove(&dispatch.slot);
+            let policy = self.models.get(&dispatch.model).map(|model| &model.policy);
+            worker.may_be_slow |= matches!(policy, Some(PolicyConfig::Learned { .. }));
             started = worker.outstanding.is_empty().then_some(self.now);
             worker.outstanding.push(dispatch.batch);
         }
@@ -271,9 +295,33 @@ impl Ledger {
             withdrawn: BTreeSet::new(),
             started,
             time_max: self.models.get(&dispatch.model).map_or(Duration::MAX, |model| model.batch_time_max),
+            twin,
         };
         self.batches.insert(dispatch.batch, batch);
         Ok(())
+    }
+
+    /// The batch that a hedge runs beside: on another worker, whole and with no other.
+    fn hedged(&mut self, dispatch: &Dispatch) -> Result<BatchId, String> {
+        let states = dispatch.requests.iter().filter_map(|id| self.requests.get(id)).map(|record| record.state);
+        let Some(State::Running(first)) = states.into_iter().next() else {
+            return Err("hedged what is not running".into());
+        };
+        let is_suspect = |id: &RequestId| self.requests.get(id).is_some_and(|r| r.suspect.is_some());
+        let may_be = |batch: &Batch| batch.worker != dispatch.worker && batch.twin.is_none();
+        let is_right = self.batches.get(&first).is_some_and(may_be) && !dispatch.requests.iter().any(is_suspect);
+        let is_idle = self.workers.get(&dispatch.worker).is_some_and(|worker| worker.outstanding.is_empty());
+        ensure(is_right && is_idle, || format!("batch {first} was hedged by {dispatch:?}"))?;
+        self.batches.get_mut(&first).into_iter().for_each(|batch| batch.twin = Some(dispatch.batch));
+        Ok(first)
+    }
+
+    /// The other batch that runs this request as well.
+    fn twin_with(&self, id: BatchId, request: RequestId) -> Option<BatchId> {
+        let batch = self.batches.get(&id)?;
+        let twin = batch.twin?;
+        let is_in_both = batch.requests.contains(&request) && self.batches.get(&twin)?.requests.contains(&request);
+        is_in_both.then_some(twin)
     }
 
     fn failed(&mut self, request: RequestId, why: Failure) -> Result<(), String> {

@@ -6,7 +6,7 @@ use shoal_scheduler::{BatchCost, ModelConfig, OnLate, PolicyConfig, Timestamp};
 use shoal_sim::bound::{capacity, fluid, hard, offline};
 use shoal_sim::contender::{Variant, contenders};
 use shoal_sim::limit::score_at;
-use shoal_sim::play::play;
+use shoal_sim::play::{Fate, play};
 use shoal_sim::scenario::{Absence, Change, Curve, Family, Scenario, catalog, standard};
 use shoal_sim::score::Score;
 
@@ -109,6 +109,23 @@ fn few_are_late_while_workers_drift_straggle_and_die() {
         let score = score(&scenario, &balanced(on_late));
         assert!(score.total.late_share() <= 0.01, "{:.4} late, {on_late:?}", score.total.late_share());
         assert!(score.total.on_time_share() >= 0.98, "{:.4} on time, {on_late:?}", score.total.on_time_share());
+    }
+}
+
+/// A worker that hangs for two seconds is found out in the time of two batches, and what it had is run again.
+#[test]
+fn nobody_waits_for_a_worker_that_hangs() {
+    let mut family = family("hang", Duration::from_secs(12));
+    family.load = 0.5;
+    for on_late in BOTH {
+        let outcome = play(&family.shown(), |model| balanced(on_late).configure(model));
+        let score = Score::of(&outcome);
+        assert!(score.total.on_time_share() >= 0.999, "{:.4} on time, {on_late:?}", score.total.on_time_share());
+        let answered = |fate| if let Fate::Answered(at) = fate { Some(at) } else { None };
+        let took = outcome.requests.iter().filter_map(|request| Some(answered(request.fate)?.since(request.at)));
+        let longest = took.max().expect("answers");
+        assert!(longest <= Duration::from_millis(100), "{longest:?}, {on_late:?}");
+        assert!(outcome.hedges > 0 && outcome.hedges * 50 <= outcome.batches, "{} hedges", outcome.hedges);
     }
 }
 

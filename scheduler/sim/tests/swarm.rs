@@ -36,6 +36,7 @@ const KINDS: &[&str] = &[
     "closed: Bytes",
     "closed: Delay",
     "closed: Drained",
+    "closed: Hedged",
     "closed: Isolated",
     "closed: Late",
     "closed: Objective",

@@ -32,7 +32,7 @@ impl BatchPolicy for Learned {
         if !view.costs.is_known() {
             return Decision::Close(Close::all(CloseReason::Drained));
         }
-        if let Some(until) = better_worker(view) {
+        if let Some(until) = view.hold_until.or_else(|| better_worker(view)) {
             return Decision::WaitUntil(until);
         }
         let time_max = time_max(view);

@@ -62,6 +62,8 @@ pub(crate) struct View<'a> {
     pub(crate) objective: Duration,
     /// Workers that hold the model.
     pub(crate) workers: u32,
+    /// Until when another worker may come, where this one is not trusted.
+    pub(crate) hold_until: Option<Timestamp>,
     /// Whether so much is asked for that batches are worth waiting for.
     pub(crate) is_busy: bool,
 }

@@ -48,6 +48,7 @@ fn costs() -> Costs {
 fn view<'a>(now_ms: u64, queue: &'a Queue, costs: &'a Costs) -> View<'a> {
     static NOBODY: Shares = Shares::NONE;
     View {
+        hold_until: None,
         now: Timestamp::from_millis(now_ms),
         queue,
         budget: BUDGET,

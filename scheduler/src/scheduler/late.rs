@@ -37,6 +37,7 @@ impl Scheduler {
             shares: &model.shares,
             objective: model.config.objective,
             workers: self.fleet.ready(id),
+            hold_until: self.hold_until(id, worker),
             is_busy: model.is_busy,
         })
     }

@@ -107,8 +107,10 @@ impl Scheduler {
         match request.place {
             Place::Between => {}
             Place::Running(batch) => {
-                self.inflight.withdraw(batch, id);
-                unwanted.0.entry(batch).or_default().push(id);
+                for batch in self.inflight.twin_with(batch, id).into_iter().chain([batch]) {
+                    self.inflight.withdraw(batch, id);
+                    unwanted.0.entry(batch).or_default().push(id);
+                }
             }
             Place::Queued => {
                 self.admission.leave(&request);

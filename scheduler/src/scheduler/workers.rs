@@ -116,10 +116,11 @@ impl Scheduler {
             model.costs.forget(worker);
         }
         self.stir_waiting();
+        self.stir_for_suspects();
         let mut lost = Vec::with_capacity(link.outstanding.len());
         for id in link.outstanding {
-            let Some(batch) = self.inflight.remove(id) else { continue };
-            let unreported = self.unreported(&batch);
+            let Some(mut batch) = self.inflight.remove(id) else { continue };
+            let unreported = self.unreported(id, &mut batch);
             lost.push((batch, unreported));
         }
         for (position, (batch, unreported)) in lost.into_iter().enumerate() {

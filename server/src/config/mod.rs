@@ -136,6 +136,7 @@ impl Config {
                 class_requests_max: settings.class_requests_max.unwrap_or(defaults.class_requests_max),
                 queue_bytes_max: settings.queue_bytes_max.unwrap_or(defaults.queue_bytes_max),
                 attempts_max: settings.attempts_max.unwrap_or(defaults.attempts_max),
+                ..defaults
             },
             models,
         })

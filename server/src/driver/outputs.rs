@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchId, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId, Timestamp,
+    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId,
+    Timestamp,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -45,7 +46,7 @@ impl Driver {
                 }
             }
             Output::Reject { group, why } => self.rejected(group, why),
-            Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(epoch, batch, &requests),
+            Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(now, epoch, batch, &requests),
             Output::Load { epoch, model, .. } => self.load(epoch, model),
             Output::Unload { epoch, model, .. } => {
                 if let (Some(worker), Some(model)) = (self.fleet.by_epoch(epoch), self.models.get(model)) {
@@ -83,10 +84,11 @@ impl Driver {
             attempt: dispatch.attempt.0,
         };
         let metrics = self.model_metrics.get(&dispatch.model);
+        let is_hedge = dispatch.close == CloseReason::Hedged;
         let mut batch_rows = Vec::with_capacity(dispatch.requests.len());
         for &request in &dispatch.requests {
             let Some((_, row, pending)) = self.calls.of(request) else { continue };
-            if let Some(metrics) = metrics {
+            if let Some(metrics) = metrics.filter(|_| !is_hedge) {
                 metrics.queue_duration.observe(now.since(pending.submitted).as_secs_f64());
             }
             batch_rows.push(pending.dispatch(row, now, dispatch.batch, entry));
@@ -95,6 +97,7 @@ impl Driver {
             metrics.batch_rows.observe(f64::from(rows));
             metrics.batch_tokens.observe(f64::from(tokens));
             metrics.close(close_name(dispatch.close));
+            metrics.hedged_batches.inc_by(u64::from(is_hedge));
         }
         debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
         if let Some(worker) = self.fleet.by_epoch(dispatch.epoch) {
@@ -189,7 +192,13 @@ impl Driver {
         self.refuse(group, error, reason);
     }
 
-    pub(super) fn cancel_running(&self, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
+    pub(super) fn cancel_running(&mut self, now: Timestamp, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
+        // Rows whose result another batch had first: their calls wait no longer for this one.
+        for request in requests {
+            let Some((group, _, pending)) = self.calls.of(*request) else { continue };
+            pending.leave_batch(batch);
+            self.finish_if_done(now, group);
+        }
         let Some(flight) = self.batches.get(&batch) else { return };
         let Some(worker) = self.fleet.by_epoch(epoch) else { return };
         let in_batch = flight.requests.iter().enumerate();

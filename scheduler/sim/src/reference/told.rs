@@ -24,7 +24,8 @@ impl Ledger {
                     self.last_epochs.insert(*worker, *epoch);
                     let models = models.iter().map(|model| (*model, Holding::Untouched)).collect();
                     let (credits, outstanding) = (BTreeMap::new(), Vec::new());
-                    self.workers.insert(*worker, Worker { epoch: *epoch, models, credits, outstanding });
+                    self.workers
+                        .insert(*worker, Worker { epoch: *epoch, models, credits, outstanding, may_be_slow: false });
                 }
             }
             Input::WorkerCredit { worker, epoch, slot, budget } => {
@@ -73,13 +74,13 @@ impl Ledger {
     /// Ends a request; a worker that runs it must be told.
     pub(super) fn end(&mut self, id: RequestId) {
         let Some(record) = self.requests.get_mut(&id) else { return };
-        if let State::Running(at) = record.state
-            && let Some(batch) = self.batches.get_mut(&at)
-        {
+        let state = std::mem::replace(&mut record.state, State::Ended);
+        let State::Running(at) = state else { return };
+        for at in self.twin_with(at, id).into_iter().chain([at]) {
+            let Some(batch) = self.batches.get_mut(&at) else { continue };
             batch.withdrawn.insert(id);
             self.step.unwanted.entry((batch.worker, batch.epoch, at)).or_default().insert(id);
         }
-        record.state = State::Ended;
     }
 
     /// Foresees that a request fails, and its call with it.
@@ -98,7 +99,9 @@ impl Ledger {
     /// Ends a worker's epoch. Only the first of its batches could have been running.
     pub(super) fn take_down(&mut self, id: WorkerId, cause: DownCause) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        let lost: Vec<_> = worker.outstanding.iter().filter_map(|id| Some((*id, self.batches.remove(id)?))).collect();
+        let mut lost: Vec<_> =
+            worker.outstanding.iter().filter_map(|id| Some((*id, self.batches.remove(id)?))).collect();
+        lost.iter_mut().for_each(|(id, batch)| self.carry_on(*id, batch));
         for (position, (id, batch)) in lost.into_iter().enumerate() {
             match (position, cause) {
                 (0, DownCause::Crashed) => self.bisect(id, batch.requests.len() == 1, Failure::Poison),
@@ -138,6 +141,7 @@ impl Ledger {
                 expires: deadline.min(self.now + model.queue_time_max),
                 state: State::Queued,
                 sends: 0,
+                hedged: false,
                 losses: 0,
                 suspect: None,
             };
@@ -154,9 +158,19 @@ impl Ledger {
         let (_, _, id, _) = address;
         let Some(batch) = self.batches.get_mut(&id).filter(|batch| batch.answers_to(address)) else { return };
         batch.withdrawn.remove(&request);
+        let twin = self.twin_with(id, request);
         match self.requests.get_mut(&request) {
-            Some(record) if record.state == State::Running(id) => record.state = State::Ended,
+            Some(record) if record.state == State::Running(id) || twin.map(State::Running) == Some(record.state) => {
+                record.state = State::Ended;
+            }
             _ => return,
+        }
+        if let Some((at, twin)) = twin.and_then(|twin| Some((twin, self.batches.get_mut(&twin)?))) {
+            // Only one that failed may be what breaks the other batch.
+            if outcome == ItemOutcome::Failed {
+                twin.withdrawn.insert(request);
+            }
+            self.step.unwanted.entry((twin.worker, twin.epoch, at)).or_default().insert(request);
         }
         match outcome {
             ItemOutcome::Ok => self.step.completes = Some(request),
@@ -185,13 +199,27 @@ impl Ledger {
     fn close(&mut self, address: Address) -> Option<(BatchId, Batch)> {
         let (worker, _, id, _) = address;
         self.batches.get(&id).filter(|batch| batch.answers_to(address))?;
-        let batch = self.batches.remove(&id)?;
+        let mut batch = self.batches.remove(&id)?;
+        self.carry_on(id, &mut batch);
         let outstanding = &mut self.workers.get_mut(&worker)?.outstanding;
         outstanding.retain(|outstanding| *outstanding != id);
         if let Some(next) = outstanding.first().and_then(|next| self.batches.get_mut(next)) {
             next.started = next.started.or(Some(self.now));
         }
         Some((id, batch))
+    }
+
+    /// A batch is over: what its twin runs as well is left to that.
+    fn carry_on(&mut self, id: BatchId, batch: &mut Batch) {
+        let Some(at) = batch.twin else { return };
+        let Some(twin) = self.batches.get_mut(&at) else { return };
+        twin.twin = None;
+        for request in twin.requests.clone() {
+            if let Some(record) = self.requests.get_mut(&request).filter(|record| record.state == State::Running(id)) {
+                record.state = State::Running(at);
+                batch.withdrawn.insert(request);
+            }
+        }
     }
 
     /// The requests of a batch that are without an outcome, in the order of their ids.

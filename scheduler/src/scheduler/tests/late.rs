@@ -26,6 +26,8 @@ fn with_slow(slow: WorkerId, quick: WorkerId) -> Stage {
     let mut stage = stage(learned(OnLate::Serve));
     stage.ready(OTHER_WORKER);
     for id in 1..=20 {
+        // As long as it is not known how slow it is, it is only tried now and then.
+        stage.pass(300);
         for (worker, id, millis) in [(quick, 2 * id, 5), (slow, 2 * id + 1, 45)] {
             stage.queue([id]);
             let batch = only_dispatch(stage.credit(worker, 0, AMPLE));

@@ -7,9 +7,11 @@ mod dispatch;
 mod drain;
 mod explain;
 mod failures;
+mod hedging;
 mod late;
 mod loss;
 mod models;
+mod suspects;
 mod time;
 
 use std::num::{NonZeroU16, NonZeroU32};
