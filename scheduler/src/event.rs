@@ -218,11 +218,11 @@ pub enum CloseReason {
     Objective,
     /// It took all that was late, whose turn it was.
     Late,
+    /// It runs alone or in a small part because a batch it was in failed.
+    Isolated,
     /// Its requests are in another batch already, which has been slow: they are run a second time, and the first result of
     /// each counts.
     Hedged,
-    /// It runs alone or in a small part because a batch it was in failed.
-    Isolated,
 }
 
 /// Why a group was refused at once.
