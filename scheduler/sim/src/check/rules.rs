@@ -75,7 +75,7 @@ impl Check for Progress {
             let takes = |worker: &Worker| {
                 !worker.credits.is_empty()
                     && worker.models.get(id) == Some(&Holding::Ready)
-                    && !(worker.may_be_slow && !worker.outstanding.is_empty())
+                    && (worker.outstanding.is_empty() || !worker.may_be_slow)
             };
             let has_credit = ledger.workers.values().any(takes);
             let queued = || ledger.queued().filter(|(_, record)| record.model == *id);
