@@ -220,6 +220,7 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     let hedge = other.run();
     assert_eq!((hedge.rows.len(), hedge.attempt), (1, Attempt(2)));
     assert_eq!(hedge.rows[0].columns, first.rows[1].columns, "the payload is still there");
+    advance(Duration::from_millis(3)).await;
     bench.complete(&other, &hedge);
     assert!(matches!(slow.command(), ToWorker::Cancel { batch, items } if batch == first.batch && items == [1]));
     assert!(reply.try_recv().is_err(), "its first row's batch has not ended");
@@ -244,6 +245,7 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     advance(Duration::from_millis(60)).await;
     bench.driver.tick(Instant::now());
     let hedge = other.run();
+    advance(Duration::from_millis(10)).await;
     bench.complete(&other, &hedge);
     let answer = outcome(&mut reply).expect("an answer that does not wait for the slow one");
     assert_eq!(answer.rows.len(), 2);
