@@ -37,7 +37,7 @@ pub(crate) struct Ceiling<'a> {
     pub(crate) now: Timestamp,
     /// Whoever is in it.
     pub(crate) time_max: Duration,
-    /// The earliest due time of those in it that can still be on time.
+    /// The earliest due time of those in it that can still be on time, or client's deadline of those that are late.
     pub(crate) due: Timestamp,
 }
 
@@ -73,8 +73,8 @@ impl<'a> Draft<'a> {
         let bytes = self.bytes.saturating_add(item.cost.bytes);
         let squares = self.squares.saturating_add(item.cost.tokens_squared);
         let size = Size { rows: rows.into(), tokens: tokens.into(), squares };
-        // One that is late has nothing to miss any more.
-        let due = if item.rank.late { Timestamp::MAX } else { item.rank.due };
+        // One that is late has nothing to miss any more but its client.
+        let due = if item.rank.late { item.deadline } else { item.rank.due };
         if !self.requests.is_empty() {
             let whole = self.company.with(size);
             if rows > rows_max || whole.rows > u64::from(self.budget.rows) {

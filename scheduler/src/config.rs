@@ -21,6 +21,8 @@ pub struct Limits {
     /// Whether workers serve other schedulers as well. Then they give turns instead of credits, to those whose
     /// [`Output::Bid`](crate::Output::Bid) is the most urgent; [`Arbiter`](crate::Arbiter) is their side of it.
     pub workers_are_shared: bool,
+    /// Batches in a thousand, at most, that are run a second time beside the first when that is slow.
+    pub hedges_per_mille: u16,
 }
 
 impl Default for Limits {
@@ -32,6 +34,7 @@ impl Default for Limits {
             queue_bytes_max: 1 << 30,
             attempts_max: THREE,
             workers_are_shared: false,
+            hedges_per_mille: 20,
         }
     }
 }

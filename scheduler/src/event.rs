@@ -175,7 +175,7 @@ pub enum Output {
     Dispatch(Dispatch),
     /// The request has its result: the one in the `ItemDone` just handled.
     Complete { request: RequestId },
-    /// The request ended without a result.
+    /// The request ended without a result, and with it its call: what is left of that ends without another word.
     Fail { request: RequestId, why: Failure },
     /// The request cannot be on time any more. It stays queued, behind all that can.
     Late { request: RequestId },
@@ -283,6 +283,9 @@ pub enum CloseReason {
     Late,
     /// It runs alone or in a small part because a batch it was in failed.
     Isolated,
+    /// Its requests are in another batch already, which has been slow: they are run a second time, and the first result of
+    /// each counts.
+    Hedged,
 }
 
 /// Why a group was refused at once.
@@ -294,6 +297,11 @@ pub enum Reject {
     Draining,
     /// The deadline had passed on arrival.
     DeadlinePassed,
+    /// The client's deadline is `left` away, and one such request takes about `needed` even alone on the fastest worker.
+    DeadlineTooShort { left: Duration, needed: Duration },
+    /// What every worker has in hand leaves no time for it before the client's deadline. Trying again makes sense after
+    /// about `retry_after`.
+    DeadlineUnmeetable { retry_after: Duration },
     /// The group alone is more than a queue may ever hold.
     GroupTooLarge,
     /// One request alone is more than a batch may ever hold.
@@ -346,6 +354,8 @@ pub enum Wake {
     Expiry,
     /// A policy wants to look at this model's queue again.
     Policy(ModelId),
+    /// A batch will have run for longer than nearly all of its size do.
+    BatchSlow(BatchId),
     /// A batch will have run for longer than its model allows.
     BatchOverdue(BatchId),
     /// The drain's deadline passes.
@@ -370,6 +380,8 @@ pub enum Waiting {
     ModelLoading,
     /// Every worker that holds the model is busy.
     NoCredit,
+    /// Until then another worker may come: the one that is free was found slow, and is not trusted.
+    SuspectWorker { until: Timestamp },
     /// The policy waits for a better batch until then.
     Policy { until: Timestamp },
 }

@@ -7,7 +7,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::cap::Cap;
-use crate::pools::{PoolId, Pools, Standing};
+use crate::pools::{Load, PoolId, Pools, Standing};
 use crate::turns::Turns;
 use crate::{BatchId, Budget, Epoch, ModelId, Slot, Timestamp, WorkerId};
 
@@ -56,6 +56,17 @@ pub(crate) struct Link {
     pub(crate) free_at: Timestamp,
     /// The workers that hold the same models, if it holds any, and where it stands among them.
     pool: Option<(PoolId, Standing)>,
+    /// A batch of it was slow, and it has not shown since that it is well.
+    pub(crate) suspect: Option<Suspect>,
+}
+
+/// What is remembered of a worker that is not trusted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    /// When it may be tried again.
+    pub(crate) probe_at: Timestamp,
+    /// Batches that ended since and were too slow.
+    pub(crate) failed: u32,
 }
 
 impl Link {
@@ -74,8 +85,14 @@ impl Link {
 
     fn standing(&self) -> Standing {
         let is_free = !self.credits.is_empty();
-        let load = (self.outstanding.len(), self.rows);
-        Standing { free: is_free.then_some(load), busy: (!is_free).then_some(self.free_at) }
+        let (is_stuck, is_suspect) = (self.is_stuck(), self.suspect.is_some());
+        let load = Load { is_stuck, is_suspect, batches: self.outstanding.len(), rows: self.rows };
+        Standing { is_stuck, free: is_free.then_some(load), busy: (!is_free).then_some(self.free_at) }
+    }
+
+    /// Whether it is not trusted and has something in hand: nobody knows when it will be free.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.suspect.is_some() && !self.outstanding.is_empty()
     }
 
     /// The credit to spend next: the one that allows most.
@@ -94,6 +111,8 @@ pub(crate) struct Fleet {
     pub(crate) pools: Pools,
     /// Connected workers.
     lives: u32,
+    /// Of them those that are suspect.
+    suspects: u32,
     /// Credits of all workers.
     credits: usize,
     /// What the least loaded free worker of each pool offers, or offered last.
@@ -116,6 +135,7 @@ impl Fleet {
     pub(crate) fn disconnect(&mut self, id: WorkerId) -> Option<Link> {
         let link = self.workers.get_mut(&id)?.link.take()?;
         self.lives -= 1;
+        self.suspects -= u32::from(link.suspect.is_some());
         self.credits -= link.credits.len();
         if let Some((pool, standing)) = link.pool {
             self.pools.leave(pool, id, standing);
@@ -193,7 +213,7 @@ impl Fleet {
             return false;
         }
         let (pool, is_first) = self.pools.join(models);
-        link.pool = Some((pool, Standing { free: None, busy: None }));
+        link.pool = Some((pool, Standing::NONE));
         self.place(id);
         is_first
     }
@@ -245,8 +265,8 @@ impl Fleet {
         self.get(id).and_then(|worker| worker.caps.get(&model)).copied().unwrap_or(Cap::NONE)
     }
 
-    /// The worker to send a batch of the model to, now: one with a credit where it is not late, the least loaded, slow ones
-    /// last, then the lowest id.
+    /// The worker to send a batch of the model to, now: one with a credit where it is not late, suspects last, the least loaded,
+    /// slow ones last, then the lowest id.
     pub(crate) fn free_for(
         &self,
         model: ModelId,
@@ -255,9 +275,9 @@ impl Fleet {
     ) -> Option<WorkerId> {
         let mut best = None;
         for free in self.pools.free(model) {
-            for ((batches, rows), id) in free {
+            for (Load { is_suspect, batches, rows, .. }, id) in free {
                 let (late, slow) = (is_late(id), is_slow(id));
-                let key = (late, batches, slow, rows, id);
+                let key = (late, is_suspect, batches, slow, rows, id);
                 best = Some(best.map_or(key, |best| key.min(best)));
                 // Those that come have no less to do.
                 if !late && !slow {
@@ -271,6 +291,24 @@ impl Fleet {
     /// Workers that hold a model.
     pub(crate) fn ready(&self, model: ModelId) -> u32 {
         self.pools.workers(model)
+    }
+
+    /// The connected workers that hold a model.
+    pub(crate) fn holders(&self, model: ModelId) -> impl Iterator<Item = (WorkerId, &Link)> {
+        self.connected().filter(move |(_, _, link)| link.is_ready(model)).map(|(id, _, link)| (id, link))
+    }
+
+    /// Suspects a worker, or trusts it again.
+    pub(crate) fn suspect(&mut self, id: WorkerId, suspect: Option<Suspect>) {
+        let Some(link) = self.link_mut(id) else { return };
+        let before = core::mem::replace(&mut link.suspect, suspect);
+        self.suspects = self.suspects + u32::from(suspect.is_some()) - u32::from(before.is_some());
+        self.place(id);
+    }
+
+    /// How many workers are suspect.
+    pub(crate) fn suspects(&self) -> u32 {
+        self.suspects
     }
 
     /// How many workers are connected.
@@ -292,6 +330,8 @@ impl Fleet {
     pub(crate) fn assert_invariants(&self) {
         assert_eq!(self.connected().count(), self.lives as usize, "connected workers");
         assert_eq!(self.connected().map(|(_, _, link)| link.credits.len()).sum::<usize>(), self.credits, "credits");
+        let suspects = self.connected().filter(|(_, _, link)| link.suspect.is_some()).count();
+        assert_eq!(suspects, self.suspects as usize, "suspect workers");
         let mut ready = BTreeMap::new();
         for (id, _, link) in self.connected() {
             assert_eq!(link.pool.is_some(), link.ready_models().next().is_some(), "worker {id} has a pool");

@@ -19,7 +19,7 @@ id!(
     RequestId(u64)
 );
 id!(
-    /// All requests of one call. They are admitted together, refused together, cancelled together.
+    /// All requests of one call. They are admitted together, refused together, cancelled together, and fail together.
     GroupId(u64)
 );
 id!(

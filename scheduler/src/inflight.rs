@@ -34,6 +34,16 @@ pub(crate) struct Batch {
     pub(crate) started: Option<Timestamp>,
     /// It is a part of a batch that failed.
     pub(crate) isolated: bool,
+    /// It runs requests of a batch that was slow for a second time.
+    pub(crate) is_hedge: bool,
+    /// The other one of a batch and its hedge, for as long as both run. A request of both is in the first of them.
+    pub(crate) twin: Option<BatchId>,
+    /// Requests whose result the twin had first.
+    pub(crate) spared: u32,
+    /// When it is slow, counted from when the worker comes to it; `None` where nobody minds.
+    pub(crate) patience: Option<Duration>,
+    /// When it will be slow.
+    pub(crate) slow_at: Option<Timestamp>,
     /// How long it may run once the worker has come to it.
     pub(crate) time_max: Duration,
     /// When its worker counts as hung; `None` while another batch of the worker is before it.
@@ -45,6 +55,8 @@ pub(crate) struct Batch {
 pub(crate) struct InFlight {
     batches: BTreeMap<BatchId, Batch>,
     overdue: BTreeSet<(Timestamp, BatchId)>,
+    /// By when they will be slow.
+    slow: BTreeSet<(Timestamp, BatchId)>,
     /// The last id given.
     last: u64,
 }
@@ -86,6 +98,51 @@ impl InFlight {
             self.overdue.remove(&(old, id));
         }
         self.overdue.insert((at, id));
+        if let Some(patience) = batch.patience.take() {
+            batch.slow_at = Some(now + patience);
+            self.slow.insert((now + patience, id));
+        }
+    }
+
+    /// A batch that has just become slow. Each is given once.
+    pub(crate) fn take_slow(&mut self, now: Timestamp) -> Option<BatchId> {
+        let (at, id) = self.slow.first().copied().filter(|(at, _)| *at <= now)?;
+        self.slow.remove(&(at, id));
+        if let Some(batch) = self.batches.get_mut(&id) {
+            batch.slow_at = None;
+        }
+        Some(id)
+    }
+
+    /// One batch runs requests of the other for a second time.
+    pub(crate) fn pair(&mut self, one: BatchId, other: BatchId) {
+        for (of, twin) in [(one, other), (other, one)] {
+            if let Some(batch) = self.batches.get_mut(&of) {
+                batch.twin = Some(twin);
+            }
+        }
+    }
+
+    /// The twin of a batch is over.
+    pub(crate) fn unpair(&mut self, id: BatchId) {
+        if let Some(batch) = self.batches.get_mut(&id) {
+            batch.twin = None;
+        }
+    }
+
+    /// The other batch that runs this request as well.
+    pub(crate) fn twin_with(&self, id: BatchId, request: RequestId) -> Option<BatchId> {
+        let batch = self.batches.get(&id)?;
+        let twin = batch.twin?;
+        let is_in_both = batch.requests.contains(&request) && self.batches.get(&twin)?.requests.contains(&request);
+        is_in_both.then_some(twin)
+    }
+
+    /// The twin had the result of a request first.
+    pub(crate) fn spare(&mut self, id: BatchId) {
+        if let Some(batch) = self.batches.get_mut(&id) {
+            batch.spared += 1;
+        }
     }
 
     /// The worker runs it, after it lay there for so long, as one with so much of others.
@@ -100,6 +157,9 @@ impl InFlight {
         let batch = self.batches.remove(&id)?;
         if let Some(at) = batch.overdue {
             self.overdue.remove(&(at, id));
+        }
+        if let Some(at) = batch.slow_at {
+            self.slow.remove(&(at, id));
         }
         Some(batch)
     }
@@ -127,6 +187,11 @@ impl InFlight {
         self.overdue.first().copied()
     }
 
+    /// When the next batch becomes slow, and which.
+    pub(crate) fn first_slow(&self) -> Option<(Timestamp, BatchId)> {
+        self.slow.first().copied()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.batches.len()
     }
@@ -139,6 +204,15 @@ impl InFlight {
     pub(crate) fn assert_invariants(&self) {
         let overdue: BTreeSet<_> = self.iter().filter_map(|(id, batch)| Some((batch.overdue?, id))).collect();
         assert_eq!(overdue, self.overdue, "the index of overdue batches");
+        let slow: BTreeSet<_> = self.iter().filter_map(|(id, batch)| Some((batch.slow_at?, id))).collect();
+        assert_eq!(slow, self.slow, "the index of batches that become slow");
+        for (id, batch) in self.iter() {
+            let Some(twin) = batch.twin.map(|twin| self.get(twin).expect("a twin is in flight")) else { continue };
+            assert_eq!(twin.twin, Some(id), "batch {id} and its twin know each other");
+            assert!(twin.is_hedge != batch.is_hedge && twin.worker != batch.worker, "batch {id} is hedged elsewhere");
+            let (hedge, first) = if batch.is_hedge { (batch, twin) } else { (twin, batch) };
+            assert!(hedge.requests.iter().all(|id| first.requests.contains(id)), "batch {id} is hedged with its own");
+        }
         assert!(self.batches.keys().all(|id| id.0 <= self.last), "batch ids are given in order");
     }
 }

@@ -438,7 +438,7 @@ mod tests {
         };
         let tokens = (random / 64 % 100) as u32;
         let cost = Cost { rows: 1, tokens, tokens_squared: u64::from(tokens).pow(2), bytes: random % 1_000 };
-        Item { rank, tenant: TenantId(1), arrived: Timestamp::ZERO, cost }
+        Item { rank, tenant: TenantId(1), arrived: Timestamp::ZERO, deadline: Timestamp::MAX, cost }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::cost::{Costs, Size};
+use crate::doubt::Doubt;
 use crate::policy::{self, BatchPolicy, Close, Decision, View};
 use crate::pools::Heads;
 use crate::queue::{Lead, Queue};
@@ -43,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) is_listed_everywhere: bool,
     /// Whether it has a request that can still be on time, as of when it was listed last.
     pub(crate) is_active: bool,
+    /// Whether to believe that no deadline can be met.
+    pub(crate) doubt: Doubt,
     policy: Box<dyn BatchPolicy>,
 }
 
@@ -63,6 +66,7 @@ impl Model {
             listed: Heads::default(),
             is_listed_everywhere: false,
             is_active: false,
+            doubt: Doubt::default(),
             policy,
         }
     }
@@ -123,6 +127,7 @@ impl Model {
 
     /// Learns how long a batch took.
     pub(crate) fn observe(&mut self, worker: WorkerId, size: Size, taken: Duration) {
+        self.doubt.settle();
         self.costs.observe(worker, size, taken);
         self.policy.observe(size, taken, self.config.objective);
     }
@@ -135,6 +140,11 @@ impl Model {
     /// What becomes of them; `None` where the policy knows no lateness.
     pub(crate) fn on_late(&self) -> Option<OnLate> {
         self.policy.on_late()
+    }
+
+    /// Whether its policy wants slow batches run again, and their workers suspected.
+    pub(crate) fn minds_slow_batches(&self) -> bool {
+        self.policy.minds_slow_batches()
     }
 
     /// How long a batch of late requests may take: whoever comes meanwhile waits for it.

@@ -21,8 +21,17 @@ const LATE: usize = Class::ALL.len();
 pub(crate) type Heads = [Option<Head>; LANES];
 pub(crate) type Head = (Timestamp, Duration, Rank);
 
-/// How much a worker has to do: batches and rows outstanding.
-type Load = (usize, u64);
+/// How little a free worker suits a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Load {
+    /// Whether it is suspect and has something in hand.
+    pub(crate) is_stuck: bool,
+    pub(crate) is_suspect: bool,
+    /// Outstanding.
+    pub(crate) batches: usize,
+    /// Of them.
+    pub(crate) rows: u64,
+}
 
 /// Which pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,10 +40,17 @@ pub(crate) struct PoolId(u64);
 /// Where a worker stands in its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
+    /// Nobody knows when it will be through with what it has to do.
+    pub(crate) is_stuck: bool,
     /// What it has to do, if it has a credit.
     pub(crate) free: Option<Load>,
     /// When it is thought to be through with that, if it has none.
     pub(crate) busy: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Of one that has just come.
+    pub(crate) const NONE: Self = Self { is_stuck: false, free: None, busy: None };
 }
 
 /// Workers that hold the same models, and what waits for them.
@@ -42,8 +58,11 @@ pub(crate) struct Standing {
 struct Pool {
     models: Vec<ModelId>,
     workers: u32,
+    /// Of them those that are stuck. Nothing goes to them, and nobody counts on them, unless all are.
+    stuck: u32,
     free: BTreeSet<(Load, WorkerId)>,
-    busy: BTreeSet<(Timestamp, WorkerId)>,
+    /// Those that are not stuck first.
+    busy: BTreeSet<(bool, Timestamp, WorkerId)>,
     lanes: [BTreeSet<(Head, ModelId)>; LANES],
 }
 
@@ -81,7 +100,7 @@ impl Pools {
 
     /// A worker leaves. What waited for nobody else there is listed no more.
     pub(crate) fn leave(&mut self, id: PoolId, worker: WorkerId, standing: Standing) {
-        self.place(id, worker, standing, Standing { free: None, busy: None });
+        self.place(id, worker, standing, Standing::NONE);
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.workers -= 1;
         if pool.workers > 0 {
@@ -107,14 +126,15 @@ impl Pools {
             pool.free.remove(&(load, worker));
         }
         if let Some(at) = old.busy {
-            pool.busy.remove(&(at, worker));
+            pool.busy.remove(&(old.is_stuck, at, worker));
         }
         if let Some(load) = new.free {
             pool.free.insert((load, worker));
         }
         if let Some(at) = new.busy {
-            pool.busy.insert((at, worker));
+            pool.busy.insert((new.is_stuck, at, worker));
         }
+        pool.stuck = pool.stuck + u32::from(new.is_stuck) - u32::from(old.is_stuck);
     }
 
     /// What a model waits with for its workers changed.
@@ -134,7 +154,7 @@ impl Pools {
 
     /// The model that must start first, of those that a free worker holds.
     pub(crate) fn most_urgent(&self) -> Option<ModelId> {
-        let pools = self.pools.values().filter(|pool| !pool.free.is_empty());
+        let pools = self.pools.values().filter(|pool| pool.usable().next().is_some());
         let first = |pool: &Pool| {
             let mut lanes = pool.lanes.iter().enumerate();
             lanes.find_map(|(lane, models)| Some((lane, *models.first()?)))
@@ -144,10 +164,10 @@ impl Pools {
 
     /// When a model that does not get a worker of the pool now finds the next one free.
     pub(crate) fn next_free(&self, id: PoolId, now: Timestamp) -> Timestamp {
-        match self.pools.get(&id).map(|pool| (pool.free.len(), pool.busy.first())) {
-            Some((0 | 1, Some((at, _)))) => (*at).max(now),
-            _ => now,
-        }
+        let Some(pool) = self.pools.get(&id) else { return now };
+        let is_last = pool.usable().nth(1).is_none();
+        let next = pool.busy.first().filter(|(is_stuck, ..)| is_last && (!is_stuck || pool.are_all_stuck()));
+        next.map_or(now, |(_, at, _)| (*at).max(now))
     }
 
     /// Models that wait for workers of the pool in a class, the one that must start first before the others.
@@ -162,16 +182,16 @@ impl Pools {
 
     /// The free workers that hold a model, from each pool those with the least to do first.
     pub(crate) fn free(&self, model: ModelId) -> impl Iterator<Item = impl Iterator<Item = (Load, WorkerId)>> {
-        self.holding(model).map(|pool| pool.free.iter().copied())
+        self.holding(model).map(Pool::usable)
     }
 
     /// When the first so many workers that hold the model are thought to be free, in order.
     pub(crate) fn free_times(&self, model: ModelId, now: Timestamp, count: usize) -> Vec<(Timestamp, WorkerId)> {
         let mut times = Vec::new();
         for pool in self.holding(model) {
-            let free = pool.free.iter().map(|(_, worker)| (now, *worker));
-            let busy = pool.busy.iter().map(|(at, worker)| ((*at).max(now), *worker));
-            times.extend(free.chain(busy).take(count));
+            let free = pool.usable().map(|(_, worker)| (now, worker));
+            let busy = pool.busy.iter().filter(|(is_stuck, ..)| !is_stuck || pool.are_all_stuck());
+            times.extend(free.chain(busy.map(|(_, at, worker)| ((*at).max(now), *worker))).take(count));
         }
         times.sort_unstable();
         times.truncate(count);
@@ -180,7 +200,7 @@ impl Pools {
 
     /// The worker with the least to do of those that are free.
     pub(crate) fn first_free(&self, id: PoolId) -> Option<WorkerId> {
-        Some(self.pools.get(&id)?.free.first()?.1)
+        Some(self.pools.get(&id)?.usable().next()?.1)
     }
 
     /// Whether the pool has a worker still.
@@ -224,5 +244,16 @@ impl Pools {
 
     fn holding(&self, model: ModelId) -> impl Iterator<Item = &Pool> {
         self.of_model.get(&model).into_iter().flatten().filter_map(|id| self.pools.get(id))
+    }
+}
+
+impl Pool {
+    /// Those that are free, with the least to do first.
+    fn usable(&self) -> impl Iterator<Item = (Load, WorkerId)> {
+        self.free.iter().copied().filter(|(load, _)| !load.is_stuck || self.are_all_stuck())
+    }
+
+    fn are_all_stuck(&self) -> bool {
+        self.stuck == self.workers
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Item {
     pub(crate) rank: Rank,
     pub(crate) tenant: TenantId,
     pub(crate) arrived: Timestamp,
+    /// The client's.
+    pub(crate) deadline: Timestamp,
     pub(crate) cost: Cost,
 }
 

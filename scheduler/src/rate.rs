@@ -23,6 +23,11 @@ pub(crate) struct Rate {
     previous: u64,
 }
 
+/// An estimate within what a client can be told.
+pub(crate) fn bounded(retry_after: Duration) -> Duration {
+    retry_after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
+}
+
 impl Rate {
     pub(crate) fn add(&mut self, now: Timestamp, served: u64) {
         self.roll(now);
@@ -41,7 +46,7 @@ impl Rate {
             Some(nanos) => Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
             None => UNKNOWN,
         };
-        estimate.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
+        bounded(estimate)
     }
 
     fn roll(&mut self, now: Timestamp) {

@@ -26,6 +26,8 @@ pub(crate) struct Live {
     pub(crate) attempt: u16,
     /// How often it was lost while it could have been running.
     pub(crate) losses: u16,
+    /// It was run a second time beside the first.
+    pub(crate) hedged: bool,
     pub(crate) place: Place,
     /// Since when it is there.
     pub(crate) since: Timestamp,
@@ -42,14 +44,14 @@ pub(crate) enum Place {
     Queued,
     /// In the part of its model's queue that stands under this rank.
     Isolated(Rank),
-    /// With a worker.
+    /// With a worker. If this batch is hedged, it may be in its twin as well.
     Running(BatchId),
 }
 
 impl Live {
     pub(crate) fn item(&self, id: RequestId) -> Item {
         let rank = Rank { late: self.late, class: self.class, due: self.due, id };
-        Item { rank, tenant: self.tenant, arrived: self.arrived, cost: self.cost }
+        Item { rank, tenant: self.tenant, arrived: self.arrived, deadline: self.deadline, cost: self.cost }
     }
 
     fn put(
@@ -164,6 +166,22 @@ impl Requests {
         request.put(id, Place::Running(batch), now, request.deadline, &mut self.expiries);
         request.attempt = request.attempt.saturating_add(1);
         Some(request)
+    }
+
+    /// A running request is run a second time, as one more attempt. Returns which it is.
+    pub(crate) fn hedge(&mut self, id: RequestId) -> u16 {
+        self.live.get_mut(&id).map_or(0, |request| {
+            request.hedged = true;
+            request.attempt = request.attempt.saturating_add(1);
+            request.attempt
+        })
+    }
+
+    /// The batch that a request was in is over; the hedge of that has it alone now.
+    pub(crate) fn carry_on(&mut self, id: RequestId, hedge: BatchId) {
+        if let Some(request) = self.live.get_mut(&id) {
+            request.place = Place::Running(hedge);
+        }
     }
 
     /// Gives a request up as too late for its objective, or takes that back.

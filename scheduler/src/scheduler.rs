@@ -4,8 +4,10 @@
 //! of its subject below; the tables it works on know nothing of each other.
 
 mod config;
+mod deadlines;
 mod expiry;
 mod explain;
+mod hedging;
 mod intake;
 mod invariants;
 mod late;
@@ -14,6 +16,7 @@ mod places;
 mod recovery;
 mod replies;
 mod sharing;
+mod suspects;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -26,6 +29,7 @@ use crate::bids::Bids;
 use crate::company::Company;
 use crate::demand::Demand;
 use crate::fleet::Fleet;
+use crate::hedges::Hedges;
 use crate::inflight::InFlight;
 use crate::model::Model;
 use crate::requests::Requests;
@@ -42,8 +46,10 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 /// 1. Time moves. Requests whose deadline or queue time has passed end, wherever they are.
 /// 2. The input changes the tables. No input dispatches anything by itself: that is what makes batches.
 /// 3. A batch that has run for too long takes its worker with it.
+///    One that is slow makes its worker suspect.
 /// 4. While a model has work and a worker that holds it has a credit, a batch is formed *then*, from everything queued
 ///    at that instant, and sent.
+///    Then workers that are still idle run slow batches a second time.
 /// 5. A drain that has nothing left, or no time left, ends.
 ///
 /// The state is five tables. A request is in exactly one place at a time, and only `places` moves it:
@@ -84,6 +90,9 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 /// without a result are halved, and each half runs apart from everything else until the culprit is alone. What was lost
 /// from outside, or was still behind another batch, is innocent: it goes back to its old place in the queue.
 /// A request fails for losses only when it was lost `attempts_max` times.
+///
+/// A request may be in two batches, a slow one and its hedge. The first result ends it, and the other worker is told that
+/// nobody wants it any more. When one of the two fails or is lost the other carries on, and nothing is made of it.
 #[derive(Debug)]
 pub struct Scheduler {
     /// The latest time ever told.
@@ -93,6 +102,7 @@ pub struct Scheduler {
     admission: Admission,
     fleet: Fleet,
     inflight: InFlight,
+    hedges: Hedges,
     /// Of the workers' time.
     demand: Demand,
     /// Whether workers serve other schedulers as well.
@@ -141,6 +151,10 @@ pub struct Counts {
     pub workers: u64,
     /// Credits not spent.
     pub credits: u64,
+    /// Of the workers those that are suspect: a batch of theirs was slow, and they have not shown since that they are well.
+    pub suspects: u64,
+    /// Batches run a second time since the start, beside the first, because that was slow.
+    pub hedged: u64,
     /// Replies dropped since the start because they were stale: of an old epoch, a batch that ended, a request that
     /// nobody waits for any more.
     pub replies_dropped: u64,
@@ -180,6 +194,7 @@ impl Scheduler {
             admission: Admission::new(limits),
             fleet: Fleet::default(),
             inflight: InFlight::default(),
+            hedges: Hedges::new(limits.hedges_per_mille),
             demand: Demand::default(),
             is_sharing: limits.workers_are_shared,
             bids: Bids::default(),
@@ -224,12 +239,13 @@ impl Scheduler {
     pub fn poll_timeout(&self) -> Option<(Timestamp, Wake)> {
         let expiry = self.requests.first_expiry().map(|(at, _)| (at, Wake::Expiry));
         let overdue = self.inflight.first_overdue().map(|(at, batch)| (at, Wake::BatchOverdue(batch)));
+        let slow = self.inflight.first_slow().map(|(at, batch)| (at, Wake::BatchSlow(batch)));
         let policy = self.wakes.first().map(|(at, model)| (*at, Wake::Policy(*model)));
         let drain = match self.drain {
             Drain::Until(deadline) => Some((deadline, Wake::DrainDeadline)),
             Drain::No | Drain::Done => None,
         };
-        let wakes = [expiry, overdue, policy, drain].into_iter().flatten();
+        let wakes = [expiry, overdue, slow, policy, drain].into_iter().flatten();
         wakes.filter(|(at, _)| *at != Timestamp::MAX).min_by_key(|(at, _)| *at)
     }
 
@@ -243,6 +259,8 @@ impl Scheduler {
             batches: self.inflight.len() as u64,
             workers: self.fleet.connected().count() as u64,
             credits: self.fleet.credits() as u64,
+            suspects: u64::from(self.fleet.suspects()),
+            hedged: self.hedges.count(),
             replies_dropped: self.replies_dropped,
             clock_reversals: self.clock_reversals,
         }
@@ -291,8 +309,10 @@ impl Scheduler {
     /// Brings every input to the same end state, whatever it was.
     fn maintain(&mut self) {
         self.replace_overdue();
+        self.suspect_slow();
         self.wake_policies();
         self.dispatch();
+        self.hedge();
         // A queue time of zero ends at once what found no worker at once.
         self.expire();
         self.continue_drain();

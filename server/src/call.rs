@@ -144,6 +144,7 @@ pub fn close_name(close: CloseReason) -> &'static str {
         CloseReason::Delay => "delay",
         CloseReason::Objective => "objective",
         CloseReason::Late => "late",
+        CloseReason::Hedged => "hedged",
         CloseReason::Isolated => "isolated",
     }
 }
@@ -172,6 +173,15 @@ pub enum CallError {
     InvalidArgument { field: String, problem: String },
     #[error("the deadline passed before an answer was there")]
     DeadlinePassed,
+    /// Nobody was asked to try: it takes longer.
+    #[error(
+        "the deadline is {} away, and one such request takes about {} even alone on the fastest worker",
+        brief(*left), brief(*needed)
+    )]
+    DeadlineTooShort { left: Duration, needed: Duration },
+    /// Nothing was run for it: there was no time.
+    #[error("workers have too much in hand to answer before the deadline, so it was not tried")]
+    DeadlineUnmeetable { retry_after: Duration },
     #[error("{limit} is full", limit = limit_name(*limit))]
     QueueFull { limit: QueueLimit, retry_after: Duration },
     #[error("waited in the queue for {}, the model's limit", humantime::format_duration(*waited))]
@@ -219,8 +229,9 @@ impl CallError {
         match self {
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } => "NOT_FOUND",
             Self::InvalidArgument { .. } | Self::TooLarge { .. } | Self::Item { .. } => "INVALID_ARGUMENT",
-            Self::DeadlinePassed => "DEADLINE_EXCEEDED",
-            Self::QueueFull { .. }
+            Self::DeadlinePassed | Self::DeadlineTooShort { .. } => "DEADLINE_EXCEEDED",
+            Self::DeadlineUnmeetable { .. }
+            | Self::QueueFull { .. }
             | Self::QueueTimeout { .. }
             | Self::Late { .. }
             | Self::MessageTooLarge { .. }
@@ -268,6 +279,11 @@ impl fmt::Display for DidYouMean<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// To the microsecond.
+fn brief(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
 }
 
 fn whole_seconds(duration: Duration) -> humantime::FormattedDuration {

@@ -27,6 +27,7 @@ pub struct Metrics {
     batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
     queued_rows: Family<ModelLabels, Gauge>,
     late_rows: Family<ModelLabels, Counter>,
+    hedged_batches: Family<ModelLabels, Counter>,
     quarantined_inputs: Family<ModelLabels, Gauge>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
@@ -42,6 +43,8 @@ pub struct Metrics {
     pub calls_in_flight: Gauge,
     /// Rows with a worker.
     pub rows_in_flight: Gauge,
+    /// Workers that were slow and have not shown since that they are well.
+    pub suspect_workers: Gauge,
     /// Replies of workers dropped for a stale epoch or attempt.
     pub stale_replies: Gauge<u64, AtomicU64>,
 }
@@ -58,6 +61,7 @@ pub struct ModelMetrics {
     pub batch_tokens: Histogram,
     pub queued_rows: Gauge,
     pub late_rows: Counter,
+    pub hedged_batches: Counter,
     pub quarantined_inputs: Gauge,
     pub workers: Gauge,
 }
@@ -139,6 +143,7 @@ impl Metrics {
             batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
             queued_rows: Family::default(),
             late_rows: Family::default(),
+            hedged_batches: Family::default(),
             quarantined_inputs: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
@@ -149,6 +154,7 @@ impl Metrics {
             resident_memory: Gauge::default(),
             calls_in_flight: Gauge::default(),
             rows_in_flight: Gauge::default(),
+            suspect_workers: Gauge::default(),
             stale_replies: Gauge::default(),
         };
         metrics.registry = Arc::new(metrics.registered());
@@ -173,6 +179,7 @@ impl Metrics {
             batch_tokens: self.batch_tokens.get_or_create_owned(&labels),
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
             late_rows: self.late_rows.get_or_create_owned(&labels),
+            hedged_batches: self.hedged_batches.get_or_create_owned(&labels),
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
             all: self.clone(),
@@ -218,6 +225,13 @@ impl Metrics {
         registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());
         let late = "Rows that could not be on time any more and went behind others";
         registry.register("late_rows", late, self.late_rows.clone());
+        let hedged = "Batches run a second time, because the first was slow";
+        registry.register("hedged_batches", hedged, self.hedged_batches.clone());
+        registry.register(
+            "suspect_workers",
+            "Workers that were slow and are not trusted",
+            self.suspect_workers.clone(),
+        );
         registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());

@@ -103,6 +103,8 @@ pub(crate) fn draw_model(rng: &mut Rng, id: ModelId) -> ModelConfig {
 
 fn draw_limits(rng: &mut Rng) -> Limits {
     let is_tight = rng.per_mille(300);
+    // From a stream of its own: what else a seed draws stays what it was. More than a server ever has, or few would be seen.
+    let hedges_per_mille = *Rng::new(rng.clone().bits()).pick(&[0, 20, 200, 1_000]);
     let mut limit = |tight: u32| if is_tight { rng.between_u32(2, tight) } else { 10_000 };
     Limits {
         tenant_requests_max: limit(30),
@@ -110,6 +112,7 @@ fn draw_limits(rng: &mut Rng) -> Limits {
         queue_bytes_max: u64::from(limit(40)) * 1_000,
         attempts_max: NonZeroU16::new(if is_tight { 1 } else { 3 }).unwrap_or(NonZeroU16::MIN),
         workers_are_shared: false,
+        hedges_per_mille,
     }
 }
 

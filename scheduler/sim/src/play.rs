@@ -13,8 +13,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId,
-    ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, CloseReason, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
+    ModelId, ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
 use self::device::{Device, Ending, Load};
@@ -33,6 +33,8 @@ pub struct Outcome {
     pub requests: Vec<Record>,
     /// Batches sent to workers.
     pub batches: u64,
+    /// Of them those that were sent a second time.
+    pub hedges: u64,
     /// Requests in them; more than `requests` where batches failed and were tried again.
     pub rows: u64,
     /// Device time of all batches, failed ones included.
@@ -114,7 +116,12 @@ struct Play {
 
 /// Runs a scenario with each model configured as `configure` says, until every request has ended.
 pub fn play(scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) -> Outcome {
-    let mut play = Play::new(scenario);
+    play_within(Limits::default(), scenario, configure)
+}
+
+/// The same within other limits.
+pub fn play_within(limits: Limits, scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) -> Outcome {
+    let mut play = Play::new(limits, scenario);
     play.tell(Input::ConfigChanged(scenario.models.iter().map(configure).collect()));
     play.begin();
     play.run(Traffic::new(scenario));
@@ -122,7 +129,7 @@ pub fn play(scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) 
 }
 
 impl Play {
-    fn new(scenario: &Scenario) -> Self {
+    fn new(limits: Limits, scenario: &Scenario) -> Self {
         let mut rng = Rng::new(!scenario.seed);
         let mut worker = |(id, spec): (u32, &WorkerSpec)| Worker {
             device: Device::new(spec, rng.fork()),
@@ -132,7 +139,7 @@ impl Play {
         };
         let expected = scenario.rate() * scenario.duration.as_secs_f64() * 1.1;
         Self {
-            core: Scheduler::new(Limits::default()),
+            core: Scheduler::new(limits),
             agenda: Agenda::new(Timestamp::ZERO),
             workers: (1..).zip(&scenario.workers).map(&mut worker).collect(),
             curves: scenario.models.iter().map(|model| model.curve).collect(),
@@ -144,6 +151,7 @@ impl Play {
             outcome: Outcome {
                 requests: Vec::with_capacity(expected as usize),
                 batches: 0,
+                hedges: 0,
                 rows: 0,
                 busy: Duration::ZERO,
                 duration: scenario.duration,
@@ -337,6 +345,7 @@ impl Play {
             load.add(record.cost, record.is_poison);
         }
         self.outcome.batches += 1;
+        self.outcome.hedges += u64::from(dispatch.close == CloseReason::Hedged);
         self.outcome.rows += dispatch.requests.len() as u64;
         let curve = self.curves[dispatch.model.0 as usize];
         let device = &mut self.workers[at].device;

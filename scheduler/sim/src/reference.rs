@@ -33,6 +33,9 @@ pub(crate) struct Ledger {
     last_epochs: BTreeMap<WorkerId, Epoch>,
     pub drain: Option<Timestamp>,
     has_drained: bool,
+    /// Batches sent, without and with a second time.
+    batches_sent: u64,
+    hedges: u64,
     step: Step,
 }
 
@@ -53,6 +56,8 @@ pub(crate) struct Record {
     pub expires: Timestamp,
     pub state: State,
     pub sends: u16,
+    /// It was sent a second time beside the first.
+    hedged: bool,
     losses: u16,
     /// The batch that failed under it, and how many of it may run together at most. It may share a batch only with
     /// others that say the same.
@@ -81,6 +86,8 @@ pub(crate) struct Batch {
     /// When the worker could begin it.
     started: Option<Timestamp>,
     time_max: Duration,
+    /// The other one of a batch and its hedge. A request of both is in the first of them.
+    twin: Option<BatchId>,
 }
 
 /// One connected worker.
@@ -91,6 +98,8 @@ pub(crate) struct Worker {
     pub credits: BTreeMap<Slot, Budget>,
     /// In the order sent.
     pub outstanding: Vec<BatchId>,
+    /// It was sent a batch of a model whose policy knows how long that should take.
+    pub may_be_slow: bool,
 }
 
 /// What a worker has of a model.
@@ -133,6 +142,8 @@ impl Ledger {
             last_epochs: BTreeMap::new(),
             drain: None,
             has_drained: false,
+            batches_sent: 0,
+            hedges: 0,
             step: Step::default(),
         }
     }
@@ -250,18 +261,31 @@ impl Ledger {
 
     fn dispatched(&mut self, dispatch: &Dispatch) -> Result<(), String> {
         let mut attempt = 0;
+        let twin = if dispatch.close == CloseReason::Hedged { Some(self.hedged(dispatch)?) } else { None };
+        self.batches_sent += u64::from(twin.is_none());
+        self.hedges += u64::from(twin.is_some());
+        let hedges_max = self.batches_sent * u64::from(self.limits.hedges_per_mille) / 1_000;
+        ensure(self.hedges <= hedges_max, || format!("{} hedges", self.hedges))?;
         for id in &dispatch.requests {
             let record = self.requests.get_mut(id).ok_or_else(|| format!("sent {id}, which was never admitted"))?;
-            ensure(record.state == State::Queued, || format!("sent {id}, which is not queued: {record:?}"))?;
             record.sends += 1;
             record.expires = record.deadline;
-            record.state = State::Running(dispatch.batch);
+            if let Some(twin) = twin {
+                let is_free = record.state == State::Running(twin) && !record.hedged;
+                ensure(is_free, || format!("hedged {id}, which is not in {twin} or was before: {record:?}"))?;
+                record.hedged = true;
+            } else {
+                ensure(record.state == State::Queued, || format!("sent {id}, which is not queued: {record:?}"))?;
+                record.state = State::Running(dispatch.batch);
+            }
             attempt = attempt.max(record.sends);
         }
         ensure(dispatch.attempt == Attempt(attempt), || format!("attempt {} of {attempt}", dispatch.attempt))?;
         let mut started = None;
         if let Some(worker) = self.workers.get_mut(&dispatch.worker) {
             worker.credits.remove(&dispatch.slot);
+            let policy = self.models.get(&dispatch.model).map(|model| &model.policy);
+            worker.may_be_slow |= matches!(policy, Some(PolicyConfig::Learned { .. }));
             started = worker.outstanding.is_empty().then_some(self.now);
             worker.outstanding.push(dispatch.batch);
         }
@@ -274,13 +298,41 @@ impl Ledger {
             withdrawn: BTreeSet::new(),
             started,
             time_max: self.models.get(&dispatch.model).map_or(Duration::MAX, |model| model.batch_time_max),
+            twin,
         };
         self.batches.insert(dispatch.batch, batch);
         Ok(())
     }
 
+    /// The batch that a hedge runs beside: on another worker, whole and with no other.
+    fn hedged(&mut self, dispatch: &Dispatch) -> Result<BatchId, String> {
+        let states = dispatch.requests.iter().filter_map(|id| self.requests.get(id)).map(|record| record.state);
+        let Some(State::Running(first)) = states.into_iter().next() else {
+            return Err("hedged what is not running".into());
+        };
+        let is_suspect = |id: &RequestId| self.requests.get(id).is_some_and(|r| r.suspect.is_some());
+        let may_be = |batch: &Batch| batch.worker != dispatch.worker && batch.twin.is_none();
+        let is_right = self.batches.get(&first).is_some_and(may_be) && !dispatch.requests.iter().any(is_suspect);
+        let is_idle = self.workers.get(&dispatch.worker).is_some_and(|worker| worker.outstanding.is_empty());
+        ensure(is_right && is_idle, || format!("batch {first} was hedged by {dispatch:?}"))?;
+        self.batches.get_mut(&first).into_iter().for_each(|batch| batch.twin = Some(dispatch.batch));
+        Ok(first)
+    }
+
+    /// The other batch that runs this request as well.
+    fn twin_with(&self, id: BatchId, request: RequestId) -> Option<BatchId> {
+        let batch = self.batches.get(&id)?;
+        let twin = batch.twin?;
+        let is_in_both = batch.requests.contains(&request) && self.batches.get(&twin)?.requests.contains(&request);
+        is_in_both.then_some(twin)
+    }
+
     fn failed(&mut self, request: RequestId, why: Failure) -> Result<(), String> {
         if let Some(expected) = self.step.fails.remove(&request) {
+            // Of several in one call that must fail at once, one does.
+            let group = self.requests.get(&request).map(|record| record.group);
+            let requests = &self.requests;
+            self.step.fails.retain(|id, _| requests.get(id).map(|record| record.group) != group);
             return ensure(expected == why, || format!("{request} failed with {why:?}, expected {expected:?}"));
         }
         let record =
@@ -312,11 +364,16 @@ impl Ledger {
         };
         ensure(is_due, || format!("{request} failed with {why:?} and should not: {record:?}"))?;
         self.end(request);
+        self.end_call_of(request);
         Ok(())
     }
 
     fn rejected(&mut self, group: GroupId, why: Reject) -> Result<(), String> {
         let refusal = match why {
+            // What batches take is not in this account: it knows only who may be refused for it.
+            Reject::DeadlineTooShort { .. } | Reject::DeadlineUnmeetable { .. } => {
+                return self.unmeetable(group, why);
+            }
             Reject::QueueFull { limit, retry_after } => {
                 ensure(RETRY_AFTER.contains(&retry_after), || format!("try again after {retry_after:?}"))?;
                 Refusal::Full(limit)
@@ -325,6 +382,29 @@ impl Ledger {
         };
         let expected = self.step.refuses.take();
         ensure(expected == Some((group, refusal)), || format!("refused {group} for {why:?}, expected {expected:?}"))
+    }
+
+    /// The core says that a group it has room for cannot meet its client's deadline.
+    fn unmeetable(&mut self, group: GroupId, why: Reject) -> Result<(), String> {
+        let members = || self.requests.iter().filter(|(_, record)| record.group == group);
+        let first = members().next().map(|(_, record)| record);
+        let has_room = self.step.refuses.is_none() && first.is_some_and(|record| record.arrived == self.now);
+        ensure(has_room, || format!("refused {group} for {why:?}, expected {:?}", self.step.refuses))?;
+        let is_untouched = members().all(|(_, record)| record.state == State::Queued && record.sends == 0);
+        let is_just = match (first, why) {
+            (Some(record), Reject::DeadlineTooShort { left, needed }) => {
+                record.deadline == self.now + left && left < needed * 2
+            }
+            (Some(record), Reject::DeadlineUnmeetable { retry_after }) => {
+                record.deadline != Timestamp::MAX && RETRY_AFTER.contains(&retry_after)
+            }
+            _ => false,
+        };
+        let is_held = |worker: &Worker| first.is_some_and(|of| worker.models.get(&of.model) == Some(&Holding::Ready));
+        let is_known = self.workers.values().any(is_held);
+        ensure(is_untouched && is_just && is_known, || format!("refused {group} for {why:?}: {first:?}"))?;
+        self.requests.retain(|_, record| record.group != group);
+        Ok(())
     }
 
     /// Why the core must refuse a group; `None` when it must take it.

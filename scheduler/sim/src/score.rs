@@ -173,7 +173,7 @@ mod tests {
 
     fn score(requests: Vec<Record>) -> Score {
         let (busy, duration) = (Duration::from_millis(30), Duration::from_secs(2));
-        Score::of(&Outcome { requests, batches: 2, rows: 5, busy, duration, hash: 0 })
+        Score::of(&Outcome { requests, batches: 2, hedges: 0, rows: 5, busy, duration, hash: 0 })
     }
 
     #[test]

@@ -112,6 +112,23 @@ fn few_are_late_while_workers_drift_straggle_and_die() {
     }
 }
 
+/// A worker that hangs for two seconds is found out in the time of two batches, and what it had is run again.
+#[test]
+fn nobody_waits_for_a_worker_that_hangs() {
+    let mut family = family("hang", Duration::from_secs(12));
+    family.load = 0.5;
+    for on_late in BOTH {
+        let outcome = play(&family.shown(), |model| balanced(on_late).configure(model));
+        let score = Score::of(&outcome);
+        assert!(score.total.on_time_share() >= 0.999, "{:.4} on time, {on_late:?}", score.total.on_time_share());
+        let answered = |fate| if let Fate::Answered(at) = fate { Some(at) } else { None };
+        let took = outcome.requests.iter().filter_map(|request| Some(answered(request.fate)?.since(request.at)));
+        let longest = took.max().expect("answers");
+        assert!(longest <= Duration::from_millis(100), "{longest:?}, {on_late:?}");
+        assert!(outcome.hedges > 0 && outcome.hedges * 50 <= outcome.batches, "{} hedges", outcome.hedges);
+    }
+}
+
 #[test]
 fn who_stays_within_his_share_loses_nothing_to_a_flood() {
     let family = family("tenant-flood", Duration::from_secs(4));

@@ -36,6 +36,7 @@ const KINDS: &[&str] = &[
     "closed: Bytes",
     "closed: Delay",
     "closed: Drained",
+    "closed: Hedged",
     "closed: Isolated",
     "closed: Late",
     "closed: Objective",
@@ -58,6 +59,8 @@ const KINDS: &[&str] = &[
     "failed: QueueTimeout",
     "failed: Shed",
     "failed: WorkerLost",
+    "refused: DeadlineTooShort",
+    "refused: DeadlineUnmeetable",
     "refused: Draining",
     "refused: GroupTooLarge",
     "refused: QueueFull Bytes",
@@ -157,6 +160,10 @@ fn kind(entry: &Entry) -> Option<String> {
         What::Did(Output::Late { .. }) => "did: Late".into(),
         What::Did(Output::Reject { why: Reject::QueueFull { limit, .. }, .. }) => {
             format!("refused: QueueFull {limit:?}")
+        }
+        What::Did(Output::Reject { why: Reject::DeadlineTooShort { .. }, .. }) => "refused: DeadlineTooShort".into(),
+        What::Did(Output::Reject { why: Reject::DeadlineUnmeetable { .. }, .. }) => {
+            "refused: DeadlineUnmeetable".into()
         }
         What::Did(Output::Reject { why, .. }) => format!("refused: {why:?}"),
         What::Did(Output::Complete { .. }) => "did: Complete".into(),

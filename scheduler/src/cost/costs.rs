@@ -81,6 +81,13 @@ impl Costs {
         duration(self.shape.curve().time(size) * pace.factor() * pace.high())
     }
 
+    /// The time that hardly any such batch stays below on this worker. Zero as long as nothing says that of such a size.
+    pub(crate) fn least(&self, worker: WorkerId, size: Size) -> Duration {
+        let pace = self.pace(worker);
+        let low = if self.shape.knows(size) { pace.low() } else { 0.0 };
+        duration(self.shape.curve().time(size) * pace.factor() * low)
+    }
+
     /// How long such a batch takes on a worker not heard of. Zero as long as the curve is unknown.
     pub(crate) fn typical(&self, size: Size) -> Duration {
         duration(self.shape.curve().time(size))

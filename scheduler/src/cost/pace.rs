@@ -77,7 +77,10 @@ impl Pace {
             let missed = if relative > self.high { 1.0 } else { 0.0 };
             self.level = (self.level + LEVEL_STEP * (missed - MISSES)).clamp(LEVEL_MIN, LEVEL_MAX);
         }
-        self.window.push(relative);
+        // One that stalled says nothing of how far the others stray, and eight in a row are a change.
+        if relative <= RATIO_MAX {
+            self.window.push(relative);
+        }
         self.seen = (self.seen + 1).min(SAMPLES_MIN);
         if let Some(median) = self.run.observe(ratio, before) {
             self.set_factor(median);
@@ -102,6 +105,14 @@ impl Pace {
 
     pub(super) const fn high(&self) -> f64 {
         self.high
+    }
+
+    /// Hardly any batch takes less than so many times what is expected of it. At most 1.
+    pub(super) fn low(&self) -> f64 {
+        match self.window.len() {
+            SAMPLES_MIN.. => self.window.least().min(1.0),
+            _ => 1.0 / HIGH_UNKNOWN,
+        }
     }
 
     /// Whether it seems to be changing: the last two batches at least were far off, in the same direction.

@@ -101,6 +101,12 @@ impl Shape {
         leverage / (1.0 + leverage)
     }
 
+    /// Whether what it says of this size is more than a guess from sizes unlike it. A prior that nothing was learned
+    /// since is taken at its word.
+    pub(super) fn knows(&self, size: Size) -> bool {
+        self.sums.is_empty() || self.news(size, self.time(size)) < NEWS_MIN
+    }
+
     /// Whether a batch can only tell what all the batches lately told: how fast the workers are.
     fn is_nothing_new(&mut self, size: Size, news: f64) -> bool {
         let scale = 1.0 / self.time(size);

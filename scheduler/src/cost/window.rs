@@ -60,6 +60,11 @@ impl Window {
         (low + (high - low) * share) / 1_000.0
     }
 
+    /// What the next ratio hardly stays below: by [`UNSEEN`] less than the least. 1 without ratios.
+    pub(super) fn least(&self) -> f64 {
+        if self.len == 0 { 1.0 } else { f64::from(self.sorted[0]) / 1_000.0 / UNSEEN }
+    }
+
     #[cfg(test)]
     pub(super) fn sorted(&self) -> &[u16] {
         &self.sorted[..self.len]

@@ -33,7 +33,7 @@ impl BatchPolicy for Learned {
         if !view.costs.is_known() {
             return Decision::Close(Close::all(CloseReason::Drained));
         }
-        if let Some(until) = better_worker(view) {
+        if let Some(until) = view.hold_until.or_else(|| better_worker(view)) {
             return Decision::WaitUntil(until);
         }
         let time_max = time_max(view.objective, view.workers);
@@ -67,6 +67,10 @@ impl BatchPolicy for Learned {
 
     fn earlier(&self, queue: &Queue, costs: &Costs, objective: Duration, workers: u32) -> Duration {
         costs.high_anywhere(queue.on_time().size()).min(time_max(objective, workers))
+    }
+
+    fn minds_slow_batches(&self) -> bool {
+        true
     }
 
     fn on_late(&self) -> Option<OnLate> {

@@ -49,6 +49,11 @@ pub(crate) trait BatchPolicy: fmt::Debug + Send {
         let _ = (size, taken, objective);
     }
 
+    /// Whether workers whose batches take longer than nearly all do are to be suspected, and those batches run again.
+    fn minds_slow_batches(&self) -> bool {
+        false
+    }
+
     /// What becomes of them, and of those that would be late even alone; `None` where the policy knows no lateness.
     fn on_late(&self) -> Option<OnLate> {
         None
@@ -72,6 +77,8 @@ pub(crate) struct View<'a> {
     pub(crate) objective: Duration,
     /// Workers that hold the model.
     pub(crate) workers: u32,
+    /// Until when another worker may come, where this one is not trusted.
+    pub(crate) hold_until: Option<Timestamp>,
     /// Whether so much is asked for that batches are worth waiting for.
     pub(crate) is_busy: bool,
 }

@@ -26,7 +26,8 @@ fn queue(rows: u64, cost: Cost) -> Queue {
     for id in 0..rows {
         let rank =
             Rank { late: false, class: Class::Standard, due: Timestamp::from_millis(ARRIVED + 50), id: RequestId(id) };
-        queue.push(Item { rank, tenant: TenantId(1), arrived: Timestamp::from_millis(ARRIVED), cost });
+        let (arrived, deadline) = (Timestamp::from_millis(ARRIVED), Timestamp::MAX);
+        queue.push(Item { rank, tenant: TenantId(1), arrived, deadline, cost });
     }
     queue
 }
@@ -48,6 +49,7 @@ fn costs() -> Costs {
 fn view<'a>(now_ms: u64, queue: &'a Queue, costs: &'a Costs) -> View<'a> {
     static NOBODY: Shares = Shares::NONE;
     View {
+        hold_until: None,
         now: Timestamp::from_millis(now_ms),
         queue,
         budget: BUDGET,

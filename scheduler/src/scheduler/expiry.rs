@@ -52,7 +52,9 @@ impl Scheduler {
     }
 
     fn give_up(&mut self, id: RequestId, why: Failure, unwanted: &mut Unwanted) {
+        // It may have ended with another one of its call.
+        let Some(group) = self.requests.get(id).map(|request| request.group) else { return };
         self.drop_request(id, unwanted);
-        self.outputs.push_back(Output::Fail { request: id, why });
+        self.fail_call(id, group, why);
     }
 }

@@ -27,7 +27,11 @@ impl Scheduler {
         if is_any(&[Holding::Ready]) {
             let wake = self.models.get(&request.model).and_then(|model| model.wake);
             // A credit that is free and not used means that the policy waits.
-            let has_credit = self.worker_for(request.model).is_some();
+            let worker = self.worker_for(request.model);
+            if let Some(until) = worker.and_then(|worker| self.hold_until(request.model, worker)) {
+                return Waiting::SuspectWorker { until };
+            }
+            let has_credit = worker.is_some();
             return wake.filter(|_| has_credit).map_or(Waiting::NoCredit, |until| Waiting::Policy { until });
         }
         // One that is being unloaded is loaded again right after: the model is configured, or nothing would be queued.

@@ -13,7 +13,7 @@ impl Scheduler {
             // Every request counts as a row: one that cost nothing would fit any batch without end.
             request.cost.rows = request.cost.rows.max(1);
         }
-        match self.admit(&group) {
+        match self.admit(&group).and_then(|live| self.check_deadline(&group).map(|()| live)) {
             Ok(live) => {
                 for request in &group.requests {
                     self.enter(request.id, Live { cost: request.cost, ..live });
@@ -52,6 +52,7 @@ impl Scheduler {
             late: false,
             attempt: 0,
             losses: 0,
+            hedged: false,
             place: Place::Between,
             since: self.now,
             expires: Timestamp::MAX,

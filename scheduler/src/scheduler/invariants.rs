@@ -46,6 +46,7 @@ impl Scheduler {
                 assert!(!batch.withdrawn.contains(request), "a running request was not withdrawn");
             }
         }
+        self.hedges.assert_invariants(&self.inflight);
         let places: BTreeMap<_, _> = self.requests.iter().map(|(id, request)| (id, request.place)).collect();
         assert_eq!(places, found, "every live request is where it says it is");
     }

@@ -87,6 +87,7 @@ impl Scheduler {
             shares: &model.shares,
             objective: model.config.objective,
             workers: self.fleet.ready(id),
+            hold_until: self.hold_until(id, worker),
             is_busy: model.is_busy,
         })
     }
@@ -121,6 +122,8 @@ impl Scheduler {
     }
 
     fn put_late(&mut self, request: RequestId, model: ModelId, on_late: OnLate) {
+        // It may have ended with another one of its call.
+        let Some(group) = self.requests.get(request).map(|live| live.group) else { return };
         match on_late {
             OnLate::Serve if self.has_room_for_late(request, model) => {
                 self.mark_late(request, model, true);
@@ -131,7 +134,7 @@ impl Scheduler {
                 let retry_after = model.served.retry_after(self.now, model.queue.on_time().requests);
                 let mut unwanted = Unwanted::default();
                 self.drop_request(request, &mut unwanted);
-                self.outputs.push_back(Output::Fail { request, why: Failure::Shed { retry_after } });
+                self.fail_call(request, group, Failure::Shed { retry_after });
             }
         }
     }
@@ -166,10 +169,18 @@ impl Scheduler {
         loop {
             let Some(model) = self.models.get(&id) else { return };
             let Some(item) = model.queue.first_late() else { return };
-            let time = model.costs.high(worker, item.cost.into());
             let request = item.rank.id;
-            let deadline = self.requests.get(request).map_or(Timestamp::MAX, |live| live.deadline);
-            if !model.costs.is_known() || self.now + time <= deadline {
+            let ends = |at: Timestamp, worker| at + model.costs.high(worker, item.cost.into());
+            if !model.costs.is_known() || ends(self.now, worker) <= item.deadline {
+                return;
+            }
+            if self
+                .fleet
+                .pools
+                .free_times(id, self.now, usize::MAX)
+                .into_iter()
+                .any(|(at, worker)| ends(at, worker) <= item.deadline)
+            {
                 return;
             }
             debug_assert!(self.requests.get(request).is_some_and(|live| live.place == Place::Queued));

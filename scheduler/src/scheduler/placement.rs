@@ -13,7 +13,8 @@ use crate::pools::{Heads, PoolId};
 use crate::queue::Rank;
 use crate::turns::ByClass;
 use crate::{
-    Attempt, Budget, Class, CloseReason, Dispatch, Epoch, ModelId, Output, RequestId, Slot, Timestamp, WorkerId,
+    Attempt, BatchId, Budget, Class, CloseReason, Dispatch, Epoch, ModelId, Output, RequestId, Slot, Timestamp,
+    WorkerId,
 };
 
 /// Models that are looked at before each batch for requests to give up, at most.
@@ -50,6 +51,12 @@ pub(super) enum Source {
     Late(Duration),
     /// One part of a batch that failed.
     Part(Rank),
+}
+
+impl Formed {
+    fn size(&self) -> Size {
+        Size { rows: self.rows.into(), tokens: self.tokens.into(), squares: self.squares }
+    }
 }
 
 impl Scheduler {
@@ -319,19 +326,31 @@ impl Scheduler {
             expected: formed.expected,
             started: None,
             isolated: matches!(choice.source, Source::Part(_)),
+            is_hedge: false,
+            twin: None,
+            spared: 0,
+            patience: self.patience(model, worker, formed.size()),
+            slow_at: None,
             time_max: self.models.get(&model).map_or(Duration::MAX, |model| model.config.batch_time_max),
             overdue: None,
         });
-        self.fleet.spend(worker, slot, batch, formed.rows);
+        self.hedges.earn();
+        self.hand_over(worker, slot, batch, formed.rows, formed.expected);
+        Dispatch { batch, worker, epoch, slot, model, attempt, close, requests: formed.requests }
+    }
+
+    /// Enters a batch that is in flight into the table of its worker.
+    pub(super) fn hand_over(&mut self, worker: WorkerId, slot: Slot, batch: BatchId, rows: u32, expected: Duration) {
+        self.fleet.spend(worker, slot, batch, rows);
         if let Some(link) = self.fleet.link_mut(worker) {
-            link.free_at = link.free_at.max(self.now) + formed.expected;
+            link.free_at = link.free_at.max(self.now) + expected;
         }
         self.fleet.place(worker);
         self.stir_waiting();
+        self.stir_for_suspects();
         if self.fleet.link(worker).is_some_and(|link| link.outstanding.front() == Some(&batch)) {
             self.inflight.start_clock(batch, self.now);
         }
-        Dispatch { batch, worker, epoch, slot, model, attempt, close, requests: formed.requests }
     }
 
     /// Keeps count of the turns on the worker of a batch.

@@ -8,7 +8,7 @@ use core::time::Duration;
 use super::Scheduler;
 use crate::queue::Item;
 use crate::requests::{Live, Place};
-use crate::{BatchId, Failure, ModelId, Output, RequestId};
+use crate::{BatchId, Failure, GroupId, ModelId, Output, RequestId};
 
 /// Of each second of a worker's time, so much must be asked for before batches are worth waiting for.
 const BUSY_FROM: Duration = Duration::from_millis(300);
@@ -107,8 +107,10 @@ impl Scheduler {
         match request.place {
             Place::Between => {}
             Place::Running(batch) => {
-                self.inflight.withdraw(batch, id);
-                unwanted.0.entry(batch).or_default().push(id);
+                for batch in self.inflight.twin_with(batch, id).into_iter().chain([batch]) {
+                    self.inflight.withdraw(batch, id);
+                    unwanted.0.entry(batch).or_default().push(id);
+                }
             }
             Place::Queued => {
                 self.admission.leave(&request);
@@ -130,8 +132,17 @@ impl Scheduler {
 
     /// Fails a request that is nowhere.
     pub(super) fn fail(&mut self, id: RequestId, why: Failure) {
-        if self.requests.remove(id).is_some() {
-            self.outputs.push_back(Output::Fail { request: id, why });
+        if let Some(request) = self.requests.remove(id) {
+            self.fail_call(id, request.group, why);
+        }
+    }
+
+    /// Reports a request that failed and was taken out. Its call fails with it, so what is left of that ends as if its
+    /// client had cancelled it: nobody waits for the results.
+    pub(super) fn fail_call(&mut self, id: RequestId, group: GroupId, why: Failure) {
+        self.outputs.push_back(Output::Fail { request: id, why });
+        if self.requests.has_group(group) {
+            self.cancel(group);
         }
     }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::Scheduler;
 use crate::inflight::Batch;
 use crate::requests::Place;
-use crate::{Attempt, Failure, RequestId};
+use crate::{Attempt, BatchId, Failure, RequestId};
 
 impl Scheduler {
     /// One of the items broke the batch. The culprit may be a withdrawn one, so one that is left is guilty only when
@@ -59,14 +59,25 @@ impl Scheduler {
         }
     }
 
-    /// The requests of a batch that ended without a result, taken from the worker.
-    pub(super) fn unreported(&mut self, batch: &Batch) -> Vec<RequestId> {
+    /// The requests of a batch that ended without a result, taken from the worker. Those that its twin runs as well are
+    /// left to that, though any of them may be what broke this one.
+    pub(super) fn unreported(&mut self, id: BatchId, batch: &mut Batch) -> Vec<RequestId> {
+        if let Some(twin) = batch.twin {
+            self.inflight.unpair(twin);
+        }
         let mut unreported = Vec::new();
-        for id in &batch.requests {
-            let Some(request) = self.requests.get(*id).copied() else { continue };
-            if matches!(request.place, Place::Running(_)) {
-                self.requests.put(*id, Place::Between, self.now, request.expires);
-                unreported.push(*id);
+        for request in &batch.requests {
+            let Some(live) = self.requests.get(*request).copied() else { continue };
+            if live.place != Place::Running(id) {
+                continue;
+            }
+            let has_it = |twin: &BatchId| self.inflight.get(*twin).is_some_and(|twin| twin.requests.contains(request));
+            if let Some(twin) = batch.twin.filter(has_it) {
+                self.requests.carry_on(*request, twin);
+                batch.withdrawn.push(*request);
+            } else {
+                self.requests.put(*request, Place::Between, self.now, live.expires);
+                unreported.push(*request);
             }
         }
         unreported

@@ -14,23 +14,29 @@ impl Scheduler {
     pub(super) fn item_done(&mut self, address: Address, request: RequestId, outcome: ItemOutcome) {
         let (_, _, batch, _) = address;
         let is_current = self.is_current(address);
-        if !is_current || self.requests.remove_running(request, batch).is_none() {
+        let twin = if is_current { self.inflight.twin_with(batch, request) } else { None };
+        let mut running_in = is_current.then_some(batch).into_iter().chain(twin);
+        let Some(live) = running_in.find_map(|batch| self.requests.remove_running(request, batch)) else {
             self.replies_dropped += 1;
             if is_current {
                 self.inflight.report_withdrawn(batch, request);
             }
             return;
+        };
+        let is_clear = outcome == ItemOutcome::Ok;
+        match outcome {
+            ItemOutcome::Ok => self.outputs.push_back(Output::Complete { request }),
+            ItemOutcome::Failed => self.fail_call(request, live.group, Failure::Item),
         }
-        self.outputs.push_back(match outcome {
-            ItemOutcome::Ok => Output::Complete { request },
-            ItemOutcome::Failed => Output::Fail { request, why: Failure::Item },
-        });
+        if let Some(twin) = twin {
+            self.spare(twin, request, is_clear);
+        }
     }
 
     /// The worker is through with a batch. What it did not report, it broke.
     pub(super) fn batch_end(&mut self, address: Address) {
-        let Some(batch) = self.close(address) else { return };
-        let unreported = self.unreported(&batch);
+        let Some(mut batch) = self.close(address) else { return };
+        let unreported = self.unreported(address.2, &mut batch);
         if unreported.is_empty() {
             self.fleet.count_good(batch.worker, batch.model);
             self.learn(&batch);
@@ -41,8 +47,8 @@ impl Scheduler {
 
     /// The worker could not get through with a batch.
     pub(super) fn batch_failed(&mut self, address: Address, reason: BatchFailure) {
-        let Some(batch) = self.close(address) else { return };
-        let unreported = self.unreported(&batch);
+        let Some(mut batch) = self.close(address) else { return };
+        let unreported = self.unreported(address.2, &mut batch);
         match reason {
             BatchFailure::Item => self.suspect_items(&batch, &unreported),
             BatchFailure::OutOfMemory => self.shrink(&batch, &unreported),
@@ -52,11 +58,13 @@ impl Scheduler {
 
     /// How long a batch took that went well, as seen from here: what its requests waited for.
     fn learn(&mut self, batch: &Batch) {
-        // Workers leave out what nobody wants any more.
-        if !batch.withdrawn.is_empty() {
-            return;
-        }
         if let (Some(model), Some(started)) = (self.models.get_mut(&batch.model), batch.started) {
+            // Workers leave out what nobody wants any more. What was hedged and took too long all the same did so at least.
+            let is_whole = batch.withdrawn.is_empty() && batch.spared == 0;
+            let is_slow = || self.now.since(started) > model.costs.high(batch.worker, batch.size());
+            if !is_whole && (batch.spared == 0 || !is_slow()) {
+                return;
+            }
             model.observe(batch.worker, batch.size(), self.now.since(started));
             self.stirred.insert(batch.model);
         }
@@ -82,6 +90,7 @@ impl Scheduler {
             self.inflight.start_clock(next, self.now);
         }
         self.fleet.place(worker);
+        self.reconsider(worker, &batch);
         self.stir_waiting();
         if self.is_sharing {
             // What fits the worker's memory may be learned from it.

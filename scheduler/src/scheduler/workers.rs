@@ -113,9 +113,14 @@ impl Scheduler {
         }
         self.bids.forget(worker);
         self.stir_waiting();
-        for (position, id) in link.outstanding.into_iter().enumerate() {
-            let Some(batch) = self.inflight.remove(id) else { continue };
-            let unreported = self.unreported(&batch);
+        self.stir_for_suspects();
+        let mut lost = Vec::with_capacity(link.outstanding.len());
+        for id in link.outstanding {
+            let Some(mut batch) = self.inflight.remove(id) else { continue };
+            let unreported = self.unreported(id, &mut batch);
+            lost.push((batch, unreported));
+        }
+        for (position, (batch, unreported)) in lost.into_iter().enumerate() {
             match cause {
                 DownCause::Left => self.requeue(&batch, &unreported),
                 _ if position > 0 || !batch.begun => self.requeue(&batch, &unreported),

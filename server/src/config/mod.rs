@@ -138,6 +138,7 @@ impl Config {
                 attempts_max: settings.attempts_max.unwrap_or(defaults.attempts_max),
                 // A server's workers serve it alone.
                 workers_are_shared: false,
+                ..defaults
             },
             models,
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{BatchId, GroupId, ModelId, RequestId, Timestamp};
+use shoal_scheduler::{BatchId, CloseReason, GroupId, ModelId, RequestId, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
@@ -62,7 +62,9 @@ impl Pending {
 
     /// The row leaves for a worker in a batch whose use is described by `entry`.
     pub(super) fn dispatch(&mut self, row: u32, now: Timestamp, batch: BatchId, entry: BatchUse) -> BatchRow {
-        self.queue_time = self.queue_time.max(now.since(self.submitted));
+        if entry.close != CloseReason::Hedged {
+            self.queue_time = self.queue_time.max(now.since(self.submitted));
+        }
         match self.batches.iter_mut().rev().find(|(id, _)| *id == batch) {
             Some((_, known)) => known.own_rows += 1,
             None => {
@@ -84,6 +86,17 @@ impl Pending {
         let slot = &mut self.results[row as usize];
         if slot.replace(tensors).is_none() {
             self.open_rows -= 1;
+        }
+    }
+
+    /// A row of this call in a batch that has not ended is not waited for any more.
+    pub(super) fn leave_batch(&mut self, batch: BatchId) {
+        let Some(at) = self.batches.iter().position(|(id, _)| *id == batch) else { return };
+        let (_, entry) = &mut self.batches[at];
+        entry.own_rows -= 1;
+        if entry.own_rows == 0 {
+            self.batches.remove(at);
+            self.open_batches -= 1;
         }
     }
 

@@ -182,6 +182,7 @@ impl Driver {
         let counts = self.core.counts();
         metrics.calls_in_flight.set(self.calls.len() as i64);
         metrics.rows_in_flight.set(counts.running as i64);
+        metrics.suspect_workers.set(counts.suspects as i64);
         metrics.stale_replies.set(counts.replies_dropped);
         for (id, model) in &self.model_metrics {
             let queued = self.core.queue(*id).map_or(0, |queue| queue.requests);

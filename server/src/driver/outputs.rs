@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchId, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId, Timestamp,
+    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId,
+    Timestamp,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -47,7 +48,7 @@ impl Driver {
             Output::Reject { group, why } => self.rejected(group, why),
             // Said only where workers serve several schedulers, and a server's workers serve it alone.
             Output::Bid { .. } | Output::Pass { .. } => {}
-            Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(epoch, batch, &requests),
+            Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(now, epoch, batch, &requests),
             Output::Load { epoch, model, .. } => self.load(epoch, model),
             Output::Unload { epoch, model, .. } => {
                 if let (Some(worker), Some(model)) = (self.fleet.by_epoch(epoch), self.models.get(model)) {
@@ -85,10 +86,11 @@ impl Driver {
             attempt: dispatch.attempt.0,
         };
         let metrics = self.model_metrics.get(&dispatch.model);
+        let is_hedge = dispatch.close == CloseReason::Hedged;
         let mut batch_rows = Vec::with_capacity(dispatch.requests.len());
         for &request in &dispatch.requests {
             let Some((_, row, pending)) = self.calls.of(request) else { continue };
-            if let Some(metrics) = metrics {
+            if let Some(metrics) = metrics.filter(|_| !is_hedge) {
                 metrics.queue_duration.observe(now.since(pending.submitted).as_secs_f64());
             }
             batch_rows.push(pending.dispatch(row, now, dispatch.batch, entry));
@@ -97,6 +99,7 @@ impl Driver {
             metrics.batch_rows.observe(f64::from(rows));
             metrics.batch_tokens.observe(f64::from(tokens));
             metrics.close(close_name(dispatch.close));
+            metrics.hedged_batches.inc_by(u64::from(is_hedge));
         }
         debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
         if let Some(worker) = self.fleet.by_epoch(dispatch.epoch) {
@@ -113,7 +116,7 @@ impl Driver {
         self.batches.insert(dispatch.batch, dispatch);
     }
 
-    /// One row failed, so its call fails, and what is left of the call is no longer wanted.
+    /// One row failed, and its call with it. The core drops what is left of the call.
     pub(super) fn failed(&mut self, now: Timestamp, request: RequestId, why: Failure) {
         let Some((group, row, pending)) = self.calls.of(request) else { return };
         let field = format!("[{row}]");
@@ -150,7 +153,6 @@ impl Driver {
             Failure::Drained => (CallError::Draining, "draining"),
         };
         self.refuse(group, error, reason);
-        self.follow_ups.push_back(Input::Cancel(group));
     }
 
     /// Holds an input that was proven guilty, and ends the other calls that have it: each would cost a worker.
@@ -176,6 +178,12 @@ impl Driver {
             Reject::UnknownModel => (CallError::UnknownModel { model, near: None }, "unknown_model"),
             Reject::Draining => (CallError::Draining, "draining"),
             Reject::DeadlinePassed => (CallError::DeadlinePassed, "deadline_passed"),
+            Reject::DeadlineTooShort { left, needed } => {
+                (CallError::DeadlineTooShort { left, needed }, "deadline_too_short")
+            }
+            Reject::DeadlineUnmeetable { retry_after } => {
+                (CallError::DeadlineUnmeetable { retry_after }, "deadline_unmeetable")
+            }
             Reject::GroupTooLarge => (
                 too_large("has more rows than may be queued at all, for the model, the tenant or the class"),
                 "too_large",
@@ -186,7 +194,13 @@ impl Driver {
         self.refuse(group, error, reason);
     }
 
-    pub(super) fn cancel_running(&self, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
+    pub(super) fn cancel_running(&mut self, now: Timestamp, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
+        // Rows whose result another batch had first: their calls wait no longer for this one.
+        for request in requests {
+            let Some((group, _, pending)) = self.calls.of(*request) else { continue };
+            pending.leave_batch(batch);
+            self.finish_if_done(now, group);
+        }
         let Some(flight) = self.batches.get(&batch) else { return };
         let Some(worker) = self.fleet.by_epoch(epoch) else { return };
         let in_batch = flight.requests.iter().enumerate();

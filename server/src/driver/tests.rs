@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_scheduler::{
-    Attempt, BatchFailure, Budget, Class, DownCause, Epoch, GroupId, Limits, PolicyConfig, QueueLimit, Slot,
+    Attempt, BatchFailure, Budget, Class, CloseReason, DownCause, Epoch, GroupId, Limits, OnLate, PolicyConfig,
+    QueueLimit, Slot,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, advance};
@@ -192,6 +193,66 @@ fn ok(index: u32, data: &Bytes) -> ItemResult {
 
 fn outcome(reply: &mut Reply) -> Result<Answer, CallError> {
     reply.try_recv().expect("an outcome")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what_it_likes() {
+    let mut bench = Bench::new();
+    let policy = PolicyConfig::Learned { wait_price: 0, waits_when_idle: false, on_late: OnLate::Serve };
+    bench.configure(vec![ModelSettings { policy, ..settings("m") }]);
+    let mut slow = bench.worker("a", 1);
+    let mut other = bench.worker("b", 2);
+    for _ in 0..60 {
+        let mut reply = bench.call(2);
+        let batch = slow.run();
+        advance(Duration::from_millis(10)).await;
+        bench.complete(&slow, &batch);
+        bench.credit(&slow, 0);
+        outcome(&mut reply).expect("an answer");
+    }
+    let mut reply = bench.call(2);
+    let first = slow.run();
+    // One row is there in time.
+    let items = vec![ok(0, &first.rows[0].columns[0])];
+    bench.say(&slow, FromWorker::Items { batch: first.batch, attempt: first.attempt, items });
+    advance(Duration::from_millis(25)).await;
+    bench.driver.tick(Instant::now());
+    let hedge = other.run();
+    assert_eq!((hedge.rows.len(), hedge.attempt), (1, Attempt(2)));
+    assert_eq!(hedge.rows[0].columns, first.rows[1].columns, "the payload is still there");
+    advance(Duration::from_millis(3)).await;
+    bench.complete(&other, &hedge);
+    assert!(matches!(slow.command(), ToWorker::Cancel { batch, items } if batch == first.batch && items == [1]));
+    assert!(reply.try_recv().is_err(), "its first row's batch has not ended");
+    bench.end(&slow, &first);
+    let answer = outcome(&mut reply).expect("an answer");
+    let closes: Vec<_> = answer.batches.iter().map(|batch| (batch.close, batch.own_rows)).collect();
+    assert_eq!(closes, [(CloseReason::Drained, 1), (CloseReason::Hedged, 1)]);
+    bench.credit(&slow, 0);
+    bench.credit(&other, 0);
+
+    // The second time nothing of it is there in time.
+    for _ in 0..60 {
+        let mut reply = bench.call(2);
+        let batch = slow.run();
+        advance(Duration::from_millis(10)).await;
+        bench.complete(&slow, &batch);
+        bench.credit(&slow, 0);
+        outcome(&mut reply).expect("an answer");
+    }
+    let mut reply = bench.call(2);
+    let first = slow.run();
+    advance(Duration::from_millis(60)).await;
+    bench.driver.tick(Instant::now());
+    let hedge = other.run();
+    advance(Duration::from_millis(10)).await;
+    bench.complete(&other, &hedge);
+    let answer = outcome(&mut reply).expect("an answer that does not wait for the slow one");
+    assert_eq!(answer.rows.len(), 2);
+    assert_eq!(answer.batches.iter().map(|batch| batch.close).collect::<Vec<_>>(), [CloseReason::Hedged]);
+    bench.complete(&slow, &first);
+    let page = bench.driver.around.metrics.encode().expect("page");
+    assert!(page.contains(r#"shoal_hedged_batches_total{model="m"} 2"#), "{page}");
 }
 
 #[tokio::test(start_paused = true)]

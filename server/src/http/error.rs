@@ -73,6 +73,8 @@ impl From<CallError> for ApiError {
             CallError::Item { .. } => (S::BAD_REQUEST, Some("item")),
             CallError::MessageTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, Some("request_too_large")),
             CallError::DeadlinePassed => (S::GATEWAY_TIMEOUT, Some("deadline_passed")),
+            CallError::DeadlineTooShort { .. } => (S::GATEWAY_TIMEOUT, Some("deadline_too_short")),
+            CallError::DeadlineUnmeetable { .. } => (S::TOO_MANY_REQUESTS, Some("deadline_unmeetable")),
             CallError::QueueFull { limit, .. } => (S::TOO_MANY_REQUESTS, Some(full_name(*limit))),
             CallError::QueueTimeout { .. } => (S::TOO_MANY_REQUESTS, Some("queue_timeout")),
             CallError::Late { .. } => (S::TOO_MANY_REQUESTS, Some("late")),
@@ -88,7 +90,8 @@ impl From<CallError> for ApiError {
             CallError::PermissionDenied { .. } => (S::FORBIDDEN, None),
         };
         let retry = match &error {
-            CallError::QueueFull { retry_after, .. }
+            CallError::DeadlineUnmeetable { retry_after }
+            | CallError::QueueFull { retry_after, .. }
             | CallError::QueueTimeout { retry_after, .. }
             | CallError::Late { retry_after } => Retry::After(*retry_after),
             // A worker was lost to it; the next ones need not be.

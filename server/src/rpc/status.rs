@@ -37,8 +37,9 @@ pub(super) fn status(error: &CallError) -> Status {
             details.add_bad_request_violation(bounded(field), bounded(problem));
             Code::InvalidArgument
         }
-        CallError::DeadlinePassed => Code::DeadlineExceeded,
-        CallError::QueueFull { retry_after, .. }
+        CallError::DeadlinePassed | CallError::DeadlineTooShort { .. } => Code::DeadlineExceeded,
+        CallError::DeadlineUnmeetable { retry_after }
+        | CallError::QueueFull { retry_after, .. }
         | CallError::QueueTimeout { retry_after, .. }
         | CallError::Late { retry_after } => {
             details.set_retry_info(Some(*retry_after));
@@ -90,7 +91,8 @@ fn bounded(text: &str) -> Cow<'_, str> {
 /// When trying again makes sense.
 pub(super) fn retry_after(error: &CallError) -> Option<Duration> {
     match error {
-        CallError::QueueFull { retry_after, .. }
+        CallError::DeadlineUnmeetable { retry_after }
+        | CallError::QueueFull { retry_after, .. }
         | CallError::QueueTimeout { retry_after, .. }
         | CallError::Late { retry_after } => Some(*retry_after),
         _ => None,
@@ -132,9 +134,27 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_that_is_too_short_is_told_with_both_times() {
+        let (left, needed) = (Duration::from_micros(2_900), Duration::from_nanos(4_500_123));
+        let status = status(&CallError::DeadlineTooShort { left, needed });
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().contains("2ms 900us away") && status.message().contains("4ms 500us"), "{status}");
+    }
+
+    #[test]
+    fn a_deadline_that_load_leaves_no_time_for_says_when_to_come_back() {
+        let retry_after = Duration::from_millis(40);
+        let status = status(&CallError::DeadlineUnmeetable { retry_after });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.get_error_details().retry_info().expect("details").retry_delay, Some(retry_after));
+    }
+
+    #[test]
     fn the_counted_name_is_the_code_sent() {
         let errors = [
             CallError::DeadlinePassed,
+            CallError::DeadlineTooShort { left: Duration::ZERO, needed: Duration::ZERO },
+            CallError::DeadlineUnmeetable { retry_after: Duration::ZERO },
             CallError::Draining,
             CallError::MessageTooLarge { problem: String::new() },
             CallError::Poison { field: String::new() },

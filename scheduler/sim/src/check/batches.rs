@@ -128,6 +128,9 @@ impl Check for Patience {
     fn see(&mut self, ledger: &Ledger, entry: &Entry) -> Result<(), String> {
         let Some(Output::Dispatch(dispatch)) = output(entry) else { return Ok(()) };
         let Some(worker) = ledger.workers.get(&dispatch.worker) else { return Ok(()) };
+        if dispatch.close == CloseReason::Hedged {
+            return Ok(()); // Of a worker that had nothing else to do.
+        }
         let taken: BTreeSet<Class> =
             dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|record| record.class).collect();
         // Suspects ride with the most urgent of their part, and policies may wait: only the others can count on a turn.
@@ -152,10 +155,12 @@ impl Check for Patience {
     }
 }
 
-/// The batch, if the entry is one that is not a part of a failed one.
+/// The batch, if the entry is one of waiting requests: not a part of a failed one, not run a second time.
 fn fresh(entry: &Entry) -> Option<&Dispatch> {
     match output(entry)? {
-        Output::Dispatch(dispatch) if dispatch.close != CloseReason::Isolated => Some(dispatch),
+        Output::Dispatch(dispatch) if !matches!(dispatch.close, CloseReason::Isolated | CloseReason::Hedged) => {
+            Some(dispatch)
+        }
         _ => None,
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_scheduler::{Counts, Epoch, Failure, ModelId, Output, PolicyConfig, RequestId, WorkerId};
+use shoal_scheduler::{CloseReason, Counts, Epoch, Failure, ModelId, Output, PolicyConfig, RequestId, WorkerId};
 
 use super::{Check, output};
-use crate::reference::{Holding, Ledger, State, ensure};
+use crate::reference::{Holding, Ledger, State, Worker, ensure};
 use crate::transcript::{Entry, What};
 use crate::workload::Nature;
 
@@ -71,10 +71,13 @@ impl Check for Progress {
             return Ok(());
         }
         for (id, model) in &ledger.models {
-            let has_credit = ledger
-                .workers
-                .values()
-                .any(|worker| !worker.credits.is_empty() && worker.models.get(id) == Some(&Holding::Ready));
+            // Nothing is put behind a batch of a worker that was slow, where it is known what is.
+            let takes = |worker: &Worker| {
+                !worker.credits.is_empty()
+                    && worker.models.get(id) == Some(&Holding::Ready)
+                    && (worker.outstanding.is_empty() || !worker.may_be_slow)
+            };
+            let has_credit = ledger.workers.values().any(takes);
             let queued = || ledger.queued().filter(|(_, record)| record.model == *id);
             let oldest = queued().map(|(_, record)| record.arrived).min();
             let Some(oldest) = oldest.filter(|_| has_credit) else { continue };
@@ -103,8 +106,8 @@ impl Check for Progress {
 pub(super) struct Innocence {
     natures: BTreeMap<RequestId, Nature>,
     struck: BTreeSet<(WorkerId, Epoch)>,
-    /// Where each request ran last.
-    ran_on: BTreeMap<RequestId, (WorkerId, Epoch)>,
+    /// Where each request ran last, with its hedge.
+    ran_on: BTreeMap<RequestId, Vec<(WorkerId, Epoch)>>,
 }
 
 impl Check for Innocence {
@@ -118,11 +121,18 @@ impl Check for Innocence {
             What::Struck { worker, epoch } => drop(self.struck.insert((*worker, *epoch))),
             What::Did(Output::Dispatch(dispatch)) => {
                 let place = (dispatch.worker, dispatch.epoch);
-                self.ran_on.extend(dispatch.requests.iter().map(|id| (*id, place)));
+                for id in &dispatch.requests {
+                    let ran_on = self.ran_on.entry(*id).or_default();
+                    if dispatch.close != CloseReason::Hedged {
+                        ran_on.clear();
+                    }
+                    ran_on.push(place);
+                }
             }
             What::Did(Output::Fail { request, why }) => {
                 let nature = self.natures.get(request).copied().unwrap_or(Nature::Sound);
-                let was_struck = self.ran_on.get(request).is_some_and(|place| self.struck.contains(place));
+                let was_struck =
+                    self.ran_on.get(request).is_some_and(|on| on.iter().any(|place| self.struck.contains(place)));
                 let is_just = match why {
                     Failure::Poison => was_struck || !matches!(nature, Nature::Sound | Nature::Refused),
                     Failure::OutOfMemory => was_struck || nature == Nature::TooBig,

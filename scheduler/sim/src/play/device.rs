@@ -54,7 +54,7 @@ impl Device {
         let begins = comes.max(self.free);
         let slowness = self.spec.slowness_at(begins.since(Timestamp::ZERO)) * self.rng.lognormal(self.spec.sigma);
         let compute = Duration::from_nanos((nanos as f64 * slowness) as u64);
-        self.free = begins + compute;
+        self.free = Timestamp::ZERO + self.spec.end_of(begins.since(Timestamp::ZERO), compute);
         let ending = match (fits, is_poisoned) {
             (false, _) => Ending::Badly(BatchFailure::OutOfMemory),
             (true, true) => Ending::Badly(BatchFailure::Item),

@@ -174,6 +174,7 @@ impl<'a> Play<'a> {
             outcome: Outcome {
                 requests: Vec::new(),
                 batches: 0,
+                hedges: 0,
                 rows: 0,
                 busy: Duration::ZERO,
                 duration: scenario.duration,

@@ -24,7 +24,8 @@ impl Ledger {
                     self.last_epochs.insert(*worker, *epoch);
                     let models = models.iter().map(|model| (*model, Holding::Untouched)).collect();
                     let (credits, outstanding) = (BTreeMap::new(), Vec::new());
-                    self.workers.insert(*worker, Worker { epoch: *epoch, models, credits, outstanding });
+                    self.workers
+                        .insert(*worker, Worker { epoch: *epoch, models, credits, outstanding, may_be_slow: false });
                 }
             }
             Input::WorkerCredit { worker, epoch, slot, budget } => {
@@ -75,20 +76,35 @@ impl Ledger {
     /// Ends a request; a worker that runs it must be told.
     pub(super) fn end(&mut self, id: RequestId) {
         let Some(record) = self.requests.get_mut(&id) else { return };
-        if let State::Running(at) = record.state
-            && let Some(batch) = self.batches.get_mut(&at)
-        {
+        let state = std::mem::replace(&mut record.state, State::Ended);
+        let State::Running(at) = state else { return };
+        for at in self.twin_with(at, id).into_iter().chain([at]) {
+            let Some(batch) = self.batches.get_mut(&at) else { continue };
             batch.withdrawn.insert(id);
             self.step.unwanted.entry((batch.worker, batch.epoch, at)).or_default().insert(id);
         }
-        record.state = State::Ended;
+    }
+
+    /// Foresees that a request fails, and its call with it.
+    fn must_fail(&mut self, id: RequestId, why: Failure) {
+        self.step.fails.insert(id, why);
+        self.end(id);
+        self.end_call_of(id);
+    }
+
+    /// A request failed: what is left of its call ends.
+    pub(super) fn end_call_of(&mut self, id: RequestId) {
+        let Some(group) = self.requests.get(&id).map(|record| record.group) else { return };
+        self.cancelled(group);
     }
 
     /// Ends a worker's epoch. Only the first of its batches could have been running.
     pub(super) fn take_down(&mut self, id: WorkerId, cause: DownCause) {
         let Some(worker) = self.workers.remove(&id) else { return };
-        for (position, id) in worker.outstanding.into_iter().enumerate() {
-            let Some(batch) = self.batches.remove(&id) else { continue };
+        let mut lost: Vec<_> =
+            worker.outstanding.iter().filter_map(|id| Some((*id, self.batches.remove(id)?))).collect();
+        lost.iter_mut().for_each(|(id, batch)| self.carry_on(*id, batch));
+        for (position, (id, batch)) in lost.into_iter().enumerate() {
             match (position, cause) {
                 (0, DownCause::Crashed) => self.bisect(id, batch.requests.len() == 1, Failure::Poison),
                 (0, DownCause::Lost) => self.lose(id),
@@ -102,8 +118,7 @@ impl Ledger {
         for id in late {
             let has_deadline_passed = self.requests[&id].deadline <= self.now;
             let why = if has_deadline_passed { Failure::DeadlinePassed } else { Failure::QueueTimeout };
-            self.step.fails.insert(id, why);
-            self.end(id);
+            self.must_fail(id, why);
         }
     }
 
@@ -128,6 +143,7 @@ impl Ledger {
                 expires: deadline.min(self.now + model.queue_time_max),
                 state: State::Queued,
                 sends: 0,
+                hedged: false,
                 losses: 0,
                 suspect: None,
             };
@@ -144,13 +160,23 @@ impl Ledger {
         let (_, _, id, _) = address;
         let Some(batch) = self.batches.get_mut(&id).filter(|batch| batch.answers_to(address)) else { return };
         batch.withdrawn.remove(&request);
+        let twin = self.twin_with(id, request);
         match self.requests.get_mut(&request) {
-            Some(record) if record.state == State::Running(id) => record.state = State::Ended,
+            Some(record) if record.state == State::Running(id) || twin.map(State::Running) == Some(record.state) => {
+                record.state = State::Ended;
+            }
             _ => return,
+        }
+        if let Some((at, twin)) = twin.and_then(|twin| Some((twin, self.batches.get_mut(&twin)?))) {
+            // Only one that failed may be what breaks the other batch.
+            if outcome == ItemOutcome::Failed {
+                twin.withdrawn.insert(request);
+            }
+            self.step.unwanted.entry((twin.worker, twin.epoch, at)).or_default().insert(request);
         }
         match outcome {
             ItemOutcome::Ok => self.step.completes = Some(request),
-            ItemOutcome::Failed => drop(self.step.fails.insert(request, Failure::Item)),
+            ItemOutcome::Failed => self.must_fail(request, Failure::Item),
         }
     }
 
@@ -163,8 +189,7 @@ impl Ledger {
         }
         let orphans = self.queued().filter(|(_, record)| !self.models.contains_key(&record.model));
         for id in orphans.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.step.fails.insert(id, Failure::ModelRemoved);
-            self.end(id);
+            self.must_fail(id, Failure::ModelRemoved);
         }
     }
 
@@ -176,13 +201,27 @@ impl Ledger {
     fn close(&mut self, address: Address) -> Option<(BatchId, Batch)> {
         let (worker, _, id, _) = address;
         self.batches.get(&id).filter(|batch| batch.answers_to(address))?;
-        let batch = self.batches.remove(&id)?;
+        let mut batch = self.batches.remove(&id)?;
+        self.carry_on(id, &mut batch);
         let outstanding = &mut self.workers.get_mut(&worker)?.outstanding;
         outstanding.retain(|outstanding| *outstanding != id);
         if let Some(next) = outstanding.first().and_then(|next| self.batches.get_mut(next)) {
             next.started = next.started.or(Some(self.now));
         }
         Some((id, batch))
+    }
+
+    /// A batch is over: what its twin runs as well is left to that.
+    fn carry_on(&mut self, id: BatchId, batch: &mut Batch) {
+        let Some(at) = batch.twin else { return };
+        let Some(twin) = self.batches.get_mut(&at) else { return };
+        twin.twin = None;
+        for request in twin.requests.clone() {
+            if let Some(record) = self.requests.get_mut(&request).filter(|record| record.state == State::Running(id)) {
+                record.state = State::Running(at);
+                batch.withdrawn.insert(request);
+            }
+        }
     }
 
     /// The requests of a batch that are without an outcome, in the order of their ids.
@@ -198,8 +237,8 @@ impl Ledger {
     fn bisect(&mut self, id: BatchId, is_alone: bool, verdict: Failure) {
         let suspects = self.unreported(id);
         if let ([culprit], true) = (&suspects[..], is_alone) {
-            self.step.fails.insert(*culprit, verdict);
             self.set_state(*culprit, State::Ended);
+            self.must_fail(*culprit, verdict);
             return;
         }
         let half = suspects.len().div_ceil(2);
@@ -213,17 +252,19 @@ impl Ledger {
     }
 
     fn lose(&mut self, id: BatchId) {
+        let mut failed = Vec::new();
         for request in self.unreported(id) {
             let Some(record) = self.requests.get_mut(&request) else { continue };
             record.losses += 1;
             if record.losses >= self.limits.attempts_max.get() {
                 let attempts = Attempt(record.losses);
-                self.step.fails.insert(request, Failure::WorkerLost { attempts });
                 self.set_state(request, State::Ended);
+                failed.push((request, Failure::WorkerLost { attempts }));
             } else {
                 self.requeue(request);
             }
         }
+        failed.into_iter().for_each(|(request, why)| self.must_fail(request, why));
     }
 
     fn requeue(&mut self, id: RequestId) {
@@ -236,7 +277,7 @@ impl Ledger {
             }
             None => {
                 record.state = State::Ended;
-                self.step.fails.insert(id, Failure::ModelRemoved);
+                self.must_fail(id, Failure::ModelRemoved);
             }
         }
     }

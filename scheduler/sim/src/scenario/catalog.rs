@@ -5,7 +5,7 @@ use std::time::Duration;
 use shoal_scheduler::Budget;
 
 use super::{
-    Absence, Change, Choice, Curve, Faults, Lengths, ModelSpec, Process, Scenario, Stream, Tenants, WorkerSpec,
+    Absence, Change, Choice, Curve, Faults, Hang, Lengths, ModelSpec, Process, Scenario, Stream, Tenants, WorkerSpec,
 };
 use crate::bound;
 
@@ -173,6 +173,11 @@ fn changes(duration: Duration) -> Vec<Family> {
     let straggler = with("straggler", 4, 1, |world| {
         world.workers[0].changes = vec![Change { at: third, factor: 5.0 }, Change { at: third * 2, factor: 1.0 }];
     });
+    let hang = with("hang", 4, 1, |world| {
+        for (worker, from) in world.workers.iter_mut().zip([third / 2, third, third * 3 / 2, third * 2]) {
+            worker.hangs = vec![Hang { from, until: from + Duration::from_secs(2).min(third / 2) }];
+        }
+    });
     let mixed = with("unequal-workers", 4, 1, |world| {
         world.workers[2].slowness = 2.0;
         world.workers[3].slowness = 2.0;
@@ -195,6 +200,7 @@ fn changes(duration: Duration) -> Vec<Family> {
         family("Every worker becomes half as fast.", 0.5, with("drift-slower", 4, 1, drift(2.0))),
         family("Every worker becomes twice as fast.", 0.5, with("drift-faster", 4, 1, drift(0.5))),
         family("One of four workers is five times slower for a third of the time.", 0.6, straggler),
+        family("Each of four workers stops answering for two seconds, one after the other.", 0.5, hang),
         family("Two of four workers are half as fast.", 0.7, mixed),
         family("One of four workers is killed and comes back.", 0.7, loss),
         family(

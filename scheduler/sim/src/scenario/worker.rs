@@ -21,6 +21,17 @@ pub struct WorkerSpec {
     pub changes: Vec<Change>,
     /// When it is away.
     pub absences: Vec<Absence>,
+    /// When it does nothing and says nothing, without being away, in order of time.
+    pub hangs: Vec<Hang>,
+}
+
+/// A worker stops, and goes on where it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Hang {
+    /// From the start of the scenario.
+    pub from: Duration,
+    /// From the start of the scenario.
+    pub until: Duration,
 }
 
 /// A lasting change of speed.
@@ -52,6 +63,7 @@ impl Default for WorkerSpec {
             link: Duration::ZERO,
             changes: Vec::new(),
             absences: Vec::new(),
+            hangs: Vec::new(),
         }
     }
 }
@@ -66,13 +78,29 @@ impl WorkerSpec {
     /// How many devices of slowness 1 it is worth at this time.
     pub fn speed_at(&self, time: Duration) -> f64 {
         let holds = |absence: &Absence| absence.from <= time && absence.until.is_none_or(|until| time < until);
-        if self.absences.iter().any(holds) { 0.0 } else { 1.0 / self.slowness_at(time) }
+        let hangs = |hang: &Hang| hang.from <= time && time < hang.until;
+        if self.absences.iter().any(holds) || self.hangs.iter().any(hangs) { 0.0 } else { 1.0 / self.slowness_at(time) }
     }
 
     /// When that changes, in no order.
     pub fn cuts(&self) -> impl Iterator<Item = Duration> {
         let absences = self.absences.iter().flat_map(|absence| [Some(absence.from), absence.until]).flatten();
-        self.changes.iter().map(|change| change.at).chain(absences)
+        let hangs = self.hangs.iter().flat_map(|hang| [hang.from, hang.until]);
+        self.changes.iter().map(|change| change.at).chain(absences).chain(hangs)
+    }
+
+    /// When it is through with something that takes so long and that it comes to at this time.
+    pub fn end_of(&self, mut begins: Duration, time: Duration) -> Duration {
+        let mut left = time;
+        for hang in &self.hangs {
+            let before = hang.from.saturating_sub(begins);
+            if hang.until <= begins || before > left {
+                continue;
+            }
+            left -= before;
+            begins = hang.until;
+        }
+        begins + left
     }
 
     /// Seconds of a device of slowness 1 that it is worth from the start to `duration`.
@@ -86,6 +114,17 @@ impl WorkerSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn goes_on_after_a_hang_where_it_was() {
+        let millis = Duration::from_millis;
+        let hangs =
+            [(10, 30), (40, 41)].map(|(from, until)| Hang { from: millis(from), until: millis(until) }).to_vec();
+        let worker = WorkerSpec { hangs, ..WorkerSpec::default() };
+        for (begins, time, end) in [(0, 9, 9), (5, 9, 34), (5, 16, 42), (12, 3, 33), (30, 5, 35), (50, 5, 55)] {
+            assert_eq!(worker.end_of(millis(begins), millis(time)), millis(end), "{time} ms from {begins}");
+        }
+    }
 
     #[test]
     fn is_worth_what_its_speed_and_presence_allow() {

@@ -174,7 +174,9 @@ fn remembers_whose_turn_it_is_when_the_worker_comes_back() {
     let one_row = Budget { rows: 1, ..AMPLE };
     let mut stage = Stage::with_worker();
     stage.queue([1_000]);
-    stage.submit(Group { class: Class::Interactive, ..call(1, 1..=20) });
+    for id in 1..=20 {
+        stage.submit(Group { class: Class::Interactive, ..call(id, [id]) });
+    }
     let mut order = Vec::new();
     for _ in 0..9 {
         order.extend(ids(&only_dispatch(stage.credit(WORKER, 0, one_row))));

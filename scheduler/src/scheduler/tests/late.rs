@@ -26,6 +26,8 @@ fn with_slow(slow: WorkerId, quick: WorkerId) -> Stage {
     let mut stage = stage(learned(OnLate::Serve));
     stage.ready(OTHER_WORKER);
     for id in 1..=20 {
+        // As long as it is not known how slow it is, it is only tried now and then.
+        stage.pass(300);
         for (worker, id, millis) in [(quick, 2 * id, 5), (slow, 2 * id + 1, 45)] {
             stage.queue([id]);
             let batch = only_dispatch(stage.credit(worker, 0, AMPLE));
@@ -135,6 +137,28 @@ fn who_is_late_is_not_run_past_the_clients_deadline() {
     stage.pass(116);
     let outputs = stage.credit(WORKER, 0, AMPLE);
     assert_eq!((outputs[0].clone(), shed(&outputs), dispatches(&outputs)), (late(1), vec![1], vec![]));
+}
+
+#[test]
+fn late_requests_do_not_run_past_each_others_deadlines() {
+    let mut stage = stage(learned(OnLate::Serve));
+    let deadline = Some(stage.now + ms(110));
+    stage.submit(Group { deadline, ..call(1, [1]) });
+    stage.queue(2..=8);
+    stage.pass(99);
+    let batch = only_dispatch(stage.credit(WORKER, 0, AMPLE));
+    // Six take (4 + 0.5 · 6) · 1.5 ms, and the first has 11.
+    assert_eq!((ids(&batch), batch.close), (vec![1, 2, 3, 4, 5, 6], CloseReason::Objective));
+}
+
+#[test]
+fn who_is_late_is_left_to_the_worker_that_can_keep_its_deadline() {
+    let mut stage = with_slow(WORKER, OTHER_WORKER);
+    let deadline = Some(stage.now + ms(130));
+    stage.submit(Group { deadline, ..call(50, [50]) });
+    stage.pass(105);
+    let outputs = stage.credit(WORKER, 0, AMPLE);
+    assert_eq!(shed(&outputs), [], "the other one takes 5 ms");
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! Each test says one thing the scheduler does. The [`Stage`] plays driver and checks the invariants after every input.
 
 mod admission;
+mod calls;
+mod deadlines;
 mod dispatch;
 mod drain;
 mod explain;
 mod failures;
+mod hedging;
 mod late;
 mod loss;
 mod models;
 mod sharing;
+mod suspects;
 mod time;
 
 use std::num::{NonZeroU16, NonZeroU32};

@@ -85,6 +85,7 @@ fn batch_usage(batch: &BatchUse) -> wire::BatchUsage {
         CloseReason::Delay => wire::CloseReason::Delay,
         CloseReason::Objective => wire::CloseReason::Objective,
         CloseReason::Late => wire::CloseReason::Late,
+        CloseReason::Hedged => wire::CloseReason::Hedged,
         CloseReason::Isolated => wire::CloseReason::Isolated,
     };
     wire::BatchUsage {
