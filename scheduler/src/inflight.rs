@@ -28,6 +28,8 @@ pub(crate) struct Batch {
     pub(crate) started: Option<Timestamp>,
     /// It is a part of a batch that failed.
     pub(crate) isolated: bool,
+    /// Nobody asked for it; it has no requests.
+    pub(crate) is_probe: bool,
     /// How long it may run once the worker has come to it.
     pub(crate) time_max: Duration,
     /// When its worker counts as hung; `None` while another batch of the worker is before it.

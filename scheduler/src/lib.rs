@@ -49,6 +49,7 @@ mod id;
 mod inflight;
 mod model;
 mod policy;
+mod probes;
 mod queue;
 mod rate;
 mod requests;
@@ -57,10 +58,10 @@ mod shares;
 mod time;
 mod turns;
 
-pub use config::{Baseline, BatchCost, Limits, ModelConfig, OnLate, PolicyConfig};
+pub use config::{Baseline, BatchCost, LearnedCost, Limits, ModelConfig, OnLate, PolicyConfig, ProbeRow};
 pub use event::{
     BatchFailure, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Explanation, Failure, Group, Input,
-    ItemOutcome, ModelState, Output, QueueLimit, Reject, Request, Waiting, Wake,
+    ItemOutcome, ModelState, Output, Probe, QueueLimit, Reject, Request, Waiting, Wake,
 };
 pub use id::{Attempt, BatchId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
 pub use scheduler::{Counts, QueueCounts, Scheduler};

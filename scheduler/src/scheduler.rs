@@ -11,6 +11,7 @@ mod invariants;
 mod late;
 mod placement;
 mod places;
+mod probes;
 mod recovery;
 mod replies;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::demand::Demand;
 use crate::fleet::Fleet;
 use crate::inflight::InFlight;
 use crate::model::Model;
+use crate::probes::Calibration;
 use crate::requests::Requests;
 use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 
@@ -33,7 +35,7 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 ///
 /// One owner, no locks, no clock, no I/O. The driver tells it what happened with [`handle`](Self::handle), takes all
 /// [`Output`]s with [`poll_output`](Self::poll_output) and carries them out, then sleeps until
-/// [`poll_timeout`](Self::poll_timeout) or the next event. Every call of `handle` does the same five things:
+/// [`poll_timeout`](Self::poll_timeout) or the next event. Every call of `handle` does the same six things:
 ///
 /// 1. Time moves. Requests whose deadline or queue time has passed end, wherever they are.
 /// 2. The input changes the tables. No input dispatches anything by itself: that is what makes batches.
@@ -41,6 +43,7 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 /// 4. While a model has work and a worker that holds it has a credit, a batch is formed *then*, from everything queued
 ///    at that instant, and sent.
 /// 5. A drain that has nothing left, or no time left, ends.
+/// 6. Workers that have nothing else to do run probes of models that nobody knows yet.
 ///
 /// The state is five tables. A request is in exactly one place at a time, and only `places` moves it:
 ///
@@ -80,6 +83,8 @@ pub struct Scheduler {
     inflight: InFlight,
     /// Of the workers' time.
     demand: Demand,
+    /// Models whose cost is being found out.
+    calibrations: BTreeMap<ModelId, Calibration>,
     /// Models that may have become dispatchable in this call. Empty between calls.
     stirred: BTreeSet<ModelId>,
     /// When a policy wants to look again, by time; the same as every model's `wake`.
@@ -153,6 +158,7 @@ impl Scheduler {
             fleet: Fleet::default(),
             inflight: InFlight::default(),
             demand: Demand::default(),
+            calibrations: BTreeMap::new(),
             stirred: BTreeSet::new(),
             wakes: BTreeSet::new(),
             drain: Drain::No,
@@ -244,6 +250,8 @@ impl Scheduler {
             }
             Input::WorkerDown { worker, epoch, cause } => self.worker_down(worker, epoch, cause),
             Input::ModelState { worker, epoch, model, state } => self.model_state(worker, epoch, model, state),
+            Input::CostKnown { model, cost } => self.cost_known(model, cost),
+            Input::Calibrate { model, row } => self.calibrate(model, row),
             Input::ConfigChanged(models) => self.config_changed(models),
             Input::Drain { deadline } => self.start_drain(deadline),
             Input::Tick => {}
@@ -260,5 +268,6 @@ impl Scheduler {
         self.continue_drain();
         // Policies that waited for what just ended must be asked again.
         self.dispatch();
+        self.send_probes();
     }
 }

@@ -11,8 +11,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchFailure, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
-    ModelId, ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, BatchFailure, CloseReason, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits,
+    ModelConfig, ModelId, ModelState, Output, Probe, Request, RequestId, Scheduler, Slot, TenantId, Timestamp,
+    WorkerId,
 };
 
 use crate::clock::Agenda;
@@ -121,8 +122,22 @@ struct Play {
 
 /// Runs a scenario with each model configured as `configure` says, until every request has ended.
 pub fn play(scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) -> Outcome {
+    play_told(scenario, configure, Vec::new())
+}
+
+/// The same, with what the core is told of the models before the workers come.
+pub fn play_told(
+    scenario: &Scenario,
+    configure: impl Fn(&ModelSpec) -> ModelConfig,
+    inputs: impl IntoIterator<Item = Input>,
+) -> Outcome {
     let mut play = Play::new(scenario);
     play.tell(Input::ConfigChanged(scenario.models.iter().map(configure).collect()));
+    let priors = scenario.models.iter().filter_map(|model| Some((model.id, model.curve.times(model.prior?))));
+    for (model, cost) in priors {
+        play.tell(Input::CostKnown { model, cost: cost.into() });
+    }
+    inputs.into_iter().for_each(|input| play.tell(input));
     play.begin();
     play.run(Traffic::new(scenario));
     Outcome { hash: play.hash.finish(), ..play.outcome }
@@ -313,6 +328,7 @@ impl Play {
                 // Rare enough for its text. Writing into a hash cannot fail.
                 let _ = write!(self.hash, "{other:?}");
                 match other {
+                    Output::Probe(probe) => self.start_probe(probe),
                     Output::Fail { request, .. } => self.end(request, Fate::Shed(now)),
                     Output::Reject { group, .. } => self.end(RequestId(group.0), Fate::Shed(now)),
                     Output::Load { worker, epoch, model } => {
@@ -349,6 +365,20 @@ impl Play {
         }
         self.outcome.batches += 1;
         self.outcome.rows += dispatch.requests.len() as u64;
+        self.run_batch(at, dispatch, cost, is_poisoned);
+    }
+
+    /// A batch that nobody asked for is on its way.
+    fn start_probe(&mut self, probe: Probe) {
+        let Probe { batch, worker, epoch, slot, model, attempt, rows, tokens } = probe;
+        let squares = u64::from(rows) * u64::from(tokens) * u64::from(tokens);
+        let cost = Cost { rows, tokens: rows * tokens, tokens_squared: squares, bytes: 0 };
+        let (close, requests) = (CloseReason::Drained, Vec::new());
+        let dispatch = Dispatch { batch, worker, epoch, slot, model, attempt, close, requests };
+        self.run_batch(worker.0 as usize - 1, dispatch, cost, false);
+    }
+
+    fn run_batch(&mut self, at: usize, dispatch: Dispatch, cost: Cost, is_poisoned: bool) {
         let curve = self.curves[dispatch.model.0 as usize];
         let size = if cost.tokens > 0 { u64::from(cost.tokens) } else { u64::from(cost.rows) };
         let fits = size <= self.memory_max;

@@ -42,11 +42,13 @@ const KINDS: &[&str] = &[
     "closed: Preferred",
     "closed: Rows",
     "closed: Tokens",
+    "did: Calibrated",
     "did: CancelRunning",
     "did: Complete",
     "did: Drained",
     "did: Late",
     "did: Load",
+    "did: Probe",
     "did: Replace",
     "did: Unload",
     "failed: DeadlinePassed",
@@ -154,6 +156,8 @@ fn kind(entry: &Entry) -> Option<String> {
         What::Did(Output::Fail { why: Failure::WorkerLost { .. }, .. }) => "failed: WorkerLost".into(),
         What::Did(Output::Fail { why: Failure::Shed { .. }, .. }) => "failed: Shed".into(),
         What::Did(Output::Fail { why, .. }) => format!("failed: {why:?}"),
+        What::Did(Output::Probe(_)) => "did: Probe".into(),
+        What::Did(Output::Calibrated { .. }) => "did: Calibrated".into(),
         What::Did(Output::Late { .. }) => "did: Late".into(),
         What::Did(Output::Reject { why: Reject::QueueFull { limit, .. }, .. }) => {
             format!("refused: QueueFull {limit:?}")

@@ -37,6 +37,7 @@ impl Scheduler {
 
     fn remove_model(&mut self, id: ModelId) {
         self.set_wake(id, None);
+        self.calibrations.remove(&id);
         let Some(model) = self.models.remove(&id) else { return };
         for request in model.queue.iter().map(|(item, _)| item.rank.id).collect::<Vec<RequestId>>() {
             if let Some(live) = self.requests.get(request) {

@@ -72,6 +72,8 @@ impl Scheduler {
                 let batch = self.inflight.get(*id).expect("an outstanding batch is in flight");
                 assert_eq!((batch.worker, batch.epoch), (worker, epoch), "batch {id} is with worker {worker}");
                 assert_eq!(batch.overdue.is_some(), position == 0, "the clock of batch {id} runs when it is first");
+                assert!(!batch.is_probe || position == 0, "probe {id} waits for nothing");
+                assert_eq!(batch.is_probe, batch.requests.is_empty(), "batch {id} is a probe or has requests");
                 rows += u64::from(batch.rows);
                 held.insert(*id);
             }
@@ -83,6 +85,7 @@ impl Scheduler {
 
     fn assert_nothing_waits_that_could_run(&self) {
         assert!(self.stirred.is_empty(), "every stirred model was looked at");
+        assert!(!self.is_probe_due(), "no worker that could run a probe is idle");
         for (id, model) in &self.models {
             assert!(model.wake.is_none() || !model.queue.is_empty(), "model {id} wakes for something");
             if self.worker_for(*id).is_none() {

@@ -43,7 +43,7 @@ impl Scheduler {
 
     /// The heads of each class that would be late even alone on whichever worker is through with them first.
     fn hopeless(&self, id: ModelId, worker: WorkerId) -> Vec<RequestId> {
-        let Some(model) = self.models.get(&id) else { return Vec::new() };
+        let Some(model) = self.models.get(&id).filter(|model| model.costs.is_proven()) else { return Vec::new() };
         let is_late_here = |item: &Item| self.now + model.costs.high(worker, item.cost.into()) > item.rank.due;
         let mut heads = Class::ALL.into_iter().filter_map(|class| model.queue.on_time_of(class).next());
         if !heads.any(is_late_here) {
@@ -119,7 +119,7 @@ impl Scheduler {
             let time = model.costs.high(worker, item.cost.into());
             let request = item.rank.id;
             let deadline = self.requests.get(request).map_or(Timestamp::MAX, |live| live.deadline);
-            if !model.costs.is_known() || self.now + time <= deadline {
+            if !model.costs.is_proven() || self.now + time <= deadline {
                 return;
             }
             debug_assert!(self.requests.get(request).is_some_and(|live| live.place == Place::Queued));

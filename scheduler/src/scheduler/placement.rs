@@ -251,6 +251,7 @@ impl Scheduler {
             expected: formed.expected,
             started: None,
             isolated: matches!(choice.source, Source::Part(_)),
+            is_probe: false,
             time_max: self.models.get(&model).map_or(Duration::MAX, |model| model.config.batch_time_max),
             overdue: None,
         });

@@ -33,7 +33,7 @@ impl Scheduler {
         let unreported = self.unreported(&batch);
         if unreported.is_empty() {
             self.fleet.count_good(batch.worker, batch.model);
-            self.learn(&batch);
+            self.learn(address.2, &batch);
         } else {
             self.suspect_items(&batch, &unreported);
         }
@@ -48,10 +48,14 @@ impl Scheduler {
             BatchFailure::OutOfMemory => self.shrink(&batch, &unreported),
             BatchFailure::Device | BatchFailure::Timeout => self.lose(&batch, &unreported),
         }
+        self.probe_failed(address.2, &batch);
     }
 
     /// How long a batch took that went well, as seen from here: what its requests waited for.
-    fn learn(&mut self, batch: &Batch) {
+    fn learn(&mut self, id: BatchId, batch: &Batch) {
+        if batch.is_probe {
+            return self.probe_ended(id, batch);
+        }
         // Workers leave out what nobody wants any more.
         if !batch.withdrawn.is_empty() {
             return;

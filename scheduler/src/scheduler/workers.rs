@@ -119,6 +119,7 @@ impl Scheduler {
         for (position, id) in link.outstanding.into_iter().enumerate() {
             let Some(batch) = self.inflight.remove(id) else { continue };
             let unreported = self.unreported(&batch);
+            self.probe_failed(id, &batch);
             match cause {
                 DownCause::Left => self.requeue(&batch, &unreported),
                 _ if position > 0 => self.requeue(&batch, &unreported),

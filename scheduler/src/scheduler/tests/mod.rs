@@ -8,6 +8,7 @@ mod failures;
 mod late;
 mod loss;
 mod models;
+mod probes;
 mod time;
 
 use std::num::{NonZeroU16, NonZeroU32};
