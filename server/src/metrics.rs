@@ -28,6 +28,8 @@ pub struct Metrics {
     queued_rows: Family<ModelLabels, Gauge>,
     late_rows: Family<ModelLabels, Counter>,
     quarantined_inputs: Family<ModelLabels, Gauge>,
+    probes: Family<ModelLabels, Counter>,
+    batch_cost: Family<PartLabels, Gauge<f64, AtomicU64>>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
     worker_restarts: Family<WorkerLabels, Counter>,
@@ -59,6 +61,7 @@ pub struct ModelMetrics {
     pub queued_rows: Gauge,
     pub late_rows: Counter,
     pub quarantined_inputs: Gauge,
+    pub probes: Counter,
     pub workers: Gauge,
 }
 
@@ -77,6 +80,12 @@ struct OutcomeLabels {
 struct ReasonLabels {
     model: String,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartLabels {
+    model: String,
+    part: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -140,6 +149,8 @@ impl Metrics {
             queued_rows: Family::default(),
             late_rows: Family::default(),
             quarantined_inputs: Family::default(),
+            probes: Family::default(),
+            batch_cost: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
             worker_restarts: Family::default(),
@@ -174,6 +185,7 @@ impl Metrics {
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
             late_rows: self.late_rows.get_or_create_owned(&labels),
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
+            probes: self.probes.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
             all: self.clone(),
             model: model.clone(),
@@ -219,6 +231,9 @@ impl Metrics {
         let late = "Rows that could not be on time any more and went behind others";
         registry.register("late_rows", late, self.late_rows.clone());
         registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
+        registry.register("probes", "Batches run to find out what batches cost", self.probes.clone());
+        let cost = "What a batch, and each row and token of it, was found to take";
+        registry.register_with_unit("batch_cost", cost, Unit::Seconds, self.batch_cost.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
@@ -243,6 +258,13 @@ impl ModelMetrics {
     /// A call was refused, or ended without a result, for this reason.
     pub fn reject(&self, reason: &'static str) {
         self.all.rejects.get_or_create(&ReasonLabels { model: self.model.to_string(), reason }).inc();
+    }
+
+    /// What a batch costs by itself, and for each row and token, in seconds.
+    pub fn batch_cost(&self, base: f64, row: f64, token: f64) {
+        for (part, seconds) in [("batch", base), ("row", row), ("token", token)] {
+            self.all.batch_cost.get_or_create(&PartLabels { model: self.model.to_string(), part }).set(seconds);
+        }
     }
 
     /// A batch was closed for this reason.
