@@ -75,6 +75,28 @@ pub struct BatchCost {
     pub token_squared_fs: u64,
 }
 
+/// What batches were found to cost on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LearnedCost {
+    /// What they cost.
+    pub cost: BatchCost,
+    /// Batches of the model that taught it, on whichever worker, since the model was configured.
+    pub samples: u64,
+}
+
+/// What a row of a model may look like that nobody sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeRow {
+    /// Tokens in one row at most; 0 for models that have none.
+    pub tokens_max: u32,
+    /// Bytes of payload of a row …
+    pub row_bytes: u32,
+    /// … and of each of its tokens.
+    pub token_bytes: u32,
+    /// What the smallest batch takes, as far as anybody knows; else zero.
+    pub time: Duration,
+}
+
 /// What becomes of requests that cannot meet their objective any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnLate {

@@ -6,7 +6,10 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::cost::Size;
-use crate::{Attempt, BatchId, Epoch, GroupId, ModelConfig, ModelId, RequestId, Slot, TenantId, Timestamp, WorkerId};
+use crate::{
+    Attempt, BatchCost, BatchId, Epoch, GroupId, ModelConfig, ModelId, ProbeRow, RequestId, Slot, TenantId, Timestamp,
+    WorkerId,
+};
 
 /// What a request asks of a worker, known before it is queued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,6 +158,13 @@ pub enum Input {
     WorkerDown { worker: WorkerId, epoch: Epoch, cause: DownCause },
     /// A worker's model changed state.
     ModelState { worker: WorkerId, epoch: Epoch, model: ModelId, state: ModelState },
+    /// What batches of a model were found to cost before. Looked at while hardly anything was learned of it; from then
+    /// on it is learned. Unknown models are ignored.
+    CostKnown { model: ModelId, cost: BatchCost },
+    /// What batches of a model cost may be found out, with rows like this one, on one of its workers while it has
+    /// nothing else to do. Ignored where something was known before or requests have taught enough; put off while the
+    /// model's policy does not ask what batches cost.
+    Calibrate { model: ModelId, row: ProbeRow },
     /// These are now all the models. Models left out are unloaded and their queues refused.
     ConfigChanged(Vec<ModelConfig>),
     /// Take nothing new, finish what is there by `deadline`, then say [`Output::Drained`].
@@ -173,6 +183,11 @@ pub enum Output {
     Pass { worker: WorkerId, epoch: Epoch, slot: Slot },
     /// Send this batch to this worker, spending the credit of `slot`.
     Dispatch(Dispatch),
+    /// Send this made-up batch to this worker, spending the credit of `slot`.
+    Probe(Probe),
+    /// No more probes are sent of this model: so many of them taught what it costs, and a worker was busy with them
+    /// all for `spent`.
+    Calibrated { model: ModelId, batches: u32, spent: Duration },
     /// The request has its result: the one in the `ItemDone` just handled.
     Complete { request: RequestId },
     /// The request ended without a result, and with it its call: what is left of that ends without another word.
@@ -260,6 +275,23 @@ pub struct Dispatch {
     pub close: CloseReason,
     /// In batch order.
     pub requests: Vec<RequestId>,
+}
+
+/// A batch that nobody asked for, to find out how long it takes. Its rows are all alike, and nobody wants their
+/// results: it is over with [`Input::BatchEnd`] or [`Input::BatchFailed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub batch: BatchId,
+    pub worker: WorkerId,
+    pub epoch: Epoch,
+    /// The credit it spends.
+    pub slot: Slot,
+    pub model: ModelId,
+    /// Always 1.
+    pub attempt: Attempt,
+    pub rows: u32,
+    /// Of each row.
+    pub tokens: u32,
 }
 
 /// Why a batch was closed.

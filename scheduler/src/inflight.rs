@@ -44,6 +44,8 @@ pub(crate) struct Batch {
     pub(crate) patience: Option<Duration>,
     /// When it will be slow.
     pub(crate) slow_at: Option<Timestamp>,
+    /// Nobody asked for it; it has no requests.
+    pub(crate) is_probe: bool,
     /// How long it may run once the worker has come to it.
     pub(crate) time_max: Duration,
     /// When its worker counts as hung; `None` while another batch of the worker is before it.

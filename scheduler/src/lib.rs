@@ -56,6 +56,7 @@ mod line;
 mod model;
 mod policy;
 mod pools;
+mod probes;
 mod queue;
 mod rate;
 mod requests;
@@ -65,11 +66,11 @@ mod time;
 mod turns;
 
 pub use arbiter::{Action, Arbiter, Launch, Part, SchedulerId, Sharing};
-pub use config::{Baseline, BatchCost, Limits, ModelConfig, OnLate, PolicyConfig};
+pub use config::{Baseline, BatchCost, LearnedCost, Limits, ModelConfig, OnLate, PolicyConfig, ProbeRow};
 pub use cost::Size;
 pub use event::{
     BatchFailure, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Explanation, Failure, Group, Input,
-    ItemOutcome, ModelState, Output, QueueLimit, Reject, Request, Turn, TurnKind, Waiting, Wake, Want,
+    ItemOutcome, ModelState, Output, Probe, QueueLimit, Reject, Request, Turn, TurnKind, Waiting, Wake, Want,
 };
 pub use id::{Attempt, BatchId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
 pub use scheduler::{Counts, QueueCounts, Scheduler};

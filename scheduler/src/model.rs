@@ -18,6 +18,8 @@ use crate::{Budget, CloseReason, ModelConfig, OnLate, RequestId, Timestamp, Work
 const TIME_MIN: Duration = Duration::from_micros(100);
 /// Batches of late requests take such a part of the objective.
 const LATE_PARTS: u32 = 8;
+/// And probes at most such a part.
+const PROBE_PARTS: u32 = 2;
 
 /// A configured model.
 #[derive(Debug)]
@@ -150,6 +152,12 @@ impl Model {
     /// How long a batch of late requests may take: whoever comes meanwhile waits for it.
     pub(crate) fn late_time_max(&self) -> Duration {
         self.config.objective / LATE_PARTS
+    }
+
+    /// How long a probe may hold up who asks for this model, who must have time left after it; and how long one of it
+    /// may take without being near to what counts as hanging.
+    pub(crate) fn probe_time_max(&self) -> Duration {
+        self.config.objective.min(self.config.batch_time_max) / PROBE_PARTS
     }
 
     /// Whether less than half of the queue is late.

@@ -13,6 +13,7 @@ mod invariants;
 mod late;
 mod placement;
 mod places;
+mod probes;
 mod recovery;
 mod replies;
 mod sharing;
@@ -32,6 +33,7 @@ use crate::fleet::Fleet;
 use crate::hedges::Hedges;
 use crate::inflight::InFlight;
 use crate::model::Model;
+use crate::probes::Calibration;
 use crate::requests::Requests;
 use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 
@@ -41,7 +43,7 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 ///
 /// One owner, no locks, no clock, no I/O. The driver tells it what happened with [`handle`](Self::handle), takes all
 /// [`Output`]s with [`poll_output`](Self::poll_output) and carries them out, then sleeps until
-/// [`poll_timeout`](Self::poll_timeout) or the next event. Every call of `handle` does the same five things:
+/// [`poll_timeout`](Self::poll_timeout) or the next event. Every call of `handle` does the same six things:
 ///
 /// 1. Time moves. Requests whose deadline or queue time has passed end, wherever they are.
 /// 2. The input changes the tables. No input dispatches anything by itself: that is what makes batches.
@@ -51,6 +53,7 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 ///    at that instant, and sent.
 ///    Then workers that are still idle run slow batches a second time.
 /// 5. A drain that has nothing left, or no time left, ends.
+/// 6. Workers that have nothing else to do run probes of models that nobody knows yet.
 ///
 /// The state is five tables. A request is in exactly one place at a time, and only `places` moves it:
 ///
@@ -111,6 +114,8 @@ pub struct Scheduler {
     bids: Bids,
     /// What others put into the batch that is being formed.
     company: Company,
+    /// Models whose cost is being found out.
+    calibrations: BTreeMap<ModelId, Calibration>,
     /// Models of which something changed in this call. Empty between calls.
     stirred: BTreeSet<ModelId>,
     /// Models that have a request which can still be on time.
@@ -199,6 +204,7 @@ impl Scheduler {
             is_sharing: limits.workers_are_shared,
             bids: Bids::default(),
             company: Company::NONE,
+            calibrations: BTreeMap::new(),
             stirred: BTreeSet::new(),
             active: 0,
             fair: Duration::ZERO,
@@ -300,6 +306,8 @@ impl Scheduler {
             }
             Input::WorkerDown { worker, epoch, cause } => self.worker_down(worker, epoch, cause),
             Input::ModelState { worker, epoch, model, state } => self.model_state(worker, epoch, model, state),
+            Input::CostKnown { model, cost } => self.cost_known(model, cost),
+            Input::Calibrate { model, row } => self.calibrate(model, row),
             Input::ConfigChanged(models) => self.config_changed(models),
             Input::Drain { deadline } => self.start_drain(deadline),
             Input::Tick => {}
@@ -318,5 +326,6 @@ impl Scheduler {
         self.continue_drain();
         // Policies that waited for what just ended must be asked again.
         self.dispatch();
+        self.send_probes();
     }
 }

@@ -92,6 +92,18 @@ pub enum DataType {
     Bytes,
 }
 
+impl DataType {
+    /// Bytes of an element; opaque bytes are counted one by one.
+    pub(crate) fn unit_bytes(self) -> usize {
+        match self {
+            Self::I8 | Self::U8 | Self::Bool | Self::Bytes => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::I64 => 8,
+        }
+    }
+}
+
 /// One output of one row.
 #[derive(Clone, Debug)]
 pub struct Tensor {

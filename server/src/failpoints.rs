@@ -11,6 +11,7 @@
 //! | `link-run` | a batch is about to be sent to its worker | `delay(TIME)`, `drop` |
 //! | `results` | a worker's results are about to be told to the driver | `delay(TIME)`, `drop` |
 //! | `batch-end` | results are told, the end of their batch is about to be | `delay(TIME)`, `drop` |
+//! | `probe` | a model is about to be calibrated | `drop`: it is not |
 //! | `batch-ended` | the end of the batch is told as well | `delay(TIME)`, `drop` |
 //!
 //! `drop` ends the worker's connection there. `3*` before an action lets it act three times, then never again.
@@ -22,7 +23,7 @@
 mod armed;
 
 #[cfg(debug_assertions)]
-pub(crate) use armed::{Gate, reach};
+pub(crate) use armed::{Gate, are_probes_dropped, reach};
 
 /// A place on the path of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,12 @@ pub(crate) struct Cut;
 #[expect(clippy::unused_async, reason = "as in builds where something does")]
 pub(crate) async fn reach(_: Point) -> Result<(), Cut> {
     Ok(())
+}
+
+/// They never are.
+#[cfg(not(debug_assertions))]
+pub(crate) fn are_probes_dropped() -> bool {
+    false
 }
 
 /// Lets every event pass.

@@ -7,6 +7,7 @@ pub mod card;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod costs;
 pub mod driver;
 mod failpoints;
 pub mod frontend;

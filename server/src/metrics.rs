@@ -29,6 +29,8 @@ pub struct Metrics {
     late_rows: Family<ModelLabels, Counter>,
     hedged_batches: Family<ModelLabels, Counter>,
     quarantined_inputs: Family<ModelLabels, Gauge>,
+    probes: Family<ModelLabels, Counter>,
+    batch_cost: Family<PartLabels, Gauge<f64, AtomicU64>>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
     worker_restarts: Family<WorkerLabels, Counter>,
@@ -63,6 +65,7 @@ pub struct ModelMetrics {
     pub late_rows: Counter,
     pub hedged_batches: Counter,
     pub quarantined_inputs: Gauge,
+    pub probes: Counter,
     pub workers: Gauge,
 }
 
@@ -81,6 +84,12 @@ struct OutcomeLabels {
 struct ReasonLabels {
     model: String,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartLabels {
+    model: String,
+    part: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -145,6 +154,8 @@ impl Metrics {
             late_rows: Family::default(),
             hedged_batches: Family::default(),
             quarantined_inputs: Family::default(),
+            probes: Family::default(),
+            batch_cost: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
             worker_restarts: Family::default(),
@@ -181,6 +192,7 @@ impl Metrics {
             late_rows: self.late_rows.get_or_create_owned(&labels),
             hedged_batches: self.hedged_batches.get_or_create_owned(&labels),
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
+            probes: self.probes.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
             all: self.clone(),
             model: model.clone(),
@@ -233,6 +245,9 @@ impl Metrics {
             self.suspect_workers.clone(),
         );
         registry.register("quarantined_inputs", "Inputs refused as poison", self.quarantined_inputs.clone());
+        registry.register("probes", "Batches run to find out what batches cost", self.probes.clone());
+        let cost = "What a batch, and each row and token of it, was found to take";
+        registry.register_with_unit("batch_cost", cost, Unit::Seconds, self.batch_cost.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
@@ -257,6 +272,13 @@ impl ModelMetrics {
     /// A call was refused, or ended without a result, for this reason.
     pub fn reject(&self, reason: &'static str) {
         self.all.rejects.get_or_create(&ReasonLabels { model: self.model.to_string(), reason }).inc();
+    }
+
+    /// What a batch costs by itself, and for each row and token, in seconds.
+    pub fn batch_cost(&self, base: f64, row: f64, token: f64) {
+        for (part, seconds) in [("batch", base), ("row", row), ("token", token)] {
+            self.all.batch_cost.get_or_create(&PartLabels { model: self.model.to_string(), part }).set(seconds);
+        }
     }
 
     /// A batch was closed for this reason.

@@ -21,6 +21,7 @@ use tracing::{error, info};
 use crate::admin::Admin;
 use crate::artifacts;
 use crate::config::{Config, Workers};
+use crate::costs;
 use crate::driver::{Driver, Handle, Inbox, ModelSettings, Surroundings, drive};
 use crate::frontend::Frontend;
 use crate::http;
@@ -35,6 +36,8 @@ use crate::tokenize::TokenizerPool;
 
 /// How long a local worker may take to end by itself once its batches are done.
 const WORKER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a stop waits for what was learned to be on disk.
+const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
 /// Answers may be as large as a call with the most rows of the widest embeddings makes them.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -260,6 +263,7 @@ impl Server {
         while self.listeners.join_next().await.is_some() {}
         let left = self.drain_time_max.saturating_sub(started.elapsed());
         self.driver.drain(left).await;
+        self.driver.keep_costs(KEEP_TIME_MAX).await;
         self.backstage.stop().await;
         self.admin.stop();
         info!("stopped after {:?}", started.elapsed());
@@ -380,8 +384,14 @@ impl BackstagePlan {
         };
         let (supervisor, told) = mpsc::unbounded_channel();
         let (errands, errands_in) = mpsc::unbounded_channel();
-        let around =
-            Surroundings { registry: self.registry, metrics: self.metrics.clone(), supervisor, artifacts: errands };
+        let (costs, costs_in) = mpsc::unbounded_channel();
+        let around = Surroundings {
+            registry: self.registry,
+            metrics: self.metrics.clone(),
+            supervisor,
+            artifacts: errands,
+            costs,
+        };
         let mut state = Driver::new(self.limits, Instant::now(), around);
         // Before a worker can dial, since it is asked for the models there are when it does, and before a client can: a
         // server without models is ready at once, and this one is not.
@@ -405,6 +415,11 @@ impl BackstagePlan {
         parts.spawn(async move {
             let _ = serving.await;
             "worker link"
+        });
+        let costs_done = costs::run_errands(self.home.clone(), costs_in, driver.clone());
+        parts.spawn(async move {
+            costs_done.await;
+            "cost errands"
         });
         let errands_done = artifacts::run_errands(self.home, errands_in, driver.clone());
         parts.spawn(async move {

@@ -2,6 +2,7 @@
 //! [`Ledger`] as it was just before each entry.
 
 mod batches;
+mod probes;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,7 @@ impl Judge {
             Box::new(batches::Patience::default()),
             Box::new(rules::Credits),
             Box::new(rules::Progress),
+            Box::new(probes::Probes::default()),
             Box::new(rules::Innocence::default()),
             Box::new(rules::Models),
             Box::new(rules::Rest),

@@ -46,7 +46,7 @@ mod world;
 pub use check::{Judge, Violation};
 pub use clock::Agenda;
 pub use faults::{Faults, Strike};
-pub use plan::Plan;
+pub use plan::{Knowledge, Plan};
 pub use rng::Rng;
 pub use transcript::{Entry, Transcript, What};
 pub use worker::Profile;

@@ -1,9 +1,10 @@
 //! What a run is made of: everything that is drawn before it begins.
 
+use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use shoal_scheduler::{Budget, Class, Limits, ModelConfig, ModelId, OnLate, PolicyConfig};
+use shoal_scheduler::{BatchCost, Budget, Class, Limits, ModelConfig, ModelId, OnLate, PolicyConfig, ProbeRow};
 
 use crate::faults::{Faults, Strike};
 use crate::rng::Rng;
@@ -18,6 +19,8 @@ pub struct Plan {
     /// All models there may be; those configured at first and after each change are drawn from them.
     pub models: Vec<ModelConfig>,
     /// Changes of the configuration, and the mean time between two.
+    /// What the server knows of what models cost, or may find out; told each time a worker has loaded one.
+    pub knowledge: BTreeMap<ModelId, Knowledge>,
     pub changes: u64,
     pub change_gap_mean: Duration,
     pub workers: Vec<Profile>,
@@ -32,11 +35,22 @@ pub struct Plan {
     pub drain: Option<(Duration, Duration)>,
 }
 
+/// What the server knows of what a model costs.
+#[derive(Clone, Copy, Debug)]
+pub enum Knowledge {
+    /// What it was found to cost before, or somewhere else.
+    Cost(BatchCost),
+    /// Nothing, but what its rows may look like.
+    Row(ProbeRow),
+}
+
 impl Plan {
     /// Draws parameters, and which faults there are at all: a fault that is always there hides what another one would
     /// show.
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
+        // From a stream of its own: what else a seed draws stays what it was.
+        let mut aside = Rng::new(seed.rotate_left(32) ^ rng.clone().bits());
         let models: Vec<_> = (1..=rng.between_u32(1, 4)).map(|id| draw_model(&mut rng, ModelId(id))).collect();
         let rows_max = rng.between_u32(1, 4);
         let offers: Vec<_> = models.iter().map(|model| model.id).collect();
@@ -44,6 +58,7 @@ impl Plan {
         Self {
             seed,
             limits: draw_limits(&mut rng),
+            knowledge: draw_knowledge(&mut aside, &offers),
             changes: if rng.per_mille(300) { rng.between(1, 6) } else { 0 },
             change_gap_mean: ms(rng.between(5, 200)),
             workers,
@@ -99,6 +114,31 @@ pub(crate) fn draw_model(rng: &mut Rng, id: ModelId) -> ModelConfig {
         policy,
         cost: None,
     }
+}
+
+/// In half of the worlds nothing.
+fn draw_knowledge(rng: &mut Rng, models: &[ModelId]) -> BTreeMap<ModelId, Knowledge> {
+    let is_there = rng.per_mille(500);
+    let draw = |id: &ModelId| {
+        let knowledge = match rng.below(4) {
+            0 => return None,
+            // Whatever it says.
+            1 => Knowledge::Cost(BatchCost {
+                base_ns: rng.between(0, 50_000_000),
+                row_ns: rng.between(0, 5_000_000),
+                token_ps: rng.between(0, 50_000_000),
+                token_squared_fs: rng.between(0, 10_000_000),
+            }),
+            _ => Knowledge::Row(ProbeRow {
+                tokens_max: *rng.pick(&[0, 20, 200]),
+                row_bytes: rng.between_u32(0, 100),
+                token_bytes: 4,
+                time: ms(rng.between(0, 5)),
+            }),
+        };
+        Some((*id, knowledge))
+    };
+    if is_there { models.iter().filter_map(draw).collect() } else { BTreeMap::new() }
 }
 
 fn draw_limits(rng: &mut Rng) -> Limits {

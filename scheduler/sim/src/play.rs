@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use shoal_scheduler::{
     Attempt, CloseReason, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
-    ModelId, ModelState, Output, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    ModelId, ModelState, Output, Probe, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
 use self::device::{Device, Ending, Load};
@@ -116,13 +116,36 @@ struct Play {
 
 /// Runs a scenario with each model configured as `configure` says, until every request has ended.
 pub fn play(scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) -> Outcome {
-    play_within(Limits::default(), scenario, configure)
+    run_told(Limits::default(), scenario, configure, Vec::new())
 }
 
 /// The same within other limits.
 pub fn play_within(limits: Limits, scenario: &Scenario, configure: impl Fn(&ModelSpec) -> ModelConfig) -> Outcome {
+    run_told(limits, scenario, configure, Vec::new())
+}
+
+/// The same as [`play`], with what the core is told of the models before the workers come.
+pub fn play_told(
+    scenario: &Scenario,
+    configure: impl Fn(&ModelSpec) -> ModelConfig,
+    inputs: impl IntoIterator<Item = Input>,
+) -> Outcome {
+    run_told(Limits::default(), scenario, configure, inputs)
+}
+
+fn run_told(
+    limits: Limits,
+    scenario: &Scenario,
+    configure: impl Fn(&ModelSpec) -> ModelConfig,
+    inputs: impl IntoIterator<Item = Input>,
+) -> Outcome {
     let mut play = Play::new(limits, scenario);
     play.tell(Input::ConfigChanged(scenario.models.iter().map(configure).collect()));
+    let priors = scenario.models.iter().filter_map(|model| Some((model.id, model.curve.times(model.prior?))));
+    for (model, cost) in priors {
+        play.tell(Input::CostKnown { model, cost: cost.into() });
+    }
+    inputs.into_iter().for_each(|input| play.tell(input));
     play.begin();
     play.run(Traffic::new(scenario));
     Outcome { hash: play.hash.finish(), ..play.outcome }
@@ -313,6 +336,7 @@ impl Play {
                 // Rare enough for its text. Writing into a hash cannot fail.
                 let _ = write!(self.hash, "{other:?}");
                 match other {
+                    Output::Probe(probe) => self.start_probe(probe),
                     Output::Fail { request, .. } => self.end(request, Fate::Shed(now)),
                     Output::Reject { group, .. } => self.end(RequestId(group.0), Fate::Shed(now)),
                     Output::Load { worker, epoch, model } => {
@@ -347,6 +371,20 @@ impl Play {
         self.outcome.batches += 1;
         self.outcome.hedges += u64::from(dispatch.close == CloseReason::Hedged);
         self.outcome.rows += dispatch.requests.len() as u64;
+        self.run_batch(at, dispatch, load);
+    }
+
+    /// A batch that nobody asked for is on its way.
+    fn start_probe(&mut self, probe: Probe) {
+        let Probe { batch, worker, epoch, slot, model, attempt, rows, tokens } = probe;
+        let squares = u64::from(rows) * u64::from(tokens) * u64::from(tokens);
+        let cost = Cost { rows, tokens: rows * tokens, tokens_squared: squares, bytes: 0 };
+        let (close, requests) = (CloseReason::Drained, Vec::new());
+        let dispatch = Dispatch { batch, worker, epoch, slot, model, attempt, close, requests };
+        self.run_batch(worker.0 as usize - 1, dispatch, Load { cost, is_poisoned: false });
+    }
+
+    fn run_batch(&mut self, at: usize, dispatch: Dispatch, load: Load) {
         let curve = self.curves[dispatch.model.0 as usize];
         let device = &mut self.workers[at].device;
         let (compute, ending) = device.run(self.agenda.now() + device.spec.link, curve, load, self.memory_max);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use shoal_scheduler::{
     Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Group, GroupId, Limits,
-    ModelConfig, ModelId, OnLate, Output, PolicyConfig, QueueLimit, Reject, RequestId, Slot, TenantId, Timestamp,
-    WorkerId,
+    ModelConfig, ModelId, OnLate, Output, PolicyConfig, Probe, QueueLimit, Reject, RequestId, Slot, TenantId,
+    Timestamp, WorkerId,
 };
 
 /// What a `retry_after` may say.
@@ -155,6 +155,12 @@ impl Ledger {
             Output::Bid { .. } | Output::Pass { .. } => {
                 Err(format!("{output:?} of a worker that serves one scheduler"))
             }
+            Output::Probe(probe) => {
+                let Probe { batch, worker, epoch, slot, model, attempt, .. } = *probe;
+                self.sent(batch, slot, Batch::of(worker, epoch, attempt, model));
+                Ok(())
+            }
+            Output::Calibrated { .. } => Ok(()),
             Output::Complete { request } => {
                 let expected = self.step.completes.take();
                 ensure(expected == Some(*request), || format!("completed {request}, expected {expected:?}"))
@@ -281,27 +287,22 @@ impl Ledger {
             attempt = attempt.max(record.sends);
         }
         ensure(dispatch.attempt == Attempt(attempt), || format!("attempt {} of {attempt}", dispatch.attempt))?;
-        let mut started = None;
-        if let Some(worker) = self.workers.get_mut(&dispatch.worker) {
-            worker.credits.remove(&dispatch.slot);
-            let policy = self.models.get(&dispatch.model).map(|model| &model.policy);
-            worker.may_be_slow |= matches!(policy, Some(PolicyConfig::Learned { .. }));
-            started = worker.outstanding.is_empty().then_some(self.now);
-            worker.outstanding.push(dispatch.batch);
-        }
-        let batch = Batch {
-            worker: dispatch.worker,
-            epoch: dispatch.epoch,
-            attempt: dispatch.attempt,
-            model: dispatch.model,
-            requests: dispatch.requests.clone(),
-            withdrawn: BTreeSet::new(),
-            started,
-            time_max: self.models.get(&dispatch.model).map_or(Duration::MAX, |model| model.batch_time_max),
-            twin,
-        };
-        self.batches.insert(dispatch.batch, batch);
+        let batch = Batch::of(dispatch.worker, dispatch.epoch, dispatch.attempt, dispatch.model);
+        self.sent(dispatch.batch, dispatch.slot, Batch { requests: dispatch.requests.clone(), twin, ..batch });
         Ok(())
+    }
+
+    /// A batch spends a credit and goes to its worker.
+    fn sent(&mut self, id: BatchId, slot: Slot, mut batch: Batch) {
+        let policy = self.models.get(&batch.model).map(|model| &model.policy);
+        if let Some(worker) = self.workers.get_mut(&batch.worker) {
+            worker.credits.remove(&slot);
+            worker.may_be_slow |= matches!(policy, Some(PolicyConfig::Learned { .. }));
+            batch.started = worker.outstanding.is_empty().then_some(self.now);
+            worker.outstanding.push(id);
+        }
+        batch.time_max = self.models.get(&batch.model).map_or(Duration::MAX, |model| model.batch_time_max);
+        self.batches.insert(id, batch);
     }
 
     /// The batch that a hedge runs beside: on another worker, whole and with no other.
@@ -449,6 +450,14 @@ impl Ledger {
         if let Some(worker) = self.workers.get_mut(&worker) {
             worker.models.insert(model, holding);
         }
+    }
+}
+
+impl Batch {
+    /// One without requests that nobody has begun.
+    fn of(worker: WorkerId, epoch: Epoch, attempt: Attempt, model: ModelId) -> Self {
+        let (requests, withdrawn) = (Vec::new(), BTreeSet::new());
+        Self { worker, epoch, attempt, model, requests, withdrawn, started: None, time_max: Duration::MAX, twin: None }
     }
 }
 

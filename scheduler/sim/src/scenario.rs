@@ -11,7 +11,7 @@ mod worker;
 
 use std::time::Duration;
 
-use shoal_scheduler::{Cost, ModelId};
+use shoal_scheduler::{BatchCost, Cost, ModelId};
 
 pub use arrivals::{Gaps, Process, TwoState};
 pub use catalog::{Family, catalog, standard};
@@ -49,6 +49,8 @@ pub struct ModelSpec {
     pub objective: Duration,
     /// What a batch truly costs on a worker of speed factor 1.
     pub curve: Curve,
+    /// What is known of it beforehand, if anything: so many times the truth.
+    pub prior: Option<f64>,
     /// Its weight in streams that spread over all models.
     pub share: f64,
 }
@@ -76,7 +78,26 @@ pub struct Faults {
     pub memory_max: Option<u64>,
 }
 
+impl From<Curve> for BatchCost {
+    fn from(curve: Curve) -> Self {
+        let Curve { base_ns, row_ns, token_ps, token_squared_fs } = curve;
+        Self { base_ns, row_ns, token_ps, token_squared_fs }
+    }
+}
+
 impl Curve {
+    /// The same shape, `factor` times as high.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        let times = |part: u64| (part as f64 * factor) as u64;
+        Self {
+            base_ns: times(self.base_ns),
+            row_ns: times(self.row_ns),
+            token_ps: times(self.token_ps),
+            token_squared_fs: times(self.token_squared_fs),
+        }
+    }
+
     /// Nanoseconds of a batch, on a worker of speed factor 1.
     pub fn nanos(&self, cost: Cost) -> u64 {
         let tokens = u64::from(cost.tokens) * self.token_ps / 1_000;
@@ -95,7 +116,7 @@ impl Curve {
 impl ModelSpec {
     /// Models of one kind, numbered from 0, asked for equally often.
     pub fn alike(count: u32, objective: Duration, curve: Curve) -> Vec<Self> {
-        (0..count).map(|id| Self { id: ModelId(id), objective, curve, share: 1.0 }).collect()
+        (0..count).map(|id| Self { id: ModelId(id), objective, curve, prior: None, share: 1.0 }).collect()
     }
 
     /// Models of one kind of which the n-th is asked for in proportion to n^-`exponent`.

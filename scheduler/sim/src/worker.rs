@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchFailure, BatchId, Budget, Cost, Dispatch, Epoch, Input, ItemOutcome, ModelId, ModelState, RequestId,
-    Slot, WorkerId,
+    Attempt, BatchFailure, BatchId, Budget, CloseReason, Cost, Dispatch, Epoch, Input, ItemOutcome, ModelId,
+    ModelState, Probe, RequestId, Slot, WorkerId,
 };
 
 use crate::faults::Faults;
@@ -47,6 +47,7 @@ pub(crate) struct Item {
 #[derive(Clone, Debug)]
 pub(crate) enum Order {
     Run(Dispatch, Vec<Item>),
+    Probe(Probe),
     Cancel(BatchId, Vec<RequestId>),
     Load(ModelId),
     Unload(ModelId),
@@ -100,6 +101,8 @@ pub(crate) struct Worker {
 struct Job {
     dispatch: Dispatch,
     items: Vec<Item>,
+    /// Rows and tokens that nobody asked for.
+    made_up: (u32, u32),
     cancelled: BTreeSet<RequestId>,
 }
 
@@ -162,7 +165,14 @@ impl Worker {
         }
         match order {
             Order::Run(dispatch, items) => {
-                self.waiting.push_back(Job { dispatch, items, cancelled: BTreeSet::new() });
+                self.waiting.push_back(Job { dispatch, items, made_up: (0, 0), cancelled: BTreeSet::new() });
+                self.begin_if_idle(faults)
+            }
+            Order::Probe(Probe { batch, worker, epoch, slot, model, attempt, rows, tokens }) => {
+                let (close, requests) = (CloseReason::Drained, Vec::new());
+                let dispatch = Dispatch { batch, worker, epoch, slot, model, attempt, close, requests };
+                let made_up = (rows, rows * tokens);
+                self.waiting.push_back(Job { dispatch, items: Vec::new(), made_up, cancelled: BTreeSet::new() });
                 self.begin_if_idle(faults)
             }
             Order::Cancel(batch, requests) => {
@@ -222,8 +232,9 @@ impl Worker {
     /// Decides how a batch is going to go, now that it begins.
     fn plan(&mut self, job: &Job, faults: &Faults) -> Vec<Act> {
         let items: Vec<_> = job.items.iter().filter(|item| !job.cancelled.contains(&item.request)).collect();
-        let (rows, tokens): (u32, u32) =
+        let (mut rows, mut tokens): (u32, u32) =
             (items.iter().map(|item| item.cost.rows).sum(), items.iter().map(|item| item.cost.tokens).sum());
+        (rows, tokens) = (rows + job.made_up.0, tokens + job.made_up.1);
         let profile = &self.profile;
         let time = profile.batch_base + profile.batch_per_row * rows + profile.batch_per_token * tokens;
         if !self.held.contains(&job.dispatch.model) {

@@ -8,13 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Cost, DownCause, Epoch, GroupId, Input, ModelConfig, Output, RequestId, Scheduler, Timestamp, WorkerId,
+    Cost, DownCause, Epoch, GroupId, Input, ModelConfig, ModelId, ModelState, Output, RequestId, Scheduler, Timestamp,
+    WorkerId,
 };
 
 use crate::check::{Judge, Violation};
 use crate::clock::Agenda;
 use crate::faults::Strike;
-use crate::plan::{Plan, draw_model};
+use crate::plan::{Knowledge, Plan, draw_model};
 use crate::rng::Rng;
 use crate::transcript::{Entry, Transcript, What};
 use crate::worker::{Act, Item, Order, Step, Worker};
@@ -61,6 +62,8 @@ enum Happening {
     Strike,
     Change,
     Drain(Duration),
+    /// The server has looked up what it knows of a model.
+    Lookup(ModelId),
 }
 
 /// A run under way.
@@ -189,6 +192,11 @@ impl World {
             Happening::Connection(worker) => self.connect(worker),
             Happening::Strike => self.strike(),
             Happening::Change => self.change(),
+            Happening::Lookup(model) => match self.plan.knowledge.get(&model) {
+                Some(Knowledge::Cost(cost)) => self.tell(Input::CostKnown { model, cost: *cost }),
+                Some(Knowledge::Row(row)) => self.tell(Input::Calibrate { model, row: *row }),
+                None => Ok(()),
+            },
             Happening::Drain(within) => self.tell(Input::Drain { deadline: self.agenda.now() + within }),
         }
     }
@@ -226,7 +234,14 @@ impl World {
                 self.agenda.at(*until, Happening::Message { worker, life, input });
                 Ok(())
             }
-            _ => self.tell(input),
+            _ => {
+                if let Input::ModelState { model, state: ModelState::Ready, .. } = input
+                    && self.plan.knowledge.contains_key(&model)
+                {
+                    self.agenda.after(self.plan.latency.1, Happening::Lookup(model));
+                }
+                self.tell(input)
+            }
         }
     }
 
@@ -363,6 +378,7 @@ impl World {
                 let (worker, epoch) = (dispatch.worker, dispatch.epoch);
                 self.order(worker, epoch, Order::Run(dispatch, items));
             }
+            Output::Probe(probe) => self.order(probe.worker, probe.epoch, Order::Probe(probe)),
             Output::CancelRunning { worker, epoch, batch, requests } => {
                 self.order(worker, epoch, Order::Cancel(batch, requests));
             }
@@ -381,6 +397,7 @@ impl World {
             | Output::Reject { .. }
             | Output::Bid { .. }
             | Output::Pass { .. }
+            | Output::Calibrated { .. }
             | Output::Drained => {}
         }
     }

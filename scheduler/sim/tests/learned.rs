@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use shoal_scheduler::{BatchCost, ModelConfig, OnLate, PolicyConfig, Timestamp};
+use shoal_scheduler::{Input, ModelConfig, OnLate, PolicyConfig, ProbeRow, Timestamp};
 use shoal_sim::bound::{capacity, fluid, hard, offline};
 use shoal_sim::contender::{Variant, contenders};
 use shoal_sim::limit::score_at;
-use shoal_sim::play::{Fate, play};
-use shoal_sim::scenario::{Absence, Change, Choice, Curve, Family, Scenario, Stream, catalog, standard};
+use shoal_sim::play::{Fate, play, play_told};
+use shoal_sim::scenario::{Absence, Change, Choice, Family, Scenario, Stream, catalog, standard};
 use shoal_sim::score::Score;
 
 const BOTH: [OnLate; 2] = [OnLate::Serve, OnLate::Shed];
@@ -19,10 +19,9 @@ fn learned(wait_price: u32, waits_when_idle: bool, on_late: OnLate) -> Variant {
 
 /// The same on a second day: what batches cost is known from the first.
 fn experienced(on_late: OnLate) -> Variant {
-    Variant::configured(format!("{on_late:?}"), move |model| {
-        let Curve { base_ns, row_ns, token_ps, token_squared_fs } = model.curve;
-        let cost = Some(BatchCost { base_ns, row_ns, token_ps, token_squared_fs });
-        ModelConfig { cost, ..balanced(on_late).configure(model) }
+    Variant::configured(format!("{on_late:?}"), move |model| ModelConfig {
+        cost: Some(model.curve.into()),
+        ..balanced(on_late).configure(model)
     })
 }
 
@@ -159,6 +158,56 @@ fn a_flood_for_one_model_leaves_the_others_most_of_theirs() {
                 of_model.clone().filter(|record| matches!(record.fate, Fate::Answered(at) if at <= record.due));
             let share = on_time.count() as f64 / of_model.count() as f64;
             assert!(share >= 0.83, "{share:.3} of model {}, {on_late:?}", model.id);
+        }
+    }
+}
+
+/// A number from before may be of another machine.
+#[test]
+fn a_wrong_number_from_before_is_soon_forgotten() {
+    const LOADS: [f64; 4] = [0.3, 0.7, 1.0, 3.0];
+    for (name, load) in
+        ["wrong-prior-low", "wrong-prior-high"].into_iter().flat_map(|name| LOADS.map(|load| (name, load)))
+    {
+        let scenario = family(name, Duration::from_secs(4)).at(load);
+        let mut unknown = scenario.clone();
+        unknown.models[0].prior = None;
+        for on_late in BOTH {
+            let share = |scenario: &Scenario| score(scenario, &balanced(on_late)).total.on_time_share();
+            let (told, untold) = (share(&scenario), share(&unknown));
+            assert!(told >= untold - 0.002, "{told:.4}, untold {untold:.4}, {name} at {load}, {on_late:?}");
+        }
+    }
+}
+
+/// Even one that says that nobody could ever be on time.
+#[test]
+fn a_number_from_before_that_is_beyond_all_objectives_refuses_nobody() {
+    let mut scenario = family("wrong-prior-high", Duration::from_secs(4)).shown();
+    scenario.models[0].prior = Some(100.0);
+    for on_late in BOTH {
+        let score = score(&scenario, &balanced(on_late));
+        assert!(score.total.on_time_share() >= 0.99, "{:.4} on time, {on_late:?}", score.total.on_time_share());
+    }
+}
+
+/// Probes run where nobody waits, and whoever comes meanwhile has time left.
+#[test]
+fn probes_cost_hardly_anybody_his_objective() {
+    for name in ["idle-4w-1m", "poisson-1w-1m", "poisson-4w-16m", "bimodal", "far-workers", "out-of-memory"] {
+        let family = family(name, Duration::from_secs(4));
+        let scenario = family.at(family.load.min(0.6));
+        let rows = scenario.models[0].curve.token_ps == 0;
+        let row =
+            ProbeRow { tokens_max: if rows { 0 } else { 512 }, row_bytes: 0, token_bytes: 4, time: Duration::ZERO };
+        let probes = || scenario.models.iter().map(|model| Input::Calibrate { model: model.id, row });
+        for on_late in BOTH {
+            let variant = balanced(on_late);
+            let share = |inputs: Vec<Input>| {
+                Score::of(&play_told(&scenario, |model| variant.configure(model), inputs)).total.on_time_share()
+            };
+            let (with, without) = (share(probes().collect()), share(Vec::new()));
+            assert!(with >= without - 0.002, "{with:.4} with probes, {without:.4} without, {name}, {on_late:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (705, "whoever was left after late requests were given up suited another worker, and went to none"),
     (1_133, "late requests stayed late, and were owed no turn, under a policy that knows no lateness"),
     (2_639, "a batch under such a policy stopped before late requests and gave another reason"),
-    (44_679, "the turn of a model was forgotten when it was still loading after a reconnect"),
+    (5_032, "a hedge went by the time limit of the batch that it ran beside, which had been changed meanwhile"),
 ];
 
 /// What a thousand worlds must have shown, or they prove nothing about it.
@@ -43,11 +43,13 @@ const KINDS: &[&str] = &[
     "closed: Preferred",
     "closed: Rows",
     "closed: Tokens",
+    "did: Calibrated",
     "did: CancelRunning",
     "did: Complete",
     "did: Drained",
     "did: Late",
     "did: Load",
+    "did: Probe",
     "did: Replace",
     "did: Unload",
     "failed: DeadlinePassed",
@@ -157,6 +159,8 @@ fn kind(entry: &Entry) -> Option<String> {
         What::Did(Output::Fail { why: Failure::WorkerLost { .. }, .. }) => "failed: WorkerLost".into(),
         What::Did(Output::Fail { why: Failure::Shed { .. }, .. }) => "failed: Shed".into(),
         What::Did(Output::Fail { why, .. }) => format!("failed: {why:?}"),
+        What::Did(Output::Probe(_)) => "did: Probe".into(),
+        What::Did(Output::Calibrated { .. }) => "did: Calibrated".into(),
         What::Did(Output::Late { .. }) => "did: Late".into(),
         What::Did(Output::Reject { why: Reject::QueueFull { limit, .. }, .. }) => {
             format!("refused: QueueFull {limit:?}")

@@ -4,10 +4,10 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::WorkerId;
 use crate::cost::pace::Pace;
 use crate::cost::shape::{NEWS_MIN, Shape};
 use crate::cost::{Curve, Size};
+use crate::{LearnedCost, WorkerId};
 
 /// Batches between two looks at whether the workers together are faster or slower than the curve.
 const SETTLE_EVERY: u64 = 16;
@@ -15,6 +15,8 @@ const SETTLE_EVERY: u64 = 16;
 const SETTLE_GAIN: f64 = 0.1;
 /// How many times slower or faster all workers must have become at once for the curve to take over all of it.
 const SETTLE_AT_ONCE: f64 = 1.5;
+/// Batches that taught less than what was known before, whatever that is worth.
+const SUPPOSED_BELOW: u64 = 8;
 
 /// The learned times of one model: its curve, and the pace of each worker on it.
 ///
@@ -30,6 +32,10 @@ pub(crate) struct Costs {
     samples: u64,
     /// How far the batches of the worker heard of last stray.
     margin: f64,
+    /// Something was known before the first of them.
+    has_prior: bool,
+    /// It is known from elsewhere, and no batch has ended since.
+    is_hearsay: bool,
     /// Room to sort factors in.
     factors: Vec<f64>,
 }
@@ -42,14 +48,26 @@ impl Costs {
             paces: BTreeMap::new(),
             samples: 0,
             margin: Pace::MODEL.high(),
+            has_prior: prior.is_some_and(|prior| prior.is_known()),
+            is_hearsay: false,
             factors: Vec::new(),
         }
+    }
+
+    /// Takes over what is known from elsewhere, unless more was learned already. Says whether it did.
+    pub(crate) fn suppose(&mut self, prior: Curve) -> bool {
+        let is_taken = self.samples < SUPPOSED_BELOW && prior.is_known();
+        if is_taken {
+            *self = Self { is_hearsay: true, ..Self::new(Some(prior)) };
+        }
+        is_taken
     }
 
     /// Learns that a batch of this size took so long on this worker. Allocates for a new worker only.
     pub(crate) fn observe(&mut self, worker: WorkerId, size: Size, taken: Duration) {
         let taken = u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX).max(1) as f64;
         self.samples = self.samples.saturating_add(1);
+        self.is_hearsay = false;
         let pace = self.paces.entry(worker).or_insert(Pace::MODEL);
         let news = self.shape.news(size, taken / pace.factor());
         if self.shape.curve().is_known() {
@@ -103,6 +121,28 @@ impl Costs {
         self.shape.curve().is_known()
     }
 
+    /// Whether something was known before any batch ended.
+    pub(crate) fn has_prior(&self) -> bool {
+        self.has_prior
+    }
+
+    /// Whether it may be relied on: what is only known from elsewhere may be of another machine, until a batch has
+    /// ended.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.is_known() && !self.is_hearsay
+    }
+
+    /// What is known of a worker not heard of.
+    pub(crate) fn known(&self) -> Option<LearnedCost> {
+        self.is_known().then(|| LearnedCost { cost: self.shape.curve().into(), samples: self.samples })
+    }
+
+    /// What was learned of this worker's batches, if it has had any.
+    pub(crate) fn learned(&self, worker: WorkerId) -> Option<LearnedCost> {
+        let pace = self.paces.get(&worker).filter(|_| self.is_known())?;
+        Some(LearnedCost { cost: self.shape.curve().times(pace.factor()).into(), samples: self.samples })
+    }
+
     /// The model's time on a worker not heard of.
     #[cfg(test)]
     pub(crate) fn curve(&self) -> Curve {
@@ -110,7 +150,6 @@ impl Costs {
     }
 
     /// Batches observed.
-    #[cfg(test)]
     pub(crate) fn samples(&self) -> u64 {
         self.samples
     }

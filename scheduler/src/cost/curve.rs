@@ -21,6 +21,20 @@ impl From<BatchCost> for Curve {
     }
 }
 
+impl From<Curve> for BatchCost {
+    /// To the nearest unit; what is larger than fits is the largest that does.
+    fn from(curve: Curve) -> Self {
+        let [base, row, token, square] = curve.parts;
+        let nearest = |part: f64| (part + 0.5) as u64;
+        Self {
+            base_ns: nearest(base),
+            row_ns: nearest(row),
+            token_ps: nearest(token * 1e3),
+            token_squared_fs: nearest(square * 1e6),
+        }
+    }
+}
+
 impl Curve {
     /// A curve of these parts in nanoseconds. What is negative or not a number is 0.
     pub(crate) fn new(base: f64, per_row: f64, per_token: f64, per_square: f64) -> Self {

@@ -8,7 +8,7 @@
 //! fixes to the last bit, and no more than that: no `exp`, `ln` or `powf`, which differ from one library to another, and
 //! nothing else that needs one. Answers leave as whole nanoseconds, so that whatever is put in order is an integer.
 //!
-//! Not here: when to calibrate, where curves are kept between runs, and what is done about a slow worker.
+//! Not here: when to calibrate and with what, where curves are kept between runs, and what is done about a slow worker.
 
 mod costs;
 mod curve;

@@ -53,7 +53,8 @@ impl BatchPolicy for Learned {
     }
 
     fn give_up(&self, view: &View<'_>, free: &dyn Fn() -> Vec<(Timestamp, WorkerId)>) -> Vec<RequestId> {
-        if !view.costs.is_known() {
+        // What is known from elsewhere is no ground to refuse anybody: who is refused teaches nothing better.
+        if !view.costs.is_proven() {
             return Vec::new();
         }
         let round = Round::new(view);
@@ -112,7 +113,7 @@ impl Learned {
 fn better_worker(view: &View<'_>) -> Option<Timestamp> {
     let first = view.queue.first_on_time()?;
     let is_late = view.now + view.costs.high(view.worker, first.cost.into()) > first.rank.due;
-    (is_late && view.workers > 1).then_some(first.rank.due)
+    (is_late && view.costs.is_proven() && view.workers > 1).then_some(first.rank.due)
 }
 
 /// The longest a batch may take, so that who just misses it can still be on time after it.

@@ -38,6 +38,7 @@ impl Scheduler {
     fn remove_model(&mut self, id: ModelId) {
         self.set_wake(id, None);
         self.stirred.insert(id);
+        self.calibrations.remove(&id);
         let Some(model) = self.models.remove(&id) else { return };
         self.unlist(id, &model.listed, model.is_active);
         for request in model.queue.iter().map(|(item, _)| item.rank.id).collect::<Vec<RequestId>>() {

@@ -62,7 +62,8 @@ impl Scheduler {
         else {
             return;
         };
-        let (model, time_max) = (batch.model, batch.time_max);
+        let model = batch.model;
+        let time_max = self.models.get(&model).map_or(batch.time_max, |model| model.config.batch_time_max);
         let (Some((slot, _)), Some(known)) = (self.credit(model, worker), self.models.get(&model)) else { return };
         let expected = known.costs.expected(worker, again.cost.into());
         let attempt = again.requests.iter().map(|request| self.requests.hedge(*request)).max().unwrap_or(0);
@@ -83,6 +84,7 @@ impl Scheduler {
             started: None,
             isolated: false,
             is_hedge: true,
+            is_probe: false,
             twin: None,
             spared: 0,
             patience: self.patience(model, worker, again.cost.into()),

@@ -75,6 +75,8 @@ impl Scheduler {
                 let batch = self.inflight.get(*id).expect("an outstanding batch is in flight");
                 assert_eq!((batch.worker, batch.epoch), (worker, epoch), "batch {id} is with worker {worker}");
                 assert_eq!(batch.overdue.is_some(), position == 0, "the clock of batch {id} runs when it is first");
+                assert!(!batch.is_probe || position == 0, "probe {id} waits for nothing");
+                assert_eq!(batch.is_probe, batch.requests.is_empty(), "batch {id} is a probe or has requests");
                 rows += u64::from(batch.rows);
                 held.insert(*id);
             }
@@ -90,6 +92,7 @@ impl Scheduler {
         assert_eq!(seeking.count(), self.seeking.len(), "who seeks a worker waits");
         let active = self.models.values().filter(|model| model.queue.on_time().requests > 0).count();
         assert_eq!(active, self.active, "models with a request that can still be on time");
+        assert!(!self.is_probe_due(), "no worker that could run a probe is idle");
         for (id, model) in &self.models {
             assert!(model.wake.is_none() || !model.queue.is_empty(), "model {id} wakes for something");
             // When they must start changes with what is learned; which requests lead them does not.

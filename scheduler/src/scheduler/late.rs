@@ -94,7 +94,7 @@ impl Scheduler {
 
     /// The heads of each class that would be late even alone on whichever worker is through with them first.
     fn hopeless(&self, id: ModelId, worker: WorkerId) -> Vec<RequestId> {
-        let Some(model) = self.models.get(&id) else { return Vec::new() };
+        let Some(model) = self.models.get(&id).filter(|model| model.costs.is_proven()) else { return Vec::new() };
         let is_late_here = |item: &Item| self.now + model.costs.high(worker, item.cost.into()) > item.rank.due;
         let mut heads = Class::ALL.into_iter().filter_map(|class| model.queue.on_time_of(class).next());
         if !heads.any(is_late_here) {
@@ -171,16 +171,11 @@ impl Scheduler {
             let Some(item) = model.queue.first_late() else { return };
             let request = item.rank.id;
             let ends = |at: Timestamp, worker| at + model.costs.high(worker, item.cost.into());
-            if !model.costs.is_known() || ends(self.now, worker) <= item.deadline {
+            if !model.costs.is_proven() || ends(self.now, worker) <= item.deadline {
                 return;
             }
-            if self
-                .fleet
-                .pools
-                .free_times(id, self.now, usize::MAX)
-                .into_iter()
-                .any(|(at, worker)| ends(at, worker) <= item.deadline)
-            {
+            let free = self.fleet.pools.free_times(id, self.now, usize::MAX);
+            if free.into_iter().any(|(at, worker)| ends(at, worker) <= item.deadline) {
                 return;
             }
             debug_assert!(self.requests.get(request).is_some_and(|live| live.place == Place::Queued));

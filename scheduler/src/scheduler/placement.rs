@@ -331,6 +331,7 @@ impl Scheduler {
             spared: 0,
             patience: self.patience(model, worker, formed.size()),
             slow_at: None,
+            is_probe: false,
             time_max: self.models.get(&model).map_or(Duration::MAX, |model| model.config.batch_time_max),
             overdue: None,
         });

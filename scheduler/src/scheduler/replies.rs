@@ -39,7 +39,7 @@ impl Scheduler {
         let unreported = self.unreported(address.2, &mut batch);
         if unreported.is_empty() {
             self.fleet.count_good(batch.worker, batch.model);
-            self.learn(&batch);
+            self.learn(address.2, &batch);
         } else {
             self.suspect_items(&batch, &unreported);
         }
@@ -54,10 +54,14 @@ impl Scheduler {
             BatchFailure::OutOfMemory => self.shrink(&batch, &unreported),
             BatchFailure::Device | BatchFailure::Timeout => self.lose(&batch, &unreported),
         }
+        self.probe_failed(address.2, &batch);
     }
 
     /// How long a batch took that went well, as seen from here: what its requests waited for.
-    fn learn(&mut self, batch: &Batch) {
+    fn learn(&mut self, id: BatchId, batch: &Batch) {
+        if batch.is_probe {
+            return self.probe_ended(id, batch);
+        }
         if let (Some(model), Some(started)) = (self.models.get_mut(&batch.model), batch.started) {
             // Workers leave out what nobody wants any more. What was hedged and took too long all the same did so at least.
             let is_whole = batch.withdrawn.is_empty() && batch.spared == 0;

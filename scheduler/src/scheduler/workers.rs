@@ -118,6 +118,7 @@ impl Scheduler {
         for id in link.outstanding {
             let Some(mut batch) = self.inflight.remove(id) else { continue };
             let unreported = self.unreported(id, &mut batch);
+            self.probe_failed(id, &batch);
             lost.push((batch, unreported));
         }
         for (position, (batch, unreported)) in lost.into_iter().enumerate() {

@@ -30,6 +30,8 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     /// The latency objective (p99).
     pub slo: Duration,
+    /// It was stated, and does not only follow from the preset.
+    pub is_slo_stated: bool,
     /// How long a row may wait.
     pub queue_time_max: Duration,
     /// Rows queued at most.
@@ -145,6 +147,7 @@ impl ModelFile {
         let defaults = ModelConfig::new(name, source);
         Ok(ModelConfig {
             slo: slo(self.slo.map(Into::into), self.preset),
+            is_slo_stated: self.slo.is_some(),
             dtype: self.dtype.unwrap_or(defaults.dtype),
             queue_time_max: self.queue_time_max.map_or(defaults.queue_time_max, Into::into),
             queue_requests_max: self.queue_requests_max.unwrap_or(defaults.queue_requests_max),
@@ -165,6 +168,7 @@ impl ModelConfig {
             source,
             dtype: Dtype::Auto,
             slo: slo(None, None),
+            is_slo_stated: false,
             queue_time_max: Duration::from_secs(60),
             queue_requests_max: QUEUE_REQUESTS_MAX,
             batch_time_max: Duration::from_secs(60),
@@ -181,6 +185,7 @@ impl ModelConfig {
             place,
             dtype: self.dtype.as_str().into(),
             slo: self.slo,
+            is_slo_stated: self.is_slo_stated,
             queue_time_max: self.queue_time_max,
             queue_requests_max: self.queue_requests_max,
             batch_time_max: self.batch_time_max,
@@ -193,7 +198,7 @@ impl ModelConfig {
     fn apply(&mut self, arg: &ModelArg) {
         self.source = arg.source.clone();
         if arg.slo.is_some() || arg.preset.is_some() {
-            self.slo = slo(arg.slo, arg.preset);
+            (self.slo, self.is_slo_stated) = (slo(arg.slo, arg.preset), arg.slo.is_some());
         }
         if let (Some(preset), PolicyConfig::Learned { on_late, .. }) = (arg.preset, &self.policy) {
             self.policy = learned(preset, *on_late);

@@ -12,6 +12,7 @@ use crate::card::Card;
 use crate::models::Place;
 use crate::tokenize::Vocabulary;
 
+use super::costs::{CostKey, KeptCost};
 use super::models::{ModelReport, ModelSettings};
 use super::tokenizers::ArtifactError;
 
@@ -32,6 +33,10 @@ pub enum Event {
     Want { model: Arc<str>, wanted: bool, done: oneshot::Sender<()> },
     /// A tokenizer was read, or could not be.
     Tokenizer { sha256: String, result: Result<Vocabulary, ArtifactError> },
+    /// What a model was found to cost before, if it was.
+    Cost { model: Arc<str>, key: CostKey, found: Option<KeptCost> },
+    /// What was learned is to be kept; answered once it is.
+    KeepCosts { done: oneshot::Sender<()> },
     /// Local workers are to finish what they run and end, within `grace`.
     Dismiss { grace: Duration },
     /// Bring the gauges up to date.
@@ -49,6 +54,8 @@ pub struct WorkerUp {
     pub name: Arc<str>,
     /// What it runs on, for people.
     pub device: String,
+    /// What else is like it: batches of the same model take as long there.
+    pub device_class: Arc<str>,
     /// Started by this server: it is told where to read models.
     pub local: bool,
     /// Models it has sources for of its own.

@@ -21,6 +21,7 @@ pub(super) struct Worker {
     pub(super) epoch: Epoch,
     pub(super) name: Arc<str>,
     pub(super) device: String,
+    pub(super) device_class: Arc<str>,
     pub(super) local: bool,
     commands: mpsc::UnboundedSender<ToWorker>,
     /// Its connection is over since; its process may still say why.
@@ -68,6 +69,7 @@ impl Fleet {
             epoch: up.epoch,
             name: up.name,
             device: up.device,
+            device_class: up.device_class,
             local: up.local,
             commands: up.commands,
             broken: None,
@@ -116,6 +118,11 @@ impl Fleet {
 
     pub(super) fn by_epoch(&self, epoch: Epoch) -> Option<&Worker> {
         self.live.get(&epoch)
+    }
+
+    /// What a connected worker runs on.
+    pub(super) fn device_of(&self, id: WorkerId) -> Option<&Arc<str>> {
+        self.live.values().find(|worker| worker.id == id).map(|worker| &worker.device_class)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {

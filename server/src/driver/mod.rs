@@ -4,6 +4,7 @@
 //! Nothing here knows the wire; nothing here decides what the core decides.
 
 mod calls;
+mod costs;
 mod event;
 mod fleet;
 mod models;
@@ -28,6 +29,7 @@ use shoal_scheduler::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use costs::{CostErrand, CostKey, KeptCost};
 pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, WorkerUp};
 pub use models::{ModelReport, ModelSettings};
 pub use run::{Handle, Inbox, drive};
@@ -38,6 +40,7 @@ use crate::metrics::{Metrics, ModelMetrics};
 use crate::registry::Registry;
 
 use calls::{Calls, Pending};
+use costs::Keeping;
 use fleet::Fleet;
 use models::{Model, Models};
 use tenants::Tenants;
@@ -54,6 +57,8 @@ pub struct Surroundings {
     pub supervisor: mpsc::UnboundedSender<ToSupervisor>,
     /// Who reads and keeps tokenizers.
     pub artifacts: mpsc::UnboundedSender<ArtifactWanted>,
+    /// Who keeps what models cost.
+    pub costs: mpsc::UnboundedSender<CostErrand>,
 }
 
 /// What the supervisor of local workers is told.
@@ -82,6 +87,7 @@ pub struct Driver {
     fleet: Fleet,
     tenants: Tenants,
     fetches: Fetches,
+    keeping: Keeping,
     drained: Option<oneshot::Sender<()>>,
     /// Inputs that outputs gave rise to, fed once the outputs are drained.
     follow_ups: VecDeque<Input>,
@@ -102,6 +108,7 @@ impl Driver {
             fleet: Fleet::default(),
             tenants: Tenants::default(),
             fetches: Fetches::default(),
+            keeping: Keeping::default(),
             drained: None,
             follow_ups: VecDeque::new(),
             around,
@@ -127,6 +134,8 @@ impl Driver {
                 let _ = done.send(());
             }
             Event::Tokenizer { sha256, result } => self.tokenizer_read(&sha256, result),
+            Event::Cost { model, key, found } => self.cost_looked_up(now, &model, key, found),
+            Event::KeepCosts { done } => self.keep_costs_now(done),
             Event::Dismiss { grace } => {
                 for worker in self.fleet.iter().filter(|worker| worker.local) {
                     worker.send(ToWorker::Drain { grace });
@@ -190,6 +199,7 @@ impl Driver {
             let held = self.models.get(*id).map_or(0, |known| known.quarantine.len(now));
             model.quarantined_inputs.set(held as i64);
         }
+        self.measure_costs();
     }
 
     fn submit(&mut self, now: Instant, first: u64, call: Call, reply: oneshot::Sender<Result<Answer, CallError>>) {

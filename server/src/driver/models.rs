@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, WorkerId};
+use tracing::warn;
 
 use crate::card::Card;
 use crate::models::Place;
@@ -26,6 +27,8 @@ pub struct ModelSettings {
     pub dtype: Arc<str>,
     /// The latency objective.
     pub slo: Duration,
+    /// Somebody asked for it: it is no default.
+    pub is_slo_stated: bool,
     /// How long a request may wait.
     pub queue_time_max: Duration,
     /// Requests queued at most.
@@ -60,6 +63,10 @@ pub(super) struct Model {
     pub(super) statistics: Arc<Statistics>,
     /// Inputs that are refused for what they did.
     pub(super) quarantine: Quarantine,
+    /// Somebody is looking up what it costs.
+    pub(super) is_cost_looked_up: bool,
+    /// Probes have found out what it costs, or could not: they are not tried again.
+    pub(super) is_calibrated: bool,
     /// Why the tokenizer could not be had.
     pub(super) tokenizer_error: Option<String>,
     /// The last report of each connected worker.
@@ -84,12 +91,37 @@ impl Model {
             wanted: true,
             statistics,
             quarantine: Quarantine::default(),
+            is_cost_looked_up: false,
+            is_calibrated: false,
             card: None,
             tokenizer: None,
             tokenizer_error: None,
             workers: BTreeMap::new(),
             last_failure: None,
         }
+    }
+
+    /// What is made of a worker's word: a model that cannot keep its objective even for one row cannot be served as it
+    /// is configured. One that was served before is served on: what shows then is how busy the machine is, not what it
+    /// is. So is one whose objective nobody stated.
+    pub(super) fn hold_to_objective(&self, report: ModelReport) -> ModelReport {
+        let (ModelReport::Ready(card), PolicyConfig::Learned { .. }) = (&report, &self.settings.policy) else {
+            return report;
+        };
+        let (slo, one) = (self.settings.slo, card.smallest_batch);
+        if one <= slo {
+            return report;
+        }
+        let problem = format!(
+            "its slo of {slo:?} cannot be kept: the smallest batch takes {one:.1?} by itself on this worker; \
+             ask for slo = \"{}\" or more",
+            a_little_more(one)
+        );
+        if !self.settings.is_slo_stated || self.card.is_some() {
+            warn!("{}: {problem}", self.settings.name);
+            return report;
+        }
+        ModelReport::Failed(problem)
     }
 
     /// Takes a worker's word on this model.
@@ -104,6 +136,7 @@ impl Model {
                 }
                 if !self.card.as_ref().is_some_and(|known| known.is_same_model(card)) {
                     self.quarantine.empty();
+                    self.is_calibrated = false;
                 }
                 self.card = Some(card.clone());
                 self.last_failure = None;
@@ -243,6 +276,15 @@ impl Models {
         self.next += 1;
         self.ids.insert(name.clone(), id);
         id
+    }
+}
+
+/// A fifth more than a duration, in tenths of a millisecond or whole ones, as configuration has it.
+fn a_little_more(duration: Duration) -> String {
+    let micros = (duration + duration / 5).as_micros();
+    match micros {
+        ..10_000 => format!("{}us", micros.div_ceil(100) * 100),
+        _ => format!("{}ms", micros.div_ceil(1_000)),
     }
 }
 

@@ -33,6 +33,8 @@ impl Driver {
     pub(super) fn perform(&mut self, now: Timestamp, output: Output, tensors: &mut Option<Vec<Tensor>>) {
         match output {
             Output::Dispatch(dispatch) => self.dispatch(now, dispatch),
+            Output::Probe(probe) => self.probe(&probe),
+            Output::Calibrated { model, batches, spent } => self.calibrated(model, batches, spent),
             Output::Complete { request } => {
                 let Some((group, row, pending)) = self.calls.of(request) else { return };
                 pending.complete(row, tensors.take().unwrap_or_default());

@@ -83,6 +83,17 @@ impl Handle {
         let _ = drained.await;
     }
 
+    /// Has what was learned kept, unless that takes too long.
+    pub async fn keep_costs(&self, patience: Duration) {
+        let (done, kept) = oneshot::channel();
+        let ask = async {
+            self.tell(Event::KeepCosts { done }).await;
+            let _ = kept.await;
+        };
+        // The next server learns it anew then.
+        let _ = tokio::time::timeout(patience, ask).await;
+    }
+
     /// Brings the gauges up to date, unless the driver is too busy to answer in time.
     pub async fn measure(&self, patience: Duration) {
         let (done, measured) = oneshot::channel();

@@ -9,6 +9,7 @@ use super::{Driver, ToSupervisor};
 
 impl Driver {
     pub fn configure(&mut self, now: Instant, settings: Vec<ModelSettings>) {
+        self.keep_costs();
         let (configs, gone) = self.models.configure(settings);
         for name in gone {
             self.around.registry.remove(&name);
@@ -26,6 +27,10 @@ impl Driver {
         let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
         let failed = wanted && matches!(model.view().state, crate::registry::ModelState::Failed(_));
         if model.wanted != wanted || failed {
+            if !wanted {
+                self.keep_costs();
+            }
+            let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
             model.want(wanted);
             self.around.registry.publish(model.view());
             let configs = self.models.core_configs();
@@ -43,6 +48,7 @@ impl Driver {
     ) {
         use shoal_scheduler::ModelState;
         let Some(id) = self.models.id(name) else { return };
+        let Some(report) = self.models.get(id).map(|model| model.hold_to_objective(report)) else { return };
         let state = match &report {
             ModelReport::Loading => ModelState::Loading,
             ModelReport::Ready(card) => {
@@ -55,6 +61,7 @@ impl Driver {
             }
             ModelReport::Unloaded => ModelState::Unloaded,
         };
+        let card = if let ModelReport::Ready(card) = &report { Some(card.clone()) } else { None };
         if let Some(model) = self.models.get_mut(id) {
             model.report(worker, report);
             let wanted = model.tokenizer_wanted().map(str::to_owned);
@@ -69,6 +76,9 @@ impl Driver {
             let _ = self.around.supervisor.send(ToSupervisor::Useful(worker.name.clone()));
         }
         self.count_model_workers();
+        if let (Some(card), Some(device)) = (card, self.fleet.device_of(worker).cloned()) {
+            self.look_up_cost(id, &device, &card);
+        }
         self.feed(now, Input::ModelState { worker, epoch, model: id, state }, None);
     }
 

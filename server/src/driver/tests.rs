@@ -1,5 +1,6 @@
 //! The driver as a function of events: no runtime but for its clock, no wire, scripted workers.
 
+mod costs;
 mod quarantine;
 
 use std::num::NonZeroU32;
@@ -27,6 +28,7 @@ struct Bench {
     registry: Registry,
     told: mpsc::UnboundedReceiver<ToSupervisor>,
     errands: mpsc::UnboundedReceiver<ArtifactWanted>,
+    cost_errands: mpsc::UnboundedReceiver<CostErrand>,
     next_request: u64,
 }
 
@@ -43,9 +45,10 @@ impl Bench {
         let registry = Registry::default();
         let (supervisor, told) = mpsc::unbounded_channel();
         let (artifacts, errands) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts };
+        let (costs, cost_errands) = mpsc::unbounded_channel();
+        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts, costs };
         let driver = Driver::new(Limits::default(), Instant::now(), around);
-        let mut bench = Self { driver, registry, told, errands, next_request: 1 };
+        let mut bench = Self { driver, registry, told, errands, cost_errands, next_request: 1 };
         bench.configure(vec![settings("m")]);
         bench
     }
@@ -90,6 +93,7 @@ impl Bench {
             epoch,
             name: name.into(),
             device: "cpu".into(),
+            device_class: "cpu, 1 thread".into(),
             local: true,
             offers: Vec::new(),
             commands,
@@ -166,6 +170,7 @@ fn settings(name: &str) -> ModelSettings {
         place: Some(crate::models::Place::Echo),
         dtype: "auto".into(),
         slo: Duration::from_millis(50),
+        is_slo_stated: true,
         queue_time_max: Duration::from_secs(10),
         queue_requests_max: NonZeroU32::new(100).expect("positive"),
         batch_time_max: Duration::from_secs(30),

@@ -57,6 +57,7 @@ impl Driver {
                 if known {
                     self.end_batch(self.stamp(now), batch, Some(compute));
                 }
+                self.keep_costs_at_times(now);
             }
             FromWorker::BatchFailed { batch, attempt, reason, detail } => {
                 warn!(worker = worker.0, batch = batch.0, ?reason, %detail, "batch failed");

@@ -21,6 +21,7 @@ struct Plan {
     steps: Vec<Step>,
     /// Credits wait until so many calls have come.
     hold: u64,
+    drops_probes: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +51,11 @@ pub(crate) async fn reach(point: Point) -> Result<(), Cut> {
             Ok(())
         }
     }
+}
+
+/// Whether models are not calibrated, so that all batches are of calls.
+pub(crate) fn are_probes_dropped() -> bool {
+    PLAN.drops_probes
 }
 
 /// Where events pass on their way to the driver.
@@ -117,6 +123,10 @@ impl FromStr for Plan {
                     plan.hold = argument.parse().map_err(|_| problem())?;
                     continue;
                 }
+                ("probe", "drop") => {
+                    plan.drops_probes = true;
+                    continue;
+                }
                 (_, "delay") => Action::Delay(humantime::parse_duration(argument).map_err(|_| problem())?),
                 (_, "drop") => Action::Drop,
                 _ => return Err(format!("`{entry}`: no such action there")),
@@ -152,9 +162,15 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for wrong in
-            ["link-run", "nowhere=drop", "results=explode", "dispatch=drop", "results=x*drop", "results=delay(x)"]
-        {
+        for wrong in [
+            "link-run",
+            "nowhere=drop",
+            "results=explode",
+            "dispatch=drop",
+            "results=x*drop",
+            "results=delay(x)",
+            "probe=delay(1s)",
+        ] {
             assert!(wrong.parse::<Plan>().is_err(), "{wrong}");
         }
     }

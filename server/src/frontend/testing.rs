@@ -65,14 +65,17 @@ impl Bench {
         let (driver, inbox) = Handle::new();
         let (supervisor, _) = mpsc::unbounded_channel();
         let (artifacts, _) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: metrics.clone(), supervisor, artifacts };
+        let (costs, _) = mpsc::unbounded_channel();
+        let around =
+            Surroundings { registry: registry.clone(), metrics: metrics.clone(), supervisor, artifacts, costs };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         let offers = models.iter().map(|model| model.name.clone()).collect();
         driver.configure(models).await;
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = EPOCH;
-        let (name, device) = ("w".into(), "cpu".into());
-        driver.tell(Event::WorkerUp(WorkerUp { epoch, name, device, local: false, offers, commands })).await;
+        let (name, device, device_class) = ("w".into(), "cpu".into(), "cpu".into());
+        let up = WorkerUp { epoch, name, device, device_class, local: false, offers, commands };
+        driver.tell(Event::WorkerUp(up)).await;
         let ready: Vec<_> = cards.iter().map(|card| card.name.clone()).collect();
         for card in cards {
             let (model, state) = (card.name.clone(), ModelReport::Ready(Arc::new(card)));
@@ -146,6 +149,7 @@ pub(crate) fn settings(name: &str) -> ModelSettings {
         place: None,
         dtype: "auto".into(),
         slo: Duration::from_millis(50),
+        is_slo_stated: true,
         queue_time_max: 10 * PATIENCE,
         queue_requests_max: NonZeroU32::new(1 << 16).expect("not zero"),
         batch_time_max: PATIENCE,

@@ -60,7 +60,7 @@ fn short(header: String, bytes_max: usize) -> String {
 }
 
 fn column(batch: &Batch, index: usize, spec: &TensorSpec) -> wire::Column {
-    let element = element_bytes(spec.data_type);
+    let element = spec.data_type.unit_bytes();
     let mut row_splits = Vec::with_capacity(batch.rows.len() + 1);
     row_splits.push(0);
     let mut end = 0;
@@ -108,16 +108,6 @@ fn targets(batch: &Batch) -> Option<wire::Column> {
         data: data.freeze(),
         shared_memory: None,
     })
-}
-
-/// Bytes of one element; opaque bytes count each.
-fn element_bytes(data_type: DataType) -> usize {
-    match data_type {
-        DataType::I8 | DataType::U8 | DataType::Bool | DataType::Bytes => 1,
-        DataType::F16 | DataType::Bf16 => 2,
-        DataType::F32 | DataType::I32 | DataType::U32 => 4,
-        DataType::I64 => 8,
-    }
 }
 
 /// Where a model is read, as the link says it.

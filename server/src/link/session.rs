@@ -107,6 +107,7 @@ impl Session {
             epoch: Epoch(epoch),
             name: hello.worker.as_str().into(),
             device: format!("{} ({})", device.kind, device.name),
+            device_class: format!("{} ({}), {} threads", device.kind, device.name, device.threads).into(),
             local: origin == Origin::Child,
             offers: hello.offers.into_iter().map(|offer| offer.name.into()).collect(),
             commands,

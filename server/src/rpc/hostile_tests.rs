@@ -95,14 +95,16 @@ impl Bench {
         let (driver, inbox) = Handle::new();
         let (supervisor, _) = mpsc::unbounded_channel();
         let (artifacts, errands) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts };
+        let (costs, _) = mpsc::unbounded_channel();
+        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts, costs };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         driver.configure(cards().iter().map(settings).collect()).await;
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = Epoch(1);
         let offers = cards().iter().map(|card| card.name.clone()).collect();
         let (name, device) = ("w".into(), "cpu".into());
-        driver.tell(Event::WorkerUp(WorkerUp { epoch, name, device, local: false, offers, commands })).await;
+        let up = WorkerUp { epoch, name, device, device_class: "cpu".into(), local: false, offers, commands };
+        driver.tell(Event::WorkerUp(up)).await;
         let budget = Budget { rows: 64, tokens: 1 << 20, bytes: 1 << 30 };
         driver.tell(Event::Worker { epoch, said: FromWorker::Credit { slot: Slot(0), budget } }).await;
         tokio::spawn(work(driver.clone(), epoch, budget, commands_in));
@@ -254,6 +256,7 @@ fn settings(card: &Card) -> ModelSettings {
         place: None,
         dtype: "auto".into(),
         slo: Duration::from_millis(50),
+        is_slo_stated: true,
         queue_time_max: PATIENCE,
         queue_requests_max: many(1 << 16),
         batch_time_max: PATIENCE,

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod clients;
+mod costs;
 mod endurance;
 mod faults;
 mod http;

@@ -55,11 +55,11 @@ impl Shoal {
         server
     }
 
-    /// As [`Self::serve`], with these failpoints.
+    /// As [`Self::serve`], with these failpoints, which only batches of calls come by.
     pub(crate) fn serve_with(failpoints: &str, args: &[&str]) -> Self {
         let scratch = tempfile::tempdir().expect("folder");
         let mut command = shoal(scratch.path());
-        command.env("SHOAL_FAILPOINTS", failpoints);
+        command.env("SHOAL_FAILPOINTS", format!("probe=drop;{failpoints}"));
         let mut server = Self::serving(command, args);
         server.scratch.push(scratch);
         server

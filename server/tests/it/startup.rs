@@ -269,6 +269,12 @@ fn flags_that_are_wrong_are_named() {
 }
 
 #[test]
+fn an_objective_that_cannot_be_kept_is_named_with_what_can() {
+    let told = refusal(&["--model", "s=synthetic:base=20ms,slo=5ms"]);
+    assert_tells(&told, &["`s`", "its slo of 5ms cannot be kept", "takes 20.1ms by itself", "\"25ms\""]);
+}
+
+#[test]
 fn a_home_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("file");

@@ -20,9 +20,14 @@ impl Check for Homogeneity {
     }
 
     fn see(&mut self, ledger: &Ledger, entry: &Entry) -> Result<(), String> {
+        let batch = match output(entry) {
+            Some(Output::Dispatch(dispatch)) => dispatch.batch,
+            Some(Output::Probe(probe)) => probe.batch,
+            _ => return Ok(()),
+        };
+        ensure(self.last < Some(batch), || format!("batch id {batch} is not new"))?;
+        self.last = Some(batch);
         let Some(Output::Dispatch(dispatch)) = output(entry) else { return Ok(()) };
-        ensure(self.last < Some(dispatch.batch), || format!("batch id {} is not new", dispatch.batch))?;
-        self.last = Some(dispatch.batch);
         let unique: BTreeSet<_> = dispatch.requests.iter().collect();
         ensure(unique.len() == dispatch.requests.len(), || "a request is in it twice".into())?;
         ensure(!unique.is_empty(), || "it is empty".into())?;

@@ -39,21 +39,29 @@ impl Check for Credits {
     }
 
     fn see(&mut self, ledger: &Ledger, entry: &Entry) -> Result<(), String> {
-        let Some(Output::Dispatch(dispatch)) = output(entry) else { return Ok(()) };
-        let worker = ledger.workers.get(&dispatch.worker).filter(|worker| worker.epoch == dispatch.epoch);
+        let (at, epoch, slot, of) = match output(entry) {
+            Some(Output::Dispatch(dispatch)) => (dispatch.worker, dispatch.epoch, dispatch.slot, dispatch.model),
+            Some(Output::Probe(probe)) => (probe.worker, probe.epoch, probe.slot, probe.model),
+            _ => return Ok(()),
+        };
+        let worker = ledger.workers.get(&at).filter(|worker| worker.epoch == epoch);
         let worker = worker.ok_or("the worker is not connected in that epoch")?;
-        ensure(worker.models.get(&dispatch.model) == Some(&Holding::Ready), || "the worker lacks the model".into())?;
-        let credit = worker.credits.get(&dispatch.slot).ok_or("the slot has no credit")?;
-        let model = ledger.models.get(&dispatch.model).ok_or("the model is not configured")?;
-        let costs = || dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|record| record.cost);
-        let (rows, tokens): (u32, u32) = (costs().map(|c| c.rows).sum(), costs().map(|c| c.tokens).sum());
-        let bytes: u64 = costs().map(|c| c.bytes).sum();
+        ensure(worker.models.get(&of) == Some(&Holding::Ready), || "the worker lacks the model".into())?;
+        let credit = worker.credits.get(&slot).ok_or("the slot has no credit")?;
+        let model = ledger.models.get(&of).ok_or("the model is not configured")?;
+        let (rows, tokens, bytes, is_one) = match output(entry) {
+            Some(Output::Dispatch(dispatch)) => {
+                let costs = || dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|of| of.cost);
+                let (rows, tokens): (u32, u32) = (costs().map(|c| c.rows).sum(), costs().map(|c| c.tokens).sum());
+                (rows, tokens, costs().map(|c| c.bytes).sum(), dispatch.requests.len() == 1)
+            }
+            Some(Output::Probe(probe)) => (probe.rows, probe.rows * probe.tokens, 0, false),
+            _ => return Ok(()),
+        };
         let fits = rows <= credit.rows.min(model.batch_rows_max.get())
             && tokens <= credit.tokens.min(model.batch_tokens_max.get())
             && bytes <= credit.bytes;
-        ensure(fits || dispatch.requests.len() == 1, || {
-            format!("{rows} rows, {tokens} tokens, {bytes} bytes exceed {credit:?}")
-        })
+        ensure(fits || is_one, || format!("{rows} rows, {tokens} tokens, {bytes} bytes exceed {credit:?}"))
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use shoal_scheduler::{
     Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, Epoch, Failure, Group, GroupId, Input, Limits,
-    ModelConfig, ModelId, ModelState, Output, PolicyConfig, Reject, Request, RequestId, Slot, TenantId, Timestamp,
-    WorkerId,
+    ModelConfig, ModelId, ModelState, Output, PolicyConfig, Probe, Reject, Request, RequestId, Slot, TenantId,
+    Timestamp, WorkerId,
 };
 
 use super::{Judge, Violation};
@@ -401,4 +401,68 @@ fn passed_over(first: Class, others: ModelId) -> Result<(), Violation> {
 fn a_class_that_is_always_passed_over_is_caught() {
     let violation = passed_over(Class::Bulk, ModelId(2)).expect_err("nobody objected");
     assert_eq!((violation.check, violation.how.as_str()), ("patience", "Bulk was passed over 18 times"));
+}
+
+fn change_probe(entries: &mut [Entry], change: impl Fn(&mut Probe)) -> Option<()> {
+    change_output(entries, |output| {
+        let Output::Probe(probe) = output else { return None };
+        change(probe);
+        Some(())
+    })
+}
+
+#[test]
+fn a_probe_that_nobody_allowed_is_caught() {
+    assert_caught("probes", |entries| {
+        entries.iter().find(|entry| matches!(entry.what, What::Did(Output::Probe(_))))?;
+        remove(entries, |entry| matches!(entry.what, What::Told(Input::Calibrate { .. })))
+    });
+}
+
+#[test]
+fn a_probe_of_more_than_the_credit_allows_is_caught() {
+    assert_caught("credits", |entries| change_probe(entries, |probe| probe.rows = 1_000));
+}
+
+#[test]
+fn a_probe_under_an_old_id_is_caught() {
+    assert_caught("homogeneity", |entries| change_probe(entries, |probe| probe.batch = BatchId(0)));
+}
+
+/// The end of a probe after which the next batch of all is another one of the same model.
+fn end_between_probes(entries: &[Entry]) -> Option<usize> {
+    let batches = entries.iter().enumerate().filter_map(|(at, entry)| match &entry.what {
+        What::Did(Output::Probe(probe)) => Some((at, Some(*probe))),
+        What::Did(Output::Dispatch(_)) => Some((at, None)),
+        _ => None,
+    });
+    let batches: Vec<_> = batches.collect();
+    let (from, to, first) = batches.windows(2).find_map(|pair| match pair {
+        [(from, Some(one)), (to, Some(other))] if one.model == other.model => Some((*from, *to, one.batch)),
+        _ => None,
+    })?;
+    let ends = |entry: &Entry| matches!(entry.what, What::Told(Input::BatchEnd { batch, .. }) if batch == first);
+    entries[from..to].iter().position(ends).map(|at| from + at)
+}
+
+#[test]
+fn a_probe_beside_another_is_caught() {
+    assert_caught("probes", |entries| {
+        let at = end_between_probes(entries)?;
+        entries.remove(at);
+        Some(())
+    });
+}
+
+#[test]
+fn probes_that_go_on_after_one_failed_are_caught() {
+    assert_caught("probes", |entries| {
+        let is_told = |entry: &Entry| matches!(entry.what, What::Told(Input::BatchFailed { .. }));
+        let is_end = |entry: &Entry| matches!(entry.what, What::Did(Output::Calibrated { .. }));
+        let at = entries
+            .windows(3)
+            .position(|three| is_told(&three[0]) && is_end(&three[1]) && three[2].what == What::Settled)?;
+        entries.remove(at + 1);
+        Some(())
+    });
 }

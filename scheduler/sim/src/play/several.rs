@@ -395,6 +395,8 @@ impl<'a> Play<'a> {
                     self.agenda.after(RESTART, Happening::WorkerReturned(at));
                 }
             }
+            // Nobody asks for probes here.
+            Output::Probe(_) | Output::Calibrated { .. } => {}
             Output::Late { .. } | Output::CancelRunning { .. } | Output::Unload { .. } | Output::Drained => {}
         }
     }

@@ -1,4 +1,4 @@
-use shoal_scheduler::PolicyConfig;
+use shoal_scheduler::{OnLate, PolicyConfig, ProbeRow};
 
 use super::*;
 use crate::contender::configure;
@@ -54,6 +54,22 @@ fn only_poison_fails() {
     assert!(failed.clone().count() > 3);
     assert!(failed.clone().all(|record| record.is_poison));
     assert_eq!(answered(&outcome) + failed.count(), outcome.requests.len());
+}
+
+#[test]
+fn probes_find_out_what_a_batch_costs_before_anybody_asks() {
+    let mut scenario = standard(1, 1).at_rate(1.0);
+    scenario.duration = Duration::from_secs(3);
+    scenario.traffic[0].process = crate::scenario::Process::Constant;
+    let learned = PolicyConfig::Learned { wait_price: 1, waits_when_idle: false, on_late: OnLate::Serve };
+    let row = ProbeRow { tokens_max: 0, row_bytes: 0, token_bytes: 0, time: Duration::ZERO };
+    let probes = Input::Calibrate { model: scenario.models[0].id, row };
+    let outcome = play_told(&scenario, |model| configure(model, learned.clone()), [probes]);
+    // Three each of 1, 4, 16 and 64 rows, of which the last takes 36 ms: longer than half of the objective.
+    let probes: u64 = [1, 4, 16].into_iter().map(|rows| 3 * (4_000 + 500 * rows)).sum();
+    let asked = outcome.requests.len() as u64 * 4_500;
+    assert_eq!(outcome.busy, Duration::from_micros(probes + asked));
+    assert_eq!(answered(&outcome), outcome.requests.len());
 }
 
 #[test]

@@ -186,6 +186,7 @@ fn changes(duration: Duration) -> Vec<Family> {
         world.workers[0].absences = vec![Absence { from: third, until: Some(third * 2) }];
     });
     let memory = with("out-of-memory", 4, 1, |world| world.faults.memory_max = Some(40));
+    let told = |name, factor| with(name, 4, 1, |world| world.models[0].prior = Some(factor));
     let linked = with("far-workers", 4, 1, |world| {
         let budget = Budget { rows: 64, ..WorkerSpec::default().budget };
         let link = Duration::from_millis(2);
@@ -209,6 +210,8 @@ fn changes(duration: Duration) -> Vec<Family> {
             with("poison", 4, 1, |world| world.faults.poison_per_mille = 1),
         ),
         family("Batches of more than 40 rows do not fit the device.", 0.7, memory),
+        family("What was known before is a fifth of the truth.", 0.7, told("wrong-prior-low", 0.2)),
+        family("What was known before is five times the truth.", 0.7, told("wrong-prior-high", 5.0)),
         family("Two milliseconds to each worker, two slots to hide them.", 0.7, linked),
     ]
 }
