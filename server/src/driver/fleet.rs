@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{DownCause, Epoch, WorkerId};
+use shoal_scheduler::{DownCause, Epoch, Slot, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ pub(super) struct Worker {
     pub(super) device: String,
     pub(super) local: bool,
     commands: mpsc::UnboundedSender<ToWorker>,
+    /// Since when its credits are here, those that were spent included.
+    credits: BTreeMap<Slot, Timestamp>,
     /// Its connection is over since; its process may still say why.
     broken: Option<Instant>,
 }
@@ -47,6 +49,16 @@ impl Worker {
     pub(super) fn send(&self, command: ToWorker) {
         let _ = self.commands.send(command);
     }
+
+    /// A credit came.
+    pub(super) fn grant(&mut self, slot: Slot, now: Timestamp) {
+        self.credits.insert(slot, now);
+    }
+
+    /// How long it was here, now that it is spent.
+    pub(super) fn spend(&self, slot: Slot, now: Timestamp) -> Duration {
+        self.credits.get(&slot).map_or(Duration::ZERO, |granted| now.since(*granted))
+    }
 }
 
 impl Fleet {
@@ -70,6 +82,7 @@ impl Fleet {
             device: up.device,
             local: up.local,
             commands: up.commands,
+            credits: BTreeMap::new(),
             broken: None,
         };
         self.live.insert(up.epoch, worker);
@@ -116,6 +129,10 @@ impl Fleet {
 
     pub(super) fn by_epoch(&self, epoch: Epoch) -> Option<&Worker> {
         self.live.get(&epoch)
+    }
+
+    pub(super) fn by_epoch_mut(&mut self, epoch: Epoch) -> Option<&mut Worker> {
+        self.live.get_mut(&epoch)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {

@@ -97,7 +97,8 @@ impl Driver {
             metrics.close(close_name(dispatch.close));
         }
         debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
-        if let Some(worker) = self.fleet.by_epoch(dispatch.epoch) {
+        if let Some(worker) = self.fleet.by_epoch_mut(dispatch.epoch) {
+            let held = worker.spend(dispatch.slot, now);
             worker.send(ToWorker::Run(Batch {
                 batch: dispatch.batch,
                 attempt: dispatch.attempt,
@@ -105,6 +106,7 @@ impl Driver {
                 slot: dispatch.slot,
                 model: model.settings.name.clone(),
                 card,
+                held,
                 rows: batch_rows,
             }));
         }
