@@ -354,7 +354,8 @@ impl Play {
         let fits = size <= self.memory_max;
         let nanos = if fits { curve.nanos(cost) } else { curve.base_ns };
         let worker = &mut self.workers[at];
-        let begins = (self.agenda.now() + worker.spec.link).max(worker.free);
+        let link = worker.spec.link_of(dispatch.requests.len());
+        let begins = (self.agenda.now() + link).max(worker.free);
         let slowness = worker.spec.slowness_at(begins.since(Timestamp::ZERO)) * worker.rng.lognormal(worker.spec.sigma);
         let compute = Duration::from_nanos((nanos as f64 * slowness) as u64);
         worker.free = begins + compute;
@@ -364,7 +365,7 @@ impl Play {
             (true, true) => Ending::Badly(BatchFailure::Item),
             (true, false) => Ending::Well(compute),
         };
-        self.agenda.at(worker.free + worker.spec.link, Happening::Ended { worker: at, dispatch, ending });
+        self.agenda.at(worker.free + link, Happening::Ended { worker: at, dispatch, ending });
     }
 
     fn hash_dispatch(&mut self, dispatch: &Dispatch) {
