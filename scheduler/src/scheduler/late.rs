@@ -1,6 +1,7 @@
 //! Who cannot be on time any more, and what becomes of them: the model's policy says how many, the rest is done here.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::Scheduler;
 use super::places::Unwanted;
@@ -13,8 +14,10 @@ impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
     pub(super) fn give_up_late(&mut self, id: ModelId, worker: WorkerId) {
         let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
-        for late in self.hopeless(id, worker) {
-            self.put_late(late, id, on_late);
+        let hopeless = self.hopeless(id, worker);
+        let probe = hopeless.last().copied().filter(|_| self.is_blind(id) && !self.has_late(id));
+        for late in hopeless {
+            self.put_late(late, id, if probe == Some(late) { OnLate::Serve } else { on_late });
         }
         let Some(view) = self.view(id, worker) else { return };
         let victims = self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
@@ -59,6 +62,18 @@ impl Scheduler {
         Class::ALL.into_iter().flat_map(of_class).collect()
     }
 
+    /// Whether nothing of a model has run for so long that what is known of its costs may not hold any more. Who believes to
+    /// be late whatever is done, and for that runs nothing, would never hear that workers are quick again: one request a
+    /// second is tried all the same.
+    fn is_blind(&self, id: ModelId) -> bool {
+        const BLIND_AFTER: Duration = Duration::from_secs(1);
+        self.models.get(&id).is_some_and(|model| model.served.idle(self.now) >= BLIND_AFTER)
+    }
+
+    fn has_late(&self, id: ModelId) -> bool {
+        self.models.get(&id).is_some_and(|model| model.queue.late().requests > 0)
+    }
+
     /// When the workers that the model can count on are free, the one that asks first: its share of them, if others have
     /// work as well.
     fn round(&self, id: ModelId, worker: WorkerId) -> Vec<(Timestamp, WorkerId)> {
@@ -71,6 +86,9 @@ impl Scheduler {
     }
 
     fn put_late(&mut self, request: RequestId, model: ModelId, on_late: OnLate) {
+        if let Some(model) = self.models.get_mut(&model) {
+            model.served.begin(self.now);
+        }
         match on_late {
             OnLate::Serve if self.has_room_for_late(request, model) => {
                 self.mark_late(request, model, true);
@@ -119,7 +137,7 @@ impl Scheduler {
             let time = model.costs.high(worker, item.cost.into());
             let request = item.rank.id;
             let deadline = self.requests.get(request).map_or(Timestamp::MAX, |live| live.deadline);
-            if !model.costs.is_known() || self.now + time <= deadline {
+            if !model.costs.is_known() || self.is_blind(id) || self.now + time <= deadline {
                 return;
             }
             debug_assert!(self.requests.get(request).is_some_and(|live| live.place == Place::Queued));
