@@ -220,12 +220,12 @@ async fn a_call_over_several_batches_is_answered_once_and_in_order() {
 async fn a_batch_says_how_long_its_credit_was_held_for_want_of_work() {
     let mut bench = Bench::new();
     let mut worker = bench.worker("w", 1);
-    tokio::time::advance(Duration::from_millis(7)).await;
+    advance(Duration::from_millis(7)).await;
     let _reply = bench.call(10);
     let first = worker.run();
     assert_eq!(first.held, Duration::from_millis(7));
     bench.complete(&worker, &first);
-    tokio::time::advance(Duration::from_millis(3)).await;
+    advance(Duration::from_millis(3)).await;
     bench.credit(&worker, 0);
     assert_eq!(worker.run().held, Duration::ZERO, "two rows were waiting for it");
 }

@@ -235,7 +235,7 @@ async fn a_trace_is_played_to_its_end_with_its_lengths() {
 async fn the_calls_of_a_trace_are_for_the_models_it_says() {
     let (server, file) = (TestServer::start().await, tempfile::NamedTempFile::new().unwrap());
     let replay = |api, one: &str, other: &str| {
-        let line = |n: u32| format!("{},{}\n", f64::from(n) / 1e3, if n % 4 == 0 { one } else { other });
+        let line = |n: u32| format!("{},{}\n", f64::from(n) / 1e3, if n.is_multiple_of(4) { one } else { other });
         std::fs::write(file.path(), format!("seconds,model\n{}", (0..40).map(line).collect::<String>())).unwrap();
         let trace = Some(file.path().to_owned());
         LoadOptions { arrivals: Arrivals::Replay, api, trace, ..options(&server) }
