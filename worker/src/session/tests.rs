@@ -209,7 +209,7 @@ fn a_server_with_nothing_to_send_is_not_a_slow_link() {
 
 #[test]
 fn a_credit_that_the_server_held_until_somebody_asked_is_no_slow_link_either() {
-    for (held, credits) in [(Duration::ZERO, 2), (Duration::from_micros(900), 1), (Duration::MAX, 1)] {
+    for (held, credits) in [(Duration::ZERO, 2), (Duration::from_micros(900), 1), (9 * MS, 1)] {
         let (mut session, mut now) = session();
         let mut granted: VecDeque<u32> = session.grants(now).into();
         for batch in 0..50 {
