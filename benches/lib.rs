@@ -5,6 +5,9 @@
 //! - `hop`: calls through server, scheduler and worker process, beside a server that answers by itself.
 //! - `memory`: what a server's memory comes to with much in flight.
 //!
+//! Beside them, under `examples/`, are `engine`, which other engines are compared with, and `policies`, which compares
+//! batching policies in real processes.
+//!
 //! `cargo bench -p shoal-benches --bench scheduler`. Nothing depends on this crate.
 //!
 //! What they share is here: the product as a user runs it, in processes of its own.
@@ -24,7 +27,7 @@ pub struct Served {
     pub address: String,
     /// Where it counts them, if it does.
     metrics: Option<String>,
-    _home: tempfile::TempDir,
+    _home: Option<tempfile::TempDir>,
 }
 
 impl Served {
@@ -33,21 +36,31 @@ impl Served {
     /// # Errors
     /// When it cannot be started, or ends at once.
     pub fn program(mut command: Command) -> anyhow::Result<Self> {
-        let home = tempfile::tempdir()?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let address = line_with(&mut child, "")?.trim().to_owned();
-        Ok(Self { child, address, metrics: None, _home: home })
+        Ok(Self { child, address, metrics: None, _home: None })
     }
 
-    /// Builds the release binary and starts `shoal serve` on free ports, with these arguments besides.
+    /// Builds the release binary and starts `shoal serve` on free ports, with these arguments besides and an empty home.
     ///
     /// # Errors
     /// When it cannot be built or started.
     pub fn shoal(arguments: &[&str]) -> anyhow::Result<Self> {
-        let home = tempfile::tempdir()?;
-        let mut command = Command::new(build()?);
+        Self::serve(&shoal()?, arguments, Some(tempfile::tempdir()?))
+    }
+
+    /// Starts this binary's `shoal serve` on free ports, with these arguments besides. Its home is that folder, which goes
+    /// with it, or the user's.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn serve(shoal: &Path, arguments: &[&str], home: Option<tempfile::TempDir>) -> anyhow::Result<Self> {
+        let mut command = Command::new(shoal);
         command.args(["serve", "--grpc-port", "0", "--metrics-port", "0", "--http-port", "off", "--log", "warn"]);
-        command.args(arguments).env("SHOAL_HOME", home.path());
+        command.args(arguments);
+        if let Some(home) = &home {
+            command.env("SHOAL_HOME", home.path());
+        }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let line = line_with(&mut child, "gRPC on ")?;
         let mut words = line.split([' ', ',']).filter(|word| word.contains(':'));
@@ -70,24 +83,26 @@ impl Served {
         Ok(value.unwrap_or(0.0))
     }
 
-    /// Processor time of the process and its children, user and system, in seconds.
+    /// Its processes: its own, and those of its children there are now.
     ///
     /// # Errors
     /// Where the system does not say, as only Linux does.
-    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub fn pids(&self) -> anyhow::Result<Vec<u32>> {
         let mut pids = vec![self.child.id()];
         for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let children = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
             pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
-        // In ticks of 1/100 s, the value on every Linux there is. Fields are counted behind the name in parentheses.
-        let ticks = |pid: u32| -> anyhow::Result<f64> {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            let (_, rest) = stat.rsplit_once(") ").context("a name in parentheses")?;
-            let fields: Vec<&str> = rest.split(' ').collect();
-            Ok(fields[11].parse::<f64>()? + fields[12].parse::<f64>()?)
-        };
-        pids.into_iter().map(|pid| ticks(pid).map(|ticks| ticks / 100.0)).sum()
+        Ok(pids)
+    }
+
+    /// Processor time of the process and its children, those that have ended included, user and system, in seconds.
+    ///
+    /// # Errors
+    /// Where the system does not say, as only Linux does.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        // A child may end between the two looks.
+        Ok(self.pids()?.into_iter().map(|pid| cpu_seconds(pid).unwrap_or(0.0)).sum())
     }
 
     /// Memory of the process without its children, in MB: now, and the most ever.
@@ -112,8 +127,24 @@ impl Drop for Served {
     }
 }
 
+/// Processor time of a process and of the children it has waited for, user and system, in seconds.
+///
+/// # Errors
+/// Where there is no such process, or the system does not say, as only Linux does.
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // In ticks of 1/100 s, the value on every Linux there is. Fields are counted behind the name in parentheses.
+    let (_, rest) = stat.rsplit_once(") ").context("a name in parentheses")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks = fields.get(11..15).context("times")?.iter().map(|field| field.parse::<f64>());
+    Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
+}
+
 /// Builds the product and returns where it lies: beside this benchmark's own folder.
-fn build() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be built.
+pub fn shoal() -> anyhow::Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--quiet", "--release", "--bin", "shoal", "--manifest-path"]).arg(manifest);

@@ -21,6 +21,8 @@ pub(crate) struct Rate {
     current: u64,
     /// Served in the window before, if there was one.
     previous: u64,
+    /// When something was served last, or was first to be.
+    last: Option<Timestamp>,
 }
 
 /// An estimate within what a client can be told.
@@ -32,6 +34,17 @@ impl Rate {
     pub(crate) fn add(&mut self, now: Timestamp, served: u64) {
         self.roll(now);
         self.current += served;
+        self.last = Some(now);
+    }
+
+    /// There is something to serve now, whatever becomes of it.
+    pub(crate) fn begin(&mut self, now: Timestamp) {
+        self.last.get_or_insert(now);
+    }
+
+    /// How long nothing has been served although there was something to serve at some time.
+    pub(crate) fn idle(&self, now: Timestamp) -> Duration {
+        self.last.map_or(Duration::ZERO, |last| now.since(last))
     }
 
     /// The time in which `amount` more should be served, within bounds a client can be told.
@@ -52,9 +65,9 @@ impl Rate {
     fn roll(&mut self, now: Timestamp) {
         let age = now.since(self.started);
         if age >= WINDOW * 2 {
-            *self = Self { started: now, current: 0, previous: 0 };
+            *self = Self { started: now, current: 0, previous: 0, ..*self };
         } else if age >= WINDOW {
-            *self = Self { started: self.started + WINDOW, current: 0, previous: self.current };
+            *self = Self { started: self.started + WINDOW, current: 0, previous: self.current, ..*self };
         }
     }
 }

@@ -150,6 +150,14 @@ impl Session {
         Ok(Admission::Run)
     }
 
+    /// The server held the credit of this slot for so long before it spent it. Told before the batch that spends it begins.
+    pub(crate) fn held(&mut self, slot: u32, held: Duration) {
+        if let Some(Slot::Granted { at }) = self.slots.get_mut(slot as usize) {
+            // One that claims more than there was would only say that the link takes no time.
+            *at = at.checked_add(held).unwrap_or(*at);
+        }
+    }
+
     /// Its last bytes came, and it goes to the executor. Returns the flags by which its items are cancelled.
     pub(crate) fn launch(&mut self, key: BatchKey, slot: u32, items: usize, transfer: Duration) -> Arc<CancelFlags> {
         self.arriving = None;

@@ -79,6 +79,7 @@ pub fn contenders() -> Vec<Contender> {
         Contender::one("learned, throughput", |_| learned(16, true, OnLate::Serve)),
         Contender::one("fixed", |_| PolicyConfig::Fixed),
         Contender::tuned("triton", tritons()),
+        Contender::tuned("tei", teis()),
         Contender::one("bentoml", |_| PolicyConfig::Baseline(Baseline::Bento)),
         Contender::one("clipper", |_| PolicyConfig::Baseline(Baseline::Aimd)),
         Contender::one("last moment", |_| PolicyConfig::Baseline(Baseline::LastMoment)),
@@ -114,6 +115,20 @@ fn nexus() -> Vec<Variant> {
     sizes
         .map(|rows| Variant::new(format!("{rows} rows"), move |_| PolicyConfig::Baseline(Baseline::Nexus { rows })))
         .collect()
+}
+
+/// Budgets of tokens of text-embeddings-inference, and the requests it takes in at once.
+fn teis() -> Vec<Variant> {
+    const QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(512).unwrap();
+    let budgets = [16_384, 512, 1_024, 2_048, 4_096, 8_192].into_iter().filter_map(NonZeroU32::new);
+    let variant = |batch_tokens_max: NonZeroU32| {
+        Variant::configured(format!("{batch_tokens_max} tokens"), move |model| ModelConfig {
+            batch_tokens_max,
+            queue_requests_max: QUEUE_REQUESTS_MAX,
+            ..configure(model, PolicyConfig::Fixed)
+        })
+    };
+    budgets.map(variant).collect()
 }
 
 /// Triton's delay and preferred sizes as people set them.

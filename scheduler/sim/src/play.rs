@@ -387,9 +387,10 @@ impl Play {
     fn run_batch(&mut self, at: usize, dispatch: Dispatch, load: Load) {
         let curve = self.curves[dispatch.model.0 as usize];
         let device = &mut self.workers[at].device;
-        let (compute, ending) = device.run(self.agenda.now() + device.spec.link, curve, load, self.memory_max);
+        let link = device.spec.link_of(dispatch.requests.len());
+        let (compute, ending) = device.run(self.agenda.now() + link, curve, load, self.memory_max);
         self.outcome.busy += compute;
-        let ends = device.free + device.spec.link;
+        let ends = device.free + link;
         self.agenda.at(ends, Happening::Ended { worker: at, dispatch, ending });
     }
 

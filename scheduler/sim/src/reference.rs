@@ -168,7 +168,12 @@ impl Ledger {
             Output::Fail { request, why } => self.failed(*request, *why),
             Output::Late { request } => {
                 let record = self.requests.get(request).ok_or_else(|| format!("{request} was never admitted"))?;
-                let is_served = self.on_late(record) == Some(OnLate::Serve);
+                // Who sheds may try one, and not another before that one has gone.
+                let is_served = match self.on_late(record) {
+                    Some(OnLate::Serve) => true,
+                    Some(OnLate::Shed) => !self.queued().any(|(_, other)| other.model == record.model && other.late),
+                    None => false,
+                };
                 let may_be_late =
                     record.state == State::Queued && record.suspect.is_none() && !record.late && is_served;
                 ensure(may_be_late, || format!("{request} was given up as late: {record:?}"))?;

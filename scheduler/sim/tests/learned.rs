@@ -8,7 +8,7 @@ use shoal_sim::contender::{Variant, contenders};
 use shoal_sim::limit::score_at;
 use shoal_sim::play::{Fate, play, play_told};
 use shoal_sim::scenario::{Absence, Change, Choice, Family, Scenario, Stream, catalog, standard};
-use shoal_sim::score::Score;
+use shoal_sim::score::{Score, Tally};
 
 const BOTH: [OnLate; 2] = [OnLate::Serve, OnLate::Shed];
 
@@ -125,6 +125,22 @@ fn nobody_waits_for_a_worker_that_hangs() {
         let longest = took.max().expect("answers");
         assert!(longest <= Duration::from_millis(100), "{longest:?}, {on_late:?}");
         assert!(outcome.hedges > 0 && outcome.hedges * 50 <= outcome.batches, "{} hedges", outcome.hedges);
+    }
+}
+
+/// All workers stand still for two seconds, as when the machine has other work, and are then as quick as before. Who sheds
+/// everybody as hopeless must hear of it.
+#[test]
+fn is_itself_again_after_a_stall_however_hopeless_it_looked() {
+    for (workers, on_late) in [1, 4].into_iter().flat_map(|workers| BOTH.map(|on_late| (workers, on_late))) {
+        let mut scenario = Scenario { duration: Duration::from_secs(20), ..standard(workers, 1) };
+        let change = |at, factor| Change { at: Duration::from_secs(at), factor };
+        scenario.workers.iter_mut().for_each(|worker| worker.changes = vec![change(3, 40.0), change(5, 1.0)]);
+        let rate = capacity(&scenario) * 0.3;
+        let outcome = play(&scenario.at_rate(rate), |model| balanced(on_late).configure(model));
+        let after = outcome.requests.iter().filter(|record| record.at >= Timestamp::from_millis(15_000));
+        let tally = Tally::of(after);
+        assert!(tally.on_time_share() > 0.99, "{workers} workers, {on_late:?}: {tally:?}");
     }
 }
 

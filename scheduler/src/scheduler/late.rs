@@ -1,6 +1,7 @@
 //! Who cannot be on time any more, and what becomes of them: the model's policy says how many, the rest is done here.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::Scheduler;
 use super::places::Unwanted;
@@ -63,8 +64,10 @@ impl Scheduler {
     /// Gives up who would be late even alone.
     pub(super) fn give_up_hopeless(&mut self, id: ModelId, worker: WorkerId) {
         let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
-        for late in self.hopeless(id, worker) {
-            self.put_late(late, id, on_late);
+        let hopeless = self.hopeless(id, worker);
+        let probe = hopeless.last().copied().filter(|_| self.is_blind(id) && !self.has_late(id));
+        for late in hopeless {
+            self.put_late(late, id, if probe == Some(late) { OnLate::Serve } else { on_late });
         }
     }
 
@@ -110,6 +113,18 @@ impl Scheduler {
         Class::ALL.into_iter().flat_map(of_class).collect()
     }
 
+    /// Whether nothing of a model has run for so long that what is known of its costs may not hold any more. Who believes to
+    /// be late whatever is done, and for that runs nothing, would never hear that workers are quick again: one request a
+    /// second is tried all the same.
+    fn is_blind(&self, id: ModelId) -> bool {
+        const BLIND_AFTER: Duration = Duration::from_secs(1);
+        self.models.get(&id).is_some_and(|model| model.served.idle(self.now) >= BLIND_AFTER)
+    }
+
+    fn has_late(&self, id: ModelId) -> bool {
+        self.models.get(&id).is_some_and(|model| model.queue.late().requests > 0)
+    }
+
     /// When the workers that the model can count on are free, the one that asks first: its share of them, if others have
     /// work as well.
     fn round(&self, id: ModelId, worker: WorkerId) -> Vec<(Timestamp, WorkerId)> {
@@ -124,6 +139,9 @@ impl Scheduler {
     fn put_late(&mut self, request: RequestId, model: ModelId, on_late: OnLate) {
         // It may have ended with another one of its call.
         let Some(group) = self.requests.get(request).map(|live| live.group) else { return };
+        if let Some(model) = self.models.get_mut(&model) {
+            model.served.begin(self.now);
+        }
         match on_late {
             OnLate::Serve if self.has_room_for_late(request, model) => {
                 self.mark_late(request, model, true);
@@ -171,7 +189,7 @@ impl Scheduler {
             let Some(item) = model.queue.first_late() else { return };
             let request = item.rank.id;
             let ends = |at: Timestamp, worker| at + model.costs.high(worker, item.cost.into());
-            if !model.costs.is_proven() || ends(self.now, worker) <= item.deadline {
+            if !model.costs.is_proven() || self.is_blind(id) || ends(self.now, worker) <= item.deadline {
                 return;
             }
             let free = self.fleet.pools.free_times(id, self.now, usize::MAX);

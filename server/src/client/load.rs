@@ -56,7 +56,7 @@ pub async fn run(options: &LoadOptions, bar: &ProgressBar) -> Result<Report, Loa
     let load = Load::new(options)?;
     let count = load.count(options)?;
     let texts = Texts::new(options, &load)?;
-    let target = Target::connect(options, texts).await?;
+    let target = Target::connect(options, texts, load.trace().and_then(Trace::models).cloned()).await?;
     let run = Run::new(options, count, target);
     let stop = run.stop.clone().drop_guard();
     let calls = async {

@@ -18,6 +18,8 @@ const BATCH_ROWS_MAX: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 const BATCH_TOKENS_MAX: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
 /// Rows queued for one model unless it says otherwise.
 const QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(32_768).unwrap();
+/// The same under `tei`: text-embeddings-inference's `max_concurrent_requests`. It counts what runs too; here that is apart.
+const TEI_QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(512).unwrap();
 
 /// A model to serve.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +59,8 @@ pub enum PolicyName {
     Fixed,
     /// Triton's dynamic batcher: preferred sizes and a delay.
     Triton,
+    /// text-embeddings-inference: `fixed` up to a budget of tokens, with a short queue.
+    Tei,
 }
 
 /// What becomes of rows that cannot be on time, as written.
@@ -128,7 +132,8 @@ impl ModelFile {
             PolicyName::Learned => {
                 learned(self.preset.unwrap_or(Preset::Balanced), self.on_late.unwrap_or_default().into())
             }
-            PolicyName::Fixed => PolicyConfig::Fixed,
+            // What tells them apart are limits, below.
+            PolicyName::Fixed | PolicyName::Tei => PolicyConfig::Fixed,
             PolicyName::Triton => {
                 let mut preferred_rows = self.preferred_rows.unwrap_or_default();
                 preferred_rows.sort_unstable();
@@ -144,7 +149,10 @@ impl ModelFile {
             let problem = "must be from 100us to 1h".to_owned();
             return Err(ConfigError::Value { key: key("slo"), problem });
         }
-        let defaults = ModelConfig::new(name, source);
+        let mut defaults = ModelConfig::new(name, source);
+        if name_of_policy == PolicyName::Tei {
+            defaults.queue_requests_max = TEI_QUEUE_REQUESTS_MAX;
+        }
         Ok(ModelConfig {
             slo: slo(self.slo.map(Into::into), self.preset),
             is_slo_stated: self.slo.is_some(),

@@ -110,6 +110,20 @@ fn a_model_follows_its_objective_unless_it_says_otherwise() {
 }
 
 #[test]
+fn tei_closes_at_a_budget_of_tokens_and_queues_no_more_than_it_does() {
+    let model = |text: &str| parse(text).expect(text).models.swap_remove(0);
+    let tei = model("[models.echo]\npolicy = \"tei\"");
+    assert_eq!(tei.policy, PolicyConfig::Fixed);
+    assert_eq!((tei.batch_tokens_max.get(), tei.queue_requests_max.get()), (16_384, 512));
+    let tuned = model("[models.echo]\npolicy = \"tei\"\nbatch_tokens_max = 1024\nqueue_requests_max = 9");
+    assert_eq!((tuned.batch_tokens_max.get(), tuned.queue_requests_max.get()), (1_024, 9));
+    // Nobody else's queue is that short.
+    assert_eq!(model("[models.echo]\npolicy = \"fixed\"").queue_requests_max.get(), 32_768);
+    let error = parse("[models.echo]\npolicy = \"tei\"\npreferred_rows = [8]").expect_err("triton's").to_string();
+    assert!(error.starts_with("`models.echo.preferred_rows`"), "{error}");
+}
+
+#[test]
 fn what_is_no_toml_is_told_by_its_line() {
     for (text, told) in [
         ("grpc_port = 1\ngrpc_port = \n", "shoal.toml, line 2: "),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use shoal_scheduler::{BatchCost, Input, LearnedCost, ModelId, PolicyConfig, Probe, ProbeRow};
+use shoal_scheduler::{BatchCost, Input, LearnedCost, ModelId, PolicyConfig, Probe, ProbeRow, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -107,7 +107,7 @@ impl Driver {
     }
 
     /// Sends a batch that nobody asked for.
-    pub(super) fn probe(&mut self, probe: &Probe) {
+    pub(super) fn probe(&mut self, now: Timestamp, probe: &Probe) {
         let (Some(model), Some(worker)) = (self.models.get(probe.model), self.fleet.by_epoch(probe.epoch)) else {
             return;
         };
@@ -132,6 +132,7 @@ impl Driver {
             slot: probe.slot,
             model: model.settings.name.clone(),
             card,
+            held: worker.spend(probe.slot, now),
             rows: (0..probe.rows).map(|_| made_up()).collect(),
         }));
     }

@@ -138,6 +138,8 @@ pub struct Batch {
     pub slot: Slot,
     pub model: Arc<str>,
     pub card: Arc<Card>,
+    /// How long its credit was here before there was a batch for it.
+    pub held: Duration,
     /// In batch order.
     pub rows: Vec<BatchRow>,
 }

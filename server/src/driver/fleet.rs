@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{DownCause, Epoch, WorkerId};
+use shoal_scheduler::{DownCause, Epoch, Slot, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -24,6 +24,8 @@ pub(super) struct Worker {
     pub(super) device_class: Arc<str>,
     pub(super) local: bool,
     commands: mpsc::UnboundedSender<ToWorker>,
+    /// Since when its credits are here, those that were spent included.
+    credits: BTreeMap<Slot, Timestamp>,
     /// Its connection is over since; its process may still say why.
     broken: Option<Instant>,
 }
@@ -47,6 +49,16 @@ impl Worker {
     /// Asks the worker for something. One whose connection just broke is told nothing: its `Gone` is on its way.
     pub(super) fn send(&self, command: ToWorker) {
         let _ = self.commands.send(command);
+    }
+
+    /// A credit came.
+    pub(super) fn grant(&mut self, slot: Slot, now: Timestamp) {
+        self.credits.insert(slot, now);
+    }
+
+    /// How long it was here, now that it is spent.
+    pub(super) fn spend(&self, slot: Slot, now: Timestamp) -> Duration {
+        self.credits.get(&slot).map_or(Duration::ZERO, |granted| now.since(*granted))
     }
 }
 
@@ -72,6 +84,7 @@ impl Fleet {
             device_class: up.device_class,
             local: up.local,
             commands: up.commands,
+            credits: BTreeMap::new(),
             broken: None,
         };
         self.live.insert(up.epoch, worker);
@@ -123,6 +136,10 @@ impl Fleet {
     /// What a connected worker runs on.
     pub(super) fn device_of(&self, id: WorkerId) -> Option<&Arc<str>> {
         self.live.values().find(|worker| worker.id == id).map(|worker| &worker.device_class)
+    }
+
+    pub(super) fn by_epoch_mut(&mut self, epoch: Epoch) -> Option<&mut Worker> {
+        self.live.get_mut(&epoch)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {

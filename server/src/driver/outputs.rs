@@ -33,7 +33,7 @@ impl Driver {
     pub(super) fn perform(&mut self, now: Timestamp, output: Output, tensors: &mut Option<Vec<Tensor>>) {
         match output {
             Output::Dispatch(dispatch) => self.dispatch(now, dispatch),
-            Output::Probe(probe) => self.probe(&probe),
+            Output::Probe(probe) => self.probe(now, &probe),
             Output::Calibrated { model, batches, spent } => self.calibrated(model, batches, spent),
             Output::Complete { request } => {
                 let Some((group, row, pending)) = self.calls.of(request) else { return };
@@ -104,7 +104,8 @@ impl Driver {
             metrics.hedged_batches.inc_by(u64::from(is_hedge));
         }
         debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
-        if let Some(worker) = self.fleet.by_epoch(dispatch.epoch) {
+        if let Some(worker) = self.fleet.by_epoch_mut(dispatch.epoch) {
+            let held = worker.spend(dispatch.slot, now);
             worker.send(ToWorker::Run(Batch {
                 batch: dispatch.batch,
                 attempt: dispatch.attempt,
@@ -112,6 +113,7 @@ impl Driver {
                 slot: dispatch.slot,
                 model: model.settings.name.clone(),
                 card,
+                held,
                 rows: batch_rows,
             }));
         }

@@ -281,6 +281,21 @@ async fn a_call_over_several_batches_is_answered_once_and_in_order() {
     assert_eq!(answer.compute_time, Duration::from_millis(2));
 }
 
+/// Or a worker would take idle hours for a slow link, and ask for batches before it can run them.
+#[tokio::test(start_paused = true)]
+async fn a_batch_says_how_long_its_credit_was_held_for_want_of_work() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    advance(Duration::from_millis(7)).await;
+    let _reply = bench.call(10);
+    let first = worker.run();
+    assert_eq!(first.held, Duration::from_millis(7));
+    bench.complete(&worker, &first);
+    advance(Duration::from_millis(3)).await;
+    bench.credit(&worker, 0);
+    assert_eq!(worker.run().held, Duration::ZERO, "two rows were waiting for it");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_waits_for_its_batch_to_end_so_that_it_can_say_what_it_took() {
     let mut bench = Bench::new();

@@ -43,6 +43,10 @@ impl Driver {
         };
         match said {
             FromWorker::Credit { slot, budget } => {
+                let granted = self.stamp(now);
+                if let Some(worker) = self.fleet.by_epoch_mut(epoch) {
+                    worker.grant(slot, granted);
+                }
                 self.feed(now, Input::WorkerCredit { worker, epoch, slot, budget }, None);
             }
             FromWorker::Model { model, state } => self.model_report(now, worker, epoch, &model, state),

@@ -46,6 +46,7 @@ pub(super) fn run(batch: Batch) -> wire::Run {
         model: batch.model.to_string(),
         columns,
         items,
+        held_micros: u64::try_from(batch.held.as_micros()).unwrap_or(u64::MAX),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Payloads in parts, and who may attach.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -74,6 +75,7 @@ fn batch(rows: Vec<RowOptions>) -> Batch {
         slot: Slot(0),
         model: "m".into(),
         card: Arc::new(Card::testing("m")),
+        held: Duration::ZERO,
         rows: rows.into_iter().map(row).collect(),
     }
 }

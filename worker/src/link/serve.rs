@@ -214,6 +214,7 @@ impl<'a> Serving<'a> {
     /// The first part of a batch came.
     fn begin(&mut self, mut run: Run) -> Result<(), LinkError> {
         let begun = Instant::now();
+        self.link.session.held(run.slot, Duration::from_micros(run.held_micros));
         let fate = match self.link.session.begin(begun, convert::key(&run), run.slot)? {
             Admission::Drop => Fate::Drop,
             Admission::Run => match convert::check_size(&run, self.link.options.budget) {

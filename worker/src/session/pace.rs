@@ -2,9 +2,10 @@
 //!
 //! With one credit, the gap between two batches is the time from granting the credit to the last byte of the batch that
 //! spends it. That time can be seen with two credits out as well, so the choice does not chase its own tail. It is made
-//! of two parts. The *turnaround*, from the grant to the first byte, is only known while the server has work waiting;
-//! one that is long against the link's round trip says that nobody was asking, and is left out. The *transfer*, from the
-//! first byte to the last, is always known.
+//! of two parts. The *turnaround* is from the grant to the first byte, less the time for which the server says it held
+//! the credit: until somebody asked, or for a fuller batch. One that is long against the link's round trip all the same
+//! says more of a busy machine than of the link, and is left out. The *transfer*, from the first byte to the last, is
+//! always known.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A credit was spent so long after it was granted.
+    /// A credit was spent so long after it was granted, the time for which the server held it apart.
     pub(super) fn spent(&mut self, turnaround: Duration) {
         if turnaround <= PROMPT.max(self.round_trip * PROMPT_ROUND_TRIPS) {
             self.turnaround.add(turnaround);

@@ -208,6 +208,24 @@ fn a_server_with_nothing_to_send_is_not_a_slow_link() {
 }
 
 #[test]
+fn a_credit_that_the_server_held_until_somebody_asked_is_no_slow_link_either() {
+    for (held, credits) in [(Duration::ZERO, 2), (Duration::from_micros(900), 1), (9 * MS, 1)] {
+        let (mut session, mut now) = session();
+        let mut granted: VecDeque<u32> = session.grants(now).into();
+        for batch in 0..50 {
+            let slot = granted.pop_front().unwrap();
+            now += MS;
+            session.held(slot, held);
+            session.begin(now, key(1, batch), slot).unwrap();
+            session.launch(key(1, batch), slot, 1, Duration::ZERO);
+            session.finish(&finished(key(1, batch), 5 * MS));
+            granted.extend(session.grants(now));
+        }
+        assert_eq!(granted.len(), credits, "{held:?}");
+    }
+}
+
+#[test]
 fn a_link_known_to_be_slow_is_believed() {
     let (mut session, now) = session();
     assert_eq!(credits_after(20 * MS, Duration::ZERO, MS), 1);

@@ -17,6 +17,8 @@ pub struct WorkerSpec {
     pub sigma: f64,
     /// How long a message takes from the core to it, and back again.
     pub link: Duration,
+    /// How much longer for each request in it.
+    pub link_row: Duration,
     /// From when on its slowness is multiplied by what, in order of time.
     pub changes: Vec<Change>,
     /// When it is away.
@@ -61,6 +63,7 @@ impl Default for WorkerSpec {
             budget: Budget { rows: 64, tokens: 16_384, bytes: 1 << 30 },
             sigma: 0.0,
             link: Duration::ZERO,
+            link_row: Duration::ZERO,
             changes: Vec::new(),
             absences: Vec::new(),
             hangs: Vec::new(),
@@ -69,6 +72,12 @@ impl Default for WorkerSpec {
 }
 
 impl WorkerSpec {
+    /// How long a message about so many requests takes, one way.
+    pub fn link_of(&self, rows: usize) -> Duration {
+        // Far more than a batch ever holds.
+        self.link + self.link_row * u32::try_from(rows).unwrap_or(u32::MAX)
+    }
+
     /// How many times as long as the curve says a batch takes that begins at this time.
     pub fn slowness_at(&self, time: Duration) -> f64 {
         let change = self.changes.iter().rev().find(|change| change.at <= time);
@@ -124,6 +133,14 @@ mod tests {
         for (begins, time, end) in [(0, 9, 9), (5, 9, 34), (5, 16, 42), (12, 3, 33), (30, 5, 35), (50, 5, 55)] {
             assert_eq!(worker.end_of(millis(begins), millis(time)), millis(end), "{time} ms from {begins}");
         }
+    }
+
+    #[test]
+    fn a_link_takes_longer_for_more_requests() {
+        let micros = Duration::from_micros;
+        let worker = WorkerSpec { link: micros(300), link_row: micros(20), ..WorkerSpec::default() };
+        assert_eq!((worker.link_of(0), worker.link_of(64)), (micros(300), micros(1_580)));
+        assert_eq!(WorkerSpec::default().link_of(64), Duration::ZERO);
     }
 
     #[test]

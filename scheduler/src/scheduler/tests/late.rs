@@ -118,6 +118,36 @@ fn a_flood_gives_its_own_requests_up() {
     assert!(ids(&only_dispatch(outputs)).starts_with(&[1, 2, 3, 4]));
 }
 
+/// A worker that was slow for a while, and is quick again.
+#[test]
+fn who_gives_everybody_up_tries_one_a_second_and_hears_that_workers_are_quick_again() {
+    let patient = |stage: &Stage, id: u64| Group { deadline: Some(stage.now + ms(60_000)), ..call(id, [id]) };
+    let hurried = |stage: &Stage, id: u64| Group { deadline: Some(stage.now + ms(50)), ..call(id, [id]) };
+    for (on_late, ask) in [(OnLate::Shed, &patient as &dyn Fn(&Stage, u64) -> Group), (OnLate::Serve, &hurried)] {
+        let mut stage = stage(learned(on_late));
+        stage.queue([20]);
+        let slow = only_dispatch(stage.credit(WORKER, 0, AMPLE));
+        stage.pass(200);
+        stage.finish(&slow);
+        stage.credit(WORKER, 0, AMPLE);
+        let (mut tried, mut answered) = (Vec::new(), 0);
+        for id in 21..=400 {
+            let asked = ask(&stage, id);
+            for batch in dispatches(&stage.submit(asked)) {
+                tried.push(id);
+                stage.pass(5);
+                answered += batch.requests.len();
+                stage.finish(&batch);
+                stage.credit(WORKER, 0, AMPLE);
+            }
+            stage.pass(100);
+        }
+        assert!((8..=11).contains(&(tried[0] - 20)), "the first after a second: {tried:?}");
+        assert!(answered > 150, "{on_late:?}: {answered} of 380, at {tried:?}");
+        assert_eq!(tried[tried.len() - 20..], (381..=400).collect::<Vec<_>>(), "{on_late:?}: by then all are on time");
+    }
+}
+
 #[test]
 fn half_of_a_queue_may_be_late() {
     let queue_requests_max = NonZeroU32::new(4).unwrap();

@@ -32,8 +32,9 @@ pub struct LoadOptions {
     /// `poisson`, less is more even, more is burstier. 2 by default.
     #[arg(long)]
     pub cv: Option<f64>,
-    /// The calls of `--arrivals replay`: CSV with a header, a column of times in seconds, and perhaps a column `tokens`
-    /// that says how long the texts of each call are. --rate squeezes or stretches it to that mean rate.
+    /// The calls of `--arrivals replay`: CSV with a header, a column of times in seconds, and perhaps columns `tokens` and
+    /// `model` that say how long the texts of each call are and what it is for. --rate squeezes or stretches it to that
+    /// mean rate.
     #[arg(long, value_name = "FILE", conflicts_with = "concurrency")]
     pub trace: Option<PathBuf>,
     /// The trace's column of times.
@@ -131,6 +132,8 @@ impl LoadOptions {
     pub const CV: f64 = 2.0;
     /// Where a trace has its times when nothing else is said.
     pub const TRACE_COLUMN: &str = "seconds";
+    /// What `--api infer` needs of `--model`, unless a trace says it of each call.
+    pub(super) const MODEL_EXPECTED: &str = "a name, since `--api infer` needs one";
     const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
     const RATE_MAX: f64 = 1e6;
     const CV_MAX: f64 = 100.0;
@@ -201,7 +204,7 @@ impl LoadOptions {
                 "more than 0 and at most a day",
                 self.objective.is_none_or(|d| !d.is_zero() && day.contains(&d)),
             ),
-            ("model", "a name, since `--api infer` needs one", self.api == Api::Embed || !self.model.is_empty()),
+            ("model", Self::MODEL_EXPECTED, self.api == Api::Embed || !self.model.is_empty() || self.trace.is_some()),
         ];
         match wrong.into_iter().chain(self.of_arrivals()).find(|(_, _, right)| !right) {
             Some((option, expected, _)) => Err(OptionsError { option, expected }),

@@ -16,7 +16,7 @@ use super::tally::Tally;
 /// The result of a run. Its JSON has these fields under these names; fields may be added, none is renamed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// As asked for; empty for the server's only model.
+    /// As asked for; empty for the server's only model, and between commas where a trace asks for several.
     pub model: String,
     pub api: Api,
     pub load: Load,
@@ -52,6 +52,9 @@ pub struct Calls {
     pub sent: u64,
     pub ok: u64,
     pub failed: u64,
+    /// Those of the failed ones that the server refused for load: RESOURCE_EXHAUSTED, as of a full queue or of what
+    /// would be late.
+    pub refused: u64,
     /// Wanted by the schedule but not sent, since too many calls were on their way.
     pub overflow: u64,
 }
@@ -106,18 +109,18 @@ pub struct OutcomeReport {
 
 impl Report {
     /// Of texts that were not made to a length.
-    pub(super) fn new(options: &LoadOptions, load: Load, model: &str, window: &Window, tally: &Tally) -> Self {
+    pub(super) fn new(options: &LoadOptions, load: Load, model: String, window: &Window, tally: &Tally) -> Self {
         let outcome = |(name, outcome): (&&str, &super::tally::Outcome)| {
             let report = OutcomeReport { calls: outcome.calls, first_message: outcome.first_message.clone() };
             ((*name).to_owned(), report)
         };
         let seconds = seconds(window, tally.last_done);
         let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
-        let ok = tally.ok();
+        let (ok, refused) = (tally.ok(), tally.refused());
         let asked = load.rate();
         let objective = options.objective.map(|objective| Objective::new(objective, tally));
         Self {
-            model: model.to_owned(),
+            model,
             api: options.api,
             load,
             texts_per_call: options.texts_per_call,
@@ -125,7 +128,7 @@ impl Report {
             tokens_per_call: (&tally.tokens).into(),
             connections: options.connections,
             seconds,
-            calls: Calls { sent: tally.sent, ok, failed: tally.sent - ok, overflow: tally.overflow },
+            calls: Calls { sent: tally.sent, ok, failed: tally.sent - ok, refused, overflow: tally.overflow },
             rates: Rates {
                 asked,
                 sent: rate(tally.sent),
@@ -209,7 +212,12 @@ impl fmt::Display for Report {
             }
         }
         writeln!(f)?;
-        writeln!(f, "  calls       {} sent, {} ok, {} failed", calls.sent, calls.ok, calls.failed)?;
+        write!(f, "  calls       {} sent, {} ok, {} failed", calls.sent, calls.ok, calls.failed)?;
+        writeln!(
+            f,
+            "{}",
+            if calls.refused > 0 { format!(", {} of them refused for load", calls.refused) } else { String::new() }
+        )?;
         if calls.overflow > 0 {
             writeln!(f, "  not sent    {} (more than --outstanding-max on their way)", calls.overflow)?;
         }

@@ -151,6 +151,11 @@ impl Tally {
         self.outcomes.get("OK").map_or(0, |outcome| outcome.calls)
     }
 
+    /// Measured calls that the server refused for load.
+    pub(super) fn refused(&self) -> u64 {
+        self.outcomes.get(code_name(Code::ResourceExhausted)).map_or(0, |outcome| outcome.calls)
+    }
+
     /// How it goes, for a progress bar.
     pub(super) fn line(&self) -> String {
         let failed = self.sent - self.ok();
@@ -250,7 +255,7 @@ mod tests {
         tally.record(finished(0, 1, Err(Status::resource_exhausted("second"))));
         let full = &tally.outcomes["RESOURCE_EXHAUSTED"];
         assert_eq!((full.calls, full.first_message.as_str()), (2, "first"));
-        assert_eq!((tally.ok(), tally.sent, tally.latency.len()), (1, 3, 1));
+        assert_eq!((tally.ok(), tally.refused(), tally.sent, tally.latency.len()), (1, 2, 3, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The calls themselves: what is sent, and what is read from the answer.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -18,40 +19,42 @@ use tonic::{Request, Status};
 use super::LoadError;
 use super::options::{Api, LoadOptions, OptionsError};
 use super::texts::Texts;
+use super::trace::Models;
 use crate::client::ask::micros;
 use crate::client::deadline;
 
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// A model on a server, and what to send to it.
+/// Models on a server, and what to send to them.
 #[derive(Debug)]
 pub(super) struct Target {
     channels: Vec<Channel>,
     next: AtomicUsize,
-    model: String,
-    payload: Payload,
+    /// Never empty.
+    models: Vec<Model>,
+    /// Which of them each call is for, where there may be several.
+    of_calls: Option<Arc<Models>>,
+    texts: Texts,
     rows: u32,
     truncate: bool,
     metadata: Vec<(&'static str, MetadataValue<Ascii>)>,
 }
 
 #[derive(Debug)]
+struct Model {
+    name: String,
+    payload: Payload,
+}
+
+#[derive(Debug)]
 enum Payload {
-    Embed {
-        texts: Texts,
-    },
+    /// Texts, to the typed call.
+    Embed,
     /// One tensor of texts.
-    Bytes {
-        input: String,
-        texts: Texts,
-    },
+    Bytes { input: String },
     /// One tensor of numbers, the same in each call.
-    Floats {
-        input: String,
-        row_length: u32,
-        data: Bytes,
-    },
+    Floats { input: String, row_length: u32, data: Bytes },
 }
 
 /// What an answer says.
@@ -74,50 +77,61 @@ pub(super) struct BatchShare {
 }
 
 impl Target {
-    /// Opens the connections and learns what the model takes.
-    pub(super) async fn connect(options: &LoadOptions, texts: Texts) -> Result<Self, LoadError> {
+    /// Opens the connections and learns what the models take. `of_calls` is what a trace says; `--model` comes before it.
+    pub(super) async fn connect(
+        options: &LoadOptions,
+        texts: Texts,
+        of_calls: Option<Arc<Models>>,
+    ) -> Result<Self, LoadError> {
+        let of_calls = of_calls.filter(|_| options.model.is_empty());
+        let names = of_calls.as_ref().map_or_else(|| vec![options.model.clone()], |models| models.names().to_vec());
         let metadata = metadata(options)?;
         let mut channels = Vec::new();
         for _ in 0..options.connections {
             channels.push(options.addr.connect().await?);
         }
-        let payload = match options.api {
-            Api::Embed => Payload::Embed { texts },
-            Api::Infer => infer_payload(&channels[0], options, texts).await?,
-        };
+        let mut models = Vec::with_capacity(names.len());
+        for name in names {
+            let payload = match options.api {
+                Api::Embed => Payload::Embed,
+                Api::Infer => infer_payload(&channels[0], options, &name).await?,
+            };
+            models.push(Model { name, payload });
+        }
         Ok(Self {
             channels,
             next: AtomicUsize::new(0),
-            model: options.model.clone(),
-            payload,
+            models,
+            of_calls,
+            texts,
             rows: options.texts_per_call,
             truncate: options.truncate,
             metadata,
         })
     }
 
-    /// The model's name, empty for the server's only one.
-    pub(super) fn model(&self) -> &str {
-        &self.model
+    /// The model's name, empty for the server's only one; of several all, between commas.
+    pub(super) fn model(&self) -> String {
+        let names: Vec<_> = self.models.iter().map(|model| model.name.as_str()).collect();
+        names.join(", ")
     }
 
     /// What is asked of the lengths of texts, if anything is.
     pub(super) fn lengths(&self) -> Option<String> {
-        match &self.payload {
-            Payload::Embed { texts } | Payload::Bytes { texts, .. } => texts.lengths(),
-            Payload::Floats { .. } => None,
-        }
+        let takes_texts = |model: &Model| !matches!(model.payload, Payload::Floats { .. });
+        self.texts.lengths().filter(|_| self.models.iter().any(takes_texts))
     }
 
-    /// Makes the call of this number; the number chooses the texts.
+    /// Makes the call of this number; the number chooses the texts, and the model where there are several.
     pub(super) async fn call(&self, number: u64, time_max: Duration) -> Result<Answer, Status> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
         let channel = self.channels[next].clone();
-        match &self.payload {
-            Payload::Embed { texts } => {
+        let model = &self.models[self.of_calls.as_ref().map_or(0, |models| models.of_call(number))];
+        match &model.payload {
+            Payload::Embed => {
                 let request = EmbedRequest {
-                    model: self.model.clone(),
-                    texts: texts.of_call(number, self.rows).map(Cow::into_owned).collect(),
+                    model: model.name.clone(),
+                    texts: self.texts.of_call(number, self.rows).map(Cow::into_owned).collect(),
                     truncate: self.truncate,
                     ..EmbedRequest::default()
                 };
@@ -125,18 +139,19 @@ impl Target {
                 let answer = deadline::answer(client.embed(self.request(request, time_max)), time_max).await?;
                 self.read_embed(&answer)
             }
-            Payload::Bytes { input, texts } => {
+            Payload::Bytes { input } => {
                 let mut raw = BytesMut::new();
-                for text in texts.of_call(number, self.rows) {
+                for text in self.texts.of_call(number, self.rows) {
                     // A text is shorter than the file it came from, or than a made one may be; both fit.
                     raw.put_u32_le(text.len() as u32);
                     raw.put_slice(text.as_bytes());
                 }
-                self.infer(channel, input, "BYTES", vec![i64::from(self.rows)], raw.freeze(), time_max).await
+                let tensor = tensor(input, "BYTES", vec![i64::from(self.rows)]);
+                self.infer(channel, &model.name, tensor, raw.freeze(), time_max).await
             }
             Payload::Floats { input, row_length, data } => {
-                let shape = vec![i64::from(self.rows), i64::from(*row_length)];
-                self.infer(channel, input, "FP32", shape, data.clone(), time_max).await
+                let tensor = tensor(input, "FP32", vec![i64::from(self.rows), i64::from(*row_length)]);
+                self.infer(channel, &model.name, tensor, data.clone(), time_max).await
             }
         }
     }
@@ -144,20 +159,13 @@ impl Target {
     async fn infer(
         &self,
         channel: Channel,
-        input: &str,
-        datatype: &str,
-        shape: Vec<i64>,
+        model: &str,
+        tensor: InferInputTensor,
         raw: Bytes,
         time_max: Duration,
     ) -> Result<Answer, Status> {
-        let tensor = InferInputTensor {
-            name: input.to_owned(),
-            datatype: datatype.to_owned(),
-            shape,
-            ..InferInputTensor::default()
-        };
         let mut request = ModelInferRequest {
-            model_name: self.model.clone(),
+            model_name: model.to_owned(),
             inputs: vec![tensor],
             raw_input_contents: vec![raw],
             ..ModelInferRequest::default()
@@ -215,6 +223,11 @@ impl Target {
     }
 }
 
+fn tensor(name: &str, datatype: &str, shape: Vec<i64>) -> InferInputTensor {
+    let (name, datatype) = (name.to_owned(), datatype.to_owned());
+    InferInputTensor { name, datatype, shape, ..InferInputTensor::default() }
+}
+
 fn miscounted(got: usize, sent: u32) -> Status {
     Status::internal(format!("{got} rows were answered to {sent}"))
 }
@@ -231,18 +244,21 @@ fn metadata(options: &LoadOptions) -> Result<Vec<(&'static str, MetadataValue<As
     Ok(metadata)
 }
 
-/// Asks what the model takes.
-async fn infer_payload(channel: &Channel, options: &LoadOptions, texts: Texts) -> Result<Payload, LoadError> {
+/// Asks what a model takes.
+async fn infer_payload(channel: &Channel, options: &LoadOptions, model: &str) -> Result<Payload, LoadError> {
     const TIME_MAX: Duration = Duration::from_secs(10);
-    let request = ModelMetadataRequest { name: options.model.clone(), ..ModelMetadataRequest::default() };
+    if model.is_empty() {
+        return Err(OptionsError { option: "model", expected: LoadOptions::MODEL_EXPECTED }.into());
+    }
+    let request = ModelMetadataRequest { name: model.to_owned(), ..ModelMetadataRequest::default() };
     let mut client = GrpcInferenceServiceClient::new(channel.clone());
     let metadata = deadline::answer(client.model_metadata(deadline::request(request, TIME_MAX)), TIME_MAX)
         .await
-        .map_err(|status| LoadError::Metadata { model: options.model.clone(), status: Box::new(status) })?;
+        .map_err(|status| LoadError::Metadata { model: model.to_owned(), status: Box::new(status) })?;
     // A model may take texts or tokens; texts are what there is to send.
     let takes = |datatype: &str| metadata.inputs.iter().find(|input| input.datatype == datatype);
     if let Some(input) = takes("BYTES") {
-        return Ok(Payload::Bytes { input: input.name.clone(), texts });
+        return Ok(Payload::Bytes { input: input.name.clone() });
     }
     match (takes("FP32"), metadata.inputs.len()) {
         (Some(_), 1) if options.lengths.is_some() => {
@@ -258,7 +274,7 @@ async fn infer_payload(channel: &Channel, options: &LoadOptions, texts: Texts) -
                 format!("{} {}", input.name, input.datatype)
             };
             let found: Vec<_> = metadata.inputs.iter().map(named).collect();
-            Err(LoadError::Inputs { model: options.model.clone(), found: found.join(", ") })
+            Err(LoadError::Inputs { model: model.to_owned(), found: found.join(", ") })
         }
     }
 }

@@ -84,7 +84,8 @@ async fn failures_are_counted_by_status() {
     let count = NonZeroU64::new(50);
     let options = LoadOptions { model: "full-half".to_owned(), concurrency: 1, count, tenant, ..options(&server) };
     let report = report(&options).await;
-    assert_eq!((report.calls.ok, report.calls.failed), (25, 25));
+    assert_eq!((report.calls.ok, report.calls.failed, report.calls.refused), (25, 25, 25));
+    assert!(report.to_string().contains("25 ok, 25 failed, 25 of them refused for load"), "{report}");
     let full = &report.outcomes["RESOURCE_EXHAUSTED"];
     assert_eq!((full.calls, full.first_message.as_str()), (25, "the model's queue is full"));
     assert_eq!(server.seen.with_tenant.load(Ordering::Relaxed), 50);
@@ -228,6 +229,29 @@ async fn a_trace_is_played_to_its_end_with_its_lengths() {
     let options = LoadOptions { warmup: Duration::from_secs(5), ..options };
     let error = run(&options, &ProgressBar::hidden()).await.unwrap_err().to_string();
     assert_eq!(error, "--warmup must be shorter than the trace");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_calls_of_a_trace_are_for_the_models_it_says() {
+    let (server, file) = (TestServer::start().await, tempfile::NamedTempFile::new().unwrap());
+    let replay = |api, one: &str, other: &str| {
+        let line = |n: u32| format!("{},{}\n", f64::from(n) / 1e3, if n.is_multiple_of(4) { one } else { other });
+        std::fs::write(file.path(), format!("seconds,model\n{}", (0..40).map(line).collect::<String>())).unwrap();
+        let trace = Some(file.path().to_owned());
+        LoadOptions { arrivals: Arrivals::Replay, api, trace, ..options(&server) }
+    };
+    let played = report(&replay(Api::Embed, "missing", "m")).await;
+    assert_eq!((played.model.as_str(), played.calls.failed, played.calls.ok), ("missing, m", 10, 30), "{played}");
+    // What the flag says goes before it.
+    let flagged = report(&LoadOptions { model: "m".to_owned(), ..replay(Api::Embed, "missing", "m") }).await;
+    assert_eq!((flagged.model.as_str(), flagged.calls.ok), ("m", 40));
+    // One takes numbers, the other texts.
+    let played = report(&replay(Api::Infer, "echo", "synthetic")).await;
+    assert_eq!((played.model.as_str(), played.calls.ok), ("echo, synthetic", 40), "{played}");
+    let options = replay(Api::Infer, "m", "m");
+    std::fs::write(file.path(), "seconds\n1\n2\n").unwrap();
+    let error = run(&options, &ProgressBar::hidden()).await.unwrap_err().to_string();
+    assert_eq!(error, "--model must be a name, since `--api infer` needs one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,8 +14,11 @@ use super::lengths::Lengths;
 const FILE_BYTES_MAX: u64 = 256 << 20;
 /// The column of lengths, which a trace may have.
 const TOKENS: &str = "tokens";
+/// The column of models, which a trace may have.
+const MODEL: &str = "model";
 
-/// When calls came, and perhaps how long their texts were. At least two, not all at one moment. Cheap to clone.
+/// When calls came, and perhaps how long their texts were and what for. At least two, not all at one moment. Cheap to
+/// clone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trace {
     #[serde(rename = "trace")]
@@ -32,6 +35,17 @@ pub struct Trace {
     moments: Arc<[f64]>,
     #[serde(skip)]
     tokens: Option<Arc<[u32]>>,
+    #[serde(skip)]
+    models: Option<Arc<Models>>,
+}
+
+/// Which model each call of a trace is for.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Models {
+    /// In the order in which they are named first.
+    names: Vec<String>,
+    /// By call, the place of its model.
+    of_calls: Vec<u32>,
 }
 
 impl Trace {
@@ -57,12 +71,13 @@ impl Trace {
         let mut lines = (1..).zip(text.trim_start_matches('\u{feff}').lines());
         let (_, header) = lines.next().ok_or_else(|| fail(1, column, "the file is empty".to_owned()))?;
         let header = Header::parse(header, column).map_err(|wrong| fail(1, &wrong.column, wrong.problem))?;
-        let (mut seconds, mut tokens, mut last_line) = (Vec::new(), Vec::new(), 1);
+        let (mut seconds, mut tokens, mut models, mut last_line) = (Vec::new(), Vec::new(), Models::default(), 1);
         for (line, text) in lines {
             let row = header.row(text, seconds.last().copied());
-            let (second, length) = row.map_err(|wrong| fail(line, &wrong.column, wrong.problem))?;
-            seconds.push(second);
-            tokens.extend(length);
+            let row = row.map_err(|wrong| fail(line, &wrong.column, wrong.problem))?;
+            seconds.push(row.seconds);
+            tokens.extend(row.tokens);
+            row.model.into_iter().for_each(|model| models.push(model));
             last_line = line;
         }
         let (Some(first), Some(last)) = (seconds.first().copied(), seconds.last().copied()) else {
@@ -80,6 +95,7 @@ impl Trace {
             span_s,
             moments: seconds.into_iter().map(|second| second - first).collect(),
             tokens: header.tokens.map(|_| tokens.into()),
+            models: header.model.map(|_| Arc::new(models)),
         })
     }
 
@@ -97,6 +113,32 @@ impl Trace {
     pub(super) fn tokens(&self) -> Option<&Arc<[u32]>> {
         self.tokens.as_ref()
     }
+
+    /// What the calls are for, where the trace says.
+    pub(super) fn models(&self) -> Option<&Arc<Models>> {
+        self.models.as_ref()
+    }
+}
+
+impl Models {
+    fn push(&mut self, name: &str) {
+        let known = self.names.iter().position(|known| known == name);
+        let place = known.unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.names.len() - 1
+        });
+        // A file has fewer bytes than that.
+        self.of_calls.push(place as u32);
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The place among the names of a call's model; past the end of the trace it begins again.
+    pub(super) fn of_call(&self, number: u64) -> usize {
+        self.of_calls[(number % self.of_calls.len() as u64) as usize] as usize
+    }
 }
 
 impl fmt::Display for Trace {
@@ -111,6 +153,14 @@ struct Header<'a> {
     columns: Vec<&'a str>,
     seconds: usize,
     tokens: Option<usize>,
+    model: Option<usize>,
+}
+
+/// What a line says.
+struct Row<'a> {
+    seconds: f64,
+    tokens: Option<u32>,
+    model: Option<&'a str>,
 }
 
 /// A field that cannot be.
@@ -134,12 +184,12 @@ impl<'a> Header<'a> {
             }
         };
         let missing = || wrong(seconds, format!("there is no such column, only {}", columns.join(", ")));
-        let (seconds, tokens) = (at(seconds)?.ok_or_else(missing)?, at(TOKENS)?);
-        Ok(Self { columns, seconds, tokens })
+        let (seconds, tokens, model) = (at(seconds)?.ok_or_else(missing)?, at(TOKENS)?, at(MODEL)?);
+        Ok(Self { columns, seconds, tokens, model })
     }
 
-    /// Seconds and tokens of a line that comes after one of `before`.
-    fn row(&self, line: &str, before: Option<f64>) -> Result<(f64, Option<u32>), Wrong> {
+    /// A line that comes after one of `before`.
+    fn row<'b>(&self, line: &'b str, before: Option<f64>) -> Result<Row<'b>, Wrong> {
         let fields: Vec<_> = line.split(',').map(str::trim).collect();
         let wrong = |at: usize, problem: String| {
             let column = self.columns.get(at).map_or_else(|| format!("{}", at + 1), |column| (*column).to_owned());
@@ -155,7 +205,11 @@ impl<'a> Header<'a> {
         }
         let seconds = seconds(fields[self.seconds], before).map_err(|problem| wrong(self.seconds, problem))?;
         let length = |at: usize| tokens(fields[at]).map_err(|problem| wrong(at, problem));
-        Ok((seconds, self.tokens.map(length).transpose()?))
+        let name = |at: usize| match fields[at] {
+            "" => Err(wrong(at, "empty, where a model's name is needed".to_owned())),
+            name => Ok(name),
+        };
+        Ok(Row { seconds, tokens: self.tokens.map(length).transpose()?, model: self.model.map(name).transpose()? })
     }
 }
 

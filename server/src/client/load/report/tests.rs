@@ -26,7 +26,7 @@ fn report(options: &LoadOptions, window: &Window) -> Report {
         tally.record(Finished { intended, sent: intended, done, in_window, admission: Admission::Measured, result });
     }
     tally.overflow(Admission::Measured);
-    Report::new(options, Load::new(options).unwrap(), "m", window, &tally)
+    Report::new(options, Load::new(options).unwrap(), "m".to_owned(), window, &tally)
 }
 
 fn open() -> LoadOptions {
@@ -61,7 +61,7 @@ fn the_json_has_the_documented_fields() {
     assert_eq!(fields, documented);
     let load = r#""load":{"mode":"open","rate":100.0,"arrivals":"poisson","outstanding_max":4096,"seed":0}"#;
     assert!(report(&open(), &window).to_json().contains(load), "{json}");
-    assert_eq!(json["calls"], serde_json::json!({"sent": 100, "ok": 90, "failed": 10, "overflow": 1}));
+    assert_eq!(json["calls"], serde_json::json!({"sent": 100, "ok": 90, "failed": 10, "refused": 0, "overflow": 1}));
     assert_eq!(
         json["rates"],
         serde_json::json!({"asked": 100.0, "sent": 50.0, "ok": 45.0, "texts": 45.0, "tokens": 450.0})
@@ -114,7 +114,7 @@ fn the_table_says_the_same() {
 #[test]
 fn nothing_measured_is_all_zero_and_no_division() {
     let window = Window::new(Instant::now(), ms(0), None, NonZeroU64::new(1));
-    let report = Report::new(&open(), Load::new(&open()).unwrap(), "m", &window, &Tally::new(None));
+    let report = Report::new(&open(), Load::new(&open()).unwrap(), "m".to_owned(), &window, &Tally::new(None));
     assert_eq!((report.seconds, report.rates.ok, report.latency_us), (0.0, 0.0, Percentiles::default()));
     assert_eq!(report.first_error(), None);
 }

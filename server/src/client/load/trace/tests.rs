@@ -19,6 +19,15 @@ fn times_may_have_another_name_and_lengths_may_be_left_out() {
 }
 
 #[test]
+fn a_trace_may_say_what_each_call_is_for() {
+    let trace = parse("seconds,model\n1,b\n2,a\n3,b\n").unwrap();
+    let models = trace.models().unwrap();
+    assert_eq!(models.names(), ["b", "a"]);
+    assert_eq!([0, 1, 2, 3].map(|number| models.of_call(number)), [0, 1, 0, 0]);
+    assert_eq!(parse("seconds\n1\n2\n").unwrap().models(), None);
+}
+
+#[test]
 fn what_is_wrong_is_named_with_its_line_and_its_column() {
     let wrong = [
         ("", "line 1, column seconds: the file is empty"),
@@ -41,6 +50,7 @@ fn what_is_wrong_is_named_with_its_line_and_its_column() {
         ("seconds\n1,5\n", "line 2, column 2: 2 fields, where the header has 1"),
         ("seconds,tokens\n1,0\n", "line 2, column tokens: `0` is no number of tokens from 1 to 65536"),
         ("seconds,tokens\n1,\n", "line 2, column tokens: `` is no number of tokens from 1 to 65536"),
+        ("seconds,model\n1,\n", "line 2, column model: empty, where a model's name is needed"),
         ("seconds,tokens\n1,2.5\n", "line 2, column tokens: `2.5` is no number of tokens from 1 to 65536"),
     ];
     for (text, expected) in wrong {
