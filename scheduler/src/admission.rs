@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use crate::model::Model;
 use crate::queue::Totals;
-use crate::rate::Rate;
+use crate::rate::{Rate, spread};
 use crate::requests::Live;
 use crate::{Class, Group, Limits, QueueLimit, Reject, TenantId, Timestamp};
 
@@ -91,7 +91,8 @@ impl Admission {
             return Err(Reject::GroupTooLarge);
         }
         for (limit, gauge, more, max) in limits {
-            gauge.check(now, more, max).map_err(|retry_after| Reject::QueueFull { limit, retry_after })?;
+            let full = |after| Reject::QueueFull { limit, retry_after: spread(after, group.id) };
+            gauge.check(now, more, max).map_err(full)?;
         }
         Ok(())
     }

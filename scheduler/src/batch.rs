@@ -37,15 +37,20 @@ pub(crate) struct Ceiling<'a> {
     pub(crate) now: Timestamp,
     /// Whoever is in it.
     pub(crate) time_max: Duration,
+    /// What closes it then.
+    pub(crate) why: CloseReason,
     /// The earliest due time of those in it that can still be on time, or client's deadline of those that are late.
     pub(crate) due: Timestamp,
 }
 
 impl Ceiling<'_> {
-    /// Whether a batch of this size, with a request in it that is due then, takes no longer than it may.
-    fn allows(&self, size: Size, due: Timestamp) -> bool {
+    /// Checks that a batch of this size, with a request in it that is due then, takes no longer than it may.
+    fn check(&self, size: Size, due: Timestamp) -> Result<(), CloseReason> {
         let time = self.costs.high(self.worker, size);
-        time <= self.time_max && self.now + time <= due.min(self.due)
+        if self.now + time > due.min(self.due) {
+            return Err(CloseReason::Objective);
+        }
+        if time > self.time_max { Err(self.why) } else { Ok(()) }
     }
 }
 
@@ -86,9 +91,7 @@ impl<'a> Draft<'a> {
             if bytes > self.budget.bytes {
                 return Err(CloseReason::Bytes);
             }
-            if self.ceiling.as_ref().is_some_and(|ceiling| !ceiling.allows(whole, due)) {
-                return Err(CloseReason::Objective);
-            }
+            self.ceiling.as_ref().map_or(Ok(()), |ceiling| ceiling.check(whole, due))?;
         }
         if let Some(ceiling) = &mut self.ceiling {
             ceiling.due = ceiling.due.min(due);

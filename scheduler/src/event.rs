@@ -311,6 +311,8 @@ pub enum CloseReason {
     Delay,
     /// With one more it would have taken longer than the objective of those in it allows.
     Objective,
+    /// What is left goes to other workers, which are idle.
+    Spread,
     /// It took all that was late, whose turn it was.
     Late,
     /// It runs alone or in a small part because a batch it was in failed.

@@ -10,7 +10,7 @@ use crate::doubt::Doubt;
 use crate::policy::{self, BatchPolicy, Close, Decision, View};
 use crate::pools::Heads;
 use crate::queue::{Lead, Queue};
-use crate::rate::Rate;
+use crate::rate::{Rate, Refused};
 use crate::shares::Shares;
 use crate::{Budget, CloseReason, ModelConfig, OnLate, RequestId, Timestamp, WorkerId};
 
@@ -28,6 +28,8 @@ pub(crate) struct Model {
     pub(crate) queue: Queue,
     /// Requests sent to workers lately.
     pub(crate) served: Rate,
+    /// Requests shed lately.
+    pub(crate) refused: Refused,
     /// What batches of it take.
     pub(crate) costs: Costs,
     /// Who got how much of them lately.
@@ -59,6 +61,7 @@ impl Model {
             config,
             queue: Queue::default(),
             served: Rate::default(),
+            refused: Refused::default(),
             costs: Costs::new(known),
             shares: Shares::default(),
             is_busy: false,
@@ -96,7 +99,11 @@ impl Model {
         Some(match self.policy.decide(view) {
             // Only late ones are left.
             Decision::Close(close) if close.time_max.is_some() && self.queue.on_time().requests == 0 => {
-                Decision::Close(Close { time_max: Some(self.late_time_max()), ..close })
+                Decision::Close(Close {
+                    time_max: Some(self.late_time_max()),
+                    why_time: CloseReason::Objective,
+                    ..close
+                })
             }
             // Nothing new comes during a drain, so there is nothing to wait for.
             Decision::WaitUntil(_) if draining => Decision::Close(Close::all(CloseReason::Drained)),

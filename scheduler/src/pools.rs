@@ -75,7 +75,27 @@ pub(crate) struct Pools {
     last: u64,
 }
 
+/// The workers that hold a model and have nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Idle<'a> {
+    pools: &'a Pools,
+    model: ModelId,
+}
+
+impl Idle<'_> {
+    /// How many there are; no more than so many are counted.
+    pub(crate) fn up_to(self, most: usize) -> usize {
+        let idle = |(load, _): &(Load, WorkerId)| load.batches == 0 && !load.is_suspect;
+        self.pools.free(self.model).flatten().filter(idle).take(most).count()
+    }
+}
+
 impl Pools {
+    /// Without workers.
+    #[cfg(test)]
+    pub(crate) const EMPTY: Self =
+        Self { pools: BTreeMap::new(), by_models: BTreeMap::new(), of_model: BTreeMap::new(), last: 0 };
+
     /// A worker that holds just these models joins those that do. Says whether it is the first.
     pub(crate) fn join(&mut self, models: Vec<ModelId>) -> (PoolId, bool) {
         let id = match self.by_models.get(&models) {
@@ -183,6 +203,11 @@ impl Pools {
     /// The free workers that hold a model, from each pool those with the least to do first.
     pub(crate) fn free(&self, model: ModelId) -> impl Iterator<Item = impl Iterator<Item = (Load, WorkerId)>> {
         self.holding(model).map(Pool::usable)
+    }
+
+    /// Of them those that have nothing to do.
+    pub(crate) const fn idle(&self, model: ModelId) -> Idle<'_> {
+        Idle { pools: self, model }
     }
 
     /// When the first so many workers that hold the model are thought to be free, in order.

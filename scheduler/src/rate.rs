@@ -2,10 +2,12 @@
 
 use core::time::Duration;
 
-use crate::Timestamp;
+use crate::{GroupId, Timestamp};
 
 /// Long enough to see several batches of a slow model, short enough to forget a stall.
 const WINDOW: Duration = Duration::from_secs(5);
+/// Who was refused longer ago has come back, or is not going to.
+const REFUSED_WINDOW: Duration = Duration::from_secs(1);
 /// What to say when nothing was served lately.
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// A client that comes back sooner only adds load.
@@ -21,8 +23,6 @@ pub(crate) struct Rate {
     current: u64,
     /// Served in the window before, if there was one.
     previous: u64,
-    /// When something was served last, or was first to be.
-    last: Option<Timestamp>,
 }
 
 /// An estimate within what a client can be told.
@@ -30,21 +30,45 @@ pub(crate) fn bounded(retry_after: Duration) -> Duration {
     retry_after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
 }
 
+/// Counts those that were refused lately, who are going to come back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refused {
+    started: Timestamp,
+    current: u64,
+    previous: u64,
+}
+
+impl Refused {
+    pub(crate) fn add(&mut self, now: Timestamp) {
+        let age = now.since(self.started);
+        if age >= REFUSED_WINDOW * 2 {
+            *self = Self { started: now, ..Self::default() };
+        } else if age >= REFUSED_WINDOW {
+            *self = Self { started: self.started + REFUSED_WINDOW, current: 0, previous: self.current };
+        }
+        self.current += 1;
+    }
+
+    /// In the last window, as of the last that was added: of the one before what is less than a window ago.
+    pub(crate) fn lately(&self, now: Timestamp) -> u64 {
+        let left = REFUSED_WINDOW.saturating_sub(now.since(self.started)).as_nanos();
+        let previous = u128::from(self.previous) * left / REFUSED_WINDOW.as_nanos();
+        self.current + u64::try_from(previous).unwrap_or(u64::MAX)
+    }
+}
+
+/// Up to half as long again, for each call another: those that are refused together must not come back together.
+pub(crate) fn spread(retry_after: Duration, call: GroupId) -> Duration {
+    // The upper half of a product by a number without pattern is as good as drawn.
+    let drawn = call.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let more = (retry_after.as_nanos() * u128::from(drawn)) >> 33;
+    retry_after + Duration::from_nanos(u64::try_from(more).unwrap_or(0))
+}
+
 impl Rate {
     pub(crate) fn add(&mut self, now: Timestamp, served: u64) {
         self.roll(now);
         self.current += served;
-        self.last = Some(now);
-    }
-
-    /// There is something to serve now, whatever becomes of it.
-    pub(crate) fn begin(&mut self, now: Timestamp) {
-        self.last.get_or_insert(now);
-    }
-
-    /// How long nothing has been served although there was something to serve at some time.
-    pub(crate) fn idle(&self, now: Timestamp) -> Duration {
-        self.last.map_or(Duration::ZERO, |last| now.since(last))
     }
 
     /// The time in which `amount` more should be served, within bounds a client can be told.
@@ -65,9 +89,28 @@ impl Rate {
     fn roll(&mut self, now: Timestamp) {
         let age = now.since(self.started);
         if age >= WINDOW * 2 {
-            *self = Self { started: now, current: 0, previous: 0, ..*self };
+            *self = Self { started: now, current: 0, previous: 0 };
         } else if age >= WINDOW {
-            *self = Self { started: self.started + WINDOW, current: 0, previous: self.current, ..*self };
+            *self = Self { started: self.started + WINDOW, current: 0, previous: self.current };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_are_refused_together_come_back_apart() {
+        let after = Duration::from_millis(100);
+        let mut times: Vec<_> = (1..=1_000).map(|call| spread(after, GroupId(call))).collect();
+        times.sort_unstable();
+        assert!(times.iter().all(|time| (after..after / 2 * 3).contains(time)));
+        // A tenth of them in each tenth of the span, give or take.
+        for tenth in 0..10 {
+            let (from, to) = (after + after / 20 * tenth, after + after / 20 * (tenth + 1));
+            let count = times.iter().filter(|time| (from..to).contains(time)).count();
+            assert!((90..=110).contains(&count), "{count} from {from:?}");
         }
     }
 }

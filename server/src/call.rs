@@ -155,6 +155,7 @@ pub fn close_name(close: CloseReason) -> &'static str {
         CloseReason::Preferred => "preferred",
         CloseReason::Delay => "delay",
         CloseReason::Objective => "objective",
+        CloseReason::Spread => "spread",
         CloseReason::Late => "late",
         CloseReason::Hedged => "hedged",
         CloseReason::Isolated => "isolated",

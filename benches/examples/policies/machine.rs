@@ -76,11 +76,9 @@ mod tests {
     #[test]
     fn what_this_program_does_is_not_done_by_others() {
         let others = Others::from_now(0.0).unwrap();
-        let began = Instant::now();
-        while began.elapsed().as_millis() < 300 {}
-        // The ticks are of a hundredth of a second; other tests run beside this one, in this very process.
-        let own = cpu_seconds(std::process::id()).unwrap() - others.own;
-        assert!(own >= 0.1, "{own}");
+        let own = || cpu_seconds(std::process::id()).unwrap() - others.own;
+        // Ten ticks, however long that takes on a busy machine.
+        while own() < 0.1 {}
         assert!((0.0..=1.0).contains(&others.share(0.0).unwrap()));
         // Had the server used all of it, nothing would be left for others.
         assert_eq!(others.share(1e6).unwrap(), 0.0);

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use shoal_sim::report::{Options, report};
+use shoal_sim::scenario::{Family, catalog};
 
 const HELP: &str = "\
 Compares batching policies in simulated worlds.
@@ -15,6 +17,7 @@ Options:
   --out DIR   Where report.md and the charts go [default: target/sim-report]
   --quick     A fraction of the time, for a first look
   --seed N    What every scenario draws from [default: 1]
+  --only NAME The table of this scenario alone; may be given more than once
   -h, --help  Print this
 
 The tables also go to standard output. The same seed gives the same numbers on every machine.
@@ -65,6 +68,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, String> {
                 let text = value()?;
                 options.seed = text.parse().map_err(|_| format!("--seed must be a whole number, not '{text}'"))?;
             }
+            "--only" => options.only.push(known(value()?)?),
             "--quick" if joined.is_some() => return Err("--quick takes no value".into()),
             "--quick" => options.quick = true,
             "-h" | "--help" => return Ok(Command::Help),
@@ -72,6 +76,16 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, String> {
         }
     }
     Ok(Command::Report(options))
+}
+
+/// The name of a scenario that there is.
+fn known(name: String) -> Result<String, String> {
+    let families = catalog(Duration::from_secs(1), 1);
+    let names: Vec<_> = families.iter().map(Family::name).collect();
+    if names.contains(&&*name) {
+        return Ok(name);
+    }
+    Err(format!("--only: there is no scenario '{name}'; there are {}", names.join(", ")))
 }
 
 /// What can be shown of an argument that is not Unicode.
@@ -89,10 +103,13 @@ mod tests {
 
     #[test]
     fn reads_every_option_in_both_spellings() {
-        let expected = Options { out: "a/b".into(), quick: true, seed: 7 };
+        let expected = Options { out: "a/b".into(), quick: true, seed: 7, only: Vec::new() };
         assert_eq!(parsed("report --out a/b --quick --seed 7"), Ok(Command::Report(expected.clone())));
         assert_eq!(parsed("report --seed=7 --out=a/b --quick"), Ok(Command::Report(expected)));
         assert_eq!(parsed("report"), Ok(Command::Report(Options::default())));
+        let only = vec!["mmpp".into(), "poison".into()];
+        let expected = Options { only, ..Options::default() };
+        assert_eq!(parsed("report --only mmpp --only=poison"), Ok(Command::Report(expected)));
     }
 
     #[test]
@@ -107,6 +124,7 @@ mod tests {
         for (line, named) in [
             ("report --seed", "--seed needs a value"),
             ("report --seed x", "--seed must be a whole number"),
+            ("report --only nowhere", "--only: there is no scenario 'nowhere'"),
             ("report --fast", "'--fast'"),
             ("report --quick=1", "--quick takes no value"),
             ("reports", "'reports'"),

@@ -3,6 +3,7 @@
 //! Unlike [`run`](crate::run()) this judges nothing and keeps no transcript: of each request only what became of it. A
 //! hash over every output and its time stands for the run, so that two machines can tell whether they saw the same.
 
+mod clients;
 mod device;
 pub mod several;
 #[cfg(test)]
@@ -13,15 +14,16 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, CloseReason, Cost, Dispatch, DownCause, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
-    ModelId, ModelState, Output, Probe, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Input, ItemOutcome, Limits, ModelConfig, ModelId,
+    ModelState, Output, Probe, Reject, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
+use self::clients::{Call, Clients};
 use self::device::{Device, Ending, Load};
 use crate::clock::Agenda;
 use crate::fnv::Fnv;
 use crate::rng::Rng;
-use crate::scenario::{Ask, Curve, ModelSpec, Scenario, Traffic, WorkerSpec};
+use crate::scenario::{Curve, ModelSpec, Scenario, Traffic, WorkerSpec};
 
 /// How long a process that was replaced takes to come back.
 const RESTART: Duration = Duration::from_secs(1);
@@ -86,6 +88,14 @@ enum Happening {
     },
     Killed(usize),
     Returned(usize),
+    /// A worker has read a model into memory.
+    Loaded {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
+    /// Somebody who was refused asks again.
+    Asked(Call),
 }
 
 /// One worker.
@@ -106,10 +116,11 @@ struct Play {
     /// By model number.
     curves: Vec<Curve>,
     objectives: Vec<Duration>,
+    loads: Vec<Duration>,
     memory_max: u64,
+    clients: Clients,
     /// What the outputs just taken make the world say.
     said: VecDeque<Input>,
-    open: u64,
     hash: Fnv,
     outcome: Outcome,
 }
@@ -148,7 +159,7 @@ fn run_told(
     inputs.into_iter().for_each(|input| play.tell(input));
     play.begin();
     play.run(Traffic::new(scenario));
-    Outcome { hash: play.hash.finish(), ..play.outcome }
+    Outcome { hash: play.hash.finish(), requests: play.clients.records, ..play.outcome }
 }
 
 impl Play {
@@ -160,19 +171,19 @@ impl Play {
             epoch: Epoch(0),
             is_up: false,
         };
-        let expected = scenario.rate() * scenario.duration.as_secs_f64() * 1.1;
         Self {
             core: Scheduler::new(limits),
             agenda: Agenda::new(Timestamp::ZERO),
             workers: (1..).zip(&scenario.workers).map(&mut worker).collect(),
             curves: scenario.models.iter().map(|model| model.curve).collect(),
             objectives: scenario.models.iter().map(|model| model.objective).collect(),
+            loads: scenario.models.iter().map(|model| model.load).collect(),
             memory_max: scenario.faults.memory_max.unwrap_or(u64::MAX),
+            clients: Clients::default(),
             said: VecDeque::new(),
-            open: 0,
             hash: Fnv::new(),
             outcome: Outcome {
-                requests: Vec::with_capacity(expected as usize),
+                requests: Vec::new(),
                 batches: 0,
                 hedges: 0,
                 rows: 0,
@@ -199,7 +210,7 @@ impl Play {
     /// Does whatever is next until nothing is left. Of things at one time, what workers say comes first, then arrivals.
     fn run(&mut self, mut traffic: Traffic) {
         let mut arrival = traffic.next();
-        while arrival.is_some() || self.open > 0 {
+        while arrival.is_some() || self.clients.open > 0 {
             let arrives = arrival.map_or(Timestamp::MAX, |ask| ask.at);
             let happens = self.agenda.next_at().unwrap_or(Timestamp::MAX);
             let wakes = self.core.poll_timeout().map_or(Timestamp::MAX, |(at, _)| at);
@@ -214,36 +225,15 @@ impl Play {
                 }
             } else if arrives == next {
                 if let Some(ask) = arrival.take() {
-                    self.arrive(ask);
+                    let mates = traffic.by_ref().take(ask.mates as usize);
+                    let group = self.clients.ask(&ask, mates, self.objectives[ask.model.0 as usize]);
+                    self.tell(Input::SubmitGroup(group));
                 }
                 arrival = traffic.next();
             } else {
                 self.tell(Input::Tick);
             }
         }
-    }
-
-    fn arrive(&mut self, ask: Ask) {
-        let number = self.outcome.requests.len() as u64;
-        let due = ask.at + self.objectives[ask.model.0 as usize];
-        self.outcome.requests.push(Record {
-            at: ask.at,
-            due: ask.deadline.map_or(due, |deadline| due.min(deadline)),
-            model: ask.model,
-            tenant: ask.tenant,
-            cost: ask.cost,
-            is_poison: ask.is_poison,
-            fate: Fate::Open,
-        });
-        self.open += 1;
-        self.tell(Input::SubmitGroup(Group {
-            id: GroupId(number),
-            model: ask.model,
-            tenant: ask.tenant,
-            class: ask.class,
-            deadline: ask.deadline,
-            requests: vec![Request { id: RequestId(number), cost: ask.cost }],
-        }));
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -265,6 +255,14 @@ impl Play {
                 if !self.workers[at].is_up {
                     self.connect(at);
                 }
+            }
+            Happening::Loaded { worker, epoch, model } => {
+                self.tell(Input::ModelState { worker, epoch, model, state: ModelState::Ready });
+            }
+            Happening::Asked(call) => {
+                let objective = self.objectives[call.model.0 as usize];
+                let group = self.clients.ask_again(call, self.agenda.now(), objective);
+                self.tell(Input::SubmitGroup(group));
             }
         }
     }
@@ -326,7 +324,7 @@ impl Play {
         match output {
             Output::Complete { request } => {
                 self.hash.number(request.0);
-                self.end(request, Fate::Answered(now));
+                self.clients.answered(request, now);
             }
             Output::Dispatch(dispatch) => {
                 self.hash_dispatch(&dispatch);
@@ -337,11 +335,12 @@ impl Play {
                 let _ = write!(self.hash, "{other:?}");
                 match other {
                     Output::Probe(probe) => self.start_probe(probe),
-                    Output::Fail { request, .. } => self.end(request, Fate::Shed(now)),
-                    Output::Reject { group, .. } => self.end(RequestId(group.0), Fate::Shed(now)),
-                    Output::Load { worker, epoch, model } => {
-                        self.said.push_back(Input::ModelState { worker, epoch, model, state: ModelState::Ready });
+                    Output::Fail { request, why } => {
+                        let after = if let Failure::Shed { retry_after } = why { Some(retry_after) } else { None };
+                        self.refuse(request, after);
                     }
+                    Output::Reject { group, why } => self.refuse(RequestId(group.0), retry_after(&why)),
+                    Output::Load { worker, epoch, model } => self.load(worker, epoch, model),
                     Output::Replace { worker, .. } => {
                         let at = worker.0 as usize - 1;
                         self.stop(at);
@@ -353,10 +352,20 @@ impl Play {
         }
     }
 
-    fn end(&mut self, request: RequestId, fate: Fate) {
-        if let Some(record) = usize::try_from(request.0).ok().and_then(|at| self.outcome.requests.get_mut(at)) {
-            record.fate = fate;
-            self.open -= 1;
+    /// A call fails. Its client may ask again, if it was told when.
+    fn refuse(&mut self, request: RequestId, retry_after: Option<Duration>) {
+        let again = self.clients.refused(request, self.agenda.now(), retry_after.is_some());
+        if let (Some(call), Some(after)) = (again, retry_after) {
+            self.agenda.after(after, Happening::Asked(call));
+        }
+    }
+
+    fn load(&mut self, worker: WorkerId, epoch: Epoch, model: ModelId) {
+        match self.loads[model.0 as usize] {
+            Duration::ZERO => {
+                self.said.push_back(Input::ModelState { worker, epoch, model, state: ModelState::Ready });
+            }
+            takes => self.agenda.after(takes, Happening::Loaded { worker, epoch, model }),
         }
     }
 
@@ -365,7 +374,7 @@ impl Play {
         let at = dispatch.worker.0 as usize - 1;
         let mut load = Load::default();
         for id in &dispatch.requests {
-            let record = &self.outcome.requests[id.0 as usize];
+            let record = self.clients.record(*id);
             load.add(record.cost, record.is_poison);
         }
         self.outcome.batches += 1;
@@ -399,5 +408,13 @@ impl Play {
         let (worker, slot, model) = (u64::from(worker.0), u64::from(slot.0), u64::from(model.0));
         let numbers = [batch.0, worker, epoch.0, slot, model, u64::from(attempt.0), *close as u64];
         numbers.into_iter().chain(requests.iter().map(|request| request.0)).for_each(|number| self.hash.number(number));
+    }
+}
+
+/// When a client that was refused is told to ask again.
+fn retry_after(why: &Reject) -> Option<Duration> {
+    match why {
+        Reject::DeadlineUnmeetable { retry_after } | Reject::QueueFull { retry_after, .. } => Some(*retry_after),
+        _ => None,
     }
 }

@@ -28,11 +28,13 @@ pub struct Options {
     pub quick: bool,
     /// What every scenario draws from.
     pub seed: u64,
+    /// Only the tables of these scenarios; everything if there are none.
+    pub only: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { out: PathBuf::from("target/sim-report"), quick: false, seed: 1 }
+        Self { out: PathBuf::from("target/sim-report"), quick: false, seed: 1, only: Vec::new() }
     }
 }
 
@@ -44,10 +46,15 @@ pub fn report(options: &Options, page: &mut impl Write) -> io::Result<()> {
     page.write_all(text.as_bytes())?;
     let contenders = contenders();
     let (table_time, sweep_time) = if options.quick { (3, 2) } else { (12, 6) };
-    for family in catalog(Duration::from_secs(table_time), options.seed) {
-        let section = table::section(&family, &contenders);
+    let families = catalog(Duration::from_secs(table_time), options.seed);
+    let is_wanted = |family: &&Family| options.only.is_empty() || options.only.iter().any(|name| name == family.name());
+    for family in families.iter().filter(is_wanted) {
+        let section = table::section(family, &contenders);
         page.write_all(section.as_bytes())?;
         text += &section;
+    }
+    if !options.only.is_empty() {
+        return fs::write(options.out.join("report.md"), text);
     }
     let mut families = catalog(Duration::from_secs(sweep_time), options.seed);
     families.retain(|family| SWEPT.contains(&family.name()));

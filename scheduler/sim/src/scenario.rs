@@ -53,6 +53,8 @@ pub struct ModelSpec {
     pub prior: Option<f64>,
     /// Its weight in streams that spread over all models.
     pub share: f64,
+    /// How long a worker takes to read it into memory.
+    pub load: Duration,
 }
 
 /// What a batch costs: `base + row·n + token·Σtokens + token²·Σtokens²`.
@@ -116,7 +118,9 @@ impl Curve {
 impl ModelSpec {
     /// Models of one kind, numbered from 0, asked for equally often.
     pub fn alike(count: u32, objective: Duration, curve: Curve) -> Vec<Self> {
-        (0..count).map(|id| Self { id: ModelId(id), objective, curve, prior: None, share: 1.0 }).collect()
+        (0..count)
+            .map(|id| Self { id: ModelId(id), objective, curve, prior: None, share: 1.0, load: Duration::ZERO })
+            .collect()
     }
 
     /// Models of one kind of which the n-th is asked for in proportion to n^-`exponent`.

@@ -16,7 +16,7 @@ use shoal_sim::score::Score;
 /// The run this hash stands for draws from everything that uses floats. It changes with any change to what the core decides under the fixed policy, or to what
 /// the scenario draws: when that was meant, take the number the test prints. That it is the same on every machine is
 /// what it is here to prove.
-const GOLDEN: u64 = 0xdbb5_d574_cc68_82fe;
+const GOLDEN: u64 = 0x1568_79bd_30bd_5a1e;
 
 /// A contender as it comes.
 fn default_of(name: &str) -> Variant {

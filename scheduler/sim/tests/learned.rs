@@ -111,6 +111,41 @@ fn few_are_late_while_workers_drift_straggle_and_die() {
     }
 }
 
+/// A call of many requests is shared out among the workers that have nothing to do.
+#[test]
+fn large_calls_take_a_part_of_the_time_they_take_on_one_worker() {
+    let mut scenario = poisson(4, 1, |scenario| capacity(scenario) * 0.05);
+    scenario.traffic[0].call = (48, 48);
+    for on_late in BOTH {
+        let p50 = score(&scenario, &balanced(on_late)).total.p50;
+        // 28 ms on one worker, 10 on four.
+        assert!(p50 <= Duration::from_millis(11), "{p50:?}, {on_late:?}");
+    }
+}
+
+/// Three of four workers are away for a second, and whoever is refused comes back.
+#[test]
+fn those_who_come_back_find_room() {
+    let mut family = family("retry-herd", Duration::from_secs(6));
+    family.load = 0.7;
+    let score = score(&family.shown(), &balanced(OnLate::Shed));
+    assert!(score.total.shed_share() <= 0.01, "{:.4} shed for good", score.total.shed_share());
+    assert!(score.total.late_share() <= 0.001, "{:.4} late", score.total.late_share());
+}
+
+/// What waited while the first worker read the model holds up nobody who comes after it.
+#[test]
+fn only_those_are_late_who_came_while_nobody_held_the_model() {
+    for on_late in BOTH {
+        let mut scenario = poisson(2, 2, |scenario| capacity(scenario) * 0.5);
+        scenario.models.iter_mut().for_each(|model| model.load = Duration::from_millis(400));
+        let outcome = play(&scenario, |model| balanced(on_late).configure(model));
+        let loaded = Timestamp::from_millis(400 + 50);
+        let after = Tally::of(outcome.requests.iter().filter(|request| request.at > loaded));
+        assert!(after.on_time_share() >= 0.99, "{:.4} on time, {on_late:?}", after.on_time_share());
+    }
+}
+
 /// A worker that hangs for two seconds is found out in the time of two batches, and what it had is run again.
 #[test]
 fn nobody_waits_for_a_worker_that_hangs() {
@@ -259,7 +294,9 @@ fn is_nowhere_far_behind_anybody() {
         let share = |variant: &Variant| score_at(&family, family.load, variant).total.on_time_share();
         let best = rivals.iter().flat_map(|rival| &rival.variants).map(|variant| (share(variant), variant));
         let (best, who) = best.max_by(|one, other| one.0.total_cmp(&other.0)).expect("there are rivals");
-        for on_late in BOTH {
+        // Who is refused and comes back is on time in the end; who is let wait instead is late.
+        let is_retried = family.shown().traffic.iter().any(|stream| stream.retries > 0);
+        for on_late in BOTH.into_iter().filter(|on_late| !is_retried || *on_late == OnLate::Shed) {
             let own = share(&balanced(on_late));
             assert!(own >= best - 0.02, "{own:.4} in {}, and {best:.4} with {who:?}, {on_late:?}", family.name());
         }
@@ -278,6 +315,27 @@ fn answers_far_more_in_bursts_than_who_gives_nobody_up() {
         for on_late in BOTH {
             let own = share(&balanced(on_late));
             assert!(own >= 1.3 * best, "{own:.3} and {best:.3} in {name}, {on_late:?}");
+        }
+    }
+}
+
+/// For three seconds workers are so slow that not even one row is on time. That is forgotten soon after.
+#[test]
+fn who_comes_after_a_stall_is_not_refused_for_it() {
+    let at = Duration::from_secs;
+    for (workers, sigma) in [(1, 0.0), (1, 0.4), (4, 0.4)] {
+        let mut scenario = poisson(workers, 1, |scenario| capacity(scenario) * 0.3);
+        scenario.duration = at(30);
+        for worker in &mut scenario.workers {
+            worker.sigma = sigma;
+            worker.changes = vec![Change { at: at(5), factor: 15.0 }, Change { at: at(8), factor: 1.0 }];
+        }
+        for on_late in BOTH {
+            let outcome = play(&scenario, |model| balanced(on_late).configure(model));
+            let after = Timestamp::ZERO + at(9);
+            let after = Tally::of(outcome.requests.iter().filter(|request| request.at >= after));
+            let share = after.on_time_share();
+            assert!(share >= 0.98, "{share:.4} on time, {workers} workers, {sigma}, {on_late:?}");
         }
     }
 }

@@ -9,6 +9,10 @@
 //! that just misses a batch waits for a Wth of one; batches of `objective · W / (W + 1)` would keep every such request on
 //! time, and cost a lone worker 5 % of what it can take under overload. They may take `2W / (2W + 1)` of it, which costs 1 %.
 //!
+//! **How many at once.** What waits is spread over the workers that are idle, as long as each part is worth a batch of its
+//! own. While workers are mostly idle a part is worth it that saves as much waiting, in all, as a batch costs by itself,
+//! times the price of waiting; else one of which a batch's own cost is a twentieth.
+//!
 //! **Who is late.** See [`round`](super::round).
 
 use alloc::vec::Vec;
@@ -19,6 +23,9 @@ use super::{BatchPolicy, Close, Decision, View};
 use crate::cost::{Costs, Size};
 use crate::queue::Queue;
 use crate::{CloseReason, OnLate, RequestId, Timestamp, WorkerId};
+
+/// A batch's own cost is such a part of a batch that is large enough to run beside others.
+const KNEE_PARTS: u32 = 20;
 
 /// Waits by price, fills by time.
 #[derive(Debug)]
@@ -37,7 +44,15 @@ impl BatchPolicy for Learned {
             return Decision::WaitUntil(until);
         }
         let time_max = time_max(view.objective, view.workers);
-        let close = |why| Decision::Close(Close { rows_max: u32::MAX, time_max: Some(time_max), why });
+        let close = |why| {
+            let close = Close { time_max: Some(time_max), ..Close::all(why) };
+            let part = self.part(view).filter(|part| *part < time_max);
+            Decision::Close(part.map_or(close, |part| Close {
+                time_max: Some(part),
+                why_time: CloseReason::Spread,
+                ..close
+            }))
+        };
         // Those that are late can fill a batch up at once.
         let are_all_on_time = view.queue.waiting().requests == view.queue.on_time().requests;
         // What others have begun costs its base anyway.
@@ -80,6 +95,30 @@ impl BatchPolicy for Learned {
 }
 
 impl Learned {
+    /// How long a batch should take when what waits is spread over the idle workers; `None` when it should not be spread.
+    fn part(&self, view: &View<'_>) -> Option<Duration> {
+        let on_time = view.queue.on_time();
+        let time = |size| view.costs.high(view.worker, size);
+        let base = time(Size::default());
+        let own = time(on_time.size()).saturating_sub(base);
+        // k parts cost k bases, and those in them wait for a kth of the whole: least when what is in a part takes the
+        // root of a base times the price times what one request takes.
+        let least = if view.is_busy {
+            base * (KNEE_PARTS - 1)
+        } else {
+            let one = own.as_nanos() / u128::from(on_time.requests.max(1));
+            let root = (base.as_nanos() * u128::from(self.wait_price) * one).isqrt().max(one);
+            Duration::from_nanos(u64::try_from(root).unwrap_or(u64::MAX))
+        };
+        if on_time.requests < 2 || own <= least {
+            return None;
+        }
+        let parts = own.as_nanos() / least.as_nanos().max(1) + 1;
+        let idle = view.idle.up_to(usize::try_from(parts).unwrap_or(usize::MAX));
+        // The last one has the rest of the queue to itself.
+        (idle > 1).then(|| base + least.max(own / u32::try_from(idle).unwrap_or(u32::MAX)))
+    }
+
     /// Until when waiting pays; `None` when there is nothing to gain: the batch is full, or only late ones wait.
     fn wait_until(&self, view: &View<'_>, time_max: Duration) -> Option<Timestamp> {
         let on_time = view.queue.on_time();

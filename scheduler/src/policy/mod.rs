@@ -20,6 +20,7 @@ use core::time::Duration;
 
 use crate::company::Company;
 use crate::cost::{Costs, Size};
+use crate::pools::Idle;
 use crate::queue::Queue;
 use crate::shares::Shares;
 use crate::{Budget, CloseReason, OnLate, PolicyConfig, RequestId, Timestamp, WorkerId};
@@ -77,6 +78,8 @@ pub(crate) struct View<'a> {
     pub(crate) objective: Duration,
     /// Workers that hold the model.
     pub(crate) workers: u32,
+    /// Of them those with nothing to do.
+    pub(crate) idle: Idle<'a>,
     /// Until when another worker may come, where this one is not trusted.
     pub(crate) hold_until: Option<Timestamp>,
     /// Whether so much is asked for that batches are worth waiting for.
@@ -99,6 +102,8 @@ pub(crate) struct Close {
     pub(crate) rows_max: u32,
     /// Take so much time at most, and no more than those in it have left; `None` where time is no matter.
     pub(crate) time_max: Option<Duration>,
+    /// The reason to give when it is `time_max` that closes the batch.
+    pub(crate) why_time: CloseReason,
     /// The reason to give when it is `rows_max` or the end of the queue that closes the batch, not the budget.
     pub(crate) why: CloseReason,
 }
@@ -106,7 +111,7 @@ pub(crate) struct Close {
 impl Close {
     /// With all that fits.
     pub(crate) const fn all(why: CloseReason) -> Self {
-        Self { rows_max: u32::MAX, time_max: None, why }
+        Self { rows_max: u32::MAX, time_max: None, why_time: CloseReason::Objective, why }
     }
 }
 

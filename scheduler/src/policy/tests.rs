@@ -8,9 +8,12 @@ use core::time::Duration;
 use super::{Close, Decision, View, from_config};
 use crate::company::Company;
 use crate::cost::{Costs, Size};
+use crate::pools::{Load, Pools, Standing};
 use crate::queue::{Item, Queue, Rank};
 use crate::shares::Shares;
-use crate::{Budget, Class, CloseReason, Cost, OnLate, PolicyConfig, RequestId, TenantId, Timestamp, WorkerId};
+use crate::{
+    Budget, Class, CloseReason, Cost, ModelId, OnLate, PolicyConfig, RequestId, TenantId, Timestamp, WorkerId,
+};
 
 const BUDGET: Budget = Budget { rows: 32, tokens: 1_000, bytes: 10_000 };
 const WORKER: WorkerId = WorkerId(1);
@@ -48,6 +51,7 @@ fn costs() -> Costs {
 
 fn view<'a>(now_ms: u64, queue: &'a Queue, costs: &'a Costs) -> View<'a> {
     static NOBODY: Shares = Shares::NONE;
+    static NO_POOLS: Pools = Pools::EMPTY;
     View {
         hold_until: None,
         now: Timestamp::from_millis(now_ms),
@@ -59,6 +63,7 @@ fn view<'a>(now_ms: u64, queue: &'a Queue, costs: &'a Costs) -> View<'a> {
         shares: &NOBODY,
         objective: ms(50),
         workers: 1,
+        idle: NO_POOLS.idle(ModelId(1)),
         is_busy: true,
     }
 }
@@ -167,6 +172,46 @@ fn learned_gives_batches_two_thirds_of_the_objective_with_one_worker_and_more_wi
         }
     };
     assert_eq!((time_max(1), time_max(4)), (Some(ms(50) / 3 * 2), Some(ms(50) / 9 * 8)));
+}
+
+/// So many workers with nothing to do, and one that is at work but takes another batch.
+fn pools(idle: u32) -> Pools {
+    let mut pools = Pools::default();
+    for id in 1..=idle + 1 {
+        let (pool, _) = pools.join(vec![ModelId(1)]);
+        let load = Load { is_stuck: false, is_suspect: false, batches: usize::from(id > idle), rows: 0 };
+        pools.place(pool, WorkerId(id), Standing::NONE, Standing { free: Some(load), ..Standing::NONE });
+    }
+    pools
+}
+
+/// The rows of the largest batch that learned makes of a queue of so many while so many workers are idle.
+fn part(rows: u64, idle: u32, price: u32, is_busy: bool) -> u64 {
+    let (queue, costs, pools) = (queue(rows, COST), costs(), pools(idle));
+    let view = View { idle: pools.idle(ModelId(1)), is_busy, workers: 5, ..view(ARRIVED, &queue, &costs) };
+    let Decision::Close(Close { time_max: Some(time_max), why_time, .. }) = from_config(&learned(price)).decide(&view)
+    else {
+        panic!("it closes a batch");
+    };
+    let fits =
+        |rows: &u64| costs.high(WORKER, Size { rows: *rows, tokens: rows * 10, squares: rows * 100 }) <= time_max;
+    let most = (1..=rows).take_while(fits).count() as u64;
+    assert_eq!(why_time, if most < rows { CloseReason::Spread } else { CloseReason::Objective });
+    most
+}
+
+#[test]
+fn learned_spreads_what_waits_over_idle_workers_as_long_as_each_part_is_worth_a_batch() {
+    assert_eq!([1, 2, 3, 4].map(|idle| part(24, idle, 1, false)), [24, 12, 8, 6]);
+    // A batch of its own costs 4 ms: what is in it should take the root of 4 ms times the price times half a millisecond.
+    assert_eq!([1, 16].map(|price| part(24, 24, price, false)), [2, 11]);
+    assert_eq!(part(24, 24, 0, false), 1, "waiting costs nothing less");
+    assert_eq!(part(2, 4, 1, false), 2);
+}
+
+#[test]
+fn learned_spreads_only_what_a_batch_costs_little_of_while_workers_are_busy() {
+    assert_eq!(part(32, 4, 0, true), 32, "a batch of 76 ms would be a twentieth its own cost");
 }
 
 /// How many learned gives up of a queue, with workers free at these times.

@@ -10,7 +10,7 @@ use super::Scheduler;
 use crate::cost::Size;
 use crate::fleet::{Holding, Link};
 use crate::model::Model;
-use crate::rate::bounded;
+use crate::rate::{bounded, spread};
 use crate::{Group, Reject, Timestamp, WorkerId};
 
 impl Scheduler {
@@ -51,7 +51,7 @@ impl Scheduler {
             let needed = alone(&|id| costs.expected(id, longest)).unwrap_or_default();
             return Err(Reject::DeadlineTooShort { left, needed });
         }
-        Err(Reject::DeadlineUnmeetable { retry_after: bounded(end.since(deadline)) })
+        Err(Reject::DeadlineUnmeetable { retry_after: spread(bounded(end.since(deadline)), group.id) })
     }
 
     /// When a worker could be through with what it has.

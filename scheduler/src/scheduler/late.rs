@@ -5,11 +5,16 @@ use core::time::Duration;
 
 use super::Scheduler;
 use super::places::Unwanted;
+use crate::cost::Size;
 use crate::fleet::Link;
 use crate::policy::View;
 use crate::queue::Item;
+use crate::rate::spread;
 use crate::requests::Place;
 use crate::{Budget, Class, Failure, ModelId, OnLate, Output, RequestId, Timestamp, WorkerId};
+
+/// Time without a batch after which a worker is worth a try, at most.
+const TRY_EVERY_MAX: Duration = Duration::from_secs(1);
 
 impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
@@ -23,9 +28,7 @@ impl Scheduler {
         let view = self.view(id, worker);
         let give_up = |view| self.models.get(&id).map(|model| model.give_up(&view, &|| self.round(id, worker)));
         let victims = view.and_then(give_up).unwrap_or_default();
-        for late in &victims {
-            self.put_late(*late, id, on_late);
-        }
+        self.put_all_late(&victims, id, on_late);
         self.drop_unmeetable(id, worker);
         if victims.is_empty() {
             self.hurry(id);
@@ -65,10 +68,16 @@ impl Scheduler {
     pub(super) fn give_up_hopeless(&mut self, id: ModelId, worker: WorkerId) {
         let Some(on_late) = self.models.get(&id).and_then(|model| model.on_late()) else { return };
         let hopeless = self.hopeless(id, worker);
-        let probe = hopeless.last().copied().filter(|_| self.is_blind(id) && !self.has_late(id));
-        for late in hopeless {
-            self.put_late(late, id, if probe == Some(late) { OnLate::Serve } else { on_late });
+        self.put_all_late(&hopeless, id, on_late);
+    }
+
+    fn put_all_late(&mut self, requests: &[RequestId], id: ModelId, on_late: OnLate) {
+        let Some((last, others)) = requests.split_last() else { return };
+        for request in others {
+            self.put_late(*request, id, on_late);
         }
+        let is_tried = !self.has_late(id) && self.is_any_untried(id, *last);
+        self.put_late(*last, id, if is_tried { OnLate::Serve } else { on_late });
     }
 
     /// What the policy of a model is shown of its queue and of a worker with a credit.
@@ -90,6 +99,7 @@ impl Scheduler {
             shares: &model.shares,
             objective: model.config.objective,
             workers: self.fleet.ready(id),
+            idle: self.fleet.pools.idle(id),
             hold_until: self.hold_until(id, worker),
             is_busy: model.is_busy,
         })
@@ -97,8 +107,12 @@ impl Scheduler {
 
     /// The heads of each class that would be late even alone on whichever worker is through with them first.
     fn hopeless(&self, id: ModelId, worker: WorkerId) -> Vec<RequestId> {
-        let Some(model) = self.models.get(&id).filter(|model| model.costs.is_proven()) else { return Vec::new() };
-        let is_late_here = |item: &Item| self.now + model.costs.high(worker, item.cost.into()) > item.rank.due;
+        let Some(model) = self.models.get(&id) else { return Vec::new() };
+        // Whose time has passed is late whatever a batch costs.
+        let takes = |worker, item: &Item| {
+            if model.costs.is_proven() { model.costs.high(worker, item.cost.into()) } else { Duration::ZERO }
+        };
+        let is_late_here = |item: &Item| self.now + takes(worker, item) > item.rank.due;
         let mut heads = Class::ALL.into_iter().filter_map(|class| model.queue.on_time_of(class).next());
         if !heads.any(is_late_here) {
             // Nearly always: then nobody has to be asked when he is free.
@@ -106,19 +120,27 @@ impl Scheduler {
         }
         let free = self.fleet.pools.free_times(id, self.now, usize::MAX);
         let is_hopeless = |item: &&Item| {
-            let end = |(at, worker): &(Timestamp, WorkerId)| *at + model.costs.high(*worker, item.cost.into());
+            let end = |(at, worker): &(Timestamp, WorkerId)| *at + takes(*worker, item);
             free.iter().all(|free| end(free) > item.rank.due)
         };
         let of_class = |class| model.queue.on_time_of(class).take_while(is_hopeless).map(|item| item.rank.id);
         Class::ALL.into_iter().flat_map(of_class).collect()
     }
 
-    /// Whether nothing of a model has run for so long that what is known of its costs may not hold any more. Who believes to
-    /// be late whatever is done, and for that runs nothing, would never hear that workers are quick again: one request a
-    /// second is tried all the same.
-    fn is_blind(&self, id: ModelId) -> bool {
-        const BLIND_AFTER: Duration = Duration::from_secs(1);
-        self.models.get(&id).is_some_and(|model| model.served.idle(self.now) >= BLIND_AFTER)
+    /// Whether a worker that is thought to be too slow for such a request whenever it comes has had nothing to do for so long
+    /// that this may not hold any more. It is given nothing for that, and would never be seen to be quick again: one
+    /// request that is given up anyway is tried there, for a third of its time or once a second.
+    fn is_any_untried(&self, id: ModelId, request: RequestId) -> bool {
+        let (Some(model), Some(live)) = (self.models.get(&id), self.requests.get(request)) else { return false };
+        let (costs, size, item) = (&model.costs, Size::from(live.cost), live.item(request));
+        let allowed = item.rank.due.since(item.arrived);
+        let is_untried = |worker: WorkerId| {
+            let rest = (costs.expected(worker, size) * 2).min(TRY_EVERY_MAX);
+            let is_rested = self.fleet.link(worker).is_some_and(|link| link.free_at + rest <= self.now);
+            is_rested && costs.high(worker, size) > allowed
+        };
+        let mut free = self.fleet.pools.free(id).flatten();
+        free.any(|(load, worker)| load.batches == 0 && is_untried(worker))
     }
 
     fn has_late(&self, id: ModelId) -> bool {
@@ -139,20 +161,20 @@ impl Scheduler {
     fn put_late(&mut self, request: RequestId, model: ModelId, on_late: OnLate) {
         // It may have ended with another one of its call.
         let Some(group) = self.requests.get(request).map(|live| live.group) else { return };
-        if let Some(model) = self.models.get_mut(&model) {
-            model.served.begin(self.now);
-        }
         match on_late {
             OnLate::Serve if self.has_room_for_late(request, model) => {
                 self.mark_late(request, model, true);
                 self.outputs.push_back(Output::Late { request });
             }
             OnLate::Serve | OnLate::Shed => {
-                let Some(model) = self.models.get(&model) else { return };
-                let retry_after = model.served.retry_after(self.now, model.queue.on_time().requests);
+                let Some(model) = self.models.get_mut(&model) else { return };
+                model.refused.add(self.now);
+                // As if those that are refused, and are going to come back, stood in the queue.
+                let before = model.queue.on_time().requests + model.refused.lately(self.now);
+                let retry_after = model.served.retry_after(self.now, before);
                 let mut unwanted = Unwanted::default();
                 self.drop_request(request, &mut unwanted);
-                self.fail_call(request, group, Failure::Shed { retry_after });
+                self.fail_call(request, group, Failure::Shed { retry_after: spread(retry_after, group) });
             }
         }
     }
@@ -189,7 +211,7 @@ impl Scheduler {
             let Some(item) = model.queue.first_late() else { return };
             let request = item.rank.id;
             let ends = |at: Timestamp, worker| at + model.costs.high(worker, item.cost.into());
-            if !model.costs.is_proven() || self.is_blind(id) || ends(self.now, worker) <= item.deadline {
+            if !model.costs.is_proven() || self.is_any_untried(id, request) || ends(self.now, worker) <= item.deadline {
                 return;
             }
             let free = self.fleet.pools.free_times(id, self.now, usize::MAX);

@@ -269,15 +269,17 @@ impl Scheduler {
             // `consider` saw both in this very step.
             return;
         };
-        let ceiling = |time_max| Ceiling { costs: &model.costs, worker, now: self.now, time_max, due: Timestamp::MAX };
+        let (costs, now, due) = (&model.costs, self.now, Timestamp::MAX);
+        let ceiling = |time_max, why| Ceiling { costs, worker, now, time_max, why, due };
         let (draft, close, rest) = match source {
             Source::Waiting(close) => {
-                let mut draft = Draft::new(budget, close.time_max.map(ceiling), self.company);
+                let mut draft =
+                    Draft::new(budget, close.time_max.map(|time| ceiling(time, close.why_time)), self.company);
                 let why = model.queue.fill(&mut draft, rank.class, close);
                 (draft, why, Vec::new())
             }
             Source::Late(time_max) => {
-                let mut draft = Draft::new(budget, Some(ceiling(time_max)), self.company);
+                let mut draft = Draft::new(budget, Some(ceiling(time_max, CloseReason::Objective)), self.company);
                 let why = model.queue.fill_late(&mut draft);
                 (draft, why, Vec::new())
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_scheduler::{BatchId, Class, CloseReason, Dispatch, ModelId, Output, PolicyConfig, RequestId, WorkerId};
 
 use super::{Check, output};
-use crate::reference::{Holding, Ledger, Record, ensure, is_budget};
+use crate::reference::{Holding, Ledger, Record, Worker, ensure, is_budget};
 use crate::transcript::Entry;
 
 /// A batch has one model and no request twice, its id is new, and suspects are only with the suspects of one batch.
@@ -109,10 +109,19 @@ impl Check for CloseReasons {
             // They may be passed over by those who are on time, but for their turn.
             (CloseReason::Late, Some(PolicyConfig::Learned { .. })) => taken_late == all_late,
             (CloseReason::Objective, policy) => matches!(policy, Some(PolicyConfig::Learned { .. })) && !took_all,
+            (CloseReason::Spread, Some(PolicyConfig::Learned { .. })) => !took_all && is_other_idle(ledger, dispatch),
             (close, policy) => is_budget(close) && (!took_all || matches!(policy, Some(PolicyConfig::Triton { .. }))),
         };
         ensure(is_true, || format!("{:?} is not why it was closed, of {} waiting", dispatch.close, waiting.len()))
     }
+}
+
+/// Whether another worker that holds the model has a credit and nothing to do.
+fn is_other_idle(ledger: &Ledger, dispatch: &Dispatch) -> bool {
+    let others = ledger.workers.iter().filter(|(id, _)| **id != dispatch.worker).map(|(_, worker)| worker);
+    let is_ready = |worker: &Worker| worker.models.get(&dispatch.model) == Some(&Holding::Ready);
+    let mut idle = others.filter(|worker| worker.outstanding.is_empty() && !worker.credits.is_empty());
+    idle.any(is_ready)
 }
 
 /// A worker does not pass over a class batch after batch.

@@ -14,6 +14,7 @@ use shoal_scheduler::{
 };
 
 use self::station::Station;
+use super::clients::due;
 use super::device::{Device, Ending, Load};
 use super::{Fate, Outcome, RESTART, Record};
 use crate::clock::Agenda;
@@ -235,10 +236,9 @@ impl<'a> Play<'a> {
 
     fn arrive(&mut self, ask: Ask) {
         let number = self.outcome.requests.len() as u64;
-        let due = ask.at + self.configs[ask.model.0 as usize].objective;
         self.outcome.requests.push(Record {
             at: ask.at,
-            due: ask.deadline.map_or(due, |deadline| due.min(deadline)),
+            due: due(&ask, self.configs[ask.model.0 as usize].objective),
             model: ask.model,
             tenant: ask.tenant,
             cost: ask.cost,

@@ -142,7 +142,9 @@ fn shapes() -> Vec<Family> {
         let stream = |model, rate| Stream { models: of(model), ..Stream::poisson(rate) };
         world.traffic = vec![stream(0, 500.0), stream(1, 500.0)];
     });
+    let calls = with("large-calls", 4, 1, |world| world.traffic[0].call = (16, 64));
     vec![
+        family("Calls of 16 to 64 requests.", 0.25, calls),
         family(
             "Bursts and prompts of the code trace, on a small encoder.",
             0.4,
@@ -185,6 +187,16 @@ fn changes(duration: Duration) -> Vec<Family> {
     let loss = with("worker-loss", 4, 1, |world| {
         world.workers[0].absences = vec![Absence { from: third, until: Some(third * 2) }];
     });
+    let herd = with("retry-herd", 4, 1, |world| {
+        world.traffic[0].retries = 5;
+        for worker in &mut world.workers[..3] {
+            worker.absences = vec![Absence { from: third, until: Some(third + Duration::from_secs(1).min(third / 2)) }];
+        }
+    });
+    let slow_loads = with("slow-loads", 4, 4, |world| {
+        world.models.iter_mut().for_each(|model| model.load = Duration::from_millis(300));
+        world.workers[0].absences = vec![Absence { from: third, until: Some(third * 2) }];
+    });
     let memory = with("out-of-memory", 4, 1, |world| world.faults.memory_max = Some(40));
     let told = |name, factor| with(name, 4, 1, |world| world.models[0].prior = Some(factor));
     let linked = with("far-workers", 4, 1, |world| {
@@ -204,6 +216,8 @@ fn changes(duration: Duration) -> Vec<Family> {
         family("Each of four workers stops answering for two seconds, one after the other.", 0.5, hang),
         family("Two of four workers are half as fast.", 0.7, mixed),
         family("One of four workers is killed and comes back.", 0.7, loss),
+        family("Three of four workers are gone for a second, and whoever is refused asks again.", 0.8, herd),
+        family("Workers take 0.3 seconds for each model, at the start and when one comes back.", 0.5, slow_loads),
         family(
             "One request in a thousand breaks its batch.",
             0.6,

@@ -86,7 +86,8 @@ fn makes_room_when_requests_are_dispatched_or_cancelled() {
 fn says_a_second_when_nothing_was_served_lately() {
     let mut stage = Stage::new(Limits { tenant_requests_max: 1, ..Limits::default() }, vec![config(MODEL)]);
     stage.queue([1]);
-    assert_eq!(retry_after_of(&stage.submit(call(2, [2]))), ms(1_000));
+    let after = retry_after_of(&stage.submit(call(2, [2])));
+    assert!((ms(1_000)..ms(1_500)).contains(&after), "{after:?}");
 }
 
 #[test]
@@ -102,7 +103,7 @@ fn estimates_the_time_until_there_is_room_from_what_was_served_lately() {
     }
     stage.queue(101..=104);
     let two_more = retry_after_of(&stage.submit(call(200, [200, 201])));
-    assert!((ms(400)..=ms(600)).contains(&two_more), "{two_more:?}");
+    assert!((ms(400)..=ms(900)).contains(&two_more), "{two_more:?}");
 }
 
 #[test]

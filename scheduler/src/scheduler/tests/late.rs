@@ -120,7 +120,7 @@ fn a_flood_gives_its_own_requests_up() {
 
 /// A worker that was slow for a while, and is quick again.
 #[test]
-fn who_gives_everybody_up_tries_one_a_second_and_hears_that_workers_are_quick_again() {
+fn who_gives_everybody_up_tries_one_at_times_and_hears_that_workers_are_quick_again() {
     let patient = |stage: &Stage, id: u64| Group { deadline: Some(stage.now + ms(60_000)), ..call(id, [id]) };
     let hurried = |stage: &Stage, id: u64| Group { deadline: Some(stage.now + ms(50)), ..call(id, [id]) };
     for (on_late, ask) in [(OnLate::Shed, &patient as &dyn Fn(&Stage, u64) -> Group), (OnLate::Serve, &hurried)] {
@@ -142,8 +142,8 @@ fn who_gives_everybody_up_tries_one_a_second_and_hears_that_workers_are_quick_ag
             }
             stage.pass(100);
         }
-        assert!((8..=11).contains(&(tried[0] - 20)), "the first after a second: {tried:?}");
-        assert!(answered > 150, "{on_late:?}: {answered} of 380, at {tried:?}");
+        assert!((3..=6).contains(&(tried[0] - 20)), "the first after twice what it should take: {tried:?}");
+        assert!(answered > 370, "{on_late:?}: {answered} of 380, at {tried:?}");
         assert_eq!(tried[tried.len() - 20..], (381..=400).collect::<Vec<_>>(), "{on_late:?}: by then all are on time");
     }
 }

@@ -84,6 +84,7 @@ fn batch_usage(batch: &BatchUse) -> wire::BatchUsage {
         CloseReason::Preferred => wire::CloseReason::Preferred,
         CloseReason::Delay => wire::CloseReason::Delay,
         CloseReason::Objective => wire::CloseReason::Objective,
+        CloseReason::Spread => wire::CloseReason::Spread,
         CloseReason::Late => wire::CloseReason::Late,
         CloseReason::Hedged => wire::CloseReason::Hedged,
         CloseReason::Isolated => wire::CloseReason::Isolated,
