@@ -57,14 +57,15 @@ impl<'a> Round<'a> {
 
     /// Whether all would be on time even if the workers began only when the last of them is free, without forming batches.
     ///
-    /// Looked at are twice as many from one time to the next: all of them must be through when the first of the later half
-    /// is due.
+    /// Looked at are a quarter more from one time to the next: all of them must be through when the first of those that
+    /// came to it is due.
     pub(super) fn surely_fits(&self, free: &[(Timestamp, WorkerId)], time_max: Duration) -> bool {
         let Some((begin, _)) = free.last() else { return false };
         let stretch = self.all();
         let mut first = 0;
         while first < stretch.len {
-            let end = (first * 2).max(u64::from(self.view.budget.rows)).clamp(first + 1, stretch.len);
+            let more = (first / 4).max(self.view.budget.rows.into());
+            let end = (first + more).clamp(first + 1, stretch.len);
             let upto = self.in_company(stretch.upto(end));
             if *begin + self.time_at_most(upto, free.len() as u64, time_max)
                 > stretch.due_at(first).min(stretch.due_of_others(first, end))
