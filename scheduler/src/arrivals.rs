@@ -5,6 +5,7 @@
 //! than an ordered set by far, and as exact.
 
 use alloc::collections::VecDeque;
+use core::cmp::Ordering;
 
 use crate::{RequestId, Timestamp};
 
@@ -68,8 +69,36 @@ impl Arrivals {
         self.by_age.len()
     }
 
+    /// Where an arrival is, or would be. Looked for first where it is if they come evenly: near by, that reads less of a
+    /// long list than halving it does.
     fn find(&self, at: Timestamp, id: RequestId) -> Result<usize, usize> {
-        self.by_age.binary_search_by_key(&(at, id), |arrival| (arrival.at, arrival.id))
+        let key = |place: usize| (self.by_age[place].at, self.by_age[place].id);
+        let len = self.by_age.len();
+        let (mut low, mut high, mut step) = (self.guess(at), len, 8);
+        while low > 0 && key(low) > (at, id) {
+            (low, high, step) = (low.saturating_sub(step), low, step * 2);
+        }
+        let mut reach = low + step;
+        while reach < high && key(reach) < (at, id) {
+            (low, reach, step) = (reach, reach + step * 2, step * 2);
+        }
+        high = high.min(reach.saturating_add(1));
+        while low < high {
+            let middle = low.midpoint(high);
+            match key(middle).cmp(&(at, id)) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        Err(low)
+    }
+
+    fn guess(&self, at: Timestamp) -> usize {
+        let (Some(first), Some(last)) = (self.by_age.front(), self.by_age.back()) else { return 0 };
+        let (span, age) = (last.at.since(first.at).as_nanos(), at.since(first.at).as_nanos());
+        let last = self.by_age.len() - 1;
+        (last as u128 * age).checked_div(span).map_or(0, |guess| usize::try_from(guess).unwrap_or(last).min(last))
     }
 }
 
@@ -99,6 +128,22 @@ mod tests {
             }
             assert_eq!(arrivals.oldest(), waiting.values().min().copied());
             assert!(arrivals.len() <= 2 * waiting.len() + TRACES_MIN + 2, "{} of {}", arrivals.len(), waiting.len());
+        }
+    }
+
+    #[test]
+    fn finds_each_arrival_however_uneven_they_are() {
+        for ats in [vec![5; 300], (0..300).map(|i| i * i).collect(), (0..300).map(|i| 1 << (i / 6)).collect()] {
+            let mut arrivals = Arrivals::default();
+            let all: Vec<_> =
+                ats.iter().zip(0..).map(|(at, id)| (Timestamp::from_nanos(*at), RequestId(2 * id))).collect();
+            all.iter().for_each(|(at, id)| arrivals.push(*at, *id));
+            for (place, (at, id)) in all.iter().enumerate() {
+                assert_eq!(arrivals.find(*at, *id), Ok(place));
+                assert_eq!(arrivals.find(*at, RequestId(id.0 + 1)), Err(place + 1));
+            }
+            assert_eq!(arrivals.find(Timestamp::MAX, RequestId(0)), Err(300));
+            assert_eq!(Arrivals::default().find(Timestamp::ZERO, RequestId(0)), Err(0));
         }
     }
 

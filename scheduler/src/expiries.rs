@@ -4,6 +4,7 @@
 //! entry behind until that is next or until most entries are such. That is cheaper than an ordered set by far, and as exact.
 
 use alloc::collections::BinaryHeap;
+use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use crate::{RequestId, Timestamp};
@@ -59,11 +60,11 @@ impl Expiries {
 
     /// Checks against all that expire.
     pub(crate) fn assert_invariants(&self, all: impl Iterator<Item = (Timestamp, RequestId)>) {
-        let mut all: alloc::vec::Vec<_> = all.filter(|(at, _)| *at != Timestamp::MAX).collect();
+        let mut all: Vec<_> = all.filter(|(at, _)| *at != Timestamp::MAX).collect();
         all.sort_unstable();
         assert_eq!(all.first().copied(), self.first(), "the first to expire");
         assert_eq!(all.len(), self.len, "requests that expire");
-        let mut known: alloc::vec::Vec<_> = self.heap.iter().map(|Reverse(entry)| *entry).collect();
+        let mut known: Vec<_> = self.heap.iter().map(|Reverse(entry)| *entry).collect();
         known.sort_unstable();
         assert!(all.iter().all(|entry| known.binary_search(entry).is_ok()), "whoever expires is known to");
     }
@@ -103,7 +104,12 @@ mod tests {
                 expiries.renew(all());
             }
             expiries.assert_invariants(all());
-            assert!(expiries.heap.len() <= 2 * model.len() + STALE_MIN + 2, "{} of {}", expiries.heap.len(), model.len());
+            assert!(
+                expiries.heap.len() <= 2 * model.len() + STALE_MIN + 2,
+                "{} of {}",
+                expiries.heap.len(),
+                model.len()
+            );
         }
     }
 }

@@ -26,7 +26,8 @@ const PLAIN: Load = Load {
 const WIDE: Load = Load { workers: 64, objective: Duration::from_millis(50), ..PLAIN };
 
 fn rows() -> Vec<(&'static str, Load)> {
-    let queued = |queued, millis| Load { arrivals: Arrivals::Queued(queued), objective: Duration::from_millis(millis), ..PLAIN };
+    let queued =
+        |queued, millis| Load { arrivals: Arrivals::Queued(queued), objective: Duration::from_millis(millis), ..PLAIN };
     let models = |models| Load { models, ..WIDE };
     let workers = |workers| {
         let objective = Duration::from_millis(if workers < 8 { 1_000 } else { 200 });
@@ -45,9 +46,20 @@ fn rows() -> Vec<(&'static str, Load)> {
         ("classes", Load { has_classes: true, ..models(256) }),
         ("shallow", Load { arrivals: Arrivals::Percent(60), ..models(256) }),
         ("overload", Load { arrivals: Arrivals::Percent(150), objective: Duration::from_millis(500), ..PLAIN }),
-        ("overload, shed", Load { policy: Policy::Learned(OnLate::Shed), arrivals: Arrivals::Percent(150), objective: Duration::from_millis(500), ..PLAIN }),
+        (
+            "overload, shed",
+            Load {
+                policy: Policy::Learned(OnLate::Shed),
+                arrivals: Arrivals::Percent(150),
+                objective: Duration::from_millis(500),
+                ..PLAIN
+            },
+        ),
         ("overload", Load { arrivals: Arrivals::Percent(150), ..models(256) }),
-        ("overload, shed", Load { policy: Policy::Learned(OnLate::Shed), arrivals: Arrivals::Percent(150), ..models(256) }),
+        (
+            "overload, shed",
+            Load { policy: Policy::Learned(OnLate::Shed), arrivals: Arrivals::Percent(150), ..models(256) },
+        ),
     ]);
     rows
 }

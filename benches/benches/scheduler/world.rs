@@ -269,7 +269,8 @@ impl World {
             8.. if self.load.has_classes => Class::Bulk,
             _ => Class::Standard,
         };
-        let (model, tenant) = (ModelId(self.below(self.load.models.into()) as u32), TenantId(self.below(TENANTS) as u32));
+        let (model, tenant) =
+            (ModelId(self.below(self.load.models.into()) as u32), TenantId(self.below(TENANTS) as u32));
         self.tell(Input::SubmitGroup(Group {
             id: GroupId(id),
             model,
