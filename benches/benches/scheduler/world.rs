@@ -1,14 +1,13 @@
 //! Clients and workers for the scheduler to decide for, in virtual time, and a record of all they say to it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchCost, Budget, Class, CloseReason, Cost, Dispatch, Epoch, Group, GroupId, Input, ItemOutcome, Limits,
-    ModelConfig, ModelId, ModelState, OnLate, Output, PolicyConfig, Request, RequestId, Scheduler, Slot, TenantId,
-    Timestamp, WorkerId,
+    BatchCost, Budget, Class, Cost, Dispatch, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId,
+    ModelState, OnLate, Output, PolicyConfig, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
 const EPOCH: Epoch = Epoch(1);
@@ -25,8 +24,6 @@ const CANCELLED_OF: u64 = 10;
 const TENANTS: u64 = 16;
 /// Requests decided before anything is counted, beside the first fill of the queue.
 const WARM_UP: u64 = 30_000;
-/// Requests counted.
-const COUNTED: u64 = 150_000;
 
 /// What is asked of the scheduler.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +35,8 @@ pub struct Load {
     pub objective: Duration,
     /// Of every class and not of one.
     pub has_classes: bool,
+    /// Requests counted, once it goes its way.
+    pub counted: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,23 +64,18 @@ pub struct Script {
 }
 
 /// What happened in the part of a script that counts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     /// Ended, one way or the other, but for those that were cancelled.
     pub decided: u64,
-    pub answered: u64,
-    pub cancelled: u64,
     /// Given up as late; they may have been answered later.
     pub late: u64,
     /// Failed or refused.
     pub failed: u64,
     pub batches: u64,
     pub rows: u64,
-    pub closes: BTreeMap<CloseReason, u64>,
     /// Mean number of requests queued when a batch was sent.
     pub queued: u64,
-    /// Wake-ups.
-    pub ticks: u64,
     pub outputs: u64,
 }
 
@@ -122,7 +116,7 @@ impl Script {
         }
         world.script.seen = Seen::default();
         (world.script.from, world.is_counting) = (world.script.inputs.len(), true);
-        while limit(&world) < COUNTED {
+        while limit(&world) < load.counted {
             world.step();
         }
         world.script.seen.queued = world.queued_sum / world.script.seen.batches.max(1);
@@ -203,7 +197,7 @@ impl World {
             Arrivals::Percent(percent) => {
                 let batch = self.batch_ns(BUDGET.rows.into(), u64::from(BUDGET.rows) * mean_tokens());
                 let mean = batch * 100 / (u64::from(self.load.workers) * u64::from(BUDGET.rows) * percent);
-                // Exponential gaps are not needed to make queues change: any spread will do.
+                // Any spread makes queues change.
                 Some(self.now + Duration::from_nanos(self.below(2 * mean + 1)))
             }
         };
@@ -212,7 +206,6 @@ impl World {
             && at < next
         {
             self.now = self.now.max(at);
-            self.script.seen.ticks += 1;
             self.tell(Input::Tick);
         }
         self.now = next;
@@ -291,7 +284,6 @@ impl World {
             let id = self.places.len() as u64 - 1 - back;
             if self.places[id as usize] == Place::Queued {
                 self.leave(RequestId(id));
-                self.script.seen.cancelled += 1;
                 return self.tell(Input::Cancel(GroupId(id)));
             }
         }
@@ -316,13 +308,11 @@ impl World {
                 let seen = &mut self.script.seen;
                 seen.batches += 1;
                 seen.rows += dispatch.requests.len() as u64;
-                *seen.closes.entry(dispatch.close).or_default() += 1;
                 self.queued_sum += if self.is_counting { self.queued } else { 0 };
                 self.run(dispatch);
             }
             Output::Complete { request } => {
                 self.leave(request);
-                self.script.seen.answered += 1;
                 self.script.seen.decided += 1;
             }
             Output::Fail { request, .. } => {
