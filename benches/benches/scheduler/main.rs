@@ -69,7 +69,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-pub fn main() {
+fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     println!("| what | models | workers | queued | requests/s | ns each | rows a batch | late | refused |");
     println!("|---|---|---|---|---|---|---|---|---|");

@@ -27,27 +27,27 @@ const WARM_UP: u64 = 30_000;
 
 /// What is asked of the scheduler.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
-    pub policy: Policy,
-    pub models: u32,
-    pub workers: u32,
-    pub arrivals: Arrivals,
-    pub objective: Duration,
+pub(crate) struct Load {
+    pub(crate) policy: Policy,
+    pub(crate) models: u32,
+    pub(crate) workers: u32,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) objective: Duration,
     /// Of every class and not of one.
-    pub has_classes: bool,
+    pub(crate) has_classes: bool,
     /// Requests counted, once it goes its way.
-    pub counted: u64,
+    pub(crate) counted: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     Fixed,
     Learned(OnLate),
 }
 
 /// When requests come.
 #[derive(Clone, Copy, Debug)]
-pub enum Arrivals {
+pub(crate) enum Arrivals {
     /// When others go, so that so many are always queued.
     Queued(u64),
     /// At random, so many hundredths of what the workers can take in full batches.
@@ -56,27 +56,27 @@ pub enum Arrivals {
 
 /// What was said to a scheduler.
 #[derive(Debug)]
-pub struct Script {
+pub(crate) struct Script {
     inputs: Vec<(Timestamp, Input)>,
     /// From where on counts.
     from: usize,
-    pub seen: Seen,
+    pub(crate) seen: Seen,
 }
 
 /// What happened in the part of a script that counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Ended, one way or the other, but for those that were cancelled.
-    pub decided: u64,
+    pub(crate) decided: u64,
     /// Given up as late; they may have been answered later.
-    pub late: u64,
+    pub(crate) late: u64,
     /// Failed or refused.
-    pub failed: u64,
-    pub batches: u64,
-    pub rows: u64,
+    pub(crate) failed: u64,
+    pub(crate) batches: u64,
+    pub(crate) rows: u64,
     /// Mean number of requests queued when a batch was sent.
-    pub queued: u64,
-    pub outputs: u64,
+    pub(crate) queued: u64,
+    pub(crate) outputs: u64,
 }
 
 /// What the world knows of a request.
@@ -107,7 +107,7 @@ struct World {
 
 impl Script {
     /// Lives through a load and writes down what it says to the scheduler.
-    pub fn record(load: Load) -> Self {
+    pub(crate) fn record(load: Load) -> Self {
         let mut world = World::new(load);
         world.begin();
         let limit = |world: &World| world.script.seen.decided;
@@ -124,7 +124,7 @@ impl Script {
     }
 
     /// Says it all again and gives back how long the counted part took by this clock, and how much came of it.
-    pub fn replay(&self, clock: impl Fn() -> Duration) -> (Duration, u64) {
+    pub(crate) fn replay(&self, clock: impl Fn() -> Duration) -> (Duration, u64) {
         let mut inputs = self.inputs.clone();
         let counted = inputs.split_off(self.from);
         let mut scheduler = Scheduler::new(limits());
