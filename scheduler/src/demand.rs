@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use crate::Timestamp;
+use crate::time::part_of;
 
 /// Long enough to see what is usual, short enough to see a burst.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -34,8 +35,7 @@ impl Demand {
             return Duration::ZERO;
         }
         let left = WINDOW.saturating_sub(age);
-        let previous = self.previous.as_nanos() * left.as_nanos() / WINDOW.as_nanos();
-        self.current.saturating_add(Duration::from_nanos(u64::try_from(previous).unwrap_or(u64::MAX)))
+        self.current.saturating_add(part_of(self.previous, left, WINDOW))
     }
 }
 

@@ -24,6 +24,7 @@
 //! - **I/O, threads, locks, `std`.** The crate is `no_std` and has no dependency: the compiler proves it.
 //! - **Payloads, channels, text.** Requests are ids and costs. The driver keeps the rest by id.
 //! - **Hashing, and floats in what is ordered.** Order is decided by integers in ordered maps, the same on every machine.
+//!   Requests are found by a hash of their ids; nothing is read in the order of it.
 //!   Only the learned cost of a batch (`cost`) computes with floats, by the operations that IEEE 754 fixes to the bit,
 //!   and what leaves it is whole nanoseconds.
 //! - **Errors.** Configuration was checked at the edge; what can go wrong with a request is an [`Output`].
@@ -48,12 +49,14 @@ mod cost;
 mod demand;
 mod doubt;
 mod event;
+mod expiries;
 mod fleet;
 mod hedges;
 mod id;
 mod inflight;
 mod line;
 mod model;
+mod model_set;
 mod policy;
 mod pools;
 mod probes;
@@ -62,6 +65,7 @@ mod rate;
 mod requests;
 mod scheduler;
 mod shares;
+mod table;
 mod time;
 mod turns;
 

@@ -111,6 +111,7 @@ impl Line {
         self.sum.requests == 0
     }
 
+    #[cfg(test)]
     pub(crate) fn contains(&self, rank: Rank) -> bool {
         self.first_from(rank).is_some_and(|item| item.rank == rank)
     }

@@ -12,6 +12,7 @@ use crate::pools::Heads;
 use crate::queue::{Lead, Queue};
 use crate::rate::{Rate, Refused};
 use crate::shares::Shares;
+use crate::time::part_of;
 use crate::{Budget, CloseReason, ModelConfig, OnLate, RequestId, Timestamp, WorkerId};
 
 /// What a batch counts at least, so that those of unknown cost count as well.
@@ -189,8 +190,7 @@ impl Model {
         let base = self.costs.typical(Size::default());
         let own = self.costs.typical(size).saturating_sub(base);
         let batch = (self.config.objective / 2).max(base * 2);
-        let nanos = own.as_nanos() * batch.as_nanos() / (batch - base).as_nanos().max(1);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        part_of(own, batch, batch - base)
     }
 
     /// When a request queued now has waited too long.

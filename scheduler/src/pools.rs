@@ -157,11 +157,14 @@ impl Pools {
         pool.stuck = pool.stuck + u32::from(new.is_stuck) - u32::from(old.is_stuck);
     }
 
-    /// What a model waits with for its workers changed.
-    pub(crate) fn list(&mut self, model: ModelId, old: &Heads, new: &Heads) {
+    /// What a model waits with for its workers changed. Some of them may not know the `old`, if they are fresh.
+    pub(crate) fn list(&mut self, model: ModelId, old: &Heads, new: &Heads, is_fresh: bool) {
         for id in self.of_model.get(&model).into_iter().flatten() {
             let Some(pool) = self.pools.get_mut(id) else { continue };
             for (lane, (old, new)) in pool.lanes.iter_mut().zip(old.iter().zip(new)) {
+                if old == new && !is_fresh {
+                    continue;
+                }
                 if let Some(old) = old {
                     lane.remove(&(*old, model));
                 }

@@ -142,7 +142,7 @@ impl Queue {
             self.arrived += u128::from(item.arrived.as_nanos());
             self.by_class[item.rank.class as usize] += 1;
         }
-        self.arrivals.push(item.arrived, item.rank);
+        self.arrivals.push(item.arrived, item.rank.id);
         self.waiting.insert(item);
     }
 
@@ -156,7 +156,7 @@ impl Queue {
     /// One that was taken out of the line leaves the sums.
     fn leave(&mut self, item: &Item) {
         let rank = item.rank;
-        self.arrivals.remove(rank, |other| self.waiting.contains(*other));
+        self.arrivals.remove(item.arrived, rank.id);
         if rank.late {
             self.late.remove(item.cost);
         } else {
@@ -349,6 +349,9 @@ impl Queue {
 
     /// The first of those that are late.
     pub(crate) fn first_late(&self) -> Option<&Item> {
+        if self.late.requests == 0 {
+            return None;
+        }
         self.waiting.at(self.on_time.requests)
     }
 
@@ -410,7 +413,9 @@ impl Queue {
     }
 
     fn first_of(&self, late: bool, class: Class) -> Option<&Item> {
-        let first = self.waiting.first_from(Rank::first_of(late, class));
-        first.filter(|item| item.rank.late == late && item.rank.class == class)
+        let is_of_class = |item: &&Item| item.rank.late == late && item.rank.class == class;
+        // Nearly always the very first one is.
+        let first = self.waiting.first().filter(is_of_class);
+        first.or_else(|| self.waiting.first_from(Rank::first_of(late, class)).filter(is_of_class))
     }
 }

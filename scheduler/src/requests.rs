@@ -1,10 +1,11 @@
 //! Every request that has been admitted and has not ended: where it is, whose it is, when it expires.
 
 use alloc::collections::btree_map::{BTreeMap, Entry};
-use alloc::collections::btree_set::BTreeSet;
 use alloc::vec::Vec;
 
+use crate::expiries::Expiries;
 use crate::queue::{Item, Rank};
+use crate::table::Table;
 use crate::{BatchId, Class, Cost, GroupId, ModelId, RequestId, TenantId, Timestamp};
 
 /// One admitted request that has not ended.
@@ -53,23 +54,6 @@ impl Live {
         let rank = Rank { late: self.late, class: self.class, due: self.due, id };
         Item { rank, tenant: self.tenant, arrived: self.arrived, deadline: self.deadline, cost: self.cost }
     }
-
-    fn put(
-        &mut self,
-        id: RequestId,
-        place: Place,
-        since: Timestamp,
-        expires: Timestamp,
-        expiries: &mut BTreeSet<(Timestamp, RequestId)>,
-    ) {
-        if self.expires != expires {
-            expiries.remove(&(self.expires, id));
-            if expires != Timestamp::MAX {
-                expiries.insert((expires, id));
-            }
-        }
-        (self.place, self.since, self.expires) = (place, since, expires);
-    }
 }
 
 /// The requests of one call of which some have not ended.
@@ -83,10 +67,10 @@ struct Members {
 /// The live requests by id, by call and by expiry.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    live: BTreeMap<RequestId, Live>,
+    live: Table<Live>,
     /// All but those that [`Self::alone`] finds.
     groups: BTreeMap<GroupId, Members>,
-    expiries: BTreeSet<(Timestamp, RequestId)>,
+    expiries: Expiries,
 }
 
 impl Requests {
@@ -95,39 +79,42 @@ impl Requests {
     /// Panics when the id is in use: to go on would be to give one request the answer of another.
     pub(crate) fn insert(&mut self, id: RequestId, request: Live) {
         self.join(id, request.group);
-        if request.expires != Timestamp::MAX {
-            self.expiries.insert((request.expires, id));
-        }
-        assert!(self.live.insert(id, request).is_none(), "request id {id} is in use");
+        self.expiries.insert(request.expires, id);
+        assert!(self.live.insert(id.0, request), "request id {id} is in use");
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Live> {
-        let request = self.live.remove(&id)?;
-        self.forget(id, &request);
+        let request = self.live.remove(id.0)?;
+        self.forget(&request);
         Some(request)
     }
 
     /// Removes a request if it is with a worker in this batch.
     pub(crate) fn remove_running(&mut self, id: RequestId, batch: BatchId) -> Option<Live> {
-        let Entry::Occupied(entry) = self.live.entry(id) else { return None };
-        if entry.get().place != Place::Running(batch) {
-            return None;
-        }
-        let request = entry.remove();
-        self.forget(id, &request);
-        Some(request)
+        self.get(id).filter(|request| request.place == Place::Running(batch))?;
+        self.remove(id)
     }
 
     /// Takes a removed request out of the indexes.
-    fn forget(&mut self, id: RequestId, request: &Live) {
-        if request.expires != Timestamp::MAX {
-            self.expiries.remove(&(request.expires, id));
+    fn forget(&mut self, request: &Live) {
+        self.forget_expiry(request.expires);
+        if self.groups.is_empty() {
+            return;
         }
         if let Entry::Occupied(mut members) = self.groups.entry(request.group) {
             members.get_mut().live -= 1;
             if members.get().live == 0 {
                 members.remove();
             }
+        }
+    }
+
+    /// A request no longer expires then.
+    fn forget_expiry(&mut self, at: Timestamp) {
+        let live = &self.live;
+        let is_true = |at: Timestamp, id: RequestId| live.get(id.0).is_some_and(|request| request.expires == at);
+        if self.expiries.remove(at, is_true) {
+            self.expiries.renew(live.iter().map(|(id, request)| (request.expires, RequestId(id))));
         }
     }
 
@@ -150,27 +137,36 @@ impl Requests {
     /// The only request of a call that has the call's number as well. Most calls are such, and are not worth an entry.
     fn alone(&self, group: GroupId) -> Option<RequestId> {
         let id = RequestId(group.0);
-        self.live.get(&id).filter(|request| request.group == group && !self.groups.contains_key(&group)).map(|_| id)
+        let request = self.live.get(id.0)?;
+        (request.group == group && !self.groups.contains_key(&group)).then_some(id)
     }
 
     /// Moves a request: to a place, at a time, until it expires there.
     pub(crate) fn put(&mut self, id: RequestId, place: Place, since: Timestamp, expires: Timestamp) {
-        if let Some(request) = self.live.get_mut(&id) {
-            request.put(id, place, since, expires, &mut self.expiries);
+        let Some(request) = self.live.get_mut(id.0) else { return };
+        (request.place, request.since) = (place, since);
+        let old = core::mem::replace(&mut request.expires, expires);
+        if old != expires {
+            self.expiries.insert(expires, id);
+            self.forget_expiry(old);
         }
     }
 
     /// Moves a request to a worker, as one more attempt.
     pub(crate) fn start(&mut self, id: RequestId, batch: BatchId, now: Timestamp) -> Option<&Live> {
-        let request = self.live.get_mut(&id)?;
-        request.put(id, Place::Running(batch), now, request.deadline, &mut self.expiries);
+        let request = self.live.get_mut(id.0)?;
         request.attempt = request.attempt.saturating_add(1);
-        Some(request)
+        (request.place, request.since) = (Place::Running(batch), now);
+        if request.expires != request.deadline {
+            let deadline = request.deadline;
+            self.put(id, Place::Running(batch), now, deadline);
+        }
+        self.get(id)
     }
 
     /// A running request is run a second time, as one more attempt. Returns which it is.
     pub(crate) fn hedge(&mut self, id: RequestId) -> u16 {
-        self.live.get_mut(&id).map_or(0, |request| {
+        self.live.get_mut(id.0).map_or(0, |request| {
             request.hedged = true;
             request.attempt = request.attempt.saturating_add(1);
             request.attempt
@@ -179,38 +175,38 @@ impl Requests {
 
     /// The batch that a request was in is over; the hedge of that has it alone now.
     pub(crate) fn carry_on(&mut self, id: RequestId, hedge: BatchId) {
-        if let Some(request) = self.live.get_mut(&id) {
+        if let Some(request) = self.live.get_mut(id.0) {
             request.place = Place::Running(hedge);
         }
     }
 
     /// Gives a request up as too late for its objective, or takes that back.
     pub(crate) fn mark_late(&mut self, id: RequestId, late: bool) {
-        if let Some(request) = self.live.get_mut(&id) {
+        if let Some(request) = self.live.get_mut(id.0) {
             request.late = late;
         }
     }
 
     /// Counts one more loss and returns how many there were.
     pub(crate) fn count_loss(&mut self, id: RequestId) -> u16 {
-        self.live.get_mut(&id).map_or(0, |request| {
+        self.live.get_mut(id.0).map_or(0, |request| {
             request.losses = request.losses.saturating_add(1);
             request.losses
         })
     }
 
     pub(crate) fn get(&self, id: RequestId) -> Option<&Live> {
-        self.live.get(&id)
+        self.live.get(id.0)
     }
 
     pub(crate) fn is_running(&self, id: RequestId, batch: BatchId) -> bool {
-        self.live.get(&id).is_some_and(|request| request.place == Place::Running(batch))
+        self.live.get(id.0).is_some_and(|request| request.place == Place::Running(batch))
     }
 
     /// The live requests of a call, in its order.
     pub(crate) fn of_group(&self, group: GroupId) -> Vec<RequestId> {
         let Some(members) = self.groups.get(&group) else { return self.alone(group).into_iter().collect() };
-        members.requests.iter().copied().filter(|id| self.live.contains_key(id)).collect()
+        members.requests.iter().copied().filter(|id| self.live.get(id.0).is_some()).collect()
     }
 
     pub(crate) fn has_group(&self, group: GroupId) -> bool {
@@ -219,7 +215,7 @@ impl Requests {
 
     /// The next request to expire, and when.
     pub(crate) fn first_expiry(&self) -> Option<(Timestamp, RequestId)> {
-        self.expiries.first().copied()
+        self.expiries.first()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -227,18 +223,19 @@ impl Requests {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.live.is_empty()
+        self.live.len() == 0
     }
 
+    /// All, in order of their ids. Sorts them, so it is for what is rare.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RequestId, &Live)> {
-        self.live.iter().map(|(id, request)| (*id, request))
+        let mut all: Vec<_> = self.live.iter().map(|(id, request)| (RequestId(id), request)).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.into_iter()
     }
 
     /// Derives the index of calls and the index of expiries anew.
     pub(crate) fn assert_invariants(&self) {
-        let expiries = self.iter().map(|(id, request)| (request.expires, id));
-        let expiries: BTreeSet<_> = expiries.filter(|(expires, _)| *expires != Timestamp::MAX).collect();
-        assert_eq!(expiries, self.expiries, "the index of expiries");
+        self.expiries.assert_invariants(self.iter().map(|(id, request)| (request.expires, id)));
         let mut live = BTreeMap::<GroupId, usize>::new();
         for (id, request) in self.iter() {
             *live.entry(request.group).or_default() += 1;

@@ -33,6 +33,7 @@ use crate::fleet::Fleet;
 use crate::hedges::Hedges;
 use crate::inflight::InFlight;
 use crate::model::Model;
+use crate::model_set::ModelSet;
 use crate::probes::Calibration;
 use crate::requests::Requests;
 use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
@@ -117,7 +118,9 @@ pub struct Scheduler {
     /// Models whose cost is being found out.
     calibrations: BTreeMap<ModelId, Calibration>,
     /// Models of which something changed in this call. Empty between calls.
-    stirred: BTreeSet<ModelId>,
+    stirred: ModelSet,
+    /// Of them those that the lists of workers do not show as they are, because no worker is free that would ask.
+    unlisted: ModelSet,
     /// Models that have a request which can still be on time.
     active: usize,
     /// What the model had got of the workers' time that was served last of those that must give requests up. Who must
@@ -205,7 +208,8 @@ impl Scheduler {
             bids: Bids::default(),
             company: Company::NONE,
             calibrations: BTreeMap::new(),
-            stirred: BTreeSet::new(),
+            stirred: ModelSet::default(),
+            unlisted: ModelSet::default(),
             active: 0,
             fair: Duration::ZERO,
             seeking: BTreeSet::new(),

@@ -58,3 +58,14 @@ impl Sub<Duration> for Timestamp {
         Self(self.0.saturating_sub(nanos))
     }
 }
+
+/// `time · of / whole`, without the division of 128 bits where 64 are enough.
+pub(crate) fn part_of(time: Duration, of: Duration, whole: Duration) -> Duration {
+    let [time, of, whole] = [time, of, whole].map(|time| time.as_nanos());
+    let (product, whole) = (time * of, whole.max(1));
+    let nanos = match (u64::try_from(product), u64::try_from(whole)) {
+        (Ok(product), Ok(whole)) => product / whole,
+        _ => u64::try_from(product / whole).unwrap_or(u64::MAX),
+    };
+    Duration::from_nanos(nanos)
+}

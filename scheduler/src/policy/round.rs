@@ -10,15 +10,15 @@
 //! "Fairness in serving large language models", OSDI 2024).
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec;
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::View;
 use crate::cost::Size;
 use crate::line::{Line, Sum};
 use crate::queue::Item;
-use crate::{RequestId, TenantId, Timestamp, WorkerId};
+use crate::{Class, RequestId, TenantId, Timestamp, WorkerId};
 
 /// A model's requests that could be on time.
 pub(super) struct Round<'a> {
@@ -57,14 +57,15 @@ impl<'a> Round<'a> {
 
     /// Whether all would be on time even if the workers began only when the last of them is free, without forming batches.
     ///
-    /// Looked at are twice as many from one time to the next: all of them must be through when the first of the later half
-    /// is due.
+    /// Looked at are a quarter more from one time to the next: all of them must be through when the first of those that
+    /// came to it is due.
     pub(super) fn surely_fits(&self, free: &[(Timestamp, WorkerId)], time_max: Duration) -> bool {
         let Some((begin, _)) = free.last() else { return false };
         let stretch = self.all();
         let mut first = 0;
         while first < stretch.len {
-            let end = (first * 2).max(u64::from(self.view.budget.rows)).clamp(first + 1, stretch.len);
+            let more = (first / 4).max(self.view.budget.rows.into());
+            let end = (first + more).clamp(first + 1, stretch.len);
             let upto = self.in_company(stretch.upto(end));
             if *begin + self.time_at_most(upto, free.len() as u64, time_max)
                 > stretch.due_at(first).min(stretch.due_of_others(first, end))
@@ -95,33 +96,34 @@ impl<'a> Round<'a> {
     fn by_tenant(&self, items: &[&Item], free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
         let order = self.order(items);
         let without = |count: usize| {
-            let gone: BTreeSet<RequestId> = order[..count].iter().copied().collect();
-            Stretch::picked(items.iter().copied().filter(move |item| !gone.contains(&item.rank.id)))
+            let mut stays = vec![true; items.len()];
+            order[..count].iter().for_each(|place| stays[*place] = false);
+            Stretch::picked(items.iter().zip(stays).filter(|(_, stays)| *stays).map(|(item, _)| *item))
         };
         let count = least(items.len(), |count| self.fits(&without(count), 0, free));
-        order[..count].to_vec()
+        order[..count].iter().map(|place| items[*place].rank.id).collect()
     }
 
-    /// Everybody, in the order in which they would go: at each step the tenant that got and asks for the most gives up, of
+    /// The places of all, in the order in which they would go: at each step the tenant that got and asks for the most gives up, of
     /// its least urgent class, the one that has the least time left.
-    fn order(&self, items: &[&Item]) -> Vec<RequestId> {
+    fn order(&self, items: &[&Item]) -> Vec<usize> {
         let time = |item: &Item| self.view.costs.typical(item.cost.into());
-        let mut items = items.to_vec();
-        items.sort_unstable_by_key(|item| (Reverse(item.rank.class), item.rank));
-        let mut queues = BTreeMap::<TenantId, (Duration, VecDeque<&Item>)>::new();
-        for item in &items {
-            let got = || (self.view.shares.of(self.view.now, item.tenant), VecDeque::new());
-            let (sum, queue) = queues.entry(item.tenant).or_insert_with(got);
-            *sum += time(item);
-            queue.push_back(item);
+        let mut queues = BTreeMap::<TenantId, (Duration, VecDeque<usize>)>::new();
+        for class in Class::ALL.into_iter().rev() {
+            for (place, item) in items.iter().enumerate().filter(|(_, item)| item.rank.class == class) {
+                let got = || (self.view.shares.of(self.view.now, item.tenant), VecDeque::new());
+                let (sum, queue) = queues.entry(item.tenant).or_insert_with(got);
+                *sum += time(item);
+                queue.push_back(place);
+            }
         }
         let mut most: BTreeSet<(Duration, TenantId)> =
             queues.iter().map(|(tenant, (sum, _))| (*sum, *tenant)).collect();
         let mut order = Vec::with_capacity(items.len());
         while let Some((sum, tenant)) = most.pop_last() {
-            let Some(item) = queues.get_mut(&tenant).and_then(|(_, queue)| queue.pop_front()) else { continue };
-            order.push(item.rank.id);
-            most.insert((sum.saturating_sub(time(item)), tenant));
+            let Some(place) = queues.get_mut(&tenant).and_then(|(_, queue)| queue.pop_front()) else { continue };
+            order.push(place);
+            most.insert((sum.saturating_sub(time(items[place])), tenant));
         }
         order
     }

@@ -28,7 +28,7 @@ impl Scheduler {
             Drain::Done => {}
         }
         // No policy waits any longer.
-        self.stirred.extend(self.models.keys());
+        self.stirred.extend(self.models.keys().copied());
     }
 
     /// Ends the drain when nothing is left, or when its time is up.

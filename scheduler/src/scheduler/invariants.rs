@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::Scheduler;
 use super::sharing::Next;
+use crate::model::Model;
 use crate::pools::Heads;
 use crate::requests::Place;
 use crate::{BatchId, Class, RequestId};
@@ -90,15 +91,22 @@ impl Scheduler {
         assert!(self.stirred.is_empty(), "every stirred model was looked at");
         let seeking = self.seeking.iter().filter_map(|id| self.models.get(id)?.wake);
         assert_eq!(seeking.count(), self.seeking.len(), "who seeks a worker waits");
-        let active = self.models.values().filter(|model| model.queue.on_time().requests > 0).count();
+        assert!(self.unlisted.is_empty() || self.fleet.credits() == 0, "lists are true while a worker is free");
+        let is_active = |model: &Model| match self.unlisted.contains(model.config.id) {
+            true => model.is_active,
+            false => model.queue.on_time().requests > 0,
+        };
+        let active = self.models.values().filter(|model| is_active(model)).count();
         assert_eq!(active, self.active, "models with a request that can still be on time");
         assert!(!self.is_probe_due(), "no worker that could run a probe is idle");
         for (id, model) in &self.models {
             assert!(model.wake.is_none() || !model.queue.is_empty(), "model {id} wakes for something");
             // When they must start changes with what is learned; which requests lead them does not.
             let ranks = |heads: Heads| heads.map(|head| head.map(|(.., rank)| rank));
-            assert_eq!(ranks(model.heads(1)), ranks(model.listed), "model {id} is listed as it waits");
-            self.fleet.pools.assert_listed(*id, &model.listed);
+            if !self.unlisted.contains(*id) {
+                assert_eq!(ranks(model.heads(1)), ranks(model.listed), "model {id} is listed as it waits");
+                self.fleet.pools.assert_listed(*id, &model.listed);
+            }
             if self.worker_for(*id).is_some() {
                 assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
                 assert!(model.wake.is_some() || model.queue.is_empty(), "model {id} has a credit and does not wait");

@@ -68,6 +68,9 @@ impl Scheduler {
         if self.is_sharing {
             return self.bid();
         }
+        if self.fleet.credits() == 0 {
+            return self.put_off();
+        }
         while let Some(choice) = self.choose() {
             self.send(choice);
         }
@@ -76,7 +79,7 @@ impl Scheduler {
     /// A worker's load or credits changed. Who waits for a worker in time may have found one; and if workers now offer
     /// something else than before, whoever waits for a fuller batch must be asked anew what a full one is.
     pub(super) fn stir_waiting(&mut self) {
-        self.stirred.extend(&self.seeking);
+        self.stirred.extend(self.seeking.iter().copied());
         if self.fleet.has_new_offer() {
             self.stirred.extend(self.wakes.iter().map(|(_, model)| *model));
         }
@@ -106,6 +109,7 @@ impl Scheduler {
 
     /// The worker now holds something else than before.
     pub(super) fn regroup(&mut self, worker: WorkerId) {
+        self.list_unlisted();
         let is_first = self.fleet.regroup(worker);
         if let Some(link) = self.fleet.link(worker).filter(|_| is_first) {
             for id in link.ready_models() {
@@ -159,8 +163,21 @@ impl Scheduler {
 
     /// Models of which something changed are listed anew.
     fn list_stirred(&mut self) {
+        self.put_off();
+        self.list_unlisted();
+    }
+
+    /// Models of which something changed are to be listed anew when a worker is free: until then nobody looks.
+    fn put_off(&mut self) {
         while let Some(id) = self.stirred.pop_first() {
             self.set_wake(id, None);
+            self.unlisted.insert(id);
+        }
+    }
+
+    /// Makes the workers' lists say how everything was before this input.
+    pub(super) fn list_unlisted(&mut self) {
+        while let Some(id) = self.unlisted.pop_first() {
             self.list(id);
         }
     }
@@ -219,7 +236,7 @@ impl Scheduler {
         }
         let is_fresh = !core::mem::replace(&mut model.is_listed_everywhere, true);
         if is_fresh || model.listed != heads {
-            self.fleet.pools.list(id, &model.listed, &heads);
+            self.fleet.pools.list(id, &model.listed, &heads, is_fresh);
             model.listed = heads;
         }
     }
@@ -227,7 +244,7 @@ impl Scheduler {
     /// Takes a model that is no more off the lists.
     pub(super) fn unlist(&mut self, id: ModelId, listed: &Heads, was_active: bool) {
         self.active -= usize::from(was_active);
-        self.fleet.pools.list(id, listed, &Heads::default());
+        self.fleet.pools.list(id, listed, &Heads::default(), false);
     }
 
     /// Nothing of this model can go now, because its policy waits: notes when it wants to look again.

@@ -25,13 +25,13 @@ pub(super) enum Next {
 impl Scheduler {
     /// Tells workers what is wanted of them of every model that was stirred since the last call, where that is news.
     pub(super) fn bid(&mut self) {
-        while let Some(id) = self.stirred.first().copied() {
+        while let Some(id) = self.stirred.first() {
             let holds = self.fleet.connected().filter(|(_, _, link)| link.is_ready(id));
             let workers: Vec<_> = holds.map(|(worker, epoch, _)| (worker, epoch)).collect();
             if let Some((worker, _)) = workers.first() {
                 self.give_up_hopeless(id, *worker);
             }
-            self.stirred.remove(&id);
+            self.stirred.remove(id);
             self.withdraw_bids(id);
             let late_from = workers.iter().filter_map(|(worker, _)| self.late_from(id, *worker));
             let mut wake = late_from.filter(|at| *at > self.now).min();
@@ -61,7 +61,7 @@ impl Scheduler {
         }
         if self.bids.budget(worker) != budget {
             // What fills a batch is known only now.
-            self.stirred.extend(self.models.keys());
+            self.stirred.extend(self.models.keys().copied());
         }
         self.bids.spend(worker, model, budget);
         self.stirred.insert(model);

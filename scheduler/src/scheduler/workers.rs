@@ -107,6 +107,7 @@ impl Scheduler {
     /// Ends a worker's epoch. The first of its batches was running; those behind it had not begun, and neither had any of
     /// a worker that left: it says goodbye when it runs nothing.
     fn take_down(&mut self, worker: WorkerId, cause: DownCause) {
+        self.list_unlisted();
         let Some(link) = self.fleet.disconnect(worker) else { return };
         for model in self.models.values_mut() {
             model.costs.forget(worker);
