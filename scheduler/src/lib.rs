@@ -25,7 +25,7 @@
 //! - **Payloads, channels, text.** Requests are ids and costs. The driver keeps the rest by id.
 //! - **Hashing, and floats in what is ordered.** Order is decided by integers in ordered maps, the same on every machine.
 //!   Only the learned cost of a batch (`cost`) computes with floats, by the operations that IEEE 754 fixes to the bit,
-//!   and what leaves it is whole nanoseconds.
+//!   and what leaves it is whole nanoseconds. So does [`plan`], the arithmetic of capacity, which decides nothing.
 //! - **Errors.** Configuration was checked at the edge; what can go wrong with a request is an [`Output`].
 //! - **Logging.** The driver logs inputs and outputs once; [`Scheduler::explain`] answers the rest as data.
 //!
@@ -54,6 +54,7 @@ mod id;
 mod inflight;
 mod line;
 mod model;
+pub mod plan;
 mod policy;
 mod pools;
 mod probes;
