@@ -8,18 +8,17 @@
 //! of models that are rarely asked, the rows are counted instead, and where rows come faster than it asks for batches,
 //! full ones.
 //!
-//! Both are necessary, whichever worker runs what, and neither is enough for arrivals that are not evenly spaced.
-//! [`POISSON_PART`] is how much of the second is left to those of many independent users.
+//! Both are necessary, whichever worker runs what, and neither is enough for arrivals that are not evenly spaced:
+//! [`safe_growth`] and [`safe_workers`] say what is left of the second to those of many independent users.
 //!
 //! Nothing that the scheduler decides comes from here. Like the learned costs this computes with floats, by the operations
 //! that IEEE 754 fixes to the bit.
 
+mod poisson;
 #[cfg(test)]
 mod tests;
 
-/// The part of the fluid law's rates at which Poisson arrivals keep their objectives (99 % of each model's) under the
-/// learned policy. The simulator holds it (`scheduler/sim/tests/plan.rs`).
-pub const POISSON_PART: f64 = 0.93;
+pub use poisson::{safe_growth, safe_workers};
 
 /// Steps of a bisection: to the last bit.
 const STEPS: u32 = 100;
@@ -73,21 +72,20 @@ impl Demand {
 
     /// Whether a row can be on time if it is alone.
     pub fn can_be_kept(&self) -> bool {
-        self.time(1.0) <= self.objective
+        self.meets_objective(1)
     }
 
     /// Rows of the largest batch that meets the objective if nobody waits for it; 0 when there is none.
     pub fn full_batch_rows(&self) -> u64 {
-        let fits = |rows: u64| self.time(rows as f64) <= self.objective;
-        if !fits(1) {
+        if !self.meets_objective(1) {
             return 0;
         }
         // Division is off by a row where the limit is met to the bit.
         let near = (((self.objective - self.base) / self.row) as u64).clamp(1, self.batch_rows_max.max(1));
         let upwards = near.saturating_add(1);
-        if upwards <= self.batch_rows_max && fits(upwards) {
+        if upwards <= self.batch_rows_max && self.meets_objective(upwards) {
             upwards
-        } else if fits(near) {
+        } else if self.meets_objective(near) {
             near
         } else {
             near - 1
@@ -124,6 +122,10 @@ impl Demand {
             return Batches { rows: 0.0, every: f64::INFINITY };
         }
         Batches { rows: self.rate / per_second, every: 1.0 / per_second }
+    }
+
+    fn meets_objective(&self, rows: u64) -> bool {
+        self.time(rows as f64) <= self.objective * ROUNDING
     }
 
     /// Infinite when its objective cannot be kept.
