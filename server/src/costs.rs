@@ -151,6 +151,14 @@ fn try_record(at: &Path) -> Result<Record, Unusable> {
     Ok(toml::from_str(&text)?)
 }
 
+/// Keeps costs below a home folder, as a server does.
+#[cfg(test)]
+pub(crate) fn keep_below(home: &Path, kept: &[(CostKey, KeptCost)]) {
+    for (key, cost) in kept {
+        keep(&home.join(FOLDER), key, cost).expect("kept");
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Version {
     version: u32,
@@ -290,8 +298,7 @@ mod tests {
         assert_eq!(all(home.path()).expect("no folder is no error"), []);
         let folder = home.path().join(FOLDER);
         let other = CostKey { device: "another".into(), ..key() };
-        keep(&folder, &key(), &cost(1_000)).expect("kept");
-        keep(&folder, &other, &cost(2_000)).expect("kept");
+        keep_below(home.path(), &[(key(), cost(1_000)), (other.clone(), cost(2_000))]);
         std::fs::copy(path(&folder, &key()), folder.join("copy.toml")).expect("copied");
         std::fs::write(folder.join("broken.toml"), "version = 1").expect("written");
         std::fs::write(folder.join("notes.txt"), "mine").expect("written");
