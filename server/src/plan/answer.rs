@@ -71,6 +71,9 @@ pub struct ModelAnswer {
     pub tokens: f64,
     #[serde(flatten)]
     pub known: Known,
+    /// What every batch takes, and what one more mean row does.
+    pub batch_us: f64,
+    pub row_us: f64,
     /// What one row takes by itself.
     pub one_row_us: f64,
     /// Whether that is within the objective.
@@ -130,6 +133,8 @@ impl ModelAnswer {
             rate: given.rate,
             tokens: given.tokens,
             known: given.known.clone(),
+            batch_us: demand.base * 1e6,
+            row_us: demand.row * 1e6,
             one_row_us: demand.time(1.0) * 1e6,
             can_be_kept: demand.can_be_kept(),
             full_batch_rows: full,
