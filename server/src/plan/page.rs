@@ -45,7 +45,16 @@ impl fmt::Display for Answer {
             writeln!(f, "It is left out below.")?;
         }
         self.write_needed(f)?;
-        self.write_growth(f)
+        self.write_growth(f)?;
+        for model in self.models.iter().filter(|model| model.rate > 0.0 && is_unlearned(model)) {
+            let name = &model.name;
+            writeln!(
+                f,
+                "\nWhat a row of {name} takes was not found out: these numbers are too good. Serve larger batches of it"
+            )?;
+            writeln!(f, "under `shoal load`, or say it with --cost {name}=BATCH,ROW,TOKEN.")?;
+        }
+        Ok(())
     }
 }
 
@@ -109,6 +118,11 @@ fn row(model: &ModelAnswer) -> [String; 10] {
 
 fn slo(model: &ModelAnswer) -> String {
     humantime::format_duration(Duration::from_micros(model.slo_us)).to_string()
+}
+
+/// Whether it was learned from batches that were too much alike, or too noisy, to tell what a row takes.
+fn is_unlearned(model: &ModelAnswer) -> bool {
+    model.row_us <= 0.0 && matches!(model.known.from, Origin::Learned | Origin::Server)
 }
 
 /// Where the cost is from.

@@ -139,6 +139,21 @@ fn a_device_on_which_something_is_unknown_is_left_out_and_named() {
 }
 
 #[test]
+fn rows_that_were_found_to_take_nothing_are_not_believed() {
+    let with_row = |row_ns| {
+        let kept = kept("minilm", 9, 20);
+        KeptCost { cost: BatchCost { row_ns, ..kept.cost }, ..kept }
+    };
+    let told = |row_ns, rate: &str| {
+        let costs = [(key(&minilm(), LAPTOP, "f32"), with_row(row_ns))];
+        ask(&["--model", "minilm"], &costs, &question(&[rate])).expect("an answer").answers[0].to_string()
+    };
+    let warning = "What a row of minilm takes was not found out";
+    assert!(told(0, "minilm=10").contains(warning) && !told(1_000, "minilm=10").contains(warning));
+    assert!(!told(0, "minilm=0").contains(warning), "nobody asks");
+}
+
+#[test]
 fn batches_are_as_large_as_the_model_and_a_worker_allow() {
     let rows = |args: &[&str], tokens: f64| {
         let config = config(args);
