@@ -18,7 +18,7 @@ mod poisson;
 #[cfg(test)]
 mod tests;
 
-pub use poisson::{safe_growth, safe_workers};
+pub use poisson::{WORKERS_MAX, safe_growth, safe_workers};
 
 /// Steps of a bisection: to the last bit.
 const STEPS: u32 = 100;

@@ -19,8 +19,8 @@ const WAITING_MAX: f64 = 0.01;
 const ALIKE: f64 = 1.25;
 /// Parts of the fluid law by how far objectives are apart at most, on one worker and from two, four and eight on.
 const COMPANY: [(f64, [f64; 4]); 2] = [(4.0, [0.5, 0.75, 0.85, 0.88]), (f64::INFINITY, [0.45, 0.55, 0.58, 0.75])];
-/// More workers than anybody has.
-const WORKERS_MAX: u64 = 1 << 20;
+/// The largest number of workers that is looked at.
+pub const WORKERS_MAX: u64 = 1 << 16;
 
 /// How many times as high all rates can be on so many workers with 99 % of Poisson arrivals on time: below 1, 0 and
 /// infinite as [`growth`] is.
@@ -32,7 +32,7 @@ pub fn safe_growth(demands: &[Demand], workers: u64) -> f64 {
     (by_law * part(demands, workers)).max(growth_without_waiting(demands, workers))
 }
 
-/// The least number of workers that these rates are safe on; none when no number is enough.
+/// The least number of workers that these rates are safe on; none when [`WORKERS_MAX`] are not enough.
 pub fn safe_workers(demands: &[Demand]) -> Option<u64> {
     let is_enough = |workers: u64| safe_growth(demands, workers) * ROUNDING >= 1.0;
     if demands.iter().all(|demand| demand.rate <= 0.0) {

@@ -47,7 +47,7 @@ pub struct Needed {
     pub full: f64,
     /// By the fluid law: with fewer even evenly spaced arrivals are late.
     pub fluid: f64,
-    /// For 99 % of Poisson arrivals on time; `null` when no number is enough.
+    /// For 99 % of Poisson arrivals on time; `null` when it is beyond all measure.
     pub safe: Option<u64>,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use shoal_scheduler::plan::WORKERS_MAX;
 
 use super::answer::{Answer, ModelAnswer};
 use super::known::{Known, Origin};
@@ -61,19 +62,18 @@ impl fmt::Display for Answer {
 impl Answer {
     fn write_needed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (fluid, full) = (number(self.needed.fluid), number(self.needed.full));
+        let needed =
+            format!("{fluid} workers are needed for evenly spaced arrivals ({full} if every batch were full),");
         match self.needed.safe {
             Some(0) => writeln!(f, "Nobody asks for anything: no workers are needed."),
             Some(safe) => {
-                writeln!(
-                    f,
-                    "{fluid} workers are needed for evenly spaced arrivals ({full} if every batch were full),"
-                )?;
+                writeln!(f, "{needed}")?;
                 writeln!(f, "and {safe} for 99 % of Poisson arrivals on time.")
             }
-            None => writeln!(
-                f,
-                "{fluid} workers are needed for evenly spaced arrivals; for Poisson arrivals no number is enough."
-            ),
+            None => {
+                writeln!(f, "{needed}")?;
+                writeln!(f, "and more than {WORKERS_MAX} for 99 % of Poisson arrivals on time.")
+            }
         }
     }
 

@@ -154,6 +154,16 @@ fn rows_that_were_found_to_take_nothing_are_not_believed() {
 }
 
 #[test]
+fn what_no_fleet_can_do_is_said_too() {
+    let asked = |rate: &str| {
+        let model = ["--model", "m=synthetic:base=4ms+per_row=500us+per_token=0,slo=5ms"];
+        ask(&model, &[], &question(&[rate])).expect("an answer").answers[0].to_string()
+    };
+    assert!(asked("m=100000000").contains("and more than 65536 for 99 % of Poisson arrivals on time.\n"));
+    assert!(asked("m=0").contains("no workers are needed"));
+}
+
+#[test]
 fn batches_are_as_large_as_the_model_and_a_worker_allow() {
     let rows = |args: &[&str], tokens: f64| {
         let config = config(args);
