@@ -26,7 +26,7 @@
 //! - **Hashing, and floats in what is ordered.** Order is decided by integers in ordered maps, the same on every machine.
 //!   Requests are found by a hash of their ids; nothing is read in the order of it.
 //!   Only the learned cost of a batch (`cost`) computes with floats, by the operations that IEEE 754 fixes to the bit,
-//!   and what leaves it is whole nanoseconds.
+//!   and what leaves it is whole nanoseconds. So does [`plan`], the arithmetic of capacity, which decides nothing.
 //! - **Errors.** Configuration was checked at the edge; what can go wrong with a request is an [`Output`].
 //! - **Logging.** The driver logs inputs and outputs once; [`Scheduler::explain`] answers the rest as data.
 //!
@@ -57,6 +57,7 @@ mod inflight;
 mod line;
 mod model;
 mod model_set;
+pub mod plan;
 mod policy;
 mod pools;
 mod probes;

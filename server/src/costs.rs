@@ -1,7 +1,8 @@
 //! What models were found to cost, on disk, so that a server knows from its first batch what the one before it learned.
 //!
 //! A file of a few hundred bytes for each model, device and type, which people can read. Nobody waits for one, and
-//! none is ever half written; of two servers that keep the same one, the last is right.
+//! none is ever half written; of two servers that keep the same one, the last is right. Whoever plans reads them
+//! [`all`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,6 +93,34 @@ pub async fn run_errands(home: PathBuf, mut errands: mpsc::UnboundedReceiver<Cos
     }
 }
 
+/// All that is kept below a home folder, and about what, in order; files that are of no use are left out with a warning.
+///
+/// # Errors
+/// When the folder is there and cannot be read.
+pub fn all(home: &Path) -> io::Result<Vec<(CostKey, KeptCost)>> {
+    let folder = home.join(FOLDER);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let at = entry?.path();
+        if at.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        match try_record(&at).and_then(Record::sound) {
+            // What was copied under another name is found by no server.
+            Ok((key, cost)) if path(&folder, &key) == at => found.push((key, cost)),
+            Ok(_) => warn!(file = %at.display(), "what a model was found to cost is not named by what it is about"),
+            Err(error) => warn!(file = %at.display(), %error, "what a model was found to cost cannot be read"),
+        }
+    }
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(found)
+}
+
 /// What a file says, if it is there and of use; warns if it is there and is not.
 fn read(at: &Path, key: &CostKey) -> Option<KeptCost> {
     match try_read(at, key) {
@@ -105,6 +134,11 @@ fn read(at: &Path, key: &CostKey) -> Option<KeptCost> {
 }
 
 fn try_read(at: &Path, key: &CostKey) -> Result<KeptCost, Unusable> {
+    let (of, found) = try_record(at)?.sound()?;
+    if of == *key { Ok(found) } else { Err(Unusable::Other) }
+}
+
+fn try_record(at: &Path) -> Result<Record, Unusable> {
     if std::fs::metadata(at)?.len() > FILE_BYTES_MAX {
         return Err(Unusable::TooLarge);
     }
@@ -114,21 +148,15 @@ fn try_read(at: &Path, key: &CostKey) -> Result<KeptCost, Unusable> {
     if version != VERSION {
         return Err(Unusable::Version(version));
     }
-    let record: Record = toml::from_str(&text)?;
-    let cost = BatchCost {
-        base_ns: record.base_ns,
-        row_ns: record.row_ns,
-        token_ps: record.token_ps,
-        token_squared_fs: record.token_squared_fs,
-    };
-    let found = KeptCost { model: record.model.as_str().into(), cost, batches: record.batches };
-    if record != (Record::new(key, &found)) {
-        return Err(Unusable::Other);
+    Ok(toml::from_str(&text)?)
+}
+
+/// Keeps costs below a home folder, as a server does.
+#[cfg(test)]
+pub(crate) fn keep_below(home: &Path, kept: &[(CostKey, KeptCost)]) {
+    for (key, cost) in kept {
+        keep(&home.join(FOLDER), key, cost).expect("kept");
     }
-    let is_sound = |nanos: u64| nanos <= NANOS_MAX;
-    let are_sound = is_sound(cost.base_ns) && is_sound(cost.row_ns) && is_sound(cost.token_ps / 1_000);
-    let is_known = cost != BatchCost::default();
-    if are_sound && is_known && is_sound(cost.token_squared_fs / 1_000_000) { Ok(found) } else { Err(Unusable::Number) }
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,6 +203,25 @@ impl Record {
             token_ps: number(cost.cost.token_ps),
             token_squared_fs: number(cost.cost.token_squared_fs),
         }
+    }
+
+    /// What it is about, and what it says, if that can be.
+    fn sound(self) -> Result<(CostKey, KeptCost), Unusable> {
+        let Self { base_ns, row_ns, token_ps, token_squared_fs, .. } = self;
+        let cost = BatchCost { base_ns, row_ns, token_ps, token_squared_fs };
+        let is_sound = |nanos: u64| nanos <= NANOS_MAX;
+        let are_sound = is_sound(base_ns) && is_sound(row_ns) && is_sound(token_ps / 1_000);
+        if !are_sound || !is_sound(token_squared_fs / 1_000_000) || cost == BatchCost::default() {
+            return Err(Unusable::Number);
+        }
+        let key = CostKey {
+            weights: self.weights,
+            device: self.device.as_str().into(),
+            dtype: self.dtype.as_str().into(),
+            backend: self.backend,
+            instructions: self.instructions,
+        };
+        Ok((key, KeptCost { model: self.model.as_str().into(), cost, batches: self.batches }))
     }
 }
 
@@ -243,6 +290,22 @@ mod tests {
         assert_eq!(read(&at, &key()), None, "no text");
         keep(folder.path(), &key(), &cost(3_000)).expect("kept in the place of it");
         assert_eq!(read(&at, &key()), Some(cost(3_000)));
+    }
+
+    #[test]
+    fn all_that_is_of_use_is_found_and_nothing_else() {
+        let home = tempfile::tempdir().expect("folder");
+        assert_eq!(all(home.path()).expect("no folder is no error"), []);
+        let folder = home.path().join(FOLDER);
+        let other = CostKey { device: "another".into(), ..key() };
+        keep_below(home.path(), &[(key(), cost(1_000)), (other.clone(), cost(2_000))]);
+        std::fs::copy(path(&folder, &key()), folder.join("copy.toml")).expect("copied");
+        std::fs::write(folder.join("broken.toml"), "version = 1").expect("written");
+        std::fs::write(folder.join("notes.txt"), "mine").expect("written");
+        assert_eq!(all(home.path()).expect("read"), [(other, cost(2_000)), (key(), cost(1_000))]);
+        std::fs::remove_dir_all(&folder).expect("removed");
+        std::fs::write(&folder, "a file where the folder should be").expect("written");
+        assert!(all(home.path()).is_err());
     }
 
     #[test]

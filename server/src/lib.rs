@@ -19,6 +19,7 @@ pub mod listen;
 pub mod metrics;
 pub mod models;
 pub mod oip;
+pub mod plan;
 pub mod registry;
 pub mod rpc;
 pub mod server;

@@ -94,3 +94,15 @@ fn source(place: Place) -> ModelSource {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_server::config::{WORKER_BATCH_ROWS, WORKER_BATCH_TOKENS};
+    use shoal_worker::Budget;
+
+    #[test]
+    fn a_plan_knows_what_a_worker_takes_in_one_batch() {
+        let Budget { rows, tokens, .. } = Budget::default();
+        assert_eq!((rows, tokens), (WORKER_BATCH_ROWS, WORKER_BATCH_TOKENS));
+    }
+}

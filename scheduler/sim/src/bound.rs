@@ -14,46 +14,38 @@ pub use fluid::fluid;
 pub use hard::{capacity, hard};
 pub use offline::offline;
 pub use perfect::perfect;
+use shoal_scheduler::plan::Demand;
 
 use crate::scenario::{ModelSpec, Scenario};
 
-/// One model's side of the bounds.
-#[derive(Clone, Copy, Debug)]
-struct Demand {
-    /// Seconds of every batch.
-    beta: f64,
-    /// Seconds of one more request.
-    alpha: f64,
-    /// Seconds an answer may take.
-    objective: f64,
-    /// Requests of the largest batch a budget allows.
-    batch_max: u64,
-    /// Requests a second.
-    rate: f64,
+/// What is asked of each model, in their order, and what its batches take on a worker of slowness 1.
+pub fn demands(scenario: &Scenario) -> Vec<Demand> {
+    let rates = scenario.model_rates();
+    scenario.models.iter().zip(rates).map(|(model, rate)| demand(scenario, model, rate)).collect()
 }
 
-impl Demand {
-    fn of(scenario: &Scenario) -> Vec<Self> {
-        let rates = scenario.model_rates();
-        scenario.models.iter().zip(rates).map(|(model, rate)| Self::new(scenario, model, rate)).collect()
+fn demand(scenario: &Scenario, model: &ModelSpec, rate: f64) -> Demand {
+    let asking = scenario.traffic.iter().filter(|stream| stream.models.may_be(model.id));
+    // The shortest kind of requests fills the largest batches.
+    let tokens = asking.map(|stream| stream.lengths.mean()).fold(f64::INFINITY, f64::min);
+    let fitting = scenario.workers.iter().map(|worker| {
+        let by_tokens = if tokens > 0.0 { f64::from(worker.budget.tokens) / tokens } else { f64::INFINITY };
+        f64::from(worker.budget.rows).min(by_tokens) as u64
+    });
+    Demand {
+        base: model.curve.base_ns as f64 / 1e9,
+        row: scenario.request_ns(model) / 1e9,
+        objective: model.objective.as_secs_f64(),
+        batch_rows_max: fitting.max().unwrap_or(0).max(1),
+        rate,
     }
+}
 
-    fn new(scenario: &Scenario, model: &ModelSpec, rate: f64) -> Self {
-        let asking = scenario.traffic.iter().filter(|stream| stream.models.may_be(model.id));
-        // The shortest kind of requests fills the largest batches.
-        let tokens = asking.map(|stream| stream.lengths.mean()).fold(f64::INFINITY, f64::min);
-        let fitting = scenario.workers.iter().map(|worker| {
-            let by_tokens = if tokens > 0.0 { f64::from(worker.budget.tokens) / tokens } else { f64::INFINITY };
-            f64::from(worker.budget.rows).min(by_tokens) as u64
-        });
-        Self {
-            beta: model.curve.base_ns as f64 / 1e9,
-            alpha: scenario.request_ns(model) / 1e9,
-            objective: model.objective.as_secs_f64(),
-            batch_max: fitting.max().unwrap_or(0).max(1),
-            rate,
-        }
-    }
+/// The same on the fastest that any worker ever is.
+fn demands_at_best(scenario: &Scenario) -> Vec<Demand> {
+    let slowness = least_slowness(scenario);
+    let at_best = |demand: Demand| Demand { objective: demand.objective / slowness, ..demand };
+    demands(scenario).into_iter().map(at_best).collect()
 }
 
 /// Workers of slowness 1 that the scenario's workers are worth, averaged over its duration.

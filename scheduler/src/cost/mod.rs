@@ -4,7 +4,7 @@
 //! [`Shape`](shape::Shape) fits the curve slowly from all workers, [`Pace`](pace::Pace) follows one worker quickly and
 //! knows how far its batches stray, and [`Costs`] holds both for one model.
 //!
-//! The only floats of the core are here. They are added, subtracted, multiplied, divided and compared, which IEEE 754
+//! The only floats that the scheduler decides by are here. They are added, subtracted, multiplied, divided and compared, which IEEE 754
 //! fixes to the last bit, and no more than that: no `exp`, `ln` or `powf`, which differ from one library to another, and
 //! nothing else that needs one. Answers leave as whole nanoseconds, so that whatever is put in order is an integer.
 //!

@@ -2,6 +2,7 @@
 
 mod banner;
 mod demo;
+mod plan;
 mod serve;
 mod worker;
 
@@ -45,6 +46,8 @@ pub enum Command {
     FillMask(FillMaskArgs),
     /// Put load on a running server and report latency and throughput.
     Load(LoadOptions),
+    /// Say how many workers the configured models need at given rates, and at which rates their objectives break.
+    Plan(plan::PlanArgs),
     /// List, pull and check models, and see what they compute.
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -80,6 +83,7 @@ pub fn run(command: Command, inspect: Inspect) -> Outcome {
             runtime()?.block_on(client::load::command(&options, &mut std::io::stdout()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Plan(args) => plan::run(args),
         Command::Models(command) => {
             telemetry::init("info", LogFormat::Text).map_err(anyhow::Error::msg)?;
             command.run(&store(None)?, inspect, &mut std::io::stdout())?;

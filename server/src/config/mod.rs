@@ -20,7 +20,7 @@ use shoal_scheduler::Limits;
 
 pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
-pub use settings::{CpuIsa, Device, HttpPort, ModelControl, Settings, Workers};
+pub use settings::{CpuIsa, Device, HttpPort, HumanDuration, ModelControl, Settings, Workers};
 
 use crate::frontend::FrontendOptions;
 use crate::http;
@@ -28,6 +28,11 @@ use crate::lanes::Lanes;
 use crate::link::LinkAddress;
 use crate::rpc::ListenerOptions;
 use crate::telemetry::LogFormat;
+
+/// Rows of one batch that a worker takes unless told otherwise.
+pub const WORKER_BATCH_ROWS: u32 = 1024;
+/// Tokens of one batch that a worker takes unless told otherwise, on a CPU.
+pub const WORKER_BATCH_TOKENS: u32 = 2048;
 
 /// All a server needs to know to start.
 #[derive(Clone, Debug)]

@@ -21,6 +21,7 @@ mod shelf;
 mod source;
 mod store;
 mod synthetic;
+mod weights;
 mod wheel;
 
 pub use arg::{Dtype, ModelArg, ModelArgError, Preset};
@@ -34,6 +35,7 @@ pub use shelf::{Manifest, ManifestFile};
 pub use source::{HubRepository, Source, SourceError};
 pub use store::{HomeError, Store};
 pub use synthetic::{Synthetic, SyntheticError};
+pub use weights::sha256_of;
 
 /// The file with the network's settings.
 pub(crate) const CONFIG: &str = "config.json";

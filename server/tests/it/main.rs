@@ -14,6 +14,7 @@ mod minilm;
 mod models;
 mod oip;
 mod overload;
+mod plan;
 mod process;
 mod restarts;
 mod startup;

@@ -1,43 +1,17 @@
 //! The fluid law: what evenly spaced arrivals need when nothing may be dropped.
 
-use super::{Demand, capacity, worth};
+use shoal_scheduler::plan::{Law, growth};
+
+use super::{capacity, demands, worth};
 use crate::scenario::Scenario;
 
-/// Steps of the bisection: to the last bit of any rate.
-const STEPS: u32 = 100;
-
-/// The largest total rate, in requests a second at the scenario's shares, at which no request need be late.
-///
-/// A request that just missed a batch waits for the next one and for that one's time. So a model needs a batch every
-/// `T = (D - β) / (1 + αλ)` seconds, and all of them fit when `U = Σ (β + αλD) / (D - β) ≤ W`. A batch has at least one
-/// request: where that law asks for more batches a second than there are requests, as it does of models that are rarely
-/// asked, they are counted instead. Nor does the law know of a largest batch: the rate is never more than the
-/// [`capacity`]. Necessary for evenly spaced arrivals, a reference and no bound for others.
+/// The largest total rate, in requests a second at the scenario's shares, at which no request need be late by
+/// [`Law::Fluid`]. Never more than the [`capacity`]. Necessary for evenly spaced arrivals, a reference and no bound for
+/// others.
 pub fn fluid(scenario: &Scenario) -> f64 {
-    let (demands, workers) = (Demand::of(scenario), worth(scenario));
+    let demands = demands(scenario);
     let rate: f64 = demands.iter().map(|demand| demand.rate).sum();
-    let fits = |factor: f64| demands.iter().map(|demand| load(demand, factor)).sum::<f64>() <= workers;
-    let (mut below, mut above) = (0.0, 1.0);
-    while fits(above) && above < 1e12 {
-        (below, above) = (above, above * 2.0);
-    }
-    for _ in 0..STEPS {
-        let middle = (below + above) / 2.0;
-        if fits(middle) { below = middle } else { above = middle }
-    }
-    (rate * below).min(capacity(scenario))
-}
-
-/// Workers that a model keeps busy at so many times its rate.
-fn load(demand: &Demand, factor: f64) -> f64 {
-    let rate = demand.rate * factor;
-    let room = demand.objective - demand.beta;
-    if room <= 0.0 {
-        return if rate > 0.0 { f64::INFINITY } else { 0.0 };
-    }
-    let work = demand.alpha * rate;
-    let batches = ((1.0 + work) / room).min(rate);
-    demand.beta * batches + work
+    (rate * growth(&demands, Law::Fluid, worth(scenario))).min(capacity(scenario))
 }
 
 #[cfg(test)]

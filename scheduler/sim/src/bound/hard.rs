@@ -1,15 +1,16 @@
 //! The hard bound: a worker can answer no faster than by running full batches that just meet the objective, one after
 //! the other.
 
-use super::{Demand, least_slowness, worth};
+use shoal_scheduler::plan::{Law, growth};
+
+use super::{demands_at_best, worth};
 use crate::scenario::Scenario;
 
 /// On-time answers a second that no policy can pass, at the scenario's rates: `W · max{ b / l(b) : l(b) ≤ D }` for equal
 /// models. Where models differ the cheapest are served first, none beyond its own rate.
 pub fn hard(scenario: &Scenario) -> f64 {
-    let slowness = least_slowness(scenario);
-    let demands = Demand::of(scenario).into_iter();
-    let mut costs: Vec<_> = demands.map(|demand| (device_seconds(&demand, slowness), demand.rate)).collect();
+    let demands = demands_at_best(scenario).into_iter();
+    let mut costs: Vec<_> = demands.map(|demand| (demand.row_seconds_min(), demand.rate)).collect();
     costs.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     let mut left = worth(scenario);
     let mut answers = 0.0;
@@ -24,18 +25,9 @@ pub fn hard(scenario: &Scenario) -> f64 {
 /// Requests a second at which the hard bound is reached by all models together, at the scenario's shares: what reports
 /// call 100 % load.
 pub fn capacity(scenario: &Scenario) -> f64 {
-    let slowness = least_slowness(scenario);
-    let demands = Demand::of(scenario);
+    let demands = demands_at_best(scenario);
     let rate: f64 = demands.iter().map(|demand| demand.rate).sum();
-    let needed: f64 = demands.iter().map(|demand| demand.rate * device_seconds(demand, slowness)).sum();
-    worth(scenario) * rate / needed
-}
-
-/// Seconds of a worker of slowness 1 that one answer takes at least; infinite when no batch meets the objective.
-pub(super) fn device_seconds(demand: &Demand, slowness: f64) -> f64 {
-    let times = (1..=demand.batch_max).map(|size| (size as f64, demand.beta + demand.alpha * size as f64));
-    let feasible = times.filter(|(_, time)| time * slowness <= demand.objective);
-    feasible.map(|(size, time)| time / size).fold(f64::INFINITY, f64::min)
+    rate * growth(&demands, Law::Full, worth(scenario))
 }
 
 #[cfg(test)]

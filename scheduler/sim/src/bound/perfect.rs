@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use super::hard::device_seconds;
-use super::{Demand, least_slowness};
+use shoal_scheduler::plan::Demand;
+
+use super::{demands, demands_at_best};
 use crate::scenario::{Scenario, Traffic, WorkerSpec};
 
 /// The most requests of the scenario that can be answered in time, those left out that break batches.
@@ -15,15 +16,14 @@ use crate::scenario::{Scenario, Traffic, WorkerSpec};
 /// `None` where models differ in cost or objective: then skipping whoever cannot be in time any more is not the best.
 /// Like the [`hard`](super::hard) bound it sees requests by their mean cost.
 pub fn perfect(scenario: &Scenario) -> Option<u64> {
-    let slowness = least_slowness(scenario);
-    let demands = Demand::of(scenario);
+    let demands = demands(scenario);
     let first = demands.first()?;
     let alike =
-        |demand: &Demand| (demand.beta, demand.alpha, demand.objective) == (first.beta, first.alpha, first.objective);
+        |demand: &Demand| (demand.base, demand.row, demand.objective) == (first.base, first.row, first.objective);
     if !demands.iter().all(alike) || scenario.traffic.iter().any(|stream| stream.deadline.is_some()) {
         return None;
     }
-    let (work, mut pace, mut on_time) = (device_seconds(first, slowness), Pace::of(scenario), 0);
+    let (work, mut pace, mut on_time) = (demands_at_best(scenario).first()?.row_seconds_min(), Pace::of(scenario), 0);
     for ask in Traffic::new(scenario).filter(|ask| !ask.is_poison) {
         let arrives = ask.at.as_nanos() as f64 / 1e9;
         let ahead = pace.after(arrives, work);
