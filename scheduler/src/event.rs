@@ -410,7 +410,7 @@ pub enum Waiting {
     NoWorker,
     /// Workers are loading the model.
     ModelLoading,
-    /// Every worker that holds the model is busy.
+    /// Every worker that holds the model and can be on time is busy.
     NoCredit,
     /// Until then another worker may come: the one that is free was found slow, and is not trusted.
     SuspectWorker { until: Timestamp },
