@@ -397,8 +397,8 @@ pub enum Wake {
 /// Why a request is where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Explanation {
-    /// In a queue.
-    Queued { model: ModelId, position: usize, since: Timestamp, because: Waiting },
+    /// In a queue; `late` where it cannot be on time and stands behind those that can.
+    Queued { model: ModelId, position: usize, since: Timestamp, late: bool, because: Waiting },
     /// With a worker.
     Running { model: ModelId, worker: WorkerId, batch: BatchId, attempt: Attempt, since: Timestamp },
 }

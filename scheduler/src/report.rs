@@ -68,7 +68,9 @@ pub struct Situation {
     pub queued: u64,
     /// Workers that hold the model.
     pub workers: u32,
-    /// When the first of them is thought to be free.
+    /// Whether none of them can take a batch at once.
+    pub are_busy: bool,
+    /// When the first of them is thought to be free; now where nothing is known of what it runs.
     pub free_at: Option<Timestamp>,
     /// What such a request is expected to take alone; nothing where that is not known.
     pub alone: Option<Duration>,

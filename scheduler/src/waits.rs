@@ -70,6 +70,14 @@ impl Waits {
     }
 }
 
+impl FromIterator<(WaitCause, Duration)> for Waits {
+    fn from_iter<I: IntoIterator<Item = (WaitCause, Duration)>>(parts: I) -> Self {
+        let mut waits = Self::NONE;
+        parts.into_iter().for_each(|(cause, time)| waits.count(cause, time));
+        waits
+    }
+}
+
 impl Add for Waits {
     type Output = Self;
 
@@ -174,6 +182,8 @@ mod tests {
         let (first, second) = (clock.read(at(3)), clock.read(at(10)));
         assert_eq!(second.since(first).total(), Duration::from_millis(7));
         assert_eq!(first + second.since(first), second);
+        let parts = WaitCause::ALL.map(|cause| (cause, second.of(cause)));
+        assert_eq!(parts.into_iter().collect::<Waits>(), second);
         assert_eq!(first.times(3).total(), Duration::from_millis(9));
         clock.set_workers(at(10), WaitCause::Loading);
         assert_eq!(clock.read(at(4)), second, "time does not run backwards");

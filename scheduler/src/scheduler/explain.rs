@@ -21,7 +21,7 @@ impl Scheduler {
         }
         let known = self.models.get(&model)?;
         let position = known.queue.position(request.item(id).rank);
-        Some(Explanation::Queued { model, position, since, because: known.waits_for() })
+        Some(Explanation::Queued { model, position, since, late: request.late, because: known.waits_for() })
     }
 
     /// How a model's queue stands. Looks at those in parts of failed batches one by one.
@@ -46,6 +46,7 @@ impl Scheduler {
         Some(Situation {
             queued: model.queue.totals().requests,
             workers: self.fleet.ready(id),
+            are_busy: self.worker_for(id).is_none(),
             free_at: first.map(|(at, _)| at),
             alone: first.map(|(_, worker)| alone(worker)).filter(|time| *time > Duration::ZERO),
             because: model.waits.cause(),

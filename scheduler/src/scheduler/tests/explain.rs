@@ -38,7 +38,10 @@ fn says_how_many_stand_before_a_request() {
     stage.queue([1, 2]);
     stage.submit(Group { class: Class::Interactive, ..call(3, [3]) });
     let since = stage.now;
-    let queued = |position| Explanation::Queued { model: MODEL, position, since, because: Waiting::NoWorker };
+    let queued = |position| {
+        let because = Waiting::NoWorker;
+        Explanation::Queued { model: MODEL, position, since, late: false, because }
+    };
     let positions = [3, 1, 2].map(|id| stage.core.explain(RequestId(id)));
     assert_eq!(positions, [0, 1, 2].map(|position| Some(queued(position))));
 }
@@ -132,5 +135,8 @@ fn who_comes_finds_a_queue_and_workers_that_are_busy_for_some_time() {
     let busy = stage.core.situation(MODEL, one).unwrap();
     assert_eq!((busy.queued, busy.workers, busy.free_at), (2, 1, Some(stage.now + ms(11))));
     assert_eq!((busy.alone, busy.because), (Some(ms(11)), crate::WaitCause::WorkersBusy));
+    stage.pass(20);
+    let late = stage.core.situation(MODEL, one).unwrap();
+    assert_eq!((late.are_busy, late.free_at), (true, Some(stage.now)), "it should have been through by now");
     assert_eq!(stage.core.situation(OTHER_MODEL, one), None);
 }
