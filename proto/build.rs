@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 3] = ["inference/grpc_service.proto", "shoal/v1/inference.proto", "shoal/link/v1/link.proto"];
+const FILES: [&str; 4] =
+    ["inference/grpc_service.proto", "shoal/v1/inference.proto", "shoal/v1/admin.proto", "shoal/link/v1/link.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={ROOT}");

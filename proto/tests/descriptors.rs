@@ -19,7 +19,8 @@ fn every_service_is_in_the_set() {
         .iter()
         .flat_map(|file| file.service.iter().map(|service| format!("{}.{}", file.package(), service.name())))
         .collect();
-    let expected = ["inference.GRPCInferenceService", "shoal.link.v1.WorkerLink", "shoal.v1.Inference"];
+    let expected =
+        ["inference.GRPCInferenceService", "shoal.link.v1.WorkerLink", "shoal.v1.Admin", "shoal.v1.Inference"];
     assert_eq!(services, expected.map(String::from).into());
 }
 
@@ -54,5 +55,5 @@ fn every_proto_file_of_the_folder_is_in_the_set() {
             }
         }
     }
-    assert!(seen >= 4, "only {seen} files found");
+    assert!(seen >= 5, "only {seen} files found");
 }

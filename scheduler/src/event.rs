@@ -399,8 +399,8 @@ pub enum Wake {
 /// Why a request is where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Explanation {
-    /// In a queue.
-    Queued { model: ModelId, position: usize, since: Timestamp, because: Waiting },
+    /// In a queue; `late` where it cannot be on time and stands behind those that can.
+    Queued { model: ModelId, position: usize, since: Timestamp, late: bool, because: Waiting },
     /// With a worker.
     Running { model: ModelId, worker: WorkerId, batch: BatchId, attempt: Attempt, since: Timestamp },
 }
@@ -412,7 +412,7 @@ pub enum Waiting {
     NoWorker,
     /// Workers are loading the model.
     ModelLoading,
-    /// Every worker that holds the model is busy.
+    /// Every worker that holds the model and can be on time is busy.
     NoCredit,
     /// Until then another worker may come: the one that is free was found slow, and is not trusted.
     SuspectWorker { until: Timestamp },

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::cap::Cap;
 use crate::pools::{Load, PoolId, Pools, Standing};
 use crate::turns::Turns;
-use crate::{BatchId, Budget, Epoch, ModelId, Slot, Timestamp, WorkerId};
+use crate::{BatchId, Budget, Epoch, ModelId, Slot, Timestamp, WaitCause, WorkerId};
 
 /// Slots of one worker at most; credits for more are dropped.
 const SLOTS_MAX: usize = 1_024;
@@ -81,6 +81,11 @@ impl Link {
     /// The workers that hold the same models.
     pub(crate) fn pool(&self) -> Option<PoolId> {
         self.pool.map(|(pool, _)| pool)
+    }
+
+    /// Batches that can be sent to it at once.
+    pub(crate) fn credits(&self) -> usize {
+        self.credits.len()
     }
 
     fn standing(&self) -> Standing {
@@ -291,6 +296,17 @@ impl Fleet {
     /// Workers that hold a model.
     pub(crate) fn ready(&self, model: ModelId) -> u32 {
         self.pools.workers(model)
+    }
+
+    /// What keeps a model's queue waiting as far as it is up to workers. One that is being unloaded is loaded again right
+    /// after, if the model is configured.
+    pub(crate) fn wait_cause(&self, model: ModelId) -> WaitCause {
+        if self.ready(model) > 0 {
+            return WaitCause::WorkersBusy;
+        }
+        let mut holdings = self.connected().filter_map(|(_, _, link)| link.holdings.get(&model));
+        let is_coming = holdings.any(|holding| matches!(holding, Holding::Loading | Holding::Unloading));
+        if is_coming { WaitCause::Loading } else { WaitCause::NoWorker }
     }
 
     /// The connected workers that hold a model.

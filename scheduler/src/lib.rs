@@ -63,12 +63,14 @@ mod pools;
 mod probes;
 mod queue;
 mod rate;
+mod report;
 mod requests;
 mod scheduler;
 mod shares;
 mod table;
 mod time;
 mod turns;
+mod waits;
 
 pub use arbiter::{Action, Arbiter, Launch, Part, SchedulerId, Sharing};
 pub use config::{Baseline, BatchCost, LearnedCost, Limits, ModelConfig, OnLate, PolicyConfig, ProbeRow};
@@ -78,5 +80,7 @@ pub use event::{
     ItemOutcome, ModelState, Output, Probe, QueueLimit, Reject, Request, Turn, TurnKind, Waiting, Wake, Want,
 };
 pub use id::{Attempt, BatchId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
+pub use report::{BatchReport, QueueReport, Situation, WorkerReport};
 pub use scheduler::{Counts, QueueCounts, Scheduler};
 pub use time::Timestamp;
+pub use waits::{WaitCause, Waits};

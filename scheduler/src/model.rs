@@ -13,6 +13,7 @@ use crate::queue::{Lead, Queue};
 use crate::rate::{Rate, Refused};
 use crate::shares::Shares;
 use crate::time::part_of;
+use crate::waits::WaitClock;
 use crate::{Budget, CloseReason, ModelConfig, OnLate, RequestId, Timestamp, WorkerId};
 
 /// What a batch counts at least, so that those of unknown cost count as well.
@@ -39,6 +40,8 @@ pub(crate) struct Model {
     pub(crate) is_busy: bool,
     /// Until when the policy waits; kept in step with `Scheduler::wakes`.
     pub(crate) wake: Option<Timestamp>,
+    /// What its queue waits for, and did.
+    pub(crate) waits: WaitClock,
     /// Until when it is in no hurry, because it had to give requests up; zero if it had not.
     pub(crate) pressed_until: Timestamp,
     /// What it got of the workers' time, as far as those count it that had to.
@@ -67,6 +70,7 @@ impl Model {
             shares: Shares::default(),
             is_busy: false,
             wake: None,
+            waits: WaitClock::default(),
             pressed_until: Timestamp::ZERO,
             got: Duration::ZERO,
             listed: Heads::default(),

@@ -365,6 +365,16 @@ impl Queue {
         self.waiting() + self.part_totals
     }
 
+    /// Sums over those in parts.
+    pub(crate) fn apart(&self) -> Totals {
+        self.part_totals
+    }
+
+    /// Requests by class, those in parts included, without those that are late.
+    pub(crate) fn by_class(&self) -> ByClass<u64> {
+        self.by_class
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.parts.is_empty()
     }

@@ -20,6 +20,7 @@ mod sharing;
 mod suspects;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod workers;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};

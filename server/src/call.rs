@@ -10,6 +10,8 @@ use bytes::Bytes;
 use shoal_scheduler::{Class, CloseReason, QueueLimit};
 use tokio::time::Instant;
 
+use crate::explain::{Asked, Explanation};
+
 /// A call, validated and tokenised.
 #[derive(Debug)]
 pub struct Call {
@@ -32,6 +34,16 @@ pub struct Caller {
     pub deadline: Option<Instant>,
     /// W3C trace context, carried to the worker.
     pub trace: Trace,
+    /// Whether they want things explained.
+    pub explain: Asked,
+}
+
+impl Caller {
+    /// The same one, for another call of theirs.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { explain: self.explain.anew(), ..self.clone() }
+    }
 }
 
 /// W3C trace context as text; empty when the caller sent none.
@@ -126,6 +138,8 @@ pub struct Answer {
     pub compute_time: Duration,
     /// The batches the rows ran in, in order of dispatch.
     pub batches: Vec<BatchUse>,
+    /// Why it took as long, for a caller who asked.
+    pub explanation: Option<Box<Explanation>>,
 }
 
 /// A batch some rows of a call ran in.

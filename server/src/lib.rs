@@ -9,6 +9,7 @@ pub mod client;
 pub mod config;
 pub mod costs;
 pub mod driver;
+pub mod explain;
 mod failpoints;
 pub mod frontend;
 pub mod http;

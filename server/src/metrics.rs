@@ -12,6 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use shoal_scheduler::{WaitCause, Waits};
+
+use crate::explain::wait_name;
 
 /// All instruments. Cheap to clone; every clone counts into the same.
 #[derive(Clone, Debug)]
@@ -22,6 +25,7 @@ pub struct Metrics {
     closes: Family<ReasonLabels, Counter>,
     call_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
     queue_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    waits: Family<ReasonLabels, Counter<f64, AtomicU64>>,
     compute_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
     batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
     batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
@@ -67,6 +71,8 @@ pub struct ModelMetrics {
     pub quarantined_inputs: Gauge,
     pub probes: Counter,
     pub workers: Gauge,
+    /// In the order of [`WaitCause::ALL`].
+    waits: [Counter<f64, AtomicU64>; WaitCause::ALL.len()],
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -147,6 +153,7 @@ impl Metrics {
             closes: Family::default(),
             call_duration: duration(),
             queue_duration: duration(),
+            waits: Family::default(),
             compute_duration: duration(),
             batch_rows: Family::new_with_constructor(rows_histogram as fn() -> Histogram),
             batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
@@ -194,6 +201,10 @@ impl Metrics {
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             probes: self.probes.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
+            waits: WaitCause::ALL.map(|cause| {
+                let labels = ReasonLabels { model: model.to_string(), reason: wait_name(cause) };
+                self.waits.get_or_create_owned(&labels)
+            }),
             all: self.clone(),
             model: model.clone(),
         }
@@ -231,6 +242,8 @@ impl Metrics {
         };
         seconds(&mut registry, "call_duration", "Admission to answer, per call", &self.call_duration);
         seconds(&mut registry, "queue_duration", "Admission to dispatch, per row", &self.queue_duration);
+        let waits = "What rows waited for, summed over rows";
+        registry.register_with_unit("wait", waits, Unit::Seconds, self.waits.clone());
         seconds(&mut registry, "compute_duration", "Compute time, per batch", &self.compute_duration);
         registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
         registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
@@ -278,6 +291,16 @@ impl ModelMetrics {
     pub fn batch_cost(&self, base: f64, row: f64, token: f64) {
         for (part, seconds) in [("batch", base), ("row", row), ("token", token)] {
             self.all.batch_cost.get_or_create(&PartLabels { model: self.model.to_string(), part }).set(seconds);
+        }
+    }
+
+    /// Rows waited so long in all.
+    pub fn waited(&self, waits: Waits) {
+        for (cause, counter) in WaitCause::ALL.into_iter().zip(&self.waits) {
+            let time = waits.of(cause);
+            if !time.is_zero() {
+                counter.inc_by(time.as_secs_f64());
+            }
         }
     }
 

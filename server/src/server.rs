@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use shoal_proto::v1::admin_server::AdminServer;
 use shoal_proto::v1::inference_server::InferenceServer;
 use shoal_scheduler::Limits;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::{Deflate, Gzip};
@@ -29,7 +30,7 @@ use crate::lanes::Lanes;
 use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
-use crate::rpc::{HealthGate, InferenceService, Listener, OipService};
+use crate::rpc::{AdminService, HealthGate, InferenceService, Listener, OipService};
 use crate::supervisor::{ChildOptions, GivenUp, Supervisor};
 use crate::telemetry::LogControl;
 use crate::tokenize::TokenizerPool;
@@ -38,6 +39,8 @@ use crate::tokenize::TokenizerPool;
 const WORKER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a stop waits for what was learned to be on disk.
 const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long an operator may take over an answer when everything else has stopped.
+const OPERATORS_FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Answers may be as large as a call with the most rows of the widest embeddings makes them.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -50,6 +53,8 @@ pub enum StartError {
     Http { address: SocketAddr, error: io::Error },
     #[error("cannot listen for metrics on {address}: {error}{}", port_hint(.error, "metrics-port"))]
     Metrics { address: SocketAddr, error: io::Error },
+    #[error("cannot listen for admin calls on {address}: {error}{}", admin_hint(.error))]
+    Admin { address: SocketAddr, error: io::Error },
     #[error("cannot listen for workers on {address}: {error}{}", port_hint(.error, "link-port"))]
     Link { address: LinkAddress, error: io::Error },
     #[error("the system refused a thread or a file: {0}")]
@@ -63,7 +68,14 @@ fn port_hint(error: &io::Error, flag: &str) -> String {
     }
 }
 
-/// The one port that need not be there at all.
+fn admin_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; is a server running already? --admin-listen picks another address or port",
+        _ => "",
+    }
+}
+
+/// The one port that is there unless told otherwise and need not be.
 fn http_port_hint(error: &io::Error) -> String {
     match port_hint(error, "http-port") {
         hint if hint.is_empty() => hint,
@@ -98,6 +110,7 @@ pub struct Server {
     http: Option<SocketAddr>,
     link: LinkAddress,
     admin: Admin,
+    operators: Option<Operators>,
     registry: Registry,
     health: HealthGate,
     driver: Handle,
@@ -112,6 +125,14 @@ pub struct Server {
     workers_left: usize,
     /// Dropped last: everything above runs on them.
     _lanes: Lanes,
+}
+
+/// Those who may ask how things stand: longer than clients may call, so that a drain can be watched.
+#[derive(Debug)]
+struct Operators {
+    address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
 }
 
 impl Server {
@@ -140,6 +161,7 @@ impl Server {
         let (driver, inbox) = Handle::new();
         let admin =
             Admin::bind(config.metrics).map_err(|error| StartError::Metrics { address: config.metrics, error })?;
+        let admin_listener = config.admin.map(|address| bind_admin(address, config, metrics.clone())).transpose()?;
         let (given_up, given_up_in) = mpsc::unbounded_channel();
         let plan = BackstagePlan {
             limits: config.limits,
@@ -161,6 +183,11 @@ impl Server {
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
         let inference = InferenceService::new(frontend.clone(), draining.clone());
+        let operators = admin_listener.map(|listener| {
+            let service = AdminService::new(driver.clone(), registry.clone(), draining.clone());
+            Operators::serve(listener, admin_routes(service, health_service.clone()), &lanes)
+        });
+        let operators = operators.transpose()?;
         let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
         lanes.first().spawn(health.clone().watch());
         let mut listeners = JoinSet::new();
@@ -176,6 +203,7 @@ impl Server {
             http,
             link,
             admin,
+            operators,
             registry,
             health,
             driver,
@@ -205,6 +233,11 @@ impl Server {
     /// Where metrics and probes are.
     pub fn metrics_address(&self) -> SocketAddr {
         self.admin.address()
+    }
+
+    /// Where operators ask how things stand, if they may.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.operators.as_ref().map(|operators| operators.address)
     }
 
     /// Where workers dial.
@@ -263,11 +296,32 @@ impl Server {
         while self.listeners.join_next().await.is_some() {}
         let left = self.drain_time_max.saturating_sub(started.elapsed());
         self.driver.drain(left).await;
+        if let Some(operators) = self.operators {
+            operators.stop().await;
+        }
         self.driver.keep_costs(KEEP_TIME_MAX).await;
         self.backstage.stop().await;
         self.admin.stop();
         info!("stopped after {:?}", started.elapsed());
     }
+}
+
+impl Operators {
+    fn serve(listener: Listener, routes: Routes, lanes: &Lanes) -> io::Result<Self> {
+        let (address, stop) = (listener.address()?, CancellationToken::new());
+        let serving = listener.serve(lanes.clone(), routes, stop.clone(), OPERATORS_FAREWELL_TIME_MAX);
+        Ok(Self { address, stop, serving: lanes.first().spawn(serving) })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        // A panic of that task has been printed; there is nothing to add.
+        let _ = self.serving.await;
+    }
+}
+
+fn bind_admin(address: SocketAddr, config: &Config, metrics: Metrics) -> Result<Listener, StartError> {
+    Listener::bind(address, config.listener, metrics).map_err(|error| StartError::Admin { address, error })
 }
 
 fn bind_http(config: &Config, metrics: Metrics) -> Result<Option<http::Listener>, StartError> {
@@ -296,25 +350,36 @@ pub(crate) fn routes<H: Health>(
         .accept_compressed(Deflate);
     // Clients compress all calls of a connection or none.
     let health = health.accept_compressed(Gzip).accept_compressed(Deflate);
+    let routes = Routes::new(inference).add_service(oip).add_service(health);
+    described(routes, &["shoal.v1.Inference", "inference.GRPCInferenceService", "grpc.health.v1.Health"])
+}
+
+/// The services on the listener for admin calls.
+fn admin_routes<H: Health>(admin: AdminService, health: HealthServer<H>) -> Routes {
+    let routes = Routes::new(AdminServer::new(admin)).add_service(health);
+    described(routes, &["shoal.v1.Admin", "grpc.health.v1.Health"])
+}
+
+/// Adds reflection, which tells of these services.
+fn described(routes: Routes, services: &[&str]) -> Routes {
     let described = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(shoal_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             // Types of a status's details, which grpcurl and ghz ask for when they show one.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("shoal.v1.Inference")
-            .with_service_name("inference.GRPCInferenceService")
-            .with_service_name("grpc.health.v1.Health")
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
+        services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
     };
-    let mut routes = Routes::new(inference).add_service(oip).add_service(health);
     // Both versions of the protocol: ghz and older clients know only v1alpha. The descriptors are compiled in, so
     // that reading them fails in every build or in none.
-    if let (Ok(v1), Ok(v1alpha)) = (described().build_v1(), described().build_v1alpha()) {
-        let v1 = v1.accept_compressed(Gzip).accept_compressed(Deflate);
-        let v1alpha = v1alpha.accept_compressed(Gzip).accept_compressed(Deflate);
-        routes = routes.add_service(v1).add_service(v1alpha);
+    match (described().build_v1(), described().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => {
+            let v1 = v1.accept_compressed(Gzip).accept_compressed(Deflate);
+            let v1alpha = v1alpha.accept_compressed(Gzip).accept_compressed(Deflate);
+            routes.add_service(v1).add_service(v1alpha)
+        }
+        _ => routes,
     }
-    routes
 }
 
 /// What clients do not see: driver, worker link, supervisor and disk errands, all on the first lane.

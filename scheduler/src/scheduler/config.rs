@@ -23,6 +23,7 @@ impl Scheduler {
                 }
                 None => {
                     self.models.insert(id, Model::new(config));
+                    self.note_holders(id);
                 }
             }
             self.stirred.insert(id);

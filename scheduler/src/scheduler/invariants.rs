@@ -4,10 +4,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::Scheduler;
 use super::sharing::Next;
+use crate::fleet::Holding;
 use crate::model::Model;
 use crate::pools::Heads;
 use crate::requests::Place;
-use crate::{BatchId, Class, RequestId};
+use crate::{BatchId, Class, RequestId, WaitCause};
 
 impl Scheduler {
     /// Checks every index, sum and promise against the requests themselves. For tests and the simulator; takes time in
@@ -25,6 +26,7 @@ impl Scheduler {
         self.assert_sums();
         self.assert_batches_and_workers_agree();
         self.assert_nothing_waits_that_could_run();
+        self.assert_waits();
         self.assert_workers_know_what_is_wanted();
         let timeout = self.poll_timeout();
         assert!(timeout.is_none_or(|(at, _)| at > self.now), "nothing is due at {:?}: {timeout:?}", self.now);
@@ -111,6 +113,25 @@ impl Scheduler {
                 assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
                 assert!(model.wake.is_some() || model.queue.is_empty(), "model {id} has a credit and does not wait");
             }
+        }
+    }
+
+    fn assert_waits(&self) {
+        for (id, model) in &self.models {
+            let holds = |wanted: &[Holding]| {
+                let mut holdings = self.fleet.connected().filter_map(|(_, _, link)| link.holdings.get(id));
+                holdings.any(|holding| wanted.contains(holding))
+            };
+            let expected = match () {
+                () if holds(&[Holding::Ready]) => WaitCause::WorkersBusy,
+                () if holds(&[Holding::Loading, Holding::Unloading]) => WaitCause::Loading,
+                () => WaitCause::NoWorker,
+            };
+            let (workers, policy) = model.waits.settings();
+            assert_eq!(workers, expected, "what workers keep model {id} waiting for");
+            // Where workers serve others as well, who may be late is looked at again even if nobody waits.
+            assert!(policy.is_none() || model.wake.is_some(), "the policy of model {id} waits until some time");
+            assert!(policy.is_some() || model.wake.is_none() || self.is_sharing, "model {id} waits for something");
         }
     }
 

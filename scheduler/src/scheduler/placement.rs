@@ -100,6 +100,7 @@ impl Scheduler {
         let Some(model) = self.models.get_mut(&id) else { return };
         if let Some(old) = core::mem::replace(&mut model.wake, wake) {
             self.wakes.remove(&(old, id));
+            model.waits.set_policy(self.now, None);
             self.seeking.remove(&id);
         }
         if let Some(at) = wake {
@@ -252,6 +253,7 @@ impl Scheduler {
         let worker = self.worker_for(id)?;
         let Some(Decision::WaitUntil(until)) = self.decision(id) else { return None };
         self.set_wake(id, Some(until));
+        self.note_policy_waits(id, worker);
         let model = self.models.get(&id)?;
         if model.is_late_on(worker, self.now) || model.is_slow(worker) {
             self.seeking.insert(id);

@@ -35,11 +35,13 @@ impl Scheduler {
             self.withdraw_bids(id);
             let late_from = workers.iter().filter_map(|(worker, _)| self.late_from(id, *worker));
             let mut wake = late_from.filter(|at| *at > self.now).min();
+            let mut waiting = None;
             for (worker, epoch) in workers {
                 let want = match self.next_for(id, worker) {
                     Next::Bid(want) => Some(want),
                     Next::WaitUntil(until) => {
                         wake = Some(wake.map_or(until, |wake| wake.min(until)));
+                        waiting = Some(worker);
                         None
                     }
                     Next::Nothing => None,
@@ -49,6 +51,9 @@ impl Scheduler {
                 }
             }
             self.set_wake(id, wake);
+            if let Some(worker) = waiting {
+                self.note_policy_waits(id, worker);
+            }
             self.list(id);
         }
     }

@@ -63,6 +63,7 @@ impl Scheduler {
         }
         self.unload_if_unwanted(worker, model);
         self.regroup(worker);
+        self.note_holders(model);
         self.stirred.insert(model);
     }
 
@@ -112,6 +113,7 @@ impl Scheduler {
         for model in self.models.values_mut() {
             model.costs.forget(worker);
         }
+        link.holdings.keys().for_each(|model| self.note_holders(*model));
         self.bids.forget(worker);
         self.stir_waiting();
         self.stir_for_suspects();
@@ -136,6 +138,7 @@ impl Scheduler {
         if let Some(holding) = self.fleet.link_mut(worker).and_then(|link| link.holdings.get_mut(&model)) {
             *holding = Holding::Loading;
             self.regroup(worker);
+            self.note_holders(model);
             self.outputs.push_back(Output::Load { worker, epoch, model });
         }
     }

@@ -35,7 +35,9 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
     };
     let http = server.http_address();
     let shown = http.map(|http| format!(" HTTP on {http},")).unwrap_or_default();
-    let _ = writeln!(page, "gRPC on {grpc},{shown} metrics and probes on http://{metrics}, workers: {workers}\n");
+    let admin = server.admin_address().map(|admin| format!(" admin calls on {admin},")).unwrap_or_default();
+    let _ =
+        writeln!(page, "gRPC on {grpc},{shown} metrics and probes on http://{metrics},{admin} workers: {workers}\n");
     let embed = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Embed));
     let tensor = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Tensor));
     if let Some(view) = embed {

@@ -6,13 +6,15 @@ mod plan;
 mod serve;
 mod worker;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::client::{
-    self, classify::ClassifyArgs, embed::EmbedArgs, fill_mask::FillMaskArgs, load::LoadOptions, rerank::RerankArgs,
+    self, classify::ClassifyArgs, embed::EmbedArgs, explain::ExplainArgs, fill_mask::FillMaskArgs, load::LoadOptions,
+    rerank::RerankArgs,
 };
 use crate::models::command::ModelsCommand;
 use crate::models::{Inspect, ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
@@ -44,6 +46,8 @@ pub enum Command {
     Rerank(RerankArgs),
     /// Ask a running server what could stand where texts have a mask.
     FillMask(FillMaskArgs),
+    /// See what waits on a running server, what for, and what its workers do.
+    Explain(ExplainArgs),
     /// Put load on a running server and report latency and throughput.
     Load(LoadOptions),
     /// Say how many workers the configured models need at given rates, and at which rates their objectives break.
@@ -77,6 +81,11 @@ pub fn run(command: Command, inspect: Inspect) -> Outcome {
         }
         Command::FillMask(args) => {
             runtime()?.block_on(client::fill_mask::run(&args, std::io::stdin().lock(), &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Explain(args) => {
+            let clears = std::io::stdout().is_terminal();
+            runtime()?.block_on(client::explain::run(&args, clears, &mut std::io::stdout()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Load(options) => {

@@ -6,10 +6,15 @@ use std::time::Duration;
 use serde_json::Value;
 use shoal_proto::v1::Usage;
 use shoal_proto::v1::inference_client::InferenceClient;
-use tonic::Status;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 
 use super::address::{Address, ConnectError};
+use super::deadline;
+
+/// Metadata key by which explanations are asked for, and by which a refusal has one.
+const EXPLAIN_KEY: &str = "x-shoal-explain";
 
 /// Most bytes of an answer: 2,048 texts with 4,096 dimensions.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -31,6 +36,9 @@ pub struct AskArgs {
     /// Cut texts that are too long for the model instead of failing; what was cut has no part in the answer.
     #[arg(long)]
     pub truncate: bool,
+    /// Have the server say why the answer took as long as it did, or why there is none.
+    #[arg(long)]
+    pub explain: bool,
     /// Give up after this long.
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
@@ -40,6 +48,15 @@ impl AskArgs {
     pub(super) async fn connect(&self) -> Result<InferenceClient<Channel>, ConnectError> {
         let channel = self.addr.connect().await?;
         Ok(InferenceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// A request with what these say of every call.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = deadline::request(message, self.timeout);
+        if self.explain {
+            request.metadata_mut().insert(EXPLAIN_KEY, MetadataValue::from_static("true"));
+        }
+        request
     }
 }
 
@@ -89,7 +106,8 @@ pub(super) fn write_usage(usage: &Usage, out: &mut impl Write) -> io::Result<()>
         milliseconds(usage.queue_time.as_ref()),
         milliseconds(usage.compute_time.as_ref()),
         if rows.is_empty() { "not told".to_owned() } else { rows.join(" + ") },
-    )
+    )?;
+    usage.explanation.as_ref().map_or(Ok(()), |explanation| writeln!(out, "{}", explanation.text))
 }
 
 pub(super) fn usage_json(usage: &Usage) -> Value {
@@ -102,6 +120,7 @@ pub(super) fn usage_json(usage: &Usage) -> Value {
         "queue_us": usage.queue_time.as_ref().map(micros),
         "compute_us": usage.compute_time.as_ref().map(micros),
         "batch_rows": usage.batches.iter().map(|batch| batch.rows).collect::<Vec<_>>(),
+        "explanation": usage.explanation.as_ref().map(|explanation| &explanation.text),
     })
 }
 
@@ -127,6 +146,12 @@ pub(super) fn micros(duration: &prost_types::Duration) -> u64 {
     seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000)
 }
 
+/// What a refusal says beside its message, on a line of its own.
+fn explanation(status: &Status) -> String {
+    let text = status.metadata().get(EXPLAIN_KEY).and_then(|value| value.to_str().ok());
+    text.map(|text| format!("\n{text}")).unwrap_or_default()
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -140,7 +165,7 @@ pub enum AskError {
     Write(#[from] io::Error),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the server answered {:?}: {}", .0.code(), .0.message())]
+    #[error("the server answered {:?}: {}{}", .0.code(), .0.message(), explanation(.0))]
     Refused(Box<Status>),
     #[error("the server answered {got} results to {sent} texts")]
     Count { sent: usize, got: usize },

@@ -38,7 +38,7 @@ pub async fn run(args: &ClassifyArgs, input: impl BufRead, out: &mut impl Write)
         raw_scores: args.raw_scores,
         top_k: args.top_k,
     };
-    let request = deadline::request(request, args.ask.timeout);
+    let request = args.ask.request(request);
     let answer = deadline::answer(client.classify(request), args.ask.timeout).await?;
     check_count(texts.len(), answer.results.len())?;
     if args.ask.json {

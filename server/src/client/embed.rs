@@ -40,7 +40,7 @@ pub async fn run(args: &EmbedArgs, input: impl BufRead, out: &mut impl Write) ->
         normalize: args.normalize,
         dimensions: args.dimensions,
     };
-    let request = deadline::request(request, args.ask.timeout);
+    let request = args.ask.request(request);
     let answer = deadline::answer(client.embed(request), args.ask.timeout).await?;
     check_count(texts.len(), answer.embeddings.len())?;
     if args.ask.json {

@@ -38,7 +38,7 @@ pub async fn run(args: &FillMaskArgs, input: impl BufRead, out: &mut impl Write)
         top_k: args.top_k,
         targets: args.targets.clone(),
     };
-    let request = deadline::request(request, args.ask.timeout);
+    let request = args.ask.request(request);
     let answer = deadline::answer(client.fill_mask(request), args.ask.timeout).await?;
     check_count(texts.len(), answer.results.len())?;
     if args.ask.json {

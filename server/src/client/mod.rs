@@ -8,6 +8,7 @@ pub mod classify;
 mod deadline;
 pub mod demo;
 pub mod embed;
+pub mod explain;
 pub mod fill_mask;
 pub mod load;
 pub mod rerank;

@@ -37,7 +37,7 @@ pub async fn run(args: &RerankArgs, input: impl BufRead, out: &mut impl Write) -
         top_n: args.top_n,
         return_text: true,
     };
-    let request = deadline::request(request, args.ask.timeout);
+    let request = args.ask.request(request);
     let answer = deadline::answer(client.rerank(request), args.ask.timeout).await?;
     if args.ask.json {
         let ranked = |it: &RankedText| serde_json::json!({ "index": it.index, "score": it.score, "text": it.text });

@@ -20,7 +20,7 @@ use shoal_scheduler::Limits;
 
 pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
-pub use settings::{CpuIsa, Device, HttpPort, HumanDuration, ModelControl, Settings, Workers};
+pub use settings::{AdminListen, CpuIsa, Device, HttpPort, HumanDuration, ModelControl, Settings, Workers};
 
 use crate::frontend::FrontendOptions;
 use crate::http;
@@ -43,6 +43,8 @@ pub struct Config {
     pub http: Option<SocketAddr>,
     /// Where metrics and probes are.
     pub metrics: SocketAddr,
+    /// Where operators ask how things stand, if they may.
+    pub admin: Option<SocketAddr>,
     /// Where workers of other machines dial; unset with local workers.
     pub link: Option<LinkAddress>,
     /// The token such workers show.
@@ -119,6 +121,10 @@ impl Config {
                 settings.metrics_address.unwrap_or(address),
                 settings.metrics_port.unwrap_or(8002),
             ),
+            admin: match settings.admin_listen.unwrap_or_default() {
+                AdminListen::At(address) => Some(address),
+                AdminListen::Off => None,
+            },
             link: (workers == Workers::External).then_some(LinkAddress::Tcp(link_at)),
             worker_token,
             workers,

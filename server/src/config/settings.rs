@@ -1,7 +1,7 @@
 //! The settings as a user may give them: each a key of the file, a flag and a variable, each optional.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -113,6 +113,39 @@ impl TryFrom<toml::Value> for HttpPort {
             toml::Value::String(text) => text.parse(),
             other => Err(format!("`{other}` is neither a port nor `off`")),
         }
+    }
+}
+
+/// Where admin calls are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum AdminListen {
+    /// On this address; port 0 picks a free one.
+    At(SocketAddr),
+    /// Nowhere.
+    #[default]
+    Off,
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => address
+                .parse()
+                .map(Self::At)
+                .map_err(|_| format!("`{text}` is neither an address with a port, such as 127.0.0.1:8004, nor `off`")),
+        }
+    }
+}
+
+impl TryFrom<String> for AdminListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -233,6 +266,9 @@ settings! {
     /// Port for /metrics, /livez and /readyz; 0 picks a free one [default: 8002]
     #[arg(value_name = "PORT")]
     metrics_port: u16 = "SHOAL_METRICS_PORT",
+    /// Address and port for admin calls, which `shoal explain` makes: they show what every tenant waits for, so keep it to operators; port 0 picks a free one, `off` serves none [default: off]
+    #[arg(value_name = "IP:PORT|off")]
+    admin_listen: AdminListen = "SHOAL_ADMIN_LISTEN",
     /// Local worker processes, or `external` for workers that dial in. More workers hide each other's faults and share one machine's memory and processors [default: 1]
     #[arg(value_name = "N|external")]
     workers: Workers = "SHOAL_WORKERS",

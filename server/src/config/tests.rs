@@ -68,6 +68,8 @@ fn a_wrong_value_is_named_by_its_key() {
         ("grpc_port = 70000", "`grpc_port`"),
         ("http_port = 70000", "`http_port`"),
         ("http_port = \"on\"", "`http_port`"),
+        ("admin_listen = 8004", "`admin_listen`"),
+        ("admin_listen = \"localhost\"", "`admin_listen`"),
         ("workers = 0", "`workers`"),
         ("drain_time_max = \"soon\"", "`drain_time_max`"),
         ("tenant_key = \"Team\"", "`tenant_key`"),
@@ -152,6 +154,16 @@ fn http_is_served_elsewhere_or_not_at_all() {
     assert_eq!(port("http_port = 9000"), Some(9000));
     assert_eq!(port("http_port = \"off\""), None);
     assert_eq!(Config::load(flags(&["--http-port", "off"])).expect("config").http, None);
+}
+
+#[test]
+fn admin_calls_are_served_where_somebody_says_so() {
+    let admin = |text| parse(text).expect(text).admin.map(|address| address.to_string());
+    assert_eq!(admin(""), None);
+    assert_eq!(admin("admin_listen = \"off\""), None);
+    assert_eq!(admin("admin_listen = \"[::1]:8004\"").as_deref(), Some("[::1]:8004"));
+    let config = Config::load(flags(&["--admin-listen", "127.0.0.1:0"])).expect("config");
+    assert_eq!(config.admin.map(|address| address.port()), Some(0));
 }
 
 #[test]

@@ -8,8 +8,10 @@ use shoal_scheduler::{BatchId, CloseReason, GroupId, ModelId, RequestId, Timesta
 use tokio::sync::oneshot;
 
 use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
+use crate::explain::{Explanation, Ran};
 
 use super::event::{BatchRow, ItemError};
+use super::waits::{Sent, WaitBook};
 
 /// Every call that has no answer yet. A call's rows have consecutive ids, the first of which names the call.
 #[derive(Debug, Default)]
@@ -34,6 +36,17 @@ pub(super) struct Pending {
     open_batches: usize,
     queue_time: Duration,
     batches: Vec<(BatchId, BatchUse)>,
+    pub(super) waits: WaitBook,
+    /// For a caller who asked for it.
+    explained: Option<Box<Explained>>,
+}
+
+/// What is to be explained of a call.
+#[derive(Debug)]
+struct Explained {
+    explanation: Explanation,
+    /// Of its batches: which, and when it was sent.
+    sent: Vec<(BatchId, Timestamp)>,
 }
 
 impl Pending {
@@ -43,9 +56,13 @@ impl Pending {
         submitted: Timestamp,
         deadline: Option<Timestamp>,
         reply: oneshot::Sender<Result<Answer, CallError>>,
+        waits: WaitBook,
     ) -> Self {
         let rows = call.rows.len();
+        let explained = || Box::new(Explained { explanation: Explanation::default(), sent: Vec::new() });
         Self {
+            waits,
+            explained: call.caller.explain.is_asked().then(explained),
             call,
             model,
             submitted,
@@ -61,9 +78,13 @@ impl Pending {
     }
 
     /// The row leaves for a worker in a batch whose use is described by `entry`.
-    pub(super) fn dispatch(&mut self, row: u32, now: Timestamp, batch: BatchId, entry: BatchUse) -> BatchRow {
-        if entry.close != CloseReason::Hedged {
-            self.queue_time = self.queue_time.max(now.since(self.submitted));
+    pub(super) fn dispatch(&mut self, row: u32, sent: Sent, batch: BatchId, entry: BatchUse) -> BatchRow {
+        let now = sent.at;
+        if entry.close != CloseReason::Hedged && now.since(self.submitted) >= self.queue_time {
+            self.queue_time = now.since(self.submitted);
+            if let Some(explained) = &mut self.explained {
+                explained.explanation.waited = self.waits.waited(row, sent.shown);
+            }
         }
         match self.batches.iter_mut().rev().find(|(id, _)| *id == batch) {
             Some((_, known)) => known.own_rows += 1,
@@ -78,6 +99,22 @@ impl Pending {
             options: source.options.clone(),
             remaining: self.deadline.map(|deadline| deadline.since(now)),
             trace: self.call.caller.trace.clone(),
+        }
+    }
+
+    /// Says to a caller who asked which worker a batch went to that was just sent, and how long it is expected to take.
+    pub(super) fn explain_batch(&mut self, batch: BatchId, now: Timestamp, ran: impl FnOnce() -> Ran) {
+        let Some(explained) = &mut self.explained else { return };
+        if explained.sent.last().is_none_or(|(known, _)| *known != batch) {
+            explained.sent.push((batch, now));
+            explained.explanation.batches.push(ran());
+        }
+    }
+
+    /// One of its rows cannot be on time.
+    pub(super) fn count_late(&mut self) {
+        if let Some(explained) = &mut self.explained {
+            explained.explanation.late_rows += 1;
         }
     }
 
@@ -97,14 +134,20 @@ impl Pending {
         if entry.own_rows == 0 {
             self.batches.remove(at);
             self.open_batches -= 1;
+            if let Some(explained) = &mut self.explained {
+                explained.sent.remove(at);
+                explained.explanation.batches.remove(at);
+            }
         }
     }
 
     /// A batch with rows of this call ended after computing for so long, zero when that is not known.
-    pub(super) fn end_batch(&mut self, batch: BatchId, compute: Duration) {
-        if let Some((_, entry)) = self.batches.iter_mut().find(|(id, _)| *id == batch) {
-            entry.compute_time = compute;
-            self.open_batches -= 1;
+    pub(super) fn end_batch(&mut self, batch: BatchId, now: Timestamp, compute: Duration) {
+        let Some(at) = self.batches.iter().position(|(id, _)| *id == batch) else { return };
+        self.batches[at].1.compute_time = compute;
+        self.open_batches -= 1;
+        if let Some(Explained { explanation, sent }) = self.explained.as_deref_mut() {
+            explanation.batches[at].taken = now.since(sent[at].1);
         }
     }
 
@@ -113,14 +156,30 @@ impl Pending {
         self.open_rows == 0 && self.open_batches == 0
     }
 
-    /// Sends the answer.
-    pub(super) fn answer(self) {
+    /// Whether the row has no result.
+    pub(super) fn is_open(&self, row: u32) -> bool {
+        self.results.get(row as usize).is_some_and(Option::is_none)
+    }
+
+    /// The rows without a result.
+    pub(super) fn open(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.results).filter(|(_, result)| result.is_none()).map(|(row, _)| row)
+    }
+
+    /// The batches that rows of this call were sent in.
+    pub(super) fn batch_ids(&self) -> impl Iterator<Item = BatchId> {
+        self.batches.iter().map(|(id, _)| *id)
+    }
+
+    /// Sends the answer of a model with this objective.
+    pub(super) fn answer(self, objective: Duration) {
         let batches: Vec<BatchUse> = self.batches.into_iter().map(|(_, entry)| entry).collect();
         let answer = Answer {
             rows: self.results.into_iter().map(Option::unwrap_or_default).collect(),
             queue_time: self.queue_time,
             compute_time: batches.iter().map(|entry| entry.compute_time).max().unwrap_or_default(),
             batches,
+            explanation: self.explained.map(|explained| Box::new(Explanation { objective, ..explained.explanation })),
         };
         // A caller that just went away misses nothing.
         let _ = self.reply.send(Ok(answer));

@@ -313,7 +313,7 @@ fn nanos(cost: &BatchCost, rows: u64, tokens: u64) -> u64 {
 }
 
 /// "3.1ms a batch, 200µs a row, 21µs a token".
-fn in_words(cost: &BatchCost) -> String {
+pub(super) fn in_words(cost: &BatchCost) -> String {
     let base = Duration::from_nanos(cost.base_ns);
     let (row, token) = (Duration::from_nanos(cost.row_ns), Duration::from_nanos(cost.token_ps / 1_000));
     format!("{base:.1?} a batch, {row:.1?} a row, {token:.1?} a token")

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
 use crate::card::Card;
+use crate::explain::Report;
 use crate::models::Place;
 use crate::tokenize::Vocabulary;
 
@@ -41,6 +42,8 @@ pub enum Event {
     Dismiss { grace: Duration },
     /// Bring the gauges up to date.
     Measure { done: oneshot::Sender<()> },
+    /// Say how things stand: of one model, if one is named, with so many of the calls that have waited longest.
+    Explain { model: Option<Arc<str>>, calls_max: usize, done: oneshot::Sender<Report> },
     /// Take nothing new; answer when the last call is done or after `grace`.
     Drain { grace: Duration, done: oneshot::Sender<()> },
 }

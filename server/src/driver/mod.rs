@@ -6,14 +6,17 @@
 mod calls;
 mod costs;
 mod event;
+mod explain;
 mod fleet;
 mod models;
 mod outputs;
 mod quarantine;
+mod recent;
 mod run;
 mod served;
 mod tenants;
 mod tokenizers;
+mod waits;
 mod workers;
 
 #[cfg(test)]
@@ -36,6 +39,7 @@ pub use run::{Handle, Inbox, drive};
 pub use tokenizers::{ArtifactError, ArtifactWanted};
 
 use crate::call::{Answer, Call, CallError};
+use crate::explain::{Found, Refusal, Report};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::registry::Registry;
 
@@ -45,6 +49,7 @@ use fleet::Fleet;
 use models::{Model, Models};
 use tenants::Tenants;
 use tokenizers::Fetches;
+use waits::{Sent, WaitBook};
 
 /// What the driver needs besides events.
 #[derive(Debug)]
@@ -70,6 +75,13 @@ pub enum ToSupervisor {
     Useful(Arc<str>),
 }
 
+/// A batch with a worker.
+#[derive(Debug)]
+struct Flight {
+    dispatch: Dispatch,
+    sent: Sent,
+}
+
 /// The state machine around the core.
 #[derive(Debug)]
 pub struct Driver {
@@ -81,7 +93,7 @@ pub struct Driver {
     /// is done with them.
     unended: BTreeSet<(Timestamp, GroupId)>,
     /// With workers.
-    batches: BTreeMap<BatchId, Dispatch>,
+    batches: BTreeMap<BatchId, Flight>,
     models: Models,
     model_metrics: BTreeMap<ModelId, ModelMetrics>,
     fleet: Fleet,
@@ -145,6 +157,15 @@ impl Driver {
                 self.measure(self.stamp(now));
                 let _ = done.send(());
             }
+            Event::Explain { model, calls_max, done } => {
+                let only = model.map(|name| self.models.id(&name));
+                let report = match only {
+                    // Its name was taken out of the configuration a moment ago.
+                    Some(None) => Report::default(),
+                    only => self.report(self.stamp(now), only.flatten(), calls_max),
+                };
+                let _ = done.send(report);
+            }
             Event::Drain { grace, done } => {
                 self.drained = Some(done);
                 let deadline = self.stamp(now) + grace;
@@ -155,7 +176,7 @@ impl Driver {
 
     /// A call's client cancelled it or went away.
     pub fn cancel(&mut self, now: Instant, group: GroupId) {
-        if let Some(pending) = self.take_call(group) {
+        if let Some(pending) = self.take_call(self.stamp(now), group) {
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.call("CANCELLED");
             }
@@ -173,7 +194,7 @@ impl Driver {
         let stamp = self.stamp(now);
         let still_open = self.unended.split_off(&(stamp + Duration::from_nanos(1), GroupId(0)));
         for (_, group) in std::mem::replace(&mut self.unended, still_open) {
-            self.refuse(group, CallError::DeadlinePassed, "deadline_passed");
+            self.refuse(stamp, group, None, CallError::DeadlinePassed, "deadline_passed");
         }
         self.feed(now, Input::Tick, None);
     }
@@ -242,27 +263,51 @@ impl Driver {
                 .map(|(id, row)| Request { id: RequestId(id), cost: row.cost() })
                 .collect(),
         };
-        self.calls.insert(first, Pending::new(call, model, stamp, deadline, reply));
+        let waits = WaitBook::new(call.rows.len(), self.core.waits(model, stamp).unwrap_or_default());
+        self.calls.insert(first, Pending::new(call, model, stamp, deadline, reply, waits));
         self.feed(now, Input::SubmitGroup(group), None);
     }
 
     /// Takes a call off the books.
-    fn take_call(&mut self, group: GroupId) -> Option<Pending> {
+    fn take_call(&mut self, now: Timestamp, group: GroupId) -> Option<Pending> {
         let pending = self.calls.remove(group)?;
         self.tenants.leave(&pending.call.caller.tenant);
         if let Some(deadline) = pending.deadline {
             self.unended.remove(&(deadline, group));
         }
+        if let (Some(metrics), Some(shown)) =
+            (self.model_metrics.get(&pending.model), self.core.waits(pending.model, now))
+        {
+            metrics.waited(pending.waits.left(shown));
+        }
         Some(pending)
     }
 
-    fn refuse(&mut self, group: GroupId, error: CallError, reason: &'static str) {
-        if let Some(pending) = self.take_call(group) {
-            if let Some(metrics) = self.model_metrics.get(&pending.model) {
-                metrics.reject(reason);
-                metrics.call(error.code_name());
-            }
-            pending.fail(error);
+    /// Ends a call without a result, for the sake of one of its rows if that was admitted.
+    fn refuse(&mut self, now: Timestamp, group: GroupId, row: Option<u32>, error: CallError, reason: &'static str) {
+        let Some(pending) = self.take_call(now, group) else { return };
+        if let Some(metrics) = self.model_metrics.get(&pending.model) {
+            metrics.reject(reason);
+            metrics.call(error.code_name());
+        }
+        if let Some(model) = self.models.get_mut(pending.model) {
+            model.recent.refuse(now, reason);
+        }
+        pending.call.caller.explain.refuse(|| self.refusal(now, &pending, row, reason));
+        pending.fail(error);
+    }
+
+    /// How things stand for a call that is refused.
+    fn refusal(&self, now: Timestamp, pending: &Pending, row: Option<u32>, reason: &'static str) -> Refusal {
+        let waits = self.core.waits(pending.model, now);
+        let cost = pending.call.rows.iter().map(crate::call::Row::cost).max_by_key(|cost| cost.tokens);
+        let found = cost.and_then(|cost| self.core.situation(pending.model, cost));
+        Refusal {
+            model: pending.model_name().clone(),
+            reason,
+            waited: row.zip(waits).map(|(row, waits)| pending.waits.waited(row, waits)),
+            deadline_in: pending.deadline.map(|deadline| deadline.since(now)),
+            found: found.map(|situation| Found::new(situation, now)),
         }
     }
 
@@ -275,12 +320,13 @@ impl Driver {
             }
             return;
         }
-        if let Some(pending) = self.take_call(group) {
+        if let Some(pending) = self.take_call(now, group) {
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.call("OK");
                 metrics.call_duration.observe(now.since(pending.submitted).as_secs_f64());
             }
-            pending.answer();
+            let objective = self.models.get(pending.model).map(|model| model.settings.slo);
+            pending.answer(objective.unwrap_or_default());
         }
     }
 

@@ -15,6 +15,7 @@ use crate::registry::{ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
 use super::quarantine::Quarantine;
+use super::recent::Recent;
 
 /// A model as configured.
 #[derive(Clone, Debug)]
@@ -61,6 +62,8 @@ pub(super) struct Model {
     /// It should be in memory.
     pub(super) wanted: bool,
     pub(super) statistics: Arc<Statistics>,
+    /// Why batches were closed and calls refused of late.
+    pub(super) recent: Recent,
     /// Inputs that are refused for what they did.
     pub(super) quarantine: Quarantine,
     /// Somebody is looking up what it costs.
@@ -90,6 +93,7 @@ impl Model {
             settings,
             wanted: true,
             statistics,
+            recent: Recent::default(),
             quarantine: Quarantine::default(),
             is_cost_looked_up: false,
             is_calibrated: false,

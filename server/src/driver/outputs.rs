@@ -1,18 +1,22 @@
 //! Carrying out what the core decides.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_scheduler::{
     BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId,
-    Timestamp,
+    Timestamp, Waits,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::calls::Pending;
 use super::event::{Batch, ItemError, ToWorker};
 use super::fleet::Departed;
-use super::{Driver, ToSupervisor, quarantined};
+use super::waits::Sent;
+use super::{Driver, Flight, ToSupervisor, quarantined};
 use crate::call::{BatchUse, CallError, Row, Tensor, close_name, full_name};
+use crate::explain::Ran;
 
 impl Driver {
     /// One input, then all that follows from it. `tensors` belong to the item that `input` reports.
@@ -42,12 +46,15 @@ impl Driver {
             }
             Output::Fail { request, why } => self.failed(now, request, why),
             Output::Late { request } => {
-                let model = self.calls.of(request).map(|(_, _, pending)| pending.model);
+                let model = self.calls.of(request).map(|(_, _, pending)| {
+                    pending.count_late();
+                    pending.model
+                });
                 if let Some(metrics) = model.and_then(|model| self.model_metrics.get(&model)) {
                     metrics.late_rows.inc();
                 }
             }
-            Output::Reject { group, why } => self.rejected(group, why),
+            Output::Reject { group, why } => self.rejected(now, group, why),
             // Said only where workers serve several schedulers, and a server's workers serve it alone.
             Output::Bid { .. } | Output::Pass { .. } => {}
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(now, epoch, batch, &requests),
@@ -89,19 +96,39 @@ impl Driver {
         };
         let metrics = self.model_metrics.get(&dispatch.model);
         let is_hedge = dispatch.close == CloseReason::Hedged;
+        let sent = Sent { at: now, shown: self.core.waits(dispatch.model, now).unwrap_or_default() };
+        let ran = || {
+            let expected = self.core.batch_report(dispatch.batch).map(|report| report.expected);
+            let worker = self.fleet.by_epoch(dispatch.epoch).map(|worker| worker.name.clone());
+            Ran {
+                worker: worker.unwrap_or_else(|| "".into()),
+                expected: expected.filter(|time| !time.is_zero()),
+                taken: Duration::ZERO,
+            }
+        };
+        let mut waited = Waits::NONE;
         let mut batch_rows = Vec::with_capacity(dispatch.requests.len());
         for &request in &dispatch.requests {
             let Some((_, row, pending)) = self.calls.of(request) else { continue };
-            if let Some(metrics) = metrics.filter(|_| !is_hedge) {
-                metrics.queue_duration.observe(now.since(pending.submitted).as_secs_f64());
+            if !is_hedge {
+                if dispatch.attempt.0 > 1 {
+                    // Its last batch may be about to end: the core sends its rows again before that is told here.
+                    come_back(&self.batches, pending, request, row, sent);
+                }
+                waited += pending.waits.send(row, dispatch.batch, sent);
+                if let Some(metrics) = metrics {
+                    metrics.queue_duration.observe(now.since(pending.submitted).as_secs_f64());
+                }
             }
-            batch_rows.push(pending.dispatch(row, now, dispatch.batch, entry));
+            batch_rows.push(pending.dispatch(row, sent, dispatch.batch, entry));
+            pending.explain_batch(dispatch.batch, now, ran);
         }
         if let Some(metrics) = metrics {
             metrics.batch_rows.observe(f64::from(rows));
             metrics.batch_tokens.observe(f64::from(tokens));
             metrics.close(close_name(dispatch.close));
             metrics.hedged_batches.inc_by(u64::from(is_hedge));
+            metrics.waited(waited);
         }
         debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
         if let Some(worker) = self.fleet.by_epoch_mut(dispatch.epoch) {
@@ -117,7 +144,10 @@ impl Driver {
                 rows: batch_rows,
             }));
         }
-        self.batches.insert(dispatch.batch, dispatch);
+        if let Some(model) = self.models.get_mut(dispatch.model) {
+            model.recent.close(now, dispatch.close, rows);
+        }
+        self.batches.insert(dispatch.batch, Flight { dispatch, sent });
     }
 
     /// One row failed, and its call with it. The core drops what is left of the call.
@@ -156,7 +186,7 @@ impl Driver {
             }
             Failure::Drained => (CallError::Draining, "draining"),
         };
-        self.refuse(group, error, reason);
+        self.refuse(now, group, Some(row), error, reason);
     }
 
     /// Holds an input that was proven guilty, and ends the other calls that have it: each would cost a worker.
@@ -169,12 +199,12 @@ impl Driver {
             Some((group, quarantined(row, now.since(since))))
         });
         for (group, error) in held.collect::<Vec<_>>() {
-            self.refuse(group, error, "quarantined");
+            self.refuse(now, group, None, error, "quarantined");
             self.follow_ups.push_back(Input::Cancel(group));
         }
     }
 
-    pub(super) fn rejected(&mut self, group: GroupId, why: Reject) {
+    pub(super) fn rejected(&mut self, now: Timestamp, group: GroupId, why: Reject) {
         let Some(pending) = self.calls.group(group) else { return };
         let model = pending.model_name().to_string();
         let too_large = |problem: &str| CallError::TooLarge { field: String::new(), problem: problem.to_owned() };
@@ -195,7 +225,7 @@ impl Driver {
             Reject::RequestTooLarge => (too_large("is more than a whole batch of this model may hold"), "too_large"),
             Reject::QueueFull { limit, retry_after } => (CallError::QueueFull { limit, retry_after }, full_name(limit)),
         };
-        self.refuse(group, error, reason);
+        self.refuse(now, group, None, error, reason);
     }
 
     pub(super) fn cancel_running(&mut self, now: Timestamp, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
@@ -207,7 +237,7 @@ impl Driver {
         }
         let Some(flight) = self.batches.get(&batch) else { return };
         let Some(worker) = self.fleet.by_epoch(epoch) else { return };
-        let in_batch = flight.requests.iter().enumerate();
+        let in_batch = flight.dispatch.requests.iter().enumerate();
         let items = in_batch.filter(|(_, id)| requests.contains(id)).map(|(index, _)| index as u32).collect();
         worker.send(ToWorker::Cancel { batch, items });
     }
@@ -227,6 +257,17 @@ impl Driver {
         self.forget(now, &worker);
         if worker.local {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(worker.name));
+        }
+    }
+}
+
+/// Accounts for a row that is sent again before its last batch was said to be over.
+fn come_back(batches: &BTreeMap<BatchId, Flight>, pending: &mut Pending, request: RequestId, row: u32, now: Sent) {
+    let has_it = |id: &BatchId| batches.get(id).is_some_and(|flight| flight.dispatch.requests.contains(&request));
+    let before: Vec<BatchId> = pending.batch_ids().filter(has_it).collect();
+    for batch in before {
+        if let Some(flight) = batches.get(&batch) {
+            pending.waits.come_back(row, batch, flight.sent, now);
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::call::{Answer, Call, CallError};
+use crate::explain::Report;
 
 use super::event::Event;
 use super::{Driver, ModelSettings};
@@ -103,6 +104,17 @@ impl Handle {
         };
         // Old gauges are better than no page.
         let _ = tokio::time::timeout(patience, ask).await;
+    }
+
+    /// How things stand: of one model, if one is named, with so many of the calls that have waited longest. `None` when
+    /// the driver is too busy to say in time.
+    pub async fn explain(&self, model: Option<Arc<str>>, calls_max: usize, patience: Duration) -> Option<Report> {
+        let (done, told) = oneshot::channel();
+        let ask = async {
+            self.tell(Event::Explain { model, calls_max, done }).await;
+            told.await.ok()
+        };
+        tokio::time::timeout(patience, ask).await.ok().flatten()
     }
 
     /// Tells the driver that something happened. After its end nobody listens, which is no news to the teller.

@@ -1,6 +1,7 @@
 //! The driver as a function of events: no runtime but for its clock, no wire, scripted workers.
 
 mod costs;
+mod explain;
 mod quarantine;
 
 use std::num::NonZeroU32;
@@ -19,6 +20,7 @@ use super::event::ItemError;
 use super::*;
 use crate::call::{Answer, Call, Caller, DataType, Row, RowOptions, Tensor, Trace};
 use crate::card::{Card, TensorSpec};
+use crate::explain::Asked;
 use crate::registry::ModelState;
 use crate::tokenize::Vocabulary;
 
@@ -126,6 +128,7 @@ impl Bench {
             class: Class::Standard,
             deadline: deadline.map(|left| Instant::now() + left),
             trace: Trace::default(),
+            explain: Asked::default(),
         };
         let row = |content: &u64| Row {
             columns: vec![Bytes::from(content.to_le_bytes().to_vec())],
@@ -374,7 +377,8 @@ async fn a_cancel_that_overtakes_its_call_keeps_it_from_running() {
     bench.driver.cancel(Instant::now(), GroupId(1));
     let (reply, answer) = oneshot::channel();
     drop(answer);
-    let caller = Caller { tenant: "t".into(), class: Class::Standard, deadline: None, trace: Trace::default() };
+    let (tenant, trace, explain) = ("t".into(), Trace::default(), Asked::default());
+    let caller = Caller { tenant, class: Class::Standard, deadline: None, trace, explain };
     let row = Row { columns: vec![Bytes::new()], tokens: 1, truncated: false, options: RowOptions::default() };
     bench.apply(Event::Submit { first: 1, call: Call { model: "m".into(), caller, rows: vec![row] }, reply });
     assert!(worker.commands.try_recv().is_err());
@@ -455,7 +459,8 @@ async fn a_poison_row_is_found_by_halves() {
         bench.credit(&worker, 0);
         let Ok(ToWorker::Run(batch)) = worker.commands.try_recv() else { break };
         // The third call's row has the id 4.
-        let culprit = batch.rows.len() == 4 || bench.driver.batches[&batch.batch].requests.contains(&RequestId(4));
+        let culprit =
+            batch.rows.len() == 4 || bench.driver.batches[&batch.batch].dispatch.requests.contains(&RequestId(4));
         if culprit {
             let reason = BatchFailure::Item;
             let failed =

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_scheduler::{
-    Attempt, BatchId, Dispatch, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Timestamp, WorkerId,
-};
+use shoal_scheduler::{Attempt, BatchId, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Timestamp, WorkerId};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Driver;
 use super::event::{FromWorker, ItemResult, WorkerUp};
 use super::fleet::{Departed, Worker};
+use super::waits::Sent;
+use super::{Driver, Flight};
 use crate::oip::BatchTimes;
 
 impl Driver {
@@ -94,8 +93,8 @@ impl Driver {
             // Names of workers elsewhere come and go; their labels must not pile up.
             false => self.around.metrics.forget_worker(&worker.name),
         }
-        let lost = |flight: &&Dispatch| flight.epoch == worker.epoch;
-        let batches: Vec<BatchId> = self.batches.values().filter(lost).map(|flight| flight.batch).collect();
+        let lost = |(_, flight): &(&BatchId, &Flight)| flight.dispatch.epoch == worker.epoch;
+        let batches: Vec<BatchId> = self.batches.iter().filter(lost).map(|(id, _)| *id).collect();
         for batch in batches {
             self.end_batch(now, batch, None);
         }
@@ -121,7 +120,7 @@ impl Driver {
         if !self.is_flight(epoch, batch, attempt) {
             return; // Of a batch that is over, or another worker's.
         }
-        let requests = self.batches.get(&batch).map(|flight| &flight.requests);
+        let requests = self.batches.get(&batch).map(|flight| &flight.dispatch.requests);
         let Some(&request) = requests.and_then(|requests| requests.get(item.index as usize)) else {
             return; // It made that item up.
         };
@@ -140,12 +139,13 @@ impl Driver {
 
     /// Whether that is a batch that worker has, as it has it.
     fn is_flight(&self, epoch: Epoch, batch: BatchId, attempt: Attempt) -> bool {
-        self.batches.get(&batch).is_some_and(|flight| flight.epoch == epoch && flight.attempt == attempt)
+        let flight = self.batches.get(&batch).map(|flight| &flight.dispatch);
+        flight.is_some_and(|flight| flight.epoch == epoch && flight.attempt == attempt)
     }
 
     /// A batch is over: calls that waited only for its compute time can be answered.
     pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
-        let Some(flight) = self.batches.remove(&batch) else { return };
+        let Some(Flight { dispatch: flight, sent }) = self.batches.remove(&batch) else { return };
         if let Some(compute) = compute {
             if let Some(metrics) = self.model_metrics.get(&flight.model) {
                 metrics.compute_duration.observe(compute.as_secs_f64());
@@ -155,12 +155,19 @@ impl Driver {
                 model.statistics.record_batch(flight.requests.len() as u32, &times);
             }
         }
+        let over = Sent { at: now, shown: self.core.waits(flight.model, now).unwrap_or_default() };
         // Each call once, wherever its rows stand in the batch.
-        let calls = flight.requests.iter().filter_map(|request| self.calls.of(*request).map(|(group, ..)| group));
-        let calls: BTreeSet<GroupId> = calls.collect();
+        let mut calls = BTreeSet::<GroupId>::new();
+        for request in &flight.requests {
+            let Some((group, row, pending)) = self.calls.of(*request) else { continue };
+            calls.insert(group);
+            if pending.is_open(row) {
+                pending.waits.come_back(row, batch, sent, over);
+            }
+        }
         for group in calls {
             if let Some(pending) = self.calls.group(group) {
-                pending.end_batch(batch, compute.unwrap_or_default());
+                pending.end_batch(batch, now, compute.unwrap_or_default());
             }
             self.finish_if_done(now, group);
         }

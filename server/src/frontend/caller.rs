@@ -10,6 +10,7 @@ use shoal_scheduler::Class;
 use tokio::time::{Instant, timeout_at};
 
 use crate::call::{CallError, Caller, Trace};
+use crate::explain::{Asked, EXPLAIN_KEY};
 
 /// How urgent a call is.
 const CLASS_KEY: &str = "x-shoal-class";
@@ -58,7 +59,8 @@ pub(super) fn caller(headers: &HeaderMap, deadline: Option<Instant>, tenant_key:
             return Err(CallError::InvalidArgument { field: tenant_key.to_owned(), problem });
         }
     };
-    Ok(Caller { tenant: Arc::from(tenant), class: class(headers)?, deadline, trace: trace(headers) })
+    let explain = explain(headers)?;
+    Ok(Caller { tenant: Arc::from(tenant), class: class(headers)?, deadline, trace: trace(headers), explain })
 }
 
 fn class(headers: &HeaderMap) -> Result<Class, CallError> {
@@ -69,6 +71,17 @@ fn class(headers: &HeaderMap) -> Result<Class, CallError> {
         Some(_) => Err(CallError::InvalidArgument {
             field: CLASS_KEY.to_owned(),
             problem: "must be interactive, standard or bulk".to_owned(),
+        }),
+    }
+}
+
+fn explain(headers: &HeaderMap) -> Result<Asked, CallError> {
+    match headers.get(EXPLAIN_KEY).map(|value| value.as_bytes()) {
+        None | Some(b"false") => Ok(Asked::default()),
+        Some(b"true") => Ok(Asked::yes()),
+        Some(_) => Err(CallError::InvalidArgument {
+            field: EXPLAIN_KEY.to_owned(),
+            problem: "must be true or false".to_owned(),
         }),
     }
 }
@@ -117,6 +130,18 @@ mod tests {
     fn names_the_header_of_a_wrong_class() {
         let error = caller(&headers(&[(CLASS_KEY, "urgent")]), None, "x-team").expect_err("error");
         assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == CLASS_KEY));
+    }
+
+    #[test]
+    fn explanations_are_for_those_who_say_true() {
+        let asked =
+            |value| caller(&headers(&[(EXPLAIN_KEY, value)]), None, "t").map(|caller| caller.explain.is_asked());
+        assert_eq!((asked("true"), asked("false")), (Ok(true), Ok(false)));
+        assert!(!caller(&headers(&[]), None, "t").expect("caller").explain.is_asked());
+        for wrong in ["", "1", "yes", "True", "true, true"] {
+            let error = asked(wrong).expect_err(wrong);
+            assert!(matches!(error, CallError::InvalidArgument { field, .. } if field == EXPLAIN_KEY), "{wrong}");
+        }
     }
 
     #[test]

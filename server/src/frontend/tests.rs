@@ -5,9 +5,11 @@ use shoal_scheduler::Class;
 use super::testing::Bench;
 use super::*;
 use crate::call::Trace;
+use crate::explain::Asked;
 
 fn caller() -> Caller {
-    Caller { tenant: "".into(), class: Class::Standard, deadline: None, trace: Trace::default() }
+    let (tenant, trace, explain) = ("".into(), Trace::default(), Asked::default());
+    Caller { tenant, class: Class::Standard, deadline: None, trace, explain }
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {

@@ -12,6 +12,7 @@ use axum::response::Response;
 use tokio::time::Instant;
 
 use crate::call::{CallError, Caller, close_name};
+use crate::explain::EXPLAIN_KEY;
 use crate::frontend::{Computed, by_deadline, elsewhere};
 
 use super::Api;
@@ -39,7 +40,9 @@ pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Res
     // The core keeps the deadline of what it was given; this is what comes before.
     let request = by_deadline(caller.deadline, async { Ok(read(&api, &head.headers, body).await) }).await??;
     let EmbeddingsRequest { embed, lone, form } = request;
-    let embedded = api.frontend.embed(caller, embed, "input").await.map_err(|error| of_lone(error, lone))?;
+    let explain = caller.explain.clone();
+    let embedded = api.frontend.embed(caller, embed, "input").await;
+    let embedded = embedded.map_err(|error| ApiError::from(of_lone(error, lone)).explained(&explain))?;
     let headers = usage_headers(&embedded);
     let bytes = embedded.answer.rows.len() * embedded.card.dims as usize * size_of::<f32>();
     let body = elsewhere(bytes <= INLINE_BYTES_MAX, move || response::body(&embedded, form)).await??;
@@ -84,6 +87,11 @@ fn usage_headers(embedded: &Computed) -> HeaderMap {
         number("x-shoal-batch-rows", batch.rows.into());
         number("x-shoal-batch-tokens", batch.tokens.into());
         headers.insert("x-shoal-batch-close-reason", HeaderValue::from_static(close_name(batch.close)));
+    }
+    if let Some(explanation) = &answer.explanation
+        && let Ok(text) = HeaderValue::from_str(&explanation.text(answer))
+    {
+        headers.insert(EXPLAIN_KEY, text);
     }
     // A worker's word, and so perhaps not a header's.
     for (name, value) in [("x-shoal-dtype", &card.dtype), ("x-shoal-model-version", &card.version)] {

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::call::{CallError, full_name};
+use crate::explain::{Asked, EXPLAIN_KEY};
 use crate::oip::Short;
 
 use super::json;
@@ -32,6 +33,8 @@ pub(super) struct ApiError {
     /// A name for what happened, from a closed set.
     code: Option<&'static str>,
     retry: Retry,
+    /// How things stood, for a caller who asked.
+    explanation: Option<Box<HeaderValue>>,
     /// Nothing more is read from this client.
     close: bool,
 }
@@ -122,7 +125,13 @@ impl ApiError {
             status if status.is_server_error() => SERVER,
             _ => INVALID_REQUEST,
         };
-        Self { status, kind, message, param: None, code, retry: Retry::AsUsual, close: false }
+        Self { status, kind, message, param: None, code, retry: Retry::AsUsual, explanation: None, close: false }
+    }
+
+    /// With how things stood, where that was asked for and the driver refused the call.
+    pub(super) fn explained(self, asked: &Asked) -> Self {
+        let explanation = asked.refusal().and_then(|refusal| HeaderValue::from_str(&refusal.text()).ok());
+        Self { explanation: explanation.map(Box::new), ..self }
     }
 
     pub(super) fn unknown_path(method: &Method, path: &str) -> Self {
@@ -176,6 +185,9 @@ impl IntoResponse for ApiError {
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             }
+        }
+        if let Some(explanation) = self.explanation {
+            headers.insert(EXPLAIN_KEY, *explanation);
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -315,6 +315,27 @@ async fn a_full_queue_is_refused_with_a_time_to_come_back() {
 }
 
 #[tokio::test]
+async fn who_asks_is_told_why() {
+    let asked = [("x-shoal-explain", "true")];
+    let serving = Serving::start(Bench::new().await.work());
+    let mut client = serving.client().await;
+    let answer = client.embed(&one(), &asked).await;
+    let why = answer.headers["x-shoal-explain"].to_str().expect("ASCII");
+    assert!(why.contains("Ran without rows of other calls on w for 1.0 ms"), "{why}");
+    assert!(!client.embed(&one(), &[]).await.headers.contains_key("x-shoal-explain"));
+    let wrong = client.embed(&one(), &[("x-shoal-explain", "maybe")]).await;
+    assert_eq!((wrong.status, &wrong.body["error"]["param"]), (400, &json!("x-shoal-explain")));
+    serving.stop().await;
+    // Nobody works.
+    let serving = Serving::start(Bench::new().await);
+    let late = serving.client().await.embed(&one(), &[asked[0], ("x-shoal-timeout", "20ms")]).await;
+    assert_eq!(late.status, 504);
+    let why = late.headers["x-shoal-explain"].to_str().expect("ASCII");
+    assert!(why.starts_with("Ended after it had waited ") && why.contains(" for busy workers. "), "{why}");
+    serving.stop().await;
+}
+
+#[tokio::test]
 async fn a_call_has_an_id_its_own_or_a_new_one() {
     let serving = Serving::start(Bench::new().await.work());
     let mut client = serving.client().await;

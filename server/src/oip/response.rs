@@ -8,6 +8,7 @@ use shoal_proto::inference::{InferParameter, ModelInferResponse, ModelStreamInfe
 use super::signature::{Signature, row_dims};
 use crate::call::{Answer, CallError, DataType, Tensor, close_name};
 use crate::card::TensorSpec;
+use crate::explain::{Asked, wait_numbers};
 
 /// Metadata key by which a client asks, with the value `true`, that the first failure end the stream with a gRPC status
 /// instead of being told in the stream.
@@ -35,7 +36,8 @@ impl ReplyForm {
     /// Puts the rows of `answer` together. Rows are copied once, into one buffer per output; a single row not at all.
     ///
     /// Parameters of the answer, all whole numbers unless said: `queue_us`, `compute_us`, `tokens`, `truncated`,
-    /// `batches` and, of the largest batch, `batch_rows`, `batch_tokens`, `batch_close_reason` (text); `dtype` (text).
+    /// `batches` and, of the largest batch, `batch_rows`, `batch_tokens`, `batch_close_reason` (text); `dtype` (text). For
+    /// who asked for an explanation `explain` (text), what `queue_us` was waited for, `late_rows` and `objective_us`.
     ///
     /// # Errors
     /// [`CallError::Internal`] when the answer is not what the signature promises.
@@ -89,9 +91,12 @@ pub fn stream_answer(mut response: ModelInferResponse) -> ModelStreamInferRespon
 
 /// A failure on a stream that goes on. `id` and `model` are the request's, as far as they are known: clients find the
 /// request by its id.
-pub fn stream_failure(id: &str, model: &str, error: &CallError) -> ModelStreamInferResponse {
-    let response =
+pub fn stream_failure(id: &str, model: &str, error: &CallError, asked: &Asked) -> ModelStreamInferResponse {
+    let mut response =
         ModelInferResponse { id: id.to_owned(), model_name: model.to_owned(), ..ModelInferResponse::default() };
+    if let Some(refusal) = asked.refusal() {
+        response.parameters.insert("explain".to_owned(), text(&refusal.text()));
+    }
     ModelStreamInferResponse { error_message: error.to_string(), ..stream_answer(response) }
 }
 
@@ -139,10 +144,18 @@ fn put_usage(response: &mut ModelInferResponse, signature: &Signature, answer: &
     put("truncated", usage.truncated.into());
     put("batches", answer.batches.len() as u128);
     let largest = answer.batches.iter().max_by_key(|batch| batch.rows);
+    if let Some(explanation) = &answer.explanation {
+        put("late_rows", explanation.late_rows.into());
+        put("objective_us", explanation.objective.as_micros());
+        wait_numbers(&explanation.waited).for_each(|(name, time)| put(name, time.as_micros()));
+    }
     if let Some(batch) = largest {
         put("batch_rows", batch.rows.into());
         put("batch_tokens", batch.tokens.into());
         response.parameters.insert("batch_close_reason".to_owned(), text(close_name(batch.close)));
+    }
+    if let Some(explanation) = &answer.explanation {
+        response.parameters.insert("explain".to_owned(), text(&explanation.text(answer)));
     }
     response.parameters.insert("dtype".to_owned(), text(&signature.card().dtype));
 }

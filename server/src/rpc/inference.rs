@@ -15,13 +15,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::call::{CallError, Caller, RowOptions};
 use crate::card::Task;
+use crate::explain::{Asked, Refusal};
 use crate::frontend::{Classify, Embed, EmbedInput, FillMask, Frontend, Rerank, by_deadline};
 use crate::tokenize::{Cut, Text};
 
 use super::caller::caller;
-use super::status::{retry_after, status};
+use super::status::{explained_status, retry_after, status};
 use super::unreadable::explained;
-use answer::{classified, duration, embedded, filled, listed, ranked, tokenized};
+use answer::{classified, embedded, filled, listed, ranked, tokenized};
+
+pub(super) use answer::{duration, state, waits};
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
@@ -112,7 +115,8 @@ impl InferenceService {
         let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
         // Not kept while the call is open.
         drop((metadata, extensions));
-        work(self, caller, request).await.map(Response::new).map_err(|error| status(&error))
+        let explain = caller.explain.clone();
+        work(self, caller, request).await.map(Response::new).map_err(|error| explained_status(&error, &explain))
     }
 }
 
@@ -210,7 +214,7 @@ impl InferenceService {
                     return;
                 }
             };
-            let (service, caller, answers) = (self.clone(), caller.clone(), answers.clone());
+            let (service, caller, answers) = (self.clone(), caller.again(), answers.clone());
             running.spawn(async move {
                 let response = service.stream_call(caller, request).await;
                 let _ = answers.send(Ok(response)).await;
@@ -226,6 +230,7 @@ impl InferenceService {
 
     async fn stream_call(&self, caller: Caller, request: wire::EmbedStreamRequest) -> wire::EmbedStreamResponse {
         use embed_stream_response::Result as Wire;
+        let explain = caller.explain.clone();
         let result = match request.request {
             Some(embed) => self.embed_call(caller, embed).await,
             None => {
@@ -233,13 +238,14 @@ impl InferenceService {
                 Err(CallError::InvalidArgument { field: "request".into(), problem })
             }
         };
-        let result = result.map_or_else(|error| Wire::Error(stream_error(&error)), Wire::Response);
+        let result = result.map_or_else(|error| Wire::Error(stream_error(&error, &explain)), Wire::Response);
         wire::EmbedStreamResponse { id: request.id, result: Some(result) }
     }
 }
 
-fn stream_error(error: &CallError) -> wire::Error {
+fn stream_error(error: &CallError, explain: &Asked) -> wire::Error {
     let after = retry_after(error).map(duration);
     let status = status(error);
-    wire::Error { code: status.code().into(), message: status.message().to_owned(), retry_after: after }
+    let explanation = explain.refusal().map(Refusal::text).unwrap_or_default();
+    wire::Error { code: status.code().into(), message: status.message().to_owned(), retry_after: after, explanation }
 }

@@ -2,6 +2,7 @@
 //!
 //! This folder names the wire; it never names the scheduler's machine, nor the HTTP services.
 
+mod admin;
 mod body_by;
 mod body_until;
 mod caller;
@@ -12,6 +13,7 @@ mod oip;
 mod status;
 mod unreadable;
 
+pub use admin::AdminService;
 pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};

@@ -32,7 +32,7 @@ use crate::telemetry::LogControl;
 
 use super::caller::{caller, deadline};
 use super::health::HealthGate;
-use super::status::status;
+use super::status::{explained_status, status};
 use stream::answer_stream;
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
@@ -285,7 +285,9 @@ impl GrpcInferenceService for OipService {
         let caller = caller(&self.frontend, &metadata, &extensions).map_err(refused)?;
         // Not kept while the call is open.
         drop((metadata, extensions));
-        Ok(Response::new(self.infer(caller, request).await.map_err(refused)?))
+        let explain = caller.explain.clone();
+        let answer = self.infer(caller, request).await;
+        Ok(Response::new(answer.map_err(|error| explained_status(&error, &explain))?))
     }
 
     type ModelStreamInferStream = Infers;

@@ -1,6 +1,7 @@
 //! From a call's error to its gRPC status: the one table.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::metadata::MetadataValue;
@@ -8,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::call::CallError;
+use crate::explain::{Asked, EXPLAIN_KEY};
 
 /// Who answers, in `ErrorInfo`.
 const DOMAIN: &str = "shoal";
@@ -18,6 +20,11 @@ const TEXT_BYTES_MAX: usize = 512;
 
 /// The status a client sees.
 pub(super) fn status(error: &CallError) -> Status {
+    explained_status(error, &Asked::default())
+}
+
+/// The same with how things stood, for a caller who asked for that: the numbers in `ErrorInfo`, the text as a trailer.
+pub(super) fn explained_status(error: &CallError, asked: &Asked) -> Status {
     let message = error.to_string();
     let message = bounded(&message);
     let mut details = ErrorDetails::new();
@@ -72,7 +79,20 @@ pub(super) fn status(error: &CallError) -> Status {
         CallError::PermissionDenied { .. } => Code::PermissionDenied,
         CallError::Internal { .. } => Code::Internal,
     };
+    let refusal = asked.refusal();
+    if let Some(refusal) = refusal {
+        let known = details.error_info().cloned();
+        let numbers = refusal.numbers().into_iter().map(|(key, value)| (key.to_owned(), value));
+        let (reason, metadata) = match known {
+            Some(info) => (info.reason, info.metadata),
+            None => (refusal.reason.to_uppercase(), Default::default()),
+        };
+        details.set_error_info(reason, DOMAIN, metadata.into_iter().chain(numbers).collect::<HashMap<_, _>>());
+    }
     let mut status = Status::with_error_details(code, message, details);
+    if let Some(Ok(text)) = refusal.map(|refusal| refusal.text().parse()) {
+        status.metadata_mut().insert(EXPLAIN_KEY, text);
+    }
     if let Some(after) = retry_after(error) {
         // gRPC's own retry machinery in clients reads this trailer (proposal A6), not the details.
         let millis = MetadataValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
@@ -102,6 +122,7 @@ pub(super) fn retry_after(error: &CallError) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::explain::Refusal;
 
     #[test]
     fn a_wrong_field_is_named_in_message_and_details() {
@@ -147,6 +168,29 @@ mod tests {
         let status = status(&CallError::DeadlineUnmeetable { retry_after });
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.get_error_details().retry_info().expect("details").retry_delay, Some(retry_after));
+    }
+
+    #[test]
+    fn who_asked_is_told_how_things_stood_in_numbers_and_in_words() {
+        let asked = Asked::yes();
+        asked.refuse(|| Refusal {
+            model: "m".into(),
+            reason: "deadline_unmeetable",
+            waited: None,
+            deadline_in: Some(Duration::from_millis(20)),
+            found: None,
+        });
+        let error = CallError::DeadlineUnmeetable { retry_after: Duration::from_millis(40) };
+        let status = explained_status(&error, &asked);
+        let text = status.metadata().get(EXPLAIN_KEY).expect("a trailer").to_str().expect("text");
+        assert_eq!(text, "Refused on arrival, and the deadline was 20.0 ms away.");
+        let details = status.get_error_details();
+        let info = details.error_info().expect("details");
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("DEADLINE_UNMEETABLE", DOMAIN));
+        assert_eq!(info.metadata.get("deadline_in_us").map(String::as_str), Some("20000"));
+        assert!(details.retry_info().is_some(), "what is told to everybody is told to them as well");
+        let poison = explained_status(&CallError::Poison { field: "[0]".into() }, &asked);
+        assert_eq!(poison.get_error_details().error_info().expect("details").reason, "POISON");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod costs;
 mod endurance;
+mod explain;
 mod faults;
 mod http;
 mod inference;

@@ -31,6 +31,8 @@ pub(crate) struct Shoal {
     /// Empty where it serves no HTTP.
     pub(crate) http: String,
     pub(crate) metrics: String,
+    /// Empty where it takes no admin calls.
+    pub(crate) admin: String,
     lines: mpsc::Receiver<String>,
     log: thread::JoinHandle<Vec<String>>,
     /// Folders of this server; gone with it.
@@ -81,6 +83,8 @@ impl Shoal {
         server.http = http.unwrap_or_default();
         let metrics = words.iter().find_map(|word| word.strip_prefix("http://"));
         server.metrics = metrics.expect("the metrics address").to_owned();
+        let admin = words.iter().position(|word| *word == "admin").map(|at| words[at + 3].to_owned());
+        server.admin = admin.unwrap_or_default();
         server
     }
 
@@ -110,6 +114,7 @@ impl Shoal {
             grpc: String::new(),
             http: String::new(),
             metrics: String::new(),
+            admin: String::new(),
             lines,
             log,
             scratch: vec![temporary],

@@ -15,6 +15,7 @@ mod probes;
 mod sharing;
 mod suspects;
 mod time;
+mod waits;
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shoal_proto::inference::infer_parameter::ParameterChoice;
-use shoal_scheduler::CloseReason;
+use shoal_scheduler::{CloseReason, WaitCause};
 
 use super::super::testing::{
     classifier, echo, embedder, f32s, framed, i64s, input, masker, parse, raw_request, reranker, several,
@@ -10,13 +10,14 @@ use super::super::testing::{
 use super::super::{InferRequest, Payload};
 use super::*;
 use crate::call::BatchUse;
+use crate::explain::{Explanation, Waited};
 
 fn tensor(name: &str, data_type: DataType, shape: &[i64], data: Vec<u8>) -> Tensor {
     Tensor { name: name.into(), data_type, shape: shape.to_vec(), data: data.into() }
 }
 
 fn answer(rows: Vec<Vec<Tensor>>) -> Answer {
-    Answer { rows, queue_time: Duration::ZERO, compute_time: Duration::ZERO, batches: Vec::new() }
+    Answer { rows, queue_time: Duration::ZERO, compute_time: Duration::ZERO, batches: Vec::new(), explanation: None }
 }
 
 fn all(signature: &Signature) -> ReplyForm {
@@ -106,6 +107,28 @@ fn an_answer_says_what_it_took() {
 }
 
 #[test]
+fn an_answer_says_what_it_waited_for_to_who_asked() {
+    let rows = || vec![vec![tensor("embedding", DataType::F32, &[4], f32s(&[1.0; 4]))]];
+    let waits = [(WaitCause::WorkersBusy, Duration::from_micros(1200))].into_iter().collect();
+    let waited = Waited { waits, failed: Duration::from_micros(300) };
+    let objective = Duration::from_millis(50);
+    let explanation = Some(Box::new(Explanation { waited, late_rows: 1, objective, batches: Vec::new() }));
+    let asked = Answer { explanation, ..answer(rows()) };
+    let parameters = all(&embedder()).response(&embedder(), &asked, Usage::default()).unwrap().parameters;
+    let number = |name: &str| match &parameters[name].parameter_choice {
+        Some(ParameterChoice::Int64Param(value)) => *value,
+        other => panic!("{name}: {other:?}"),
+    };
+    let names =
+        ["waited_workers_busy_us", "waited_failed_attempts_us", "waited_loading_us", "late_rows", "objective_us"];
+    assert_eq!(names.map(number), [1200, 300, 0, 1, 50_000]);
+    assert!(matches!(&parameters["explain"].parameter_choice, Some(ParameterChoice::StringParam(text)) if
+        text.starts_with("Waited 1.5 ms: 1.2 ms for busy workers")));
+    let plain = all(&embedder()).response(&embedder(), &answer(rows()), Usage::default()).unwrap().parameters;
+    assert!(!plain.keys().any(|name| name.starts_with("waited") || name == "explain"), "{plain:?}");
+}
+
+#[test]
 fn what_the_model_does_not_promise_is_a_fault_not_an_answer() {
     let good = || tensor("embedding", DataType::F32, &[4], f32s(&[1.0; 4]));
     assert!(fault_of(&embedder(), vec![]).contains("without rows"));
@@ -130,7 +153,7 @@ fn answers_on_a_stream_are_final() {
 
 #[test]
 fn failures_on_a_stream_are_found_by_id() {
-    let wrapped = stream_failure("a", "minilm", &CallError::DeadlinePassed);
+    let wrapped = stream_failure("a", "minilm", &CallError::DeadlinePassed, &Asked::default());
     assert_eq!(wrapped.error_message, CallError::DeadlinePassed.to_string());
     let response = wrapped.infer_response.unwrap();
     assert_eq!((response.id.as_str(), response.model_name.as_str()), ("a", "minilm"));

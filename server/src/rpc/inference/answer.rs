@@ -3,9 +3,10 @@
 use bytes::Buf as _;
 use prost_types::Duration as WireDuration;
 use shoal_proto::v1 as wire;
-use shoal_scheduler::CloseReason;
+use shoal_scheduler::{CloseReason, WaitCause};
 
-use crate::call::{BatchUse, CallError, Tensor};
+use crate::call::{Answer, BatchUse, CallError, Tensor};
+use crate::explain::{Explanation, Ran, Waited};
 use crate::frontend::{Candidate, Classified, Computed, Filled, FilledMask, Ranked, embedding};
 use crate::registry::{ModelState, ModelView};
 use crate::tokenize::Tokens;
@@ -56,7 +57,7 @@ fn values(tensors: &[Tensor]) -> Result<wire::Embedding, CallError> {
 }
 
 /// Durations of the server are far below the wire's limit of ten thousand years.
-pub(super) fn duration(duration: std::time::Duration) -> WireDuration {
+pub(in crate::rpc) fn duration(duration: std::time::Duration) -> WireDuration {
     WireDuration::try_from(duration).unwrap_or_default()
 }
 
@@ -72,6 +73,34 @@ fn usage(computed: &Computed) -> wire::Usage {
         model: model.name.to_string(),
         model_version: card.version.to_string(),
         energy_joules: None,
+        explanation: answer.explanation.as_ref().map(|explanation| explained(explanation, answer)),
+    }
+}
+
+fn explained(explanation: &Explanation, answer: &Answer) -> wire::Explanation {
+    let batch = |ran: &Ran| wire::ExplainedBatch {
+        worker: ran.worker.to_string(),
+        expected_time: ran.expected.map(duration),
+        worker_time: Some(duration(ran.taken)),
+    };
+    wire::Explanation {
+        text: explanation.text(answer),
+        waits: Some(waits(&explanation.waited)),
+        late_rows: explanation.late_rows,
+        objective: Some(duration(explanation.objective)),
+        batches: explanation.batches.iter().map(batch).collect(),
+    }
+}
+
+pub(in crate::rpc) fn waits(waited: &Waited) -> wire::Waits {
+    let of = |cause| Some(duration(waited.waits.of(cause)));
+    wire::Waits {
+        no_worker: of(WaitCause::NoWorker),
+        loading: of(WaitCause::Loading),
+        workers_busy: of(WaitCause::WorkersBusy),
+        suspect_worker: of(WaitCause::SuspectWorker),
+        fuller_batch: of(WaitCause::FullerBatch),
+        failed_attempts: Some(duration(waited.failed)),
     }
 }
 
@@ -108,14 +137,19 @@ pub(super) fn tokenized(tokens: Tokens) -> wire::TokenizedText {
     }
 }
 
-pub(super) fn listed(view: &ModelView) -> wire::Model {
+/// A model's state, and why it is failed if it is.
+pub(in crate::rpc) fn state(state: &ModelState) -> (wire::model::State, String) {
     use wire::model::State;
-    let (state, reason) = match &view.state {
+    match state {
         ModelState::Unloaded => (State::Unloaded, String::new()),
         ModelState::Loading => (State::Loading, String::new()),
         ModelState::Ready => (State::Ready, String::new()),
         ModelState::Failed(reason) => (State::Failed, reason.clone()),
-    };
+    }
+}
+
+pub(super) fn listed(view: &ModelView) -> wire::Model {
+    let (state, reason) = state(&view.state);
     let mut model = wire::Model {
         name: view.name.to_string(),
         version: view.version().to_owned(),

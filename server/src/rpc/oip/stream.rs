@@ -6,16 +6,18 @@ use tokio::task::JoinHandle;
 use tonic::{Status, Streaming};
 
 use crate::call::{CallError, Caller};
+use crate::explain::Asked;
 use crate::oip::{stream_answer, stream_failure};
 
 use super::OipService;
-use crate::rpc::status::status;
+use crate::rpc::status::explained_status;
 use crate::rpc::unreadable::explained;
 
 /// A call of a stream while it runs. Dropping it cancels the call.
 pub(super) struct StreamCall {
     id: String,
     model: String,
+    explain: Asked,
     task: JoinHandle<Result<wire::ModelInferResponse, CallError>>,
 }
 
@@ -42,9 +44,10 @@ impl OipService {
             let started = match request {
                 Ok(Some(request)) => {
                     let (id, model) = (request.id.clone(), request.model_name.clone());
-                    let (service, caller) = (self.clone(), caller.clone());
+                    let (service, caller) = (self.clone(), caller.again());
+                    let explain = caller.explain.clone();
                     let task = tokio::spawn(async move { service.infer(caller, request).await });
-                    Ok(StreamCall { id, model, task })
+                    Ok(StreamCall { id, model, explain, task })
                 }
                 Ok(None) => return,
                 Err(broken) => Err(explained(&broken)),
@@ -73,8 +76,8 @@ pub(super) async fn answer_stream(
                 };
                 match result.unwrap_or_else(|lost| Err(CallError::Internal { what: lost.to_string() })) {
                     Ok(response) => Ok(stream_answer(response)),
-                    Err(error) if as_status => Err(status(&error)),
-                    Err(error) => Ok(stream_failure(&call.id, &call.model, &error)),
+                    Err(error) if as_status => Err(explained_status(&error, &call.explain)),
+                    Err(error) => Ok(stream_failure(&call.id, &call.model, &error, &call.explain)),
                 }
             }
         };

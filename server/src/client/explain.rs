@@ -1,0 +1,91 @@
+//! `shoal explain`: how a running server's queues and workers stand, and why.
+
+mod json;
+mod page;
+
+use std::io::Write;
+use std::time::Duration;
+
+use shoal_proto::v1::admin_client::AdminClient;
+use shoal_proto::v1::{ExplainRequest, ExplainResponse};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::address::{Address, ConnectError};
+use super::deadline;
+
+/// A thousand calls, and as many models.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Clears a terminal and goes to its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// See what waits on a running server, what for, and what its workers do.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// Only this model, its workers and its calls.
+    #[arg(long, default_value = "")]
+    pub model: String,
+    /// Where the server listens for admin calls: what it was given as --admin-listen.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8004", env = "SHOAL_ADMIN_ADDR")]
+    pub addr: Address,
+    /// Waiting calls to show, those that have waited longest; 1000 at most.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub calls: u32,
+    /// Print it as JSON, on one line.
+    #[arg(long)]
+    pub json: bool,
+    /// Ask again and again, until interrupted; every second, or as often as said.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1s",
+          value_parser = humantime::parse_duration)]
+    pub watch: Option<Duration>,
+    /// Give up after this long.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+/// Why nothing is explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error(
+        "no server takes admin calls at {} ({})\n\
+         start one with `shoal serve --admin-listen {}`, or name another address with --addr host:port",
+        .0.address, .0.reason, .0.address
+    )]
+    Connect(ConnectError),
+    #[error("{0} is no address for admin calls: ask at the one the server was given as --admin-listen")]
+    NoAdmin(Address),
+    #[error("the server answered {:?}: {}", .0.code(), .0.message())]
+    Refused(Box<Status>),
+    #[error("cannot write: {0}")]
+    Write(#[from] std::io::Error),
+}
+
+/// Asks, once or for as long as it is watched, and writes the answers to `out`. `clears` says that `out` is a terminal,
+/// of which each answer has all.
+pub async fn run(args: &ExplainArgs, clears: bool, out: &mut impl Write) -> Result<(), ExplainError> {
+    let channel = args.addr.connect().await.map_err(ExplainError::Connect)?;
+    let mut client = AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+    loop {
+        let answer = ask(args, &mut client).await?;
+        let page = if args.json { json::line(&answer) } else { page::page(&answer) };
+        let clear = if clears && !args.json && args.watch.is_some() { CLEAR } else { "" };
+        write!(out, "{clear}{page}")?;
+        out.flush()?;
+        match args.watch {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn ask(args: &ExplainArgs, client: &mut AdminClient<Channel>) -> Result<ExplainResponse, ExplainError> {
+    let request = ExplainRequest { model: args.model.clone(), calls_max: args.calls };
+    let call = client.explain(deadline::request(request, args.timeout));
+    deadline::answer(call, args.timeout).await.map_err(|status| match status.code() {
+        Code::Unimplemented => ExplainError::NoAdmin(args.addr.clone()),
+        _ => ExplainError::Refused(Box::new(status)),
+    })
+}
+
+#[cfg(test)]
+mod tests;
