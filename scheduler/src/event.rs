@@ -322,6 +322,23 @@ pub enum CloseReason {
     Hedged,
 }
 
+impl CloseReason {
+    /// Every reason, in their order.
+    pub const ALL: [Self; 11] = [
+        Self::Drained,
+        Self::Rows,
+        Self::Tokens,
+        Self::Bytes,
+        Self::Preferred,
+        Self::Delay,
+        Self::Objective,
+        Self::Spread,
+        Self::Late,
+        Self::Isolated,
+        Self::Hedged,
+    ];
+}
+
 /// Why a group was refused at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {

@@ -312,11 +312,24 @@ fn nanos(cost: &BatchCost, rows: u64, tokens: u64) -> u64 {
     cost.base_ns.saturating_add(rows_ns).saturating_add(tokens_ns).saturating_add(squares_ns)
 }
 
-/// "3.1ms a batch, 200µs a row, 21µs a token".
+/// "3.1ms a batch, 200.0µs a row, 21.0µs a token": the parts that there are.
 pub(super) fn in_words(cost: &BatchCost) -> String {
-    let base = Duration::from_nanos(cost.base_ns);
-    let (row, token) = (Duration::from_nanos(cost.row_ns), Duration::from_nanos(cost.token_ps / 1_000));
-    format!("{base:.1?} a batch, {row:.1?} a row, {token:.1?} a token")
+    let parts = [
+        (cost.base_ns as f64, "batch"),
+        (cost.row_ns as f64, "row"),
+        (cost.token_ps as f64 / 1e3, "token"),
+        (cost.token_squared_fs as f64 / 1e6, "squared token"),
+    ];
+    let in_words = |(nanos, of): (f64, &str)| {
+        // Squares take parts of a nanosecond.
+        if nanos < 1.0 {
+            format!("{:.0}ps a {of}", nanos * 1e3)
+        } else {
+            format!("{:.1?} a {of}", Duration::from_nanos(nanos as u64))
+        }
+    };
+    let parts: Vec<_> = parts.into_iter().filter(|(nanos, _)| *nanos >= 1e-3).map(in_words).collect();
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
 /// Of nanoseconds.
@@ -387,5 +400,9 @@ mod tests {
         assert!(is_other(&cost, &BatchCost { base_ns: 1_060_000, ..cost }));
         assert!(is_other(&cost, &BatchCost { token_squared_fs: 1_000_000, ..cost }), "what only long rows show");
         assert_eq!(in_words(&cost), "1.0ms a batch, 10.0µs a row, 1.0µs a token");
+        let squares = BatchCost { token_squared_fs: 820_000, ..BatchCost::default() };
+        assert_eq!(in_words(&squares), "820ps a squared token");
+        assert_eq!(in_words(&BatchCost { base_ns: 1_000_000, ..squares }), "1.0ms a batch, 820ps a squared token");
+        assert_eq!(in_words(&BatchCost::default()), "nothing");
     }
 }

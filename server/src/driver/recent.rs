@@ -9,20 +9,6 @@ use crate::explain::RECENT;
 
 /// Parts of [`RECENT`]: what is told is at most one older than that.
 const PARTS: u64 = 6;
-/// Every reason, in the order of its own.
-const CLOSES: [CloseReason; 10] = [
-    CloseReason::Drained,
-    CloseReason::Rows,
-    CloseReason::Tokens,
-    CloseReason::Bytes,
-    CloseReason::Preferred,
-    CloseReason::Delay,
-    CloseReason::Objective,
-    CloseReason::Late,
-    CloseReason::Isolated,
-    CloseReason::Hedged,
-];
-
 /// Counts of the last minute.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recent {
@@ -36,7 +22,7 @@ struct Part {
     number: u64,
     batches: u64,
     rows: u64,
-    closes: [u64; CLOSES.len()],
+    closes: [u64; CloseReason::ALL.len()],
     /// There are no more than there are reasons.
     refusals: Vec<(&'static str, u64)>,
 }
@@ -71,7 +57,7 @@ impl Recent {
         for part in self.parts.iter().filter(|part| part.number + PARTS >= current) {
             told.batches += part.batches;
             told.rows += part.rows;
-            for (why, count) in CLOSES.iter().zip(part.closes).filter(|(_, count)| *count > 0) {
+            for (why, count) in CloseReason::ALL.iter().zip(part.closes).filter(|(_, count)| *count > 0) {
                 add(&mut told.closes, close_name(*why), count);
             }
             part.refusals.iter().for_each(|(reason, count)| add(&mut told.refusals, reason, *count));
@@ -115,7 +101,7 @@ mod tests {
 
     #[test]
     fn reasons_stand_in_their_own_order() {
-        for (index, why) in CLOSES.iter().enumerate() {
+        for (index, why) in CloseReason::ALL.iter().enumerate() {
             assert_eq!(*why as usize, index, "{why:?}");
         }
     }

@@ -209,7 +209,6 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     let policy = PolicyConfig::Learned { wait_price: 0, waits_when_idle: false, on_late: OnLate::Serve };
     bench.configure(vec![ModelSettings { policy, ..settings("m") }]);
     let mut slow = bench.worker("a", 1);
-    let mut other = bench.worker("b", 2);
     for _ in 0..60 {
         let mut reply = bench.call(2);
         let batch = slow.run();
@@ -220,6 +219,8 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     }
     let mut reply = bench.call(2);
     let first = slow.run();
+    // Had it been there before, the call would have been spread over both.
+    let mut other = bench.worker("b", 2);
     // One row is there in time.
     let items = vec![ok(0, &first.rows[0].columns[0])];
     bench.say(&slow, FromWorker::Items { batch: first.batch, attempt: first.attempt, items });
@@ -237,7 +238,6 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     let closes: Vec<_> = answer.batches.iter().map(|batch| (batch.close, batch.own_rows)).collect();
     assert_eq!(closes, [(CloseReason::Drained, 1), (CloseReason::Hedged, 1)]);
     bench.credit(&slow, 0);
-    bench.credit(&other, 0);
 
     // The second time nothing of it is there in time.
     for _ in 0..60 {
@@ -250,6 +250,7 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     }
     let mut reply = bench.call(2);
     let first = slow.run();
+    bench.credit(&other, 0);
     advance(Duration::from_millis(60)).await;
     bench.driver.tick(Instant::now());
     let hedge = other.run();
