@@ -8,7 +8,7 @@ use shoal_scheduler::{BatchId, CloseReason, GroupId, ModelId, RequestId, Timesta
 use tokio::sync::oneshot;
 
 use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
-use crate::explain::{Explanation, Ran};
+use crate::explain::{Explanation, Ran, Waited};
 
 use super::event::{BatchRow, ItemError};
 use super::waits::{Sent, WaitBook};
@@ -109,6 +109,11 @@ impl Pending {
             explained.sent.push((batch, now));
             explained.explanation.batches.push(ran());
         }
+    }
+
+    /// What the row waited for that waited longest until it was sent, for a caller who asked.
+    pub(super) fn waited_longest(&self) -> Option<Waited> {
+        self.explained.as_ref().map(|explained| explained.explanation.waited)
     }
 
     /// One of its rows cannot be on time.

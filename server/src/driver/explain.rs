@@ -28,7 +28,8 @@ impl Driver {
         let open = self.calls.iter().filter(|(_, pending)| is_meant(pending.model));
         let calls = open.filter_map(|(group, pending)| self.call_standing(now, group, pending, &mut looks));
         let calls = calls.take(calls_max.min(CALLS_MAX)).collect();
-        Report { models, workers, calls, open_calls: self.calls.len() as u64 }
+        let open_calls = self.calls.iter().filter(|(_, pending)| is_meant(pending.model)).count() as u64;
+        Report { models, workers, calls, open_calls }
     }
 
     fn model_standing(&self, now: Timestamp, id: ModelId) -> Option<ModelStanding> {
@@ -69,11 +70,12 @@ impl Driver {
         };
         self.core.worker_reports().filter(serves).filter_map(move |report| {
             let worker = self.fleet.iter().find(|worker| worker.id == report.worker)?;
+            let is_known = report.batches.iter().all(|batch| !batch.expected.is_zero());
             Some(WorkerStanding {
                 name: worker.name.clone(),
                 device: worker.device.clone(),
                 credits: u32::try_from(report.credits).unwrap_or(u32::MAX),
-                free_in: report.free_at.since(now),
+                free_in: is_known.then(|| report.free_at.since(now)),
                 suspect_for: report.suspect_until.map(|until| until.since(now)),
                 ready: self.names(&report.ready),
                 loading: self.names(&report.loading),

@@ -8,10 +8,12 @@ mod costs;
 mod event;
 mod explain;
 mod fleet;
+mod flights;
 mod models;
 mod outputs;
 mod quarantine;
 mod recent;
+mod refusals;
 mod run;
 mod served;
 mod tenants;
@@ -26,9 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{
-    BatchId, Dispatch, Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp,
-};
+use shoal_scheduler::{Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -39,17 +39,19 @@ pub use run::{Handle, Inbox, drive};
 pub use tokenizers::{ArtifactError, ArtifactWanted};
 
 use crate::call::{Answer, Call, CallError};
-use crate::explain::{Found, Refusal, Report};
+use crate::explain::Report;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::registry::Registry;
 
 use calls::{Calls, Pending};
 use costs::Keeping;
 use fleet::Fleet;
+use flights::Flights;
 use models::{Model, Models};
+use refusals::{Ended, quarantined};
 use tenants::Tenants;
 use tokenizers::Fetches;
-use waits::{Sent, WaitBook};
+use waits::WaitBook;
 
 /// What the driver needs besides events.
 #[derive(Debug)]
@@ -75,13 +77,6 @@ pub enum ToSupervisor {
     Useful(Arc<str>),
 }
 
-/// A batch with a worker.
-#[derive(Debug)]
-struct Flight {
-    dispatch: Dispatch,
-    sent: Sent,
-}
-
 /// The state machine around the core.
 #[derive(Debug)]
 pub struct Driver {
@@ -93,7 +88,7 @@ pub struct Driver {
     /// is done with them.
     unended: BTreeSet<(Timestamp, GroupId)>,
     /// With workers.
-    batches: BTreeMap<BatchId, Flight>,
+    batches: Flights,
     models: Models,
     model_metrics: BTreeMap<ModelId, ModelMetrics>,
     fleet: Fleet,
@@ -114,7 +109,7 @@ impl Driver {
             origin,
             calls: Calls::default(),
             unended: BTreeSet::new(),
-            batches: BTreeMap::new(),
+            batches: Flights::new(),
             models: Models::default(),
             model_metrics: BTreeMap::new(),
             fleet: Fleet::default(),
@@ -194,7 +189,7 @@ impl Driver {
         let stamp = self.stamp(now);
         let still_open = self.unended.split_off(&(stamp + Duration::from_nanos(1), GroupId(0)));
         for (_, group) in std::mem::replace(&mut self.unended, still_open) {
-            self.refuse(stamp, group, None, CallError::DeadlinePassed, "deadline_passed");
+            self.refuse(stamp, group, Ended::WithResults, CallError::DeadlinePassed, "deadline_passed");
         }
         self.feed(now, Input::Tick, None);
     }
@@ -232,22 +227,17 @@ impl Driver {
             let _ = reply.send(Err(error));
             return;
         };
+        let stamp = self.stamp(now);
         if let Some(reason) = self.models.get(model).and_then(Model::refusal) {
-            if let Some(metrics) = self.model_metrics.get(&model) {
-                metrics.reject("model_not_ready");
-                metrics.call("UNAVAILABLE");
-            }
-            let _ = reply.send(Err(CallError::ModelNotReady { model: call.model.to_string(), reason }));
+            let error = CallError::ModelNotReady { model: call.model.to_string(), reason };
+            self.turn_away(stamp, model, &call, &error, "model_not_ready");
+            let _ = reply.send(Err(error));
             return;
         }
-        let stamp = self.stamp(now);
         let held = self.models.get_mut(model).and_then(|model| model.quarantine.find(stamp, &call.rows));
         if let Some((row, since)) = held {
             let error = quarantined(row, stamp.since(since));
-            if let Some(metrics) = self.model_metrics.get(&model) {
-                metrics.reject("quarantined");
-                metrics.call(error.code_name());
-            }
+            self.turn_away(stamp, model, &call, &error, "quarantined");
             let _ = reply.send(Err(error));
             return;
         }
@@ -278,37 +268,9 @@ impl Driver {
         if let (Some(metrics), Some(shown)) =
             (self.model_metrics.get(&pending.model), self.core.waits(pending.model, now))
         {
-            metrics.waited(pending.waits.left(shown));
+            metrics.waited(pending.waits.left(shown, |row| pending.is_open(row)));
         }
         Some(pending)
-    }
-
-    /// Ends a call without a result, for the sake of one of its rows if that was admitted.
-    fn refuse(&mut self, now: Timestamp, group: GroupId, row: Option<u32>, error: CallError, reason: &'static str) {
-        let Some(pending) = self.take_call(now, group) else { return };
-        if let Some(metrics) = self.model_metrics.get(&pending.model) {
-            metrics.reject(reason);
-            metrics.call(error.code_name());
-        }
-        if let Some(model) = self.models.get_mut(pending.model) {
-            model.recent.refuse(now, reason);
-        }
-        pending.call.caller.explain.refuse(|| self.refusal(now, &pending, row, reason));
-        pending.fail(error);
-    }
-
-    /// How things stand for a call that is refused.
-    fn refusal(&self, now: Timestamp, pending: &Pending, row: Option<u32>, reason: &'static str) -> Refusal {
-        let waits = self.core.waits(pending.model, now);
-        let cost = pending.call.rows.iter().map(crate::call::Row::cost).max_by_key(|cost| cost.tokens);
-        let found = cost.and_then(|cost| self.core.situation(pending.model, cost));
-        Refusal {
-            model: pending.model_name().clone(),
-            reason,
-            waited: row.zip(waits).map(|(row, waits)| pending.waits.waited(row, waits)),
-            deadline_in: pending.deadline.map(|deadline| deadline.since(now)),
-            found: found.map(|situation| Found::new(situation, now)),
-        }
     }
 
     fn finish_if_done(&mut self, now: Timestamp, group: GroupId) {
@@ -337,11 +299,6 @@ impl Driver {
     fn instant(&self, at: Timestamp) -> Instant {
         self.origin + at.since(Timestamp::ZERO)
     }
-}
-
-/// The error of a call with an input that is held.
-fn quarantined(row: u32, held: Duration) -> CallError {
-    CallError::Quarantined { field: format!("[{row}]"), held, left: quarantine::TIME_MAX.saturating_sub(held) }
 }
 
 impl crate::call::Row {

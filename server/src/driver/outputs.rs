@@ -1,6 +1,5 @@
 //! Carrying out what the core decides.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_scheduler::{
@@ -10,11 +9,12 @@ use shoal_scheduler::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::calls::Pending;
 use super::event::{Batch, ItemError, ToWorker};
 use super::fleet::Departed;
+use super::flights::{Flight, come_back};
+use super::refusals::{Ended, quarantined};
 use super::waits::Sent;
-use super::{Driver, Flight, ToSupervisor, quarantined};
+use super::{Driver, ToSupervisor};
 use crate::call::{BatchUse, CallError, Row, Tensor, close_name, full_name};
 use crate::explain::Ran;
 
@@ -186,7 +186,7 @@ impl Driver {
             }
             Failure::Drained => (CallError::Draining, "draining"),
         };
-        self.refuse(now, group, Some(row), error, reason);
+        self.refuse(now, group, Ended::Row(row), error, reason);
     }
 
     /// Holds an input that was proven guilty, and ends the other calls that have it: each would cost a worker.
@@ -196,10 +196,10 @@ impl Driver {
         let others = self.calls.iter().filter(|(group, pending)| *group != found_in && pending.model == model);
         let held = others.filter_map(|(group, pending)| {
             let (row, since) = known.quarantine.find(now, &pending.call.rows)?;
-            Some((group, quarantined(row, now.since(since))))
+            Some((group, row, quarantined(row, now.since(since))))
         });
-        for (group, error) in held.collect::<Vec<_>>() {
-            self.refuse(now, group, None, error, "quarantined");
+        for (group, row, error) in held.collect::<Vec<_>>() {
+            self.refuse(now, group, Ended::Row(row), error, "quarantined");
             self.follow_ups.push_back(Input::Cancel(group));
         }
     }
@@ -225,7 +225,7 @@ impl Driver {
             Reject::RequestTooLarge => (too_large("is more than a whole batch of this model may hold"), "too_large"),
             Reject::QueueFull { limit, retry_after } => (CallError::QueueFull { limit, retry_after }, full_name(limit)),
         };
-        self.refuse(now, group, None, error, reason);
+        self.refuse(now, group, Ended::OnArrival, error, reason);
     }
 
     pub(super) fn cancel_running(&mut self, now: Timestamp, epoch: Epoch, batch: BatchId, requests: &[RequestId]) {
@@ -257,17 +257,6 @@ impl Driver {
         self.forget(now, &worker);
         if worker.local {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(worker.name));
-        }
-    }
-}
-
-/// Accounts for a row that is sent again before its last batch was said to be over.
-fn come_back(batches: &BTreeMap<BatchId, Flight>, pending: &mut Pending, request: RequestId, row: u32, now: Sent) {
-    let has_it = |id: &BatchId| batches.get(id).is_some_and(|flight| flight.dispatch.requests.contains(&request));
-    let before: Vec<BatchId> = pending.batch_ids().filter(has_it).collect();
-    for batch in before {
-        if let Some(flight) = batches.get(&batch) {
-            pending.waits.come_back(row, batch, flight.sent, now);
         }
     }
 }

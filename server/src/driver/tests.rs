@@ -120,6 +120,10 @@ impl Bench {
     }
 
     fn call_with(&mut self, contents: &[u64], deadline: Option<Duration>) -> Reply {
+        self.call_asking(contents, deadline, Asked::default())
+    }
+
+    fn call_asking(&mut self, contents: &[u64], deadline: Option<Duration>, explain: Asked) -> Reply {
         let (reply, answer) = oneshot::channel();
         let first = self.next_request;
         self.next_request += contents.len() as u64;
@@ -128,7 +132,7 @@ impl Bench {
             class: Class::Standard,
             deadline: deadline.map(|left| Instant::now() + left),
             trace: Trace::default(),
-            explain: Asked::default(),
+            explain,
         };
         let row = |content: &u64| Row {
             columns: vec![Bytes::from(content.to_le_bytes().to_vec())],

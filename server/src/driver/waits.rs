@@ -59,33 +59,49 @@ impl WaitBook {
 
     /// A batch that was sent like that is over and gave no result for this row: it waits again, unless it left meanwhile.
     pub(super) fn come_back(&mut self, row: u32, batch: BatchId, sent: Sent, now: Sent) {
-        let came = self.came;
-        let again = self.again.entry(row).or_insert_with(|| Again {
-            waited: Waited { waits: sent.shown.since(came), failed: Duration::ZERO },
-            since: sent.at,
-            shown: sent.shown,
-            batch: Some(batch),
-        });
-        // One that is said to wait was in the hedge of its batch all the time, which is over as well.
-        if again.batch.is_none_or(|current| current == batch) {
+        let again = self.again(row, batch, sent);
+        if again.batch == Some(batch) {
             again.waited.failed += now.at.since(again.since);
             (again.since, again.shown, again.batch) = (now.at, now.shown, None);
         }
     }
 
-    /// What a row waited for up to now if it waits, or up to when it was sent.
-    pub(super) fn waited(&self, row: u32, now: Waits) -> Waited {
-        match self.again.get(&row) {
-            None => Waited { waits: now.since(self.came), failed: Duration::ZERO },
-            Some(again) if again.batch.is_some() => again.waited,
-            Some(again) => Waited { waits: again.waited.waits + now.since(again.shown), ..again.waited },
+    /// The same, while another batch that holds the row runs on: one of the two is the hedge of the other, and it is
+    /// with a worker until both are over.
+    pub(super) fn stay(&mut self, row: u32, batch: BatchId, sent: Sent, other: BatchId, other_sent: Sent) {
+        if other_sent.at <= sent.at {
+            return; // It was in the other one all the time.
+        }
+        let again = self.again(row, batch, sent);
+        if again.batch == Some(batch) {
+            again.batch = Some(other);
         }
     }
 
-    /// What those rows waited for that wait still and will not be sent any more.
-    pub(super) fn left(&self, now: Waits) -> Waits {
-        let back = self.again.values().filter(|again| again.batch.is_none());
-        let back = back.fold(Waits::NONE, |sum, again| sum + now.since(again.shown));
+    /// What is kept of a row once it is more than that it was sent, which it was in this batch.
+    fn again(&mut self, row: u32, batch: BatchId, sent: Sent) -> &mut Again {
+        let came = self.came;
+        self.again.entry(row).or_insert_with(|| Again {
+            waited: Waited { waits: sent.shown.since(came), failed: Duration::ZERO },
+            since: sent.at,
+            shown: sent.shown,
+            batch: Some(batch),
+        })
+    }
+
+    /// What a row waited for up to when the clock showed this: now if it waits, or else when it was sent first.
+    pub(super) fn waited(&self, row: u32, shown: Waits) -> Waited {
+        match self.again.get(&row) {
+            None => Waited { waits: shown.since(self.came), failed: Duration::ZERO },
+            Some(again) if again.batch.is_some() => again.waited,
+            Some(again) => Waited { waits: again.waited.waits + shown.since(again.shown), ..again.waited },
+        }
+    }
+
+    /// What those rows waited for that wait still and will not be sent any more; `is_open` tells those without a result.
+    pub(super) fn left(&self, now: Waits, is_open: impl Fn(u32) -> bool) -> Waits {
+        let back = self.again.iter().filter(|(row, again)| again.batch.is_none() && is_open(**row));
+        let back = back.fold(Waits::NONE, |sum, (_, again)| sum + now.since(again.shown));
         now.since(self.came).times(self.unsent) + back
     }
 }
@@ -112,7 +128,7 @@ mod tests {
         assert_eq!(book.send(0, BatchId(1), at(12)).total(), Duration::from_millis(2));
         assert_eq!(book.send(1, BatchId(2), at(15)).total(), Duration::from_millis(5));
         assert_eq!(told(book.waited(1, at(15).shown)), [5, 0]);
-        assert_eq!(book.left(at(20).shown).total(), Duration::from_millis(10), "the third waits still");
+        assert_eq!(book.left(at(20).shown, |_| true).total(), Duration::from_millis(10), "the third waits still");
     }
 
     #[test]
@@ -121,12 +137,12 @@ mod tests {
         book.send(0, BatchId(1), at(3));
         book.come_back(0, BatchId(1), at(3), at(8));
         assert_eq!(told(book.waited(0, at(10).shown)), [5, 5]);
-        assert_eq!(book.left(at(10).shown).total(), Duration::from_millis(2));
+        assert_eq!(book.left(at(10).shown, |_| true).total(), Duration::from_millis(2));
         assert_eq!(book.send(0, BatchId(2), at(12)).total(), Duration::from_millis(4));
         book.come_back(0, BatchId(2), at(12), at(20));
         book.send(0, BatchId(3), at(21));
         assert_eq!(told(book.waited(0, at(99).shown)), [8, 13]);
-        assert_eq!(book.left(at(99).shown), Waits::NONE);
+        assert_eq!(book.left(at(99).shown, |_| true), Waits::NONE);
     }
 
     #[test]
@@ -143,8 +159,39 @@ mod tests {
     fn a_row_whose_hedge_fails_as_well_ran_until_then() {
         let mut book = WaitBook::new(1, at(0).shown);
         book.send(0, BatchId(1), at(3));
-        book.come_back(0, BatchId(1), at(3), at(8));
+        book.stay(0, BatchId(1), at(3), BatchId(2), at(5));
         book.come_back(0, BatchId(2), at(5), at(11));
         assert_eq!(told(book.waited(0, at(15).shown)), [7, 8]);
+        assert_eq!(book.left(at(15).shown, |_| false), Waits::NONE, "who has a result waits no longer");
+    }
+
+    #[test]
+    fn a_row_that_its_hedge_runs_on_with_does_not_wait() {
+        let mut book = WaitBook::new(1, at(0).shown);
+        book.send(0, BatchId(1), at(3));
+        book.stay(0, BatchId(1), at(3), BatchId(2), at(5));
+        assert_eq!(told(book.waited(0, at(15).shown)), [3, 0]);
+        assert_eq!(book.left(at(15).shown, |_| true), Waits::NONE);
+    }
+
+    #[test]
+    fn a_row_whose_hedge_fails_first_waited_until_its_batch_was_sent_and_ran_until_that_was_over() {
+        let mut book = WaitBook::new(1, at(0).shown);
+        book.send(0, BatchId(1), at(3));
+        book.stay(0, BatchId(2), at(5), BatchId(1), at(3));
+        assert_eq!(book.left(at(15).shown, |_| true), Waits::NONE);
+        book.come_back(0, BatchId(1), at(3), at(11));
+        assert_eq!(told(book.waited(0, at(15).shown)), [7, 8]);
+    }
+
+    #[test]
+    fn a_row_that_was_sent_again_before_its_batch_was_said_to_be_over_is_in_the_later_one() {
+        let mut book = WaitBook::new(1, at(0).shown);
+        book.send(0, BatchId(1), at(3));
+        book.come_back(0, BatchId(1), at(3), at(8));
+        book.send(0, BatchId(2), at(8));
+        book.stay(0, BatchId(1), at(3), BatchId(2), at(8));
+        book.come_back(0, BatchId(2), at(8), at(10));
+        assert_eq!(told(book.waited(0, at(11).shown)), [4, 7]);
     }
 }

@@ -7,10 +7,11 @@ use shoal_scheduler::{Attempt, BatchId, DownCause, Epoch, GroupId, Input, ItemOu
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::Driver;
 use super::event::{FromWorker, ItemResult, WorkerUp};
 use super::fleet::{Departed, Worker};
+use super::flights::{Flight, holder};
 use super::waits::Sent;
-use super::{Driver, Flight};
 use crate::oip::BatchTimes;
 
 impl Driver {
@@ -162,7 +163,10 @@ impl Driver {
             let Some((group, row, pending)) = self.calls.of(*request) else { continue };
             calls.insert(group);
             if pending.is_open(row) {
-                pending.waits.come_back(row, batch, sent, over);
+                match holder(&self.batches, pending, *request) {
+                    Some((other, other_sent)) => pending.waits.stay(row, batch, sent, other, other_sent),
+                    None => pending.waits.come_back(row, batch, sent, over),
+                }
             }
         }
         for group in calls {

@@ -98,7 +98,9 @@ pub struct Refusal {
     pub model: Arc<str>,
     /// As metrics count it.
     pub reason: &'static str,
-    /// What the row waited for that failed; nothing if the call was refused when it came.
+    /// It was not let in.
+    pub on_arrival: bool,
+    /// If it was: what the row waited for that it ended for, or the one that waited longest.
     pub waited: Option<Waited>,
     /// How long the client was going to wait from then on, if it said so.
     pub deadline_in: Option<Duration>,

@@ -22,7 +22,7 @@ pub struct Report {
     pub workers: Vec<WorkerStanding>,
     /// The longest waiting first.
     pub calls: Vec<CallStanding>,
-    /// Calls without an answer.
+    /// Calls without an answer, of the models above.
     pub open_calls: u64,
 }
 
@@ -73,8 +73,8 @@ pub struct WorkerStanding {
     pub name: Arc<str>,
     pub device: String,
     pub credits: u32,
-    /// Until it is expected to be through with what it has.
-    pub free_in: Duration,
+    /// Until it is expected to be through with what it has; nothing where nothing is known of what that takes.
+    pub free_in: Option<Duration>,
     /// Until it may be tried again, if it is not trusted.
     pub suspect_for: Option<Duration>,
     /// Models that it holds, by name.

@@ -96,8 +96,7 @@ fn of_many_batches_three_are_told() {
 
 #[test]
 fn every_reason_is_ascii_and_so_is_whatever_a_worker_is_called() {
-    use CloseReason::*;
-    for close in [Drained, Rows, Tokens, Bytes, Preferred, Delay, Objective, Late, Hedged, Isolated] {
+    for close in CloseReason::ALL {
         let mut explanation = explanation(waited(&WaitCause::ALL.map(|cause| (cause, 1_000)), 1_000));
         explanation.batches[0].worker = "größe\n".into();
         let text = explanation.text(&answer(vec![BatchUse { attempt: 2, ..batch(1, 1, close) }]));
@@ -110,6 +109,7 @@ fn refusal() -> Refusal {
     Refusal {
         model: "minilm".into(),
         reason: "deadline_unmeetable",
+        on_arrival: true,
         waited: None,
         deadline_in: Some(micros(20_000)),
         found: Some(Found {
@@ -139,19 +139,21 @@ fn a_refusal_says_what_stood_before_the_call() {
 fn a_call_that_ended_in_the_queue_says_what_it_had_waited_for() {
     let found = Found { queued: 1, workers: 1, free_in: None, alone: None, ..refusal().found.unwrap() };
     let waited = Some(waited(&[(WaitCause::WorkersBusy, 500_000)], 0));
-    let refusal = Refusal { waited, found: Some(found), ..refusal() };
+    let refusal = Refusal { on_arrival: false, waited, found: Some(found), ..refusal() };
     let expected = "Ended after it had waited 500 ms for busy workers. 1 row is queued for minilm, its worker is busy";
     assert_eq!(refusal.text(), format!("{expected}, and the deadline was 20.0 ms away."));
     // The deadline it is.
-    let text = Refusal { deadline_in: Some(Duration::ZERO), ..refusal }.text();
-    let expected = format!("{expected}.");
-    assert_eq!(text, expected);
+    let ended = Refusal { deadline_in: Some(Duration::ZERO), ..refusal };
+    assert_eq!(ended.text(), format!("{expected}."));
+    // Its model was taken out of service.
+    let gone = Refusal { waited: None, found: None, ..ended };
+    assert_eq!(gone.text(), "Ended after it had been let in.");
 }
 
 #[test]
 fn the_numbers_of_a_refusal_are_those_of_its_text() {
     let waited = Some(waited(&[(WaitCause::WorkersBusy, 500_000)], 7));
-    let numbers = Refusal { waited, ..refusal() }.numbers();
+    let numbers = Refusal { on_arrival: false, waited, ..refusal() }.numbers();
     let expected = [
         ("queued_rows", "812"),
         ("workers", "2"),
@@ -215,7 +217,7 @@ fn worker(running: Vec<Running>) -> WorkerStanding {
         name: "local-0".into(),
         device: "cpu".into(),
         credits: 1,
-        free_in: Duration::ZERO,
+        free_in: Some(Duration::ZERO),
         suspect_for: None,
         ready: vec!["m".into()],
         loading: Vec::new(),

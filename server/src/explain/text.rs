@@ -148,7 +148,7 @@ impl Explanation {
                 return format!("one more row would have taken longer than the objective of {objective} allows");
             }
             CloseReason::Spread => "what was left went to other workers, which were idle",
-            CloseReason::Late => "it had all the late rows, whose turn it was",
+            CloseReason::Late => "it was the late rows' turn",
             CloseReason::Hedged => "it repeats a batch that was slow on another worker",
             CloseReason::Isolated => "a batch with these rows had failed, and they run apart",
         }
@@ -160,12 +160,13 @@ impl Refusal {
     /// One or two sentences for a person.
     pub fn text(&self) -> String {
         let mut text = match &self.waited {
-            None => "Refused on arrival".to_owned(),
+            _ if self.on_arrival => "Refused on arrival".to_owned(),
+            None => "Ended after it had been let in".to_owned(),
             Some(waited) if waited.total() < WORTH_A_WORD => "Ended at once".to_owned(),
             Some(waited) => waited.sentence("Ended after it had waited"),
         };
         if let Some(found) = &self.found {
-            let _ = write!(text, "{} {}", if self.waited.is_none() { ":" } else { "." }, self.found_words(found));
+            let _ = write!(text, "{} {}", if self.on_arrival { ":" } else { "." }, self.found_words(found));
         }
         if let Some(deadline) = self.deadline_in.filter(|time| !time.is_zero()) {
             let _ = write!(text, ", and the deadline was {} away", Brief(deadline));
@@ -200,9 +201,6 @@ impl Refusal {
         parts.extend(found.alone.map(|time| format!("one such row takes about {} by itself", Brief(time))));
         let text = parts.join(", ");
         // It may stand by itself.
-        match self.waited {
-            None => text,
-            Some(_) => text[..1].to_uppercase() + &text[1..],
-        }
+        if self.on_arrival { text } else { text[..1].to_uppercase() + &text[1..] }
     }
 }

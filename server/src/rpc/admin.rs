@@ -110,7 +110,7 @@ fn worker(worker: &WorkerStanding) -> wire::ExplainedWorker {
         text: worker.text(),
         device: worker.device.clone(),
         credits: worker.credits,
-        free_in: Some(duration(worker.free_in)),
+        free_in: worker.free_in.map(duration),
         suspect: worker.suspect_for.is_some(),
         ready: names(&worker.ready),
         loading: names(&worker.loading),

@@ -176,6 +176,7 @@ mod tests {
         asked.refuse(|| Refusal {
             model: "m".into(),
             reason: "deadline_unmeetable",
+            on_arrival: true,
             waited: None,
             deadline_in: Some(Duration::from_millis(20)),
             found: None,

@@ -110,6 +110,7 @@ fn workers(workers: &[ExplainedWorker]) -> Table {
         let free = match (worker.free_in.as_ref().map(micros), worker.running.is_empty()) {
             _ if worker.suspect => "suspect".to_owned(),
             (Some(0), false) => "overdue".to_owned(),
+            (None, _) => "not known".to_owned(),
             _ => brief(worker.free_in.as_ref()),
         };
         table.add_row([worker.name.clone(), worker.device.clone(), holds, runs, free]);

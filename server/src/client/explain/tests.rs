@@ -68,6 +68,18 @@ fn tables_and_sentences_stand_below_each_other() {
 }
 
 #[test]
+fn a_worker_is_overdue_only_where_it_is_known_how_long_it_takes() {
+    let free_in = |free_in| {
+        let mut answer = answer();
+        answer.workers[0].free_in = free_in;
+        let page = page::page(&answer);
+        let line = page.lines().find(|line| line.starts_with(" local-0")).expect("the worker").to_owned();
+        line.rsplit("  ").map(str::trim).find(|cell| !cell.is_empty()).expect("its last column").to_owned()
+    };
+    assert_eq!([micros(6_000), micros(0), None].map(free_in), ["6.0 ms", "overdue", "not known"]);
+}
+
+#[test]
 fn nothing_that_waits_is_said_so() {
     let page = page::page(&ExplainResponse { calls: Vec::new(), workers: Vec::new(), draining: true, ..answer() });
     assert!(page.starts_with("The server is shutting down"), "{page}");

@@ -8,26 +8,19 @@ use crate::explain::{Explanation, Report};
 impl Bench {
     /// A call of so many rows whose caller wants things explained.
     fn ask(&mut self, rows: usize, deadline: Option<Duration>) -> (Reply, Asked) {
-        let (reply, answer) = oneshot::channel();
         let first = self.next_request;
-        self.next_request += rows as u64;
+        let contents: Vec<u64> = (first..first + rows as u64).collect();
+        self.ask_with(&contents, deadline)
+    }
+
+    fn ask_with(&mut self, contents: &[u64], deadline: Option<Duration>) -> (Reply, Asked) {
         let explain = Asked::yes();
-        let caller = Caller {
-            tenant: "t".into(),
-            class: Class::Standard,
-            deadline: deadline.map(|left| Instant::now() + left),
-            trace: Trace::default(),
-            explain: explain.clone(),
-        };
-        let row = |content: u64| Row {
-            columns: vec![Bytes::from(content.to_le_bytes().to_vec())],
-            tokens: 1,
-            truncated: false,
-            options: RowOptions::default(),
-        };
-        let rows = (first..first + rows as u64).map(row).collect();
-        self.apply(Event::Submit { first, call: Call { model: "m".into(), caller, rows }, reply });
-        (answer, explain)
+        (self.call_asking(contents, deadline, explain.clone()), explain)
+    }
+
+    fn break_off(&mut self, worker: &Scripted, batch: &Batch, reason: BatchFailure) {
+        let (batch, attempt) = (batch.batch, batch.attempt);
+        self.say(worker, FromWorker::BatchFailed { batch, attempt, reason, detail: String::new() });
     }
 
     fn report(&mut self, model: Option<&str>, calls_max: usize) -> Report {
@@ -42,6 +35,11 @@ impl Bench {
         let name = format!(r#"shoal_wait_seconds_total{{model="m",reason="{cause}"}} "#);
         let value = page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok());
         (value.unwrap_or_else(|| panic!("no {name} on\n{page}")) * 1e3).round()
+    }
+
+    /// The same for whatever.
+    fn waited_in_all(&self) -> f64 {
+        WaitCause::ALL.map(|cause| self.waited(crate::explain::wait_name(cause))).iter().sum()
     }
 }
 
@@ -112,15 +110,120 @@ async fn a_row_that_goes_to_another_worker_at_once_waited_for_nobody() {
     let broken = first.run();
     let mut other = bench.worker("b", 2);
     advance(Duration::from_millis(20)).await;
-    let (batch, attempt) = (broken.batch, broken.attempt);
-    let failed = FromWorker::BatchFailed { batch, attempt, reason: BatchFailure::Device, detail: String::new() };
-    bench.say(&first, failed);
+    bench.break_off(&first, &broken, BatchFailure::Device);
     let again = other.run();
     advance(Duration::from_millis(1)).await;
     bench.complete(&other, &again);
     let (_, explanation) = explained(&mut reply);
     assert_eq!((explanation.waited.waits.total(), explanation.waited.failed.as_millis()), (Duration::ZERO, 20));
     assert_eq!(bench.waited("workers_busy"), 0.0);
+}
+
+/// A call of two rows with two workers, of which the first is slow with it; and another that waits for either.
+async fn hedged() -> (Bench, [(Scripted, Batch); 2], [Reply; 2]) {
+    let mut bench = Bench::new();
+    let policy = PolicyConfig::Learned { wait_price: 0, waits_when_idle: false, on_late: OnLate::Serve };
+    bench.configure(vec![ModelSettings { policy, ..settings("m") }]);
+    let mut slow = bench.worker("a", 1);
+    for _ in 0..60 {
+        let mut reply = bench.call(2);
+        let batch = slow.run();
+        advance(Duration::from_millis(10)).await;
+        bench.complete(&slow, &batch);
+        bench.credit(&slow, 0);
+        outcome(&mut reply).expect("an answer");
+    }
+    let (reply, _) = bench.ask(2, None);
+    let first = slow.run();
+    let mut other = bench.worker("b", 2);
+    advance(Duration::from_millis(60)).await;
+    bench.driver.tick(Instant::now());
+    let hedge = other.run();
+    let waiting = bench.call(1);
+    (bench, [(slow, first), (other, hedge)], [reply, waiting])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_whose_batch_fails_while_its_hedge_runs_does_not_wait() {
+    let (mut bench, [(slow, first), (other, hedge)], [mut reply, _waiting]) = hedged().await;
+    bench.break_off(&slow, &first, BatchFailure::Device);
+    advance(Duration::from_millis(30)).await;
+    bench.complete(&other, &hedge);
+    let (_, explanation) = explained(&mut reply);
+    assert_eq!((explanation.waited.total(), bench.waited_in_all()), (Duration::ZERO, 0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_whose_hedge_fails_while_its_batch_runs_does_not_wait() {
+    let (mut bench, [(slow, first), (other, hedge)], [mut reply, _waiting]) = hedged().await;
+    bench.break_off(&other, &hedge, BatchFailure::Device);
+    advance(Duration::from_millis(30)).await;
+    bench.complete(&slow, &first);
+    let (_, explanation) = explained(&mut reply);
+    assert_eq!((explanation.waited.total(), bench.waited_in_all()), (Duration::ZERO, 0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_let_in_is_never_said_to_be_refused_on_arrival() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _running = bench.call(1);
+    let batch = worker.run();
+    // Its results come, and its batch does not end in time.
+    let (mut reply, explain) = bench.ask(1, Some(Duration::from_millis(50)));
+    advance(Duration::from_millis(20)).await;
+    bench.complete(&worker, &batch);
+    bench.credit(&worker, 0);
+    let batch = worker.run();
+    let _behind = bench.call(1);
+    bench.say(
+        &worker,
+        FromWorker::Items { batch: batch.batch, attempt: batch.attempt, items: vec![ok(0, &Bytes::new())] },
+    );
+    advance(Duration::from_millis(30)).await;
+    bench.driver.tick(Instant::now());
+    assert_eq!(outcome(&mut reply).expect_err("late"), CallError::DeadlinePassed);
+    let text = explain.refusal().expect("why").text();
+    assert!(text.starts_with("Ended after it had waited 20.0 ms for busy workers. 1 row is queued for m"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_of_a_poisonous_input_say_what_they_had_waited_for_when_they_were_ended() {
+    let mut bench = Bench::new();
+    let (mut first, mut second) = (bench.worker("a", 1), bench.worker("b", 2));
+    let mut proven = bench.call_with(&[7], None);
+    let batch = first.run();
+    let (mut with_a_worker, running) = bench.ask_with(&[7], None);
+    second.run();
+    let (mut in_the_queue, queued) = bench.ask_with(&[1, 7], None);
+    advance(Duration::from_millis(20)).await;
+    bench.break_off(&first, &batch, BatchFailure::Item);
+    for reply in [&mut proven, &mut with_a_worker, &mut in_the_queue] {
+        outcome(reply).expect_err("poison");
+    }
+    let started = |asked: &Asked, start: &str| {
+        let text = asked.refusal().expect("why").text();
+        assert!(text.starts_with(start), "{text}");
+    };
+    started(&running, "Ended at once. ");
+    started(&queued, "Ended after it had waited 20.0 ms for busy workers. ");
+    // One that comes later is not let in.
+    let (mut late, asked) = bench.ask_with(&[7], None);
+    assert!(matches!(outcome(&mut late), Err(CallError::Quarantined { .. })));
+    started(&asked, "Refused on arrival: ");
+    assert_eq!(bench.report(None, 0).models[0].refusals, [("quarantined", 3), ("poison", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_for_a_model_that_cannot_be_loaded_are_told_to_operators() {
+    let mut bench = Bench::new();
+    let worker = bench.worker("w", 1);
+    let failed = FromWorker::Model { model: "m".into(), state: ModelReport::Failed("no such file".into()) };
+    bench.say(&worker, failed);
+    let (mut reply, explain) = bench.ask(1, None);
+    assert!(matches!(outcome(&mut reply), Err(CallError::ModelNotReady { .. })));
+    assert_eq!(bench.report(None, 0).models[0].refusals, [("model_not_ready", 1)]);
+    assert_eq!(explain.refusal().map(|refusal| (refusal.reason, refusal.on_arrival)), Some(("model_not_ready", true)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,6 +258,7 @@ async fn what_is_refused_on_arrival_says_what_stood_before_it() {
     let refusal = explain.refusal().expect("why");
     let found = refusal.found.expect("a model");
     assert_eq!((refusal.reason, refusal.waited, found.queued, found.workers), ("model_queue_full", None, 2, 1));
+    assert!(refusal.on_arrival);
     assert_eq!(found.because, WaitCause::WorkersBusy);
 }
 
@@ -184,6 +288,11 @@ async fn a_report_has_what_waits_and_what_runs() {
     // Due first is who has a deadline; told first who waits longest.
     assert_eq!(calls, [(1, 3, None), (3, 0, Some(Duration::from_millis(35)))]);
     assert_eq!((report.calls[0].waited.total(), report.open_calls), (Duration::from_millis(5), 3));
-    assert_eq!(bench.report(None, 1).calls.len(), 1);
+    assert_eq!(w.free_in, None, "nothing is known of what it costs");
+    let one = bench.report(None, 1);
+    assert_eq!((one.calls.len(), one.open_calls), (1, 3));
     assert_eq!(bench.report(Some("gone"), 1).models.len(), 0);
+    bench.configure(vec![settings("m"), settings("n")]);
+    let of = |report: Report| (report.models.len(), report.open_calls);
+    assert_eq!((of(bench.report(Some("m"), 0)), of(bench.report(Some("n"), 0))), ((1, 3), (1, 0)));
 }

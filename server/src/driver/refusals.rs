@@ -1,0 +1,101 @@
+//! Calls that get no answer: counted, and explained to callers who ask.
+
+use std::time::Duration;
+
+use shoal_scheduler::{GroupId, ModelId, RequestId, Timestamp};
+
+use super::calls::Pending;
+use super::flights::holder;
+use super::{Driver, quarantine};
+use crate::call::{Call, CallError, Row};
+use crate::explain::{Found, Refusal, Waited};
+
+/// How far a call had come that ends without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was not let in.
+    OnArrival,
+    /// It was let in, and this row of it is why it ends.
+    Row(u32),
+    /// It was let in and has every result.
+    WithResults,
+}
+
+impl Driver {
+    /// Ends a call without an answer.
+    pub(super) fn refuse(
+        &mut self,
+        now: Timestamp,
+        group: GroupId,
+        ended: Ended,
+        error: CallError,
+        reason: &'static str,
+    ) {
+        let Some(pending) = self.take_call(now, group) else { return };
+        self.count_refusal(now, pending.model, &error, reason);
+        pending.call.caller.explain.refuse(|| {
+            let refusal = self.refusal(now, pending.model, &pending.call, reason);
+            let waited = self.waited_until(now, group, &pending, ended);
+            Refusal { on_arrival: ended == Ended::OnArrival, waited, ..refusal }
+        });
+        pending.fail(error);
+    }
+
+    /// A call is refused before the core hears of it.
+    pub(super) fn turn_away(
+        &mut self,
+        now: Timestamp,
+        model: ModelId,
+        call: &Call,
+        error: &CallError,
+        reason: &'static str,
+    ) {
+        self.count_refusal(now, model, error, reason);
+        call.caller.explain.refuse(|| self.refusal(now, model, call, reason));
+    }
+
+    fn count_refusal(&mut self, now: Timestamp, model: ModelId, error: &CallError, reason: &'static str) {
+        if let Some(metrics) = self.model_metrics.get(&model) {
+            metrics.reject(reason);
+            metrics.call(error.code_name());
+        }
+        if let Some(model) = self.models.get_mut(model) {
+            model.recent.refuse(now, reason);
+        }
+    }
+
+    /// How things stand for a call that is refused on arrival.
+    fn refusal(&self, now: Timestamp, model: ModelId, call: &Call, reason: &'static str) -> Refusal {
+        let cost = call.rows.iter().map(Row::cost).max_by_key(|cost| cost.tokens);
+        let found = cost.and_then(|cost| self.core.situation(model, cost));
+        Refusal {
+            model: call.model.clone(),
+            reason,
+            on_arrival: true,
+            waited: None,
+            deadline_in: call.caller.deadline.map(|deadline| self.stamp(deadline).since(now)),
+            found: found.map(|situation| Found::new(situation, now)),
+        }
+    }
+
+    /// What the row waited for that a call ends for, up to now or up to when it was sent; of a call whose rows were all
+    /// sent, the one that waited longest.
+    fn waited_until(&self, now: Timestamp, group: GroupId, pending: &Pending, ended: Ended) -> Option<Waited> {
+        let row = match ended {
+            Ended::OnArrival => return None,
+            Ended::Row(row) if pending.is_open(row) => row,
+            Ended::Row(_) | Ended::WithResults => return pending.waited_longest(),
+        };
+        let request = RequestId(group.0 + u64::from(row));
+        let shown = match holder(&self.batches, pending, request) {
+            Some((_, sent)) => sent.shown,
+            None => self.core.waits(pending.model, now)?,
+        };
+        Some(pending.waits.waited(row, shown))
+    }
+}
+
+/// The error of a call with an input that is held.
+pub(super) fn quarantined(row: u32, held: Duration) -> CallError {
+    CallError::Quarantined { field: format!("[{row}]"), held, left: quarantine::TIME_MAX.saturating_sub(held) }
+}
