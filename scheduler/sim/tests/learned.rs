@@ -339,3 +339,22 @@ fn who_comes_after_a_stall_is_not_refused_for_it() {
         }
     }
 }
+
+/// One worker of four is so slow for three seconds that it is no use to anybody, while all have more to do than they can.
+#[test]
+fn a_worker_that_was_slow_is_used_again_under_overload() {
+    let at = Duration::from_secs;
+    for load in [0.9, 1.3] {
+        let mut scenario = poisson(4, 1, |scenario| capacity(scenario) * load);
+        scenario.duration = at(20);
+        let stall = vec![Change { at: at(5), factor: 15.0 }, Change { at: at(8), factor: 1.0 }];
+        scenario.workers[3].changes = stall;
+        for on_late in BOTH {
+            let outcome = play(&scenario, |model| balanced(on_late).configure(model));
+            let after = Timestamp::ZERO + at(9);
+            let after = Tally::of(outcome.requests.iter().filter(|request| request.at >= after));
+            let share = after.on_time_share() * f64::max(load, 1.0);
+            assert!(share >= 0.95, "{share:.4} of what can be, at {load}, {on_late:?}");
+        }
+    }
+}

@@ -15,6 +15,8 @@ const SETTLE_EVERY: u64 = 16;
 const SETTLE_GAIN: f64 = 0.1;
 /// How many times slower or faster all workers must have become at once for the curve to take over all of it.
 const SETTLE_AT_ONCE: f64 = 1.5;
+/// How many times slower or faster than the curve a worker is that teaches it nothing, while others go at its pace.
+const OFF_PACE: f64 = 1.5;
 /// Batches that taught less than what was known before, whatever that is worth.
 const SUPPOSED_BELOW: u64 = 8;
 
@@ -68,19 +70,29 @@ impl Costs {
         let taken = u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX).max(1) as f64;
         self.samples = self.samples.saturating_add(1);
         self.is_hearsay = false;
+        let before = self.pace(worker).factor();
+        // A worker that is far from the others' pace may have changed since it was heard of last, and be given such sizes
+        // only as nobody else is: whatever surprises is its own, and not the model's.
+        let is_teaching = !self.is_off_pace(before);
+        let news = if is_teaching { self.shape.news(size, taken / before) } else { 0.0 };
         let pace = self.paces.entry(worker).or_insert(Pace::MODEL);
-        let news = self.shape.news(size, taken / pace.factor());
         if self.shape.curve().is_known() {
             pace.observe(taken / self.shape.time(size), news);
             self.margin = pace.high();
         }
         // What a worker takes while its pace changes is not the model's time.
-        if news > NEWS_MIN || !pace.is_changing() {
+        if is_teaching && (news > NEWS_MIN || !pace.is_changing()) {
             self.shape.learn(size, taken / pace.factor(), news);
         }
         if self.samples.is_multiple_of(SETTLE_EVERY) {
             self.settle();
         }
+    }
+
+    /// Whether a worker of this factor is far from the pace that others go at, as far as there are such.
+    fn is_off_pace(&self, factor: f64) -> bool {
+        let is_usual = |factor: f64| (1.0 / OFF_PACE..=OFF_PACE).contains(&factor);
+        !is_usual(factor) && self.paces.values().any(|pace| pace.is_settled() && is_usual(pace.factor()))
     }
 
     /// Forgets a worker that is gone. If it comes back it starts at the model's pace.

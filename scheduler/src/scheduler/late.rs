@@ -127,9 +127,10 @@ impl Scheduler {
         Class::ALL.into_iter().flat_map(of_class).collect()
     }
 
-    /// Whether a worker that is thought to be too slow for such a request whenever it comes has had nothing to do for so long
-    /// that this may not hold any more. It is given nothing for that, and would never be seen to be quick again: one
-    /// request that is given up anyway is tried there, for a third of its time or once a second.
+    /// Whether a worker that is thought to be too slow for a request, be it compared with others or whenever such a one comes,
+    /// has had nothing to do for so long that this may not hold any more. It is given nothing for that, and would never be
+    /// seen to be quick again: one request that is given up anyway is tried there, for a third of its time or once a
+    /// second.
     fn is_any_untried(&self, id: ModelId, request: RequestId) -> bool {
         let (Some(model), Some(live)) = (self.models.get(&id), self.requests.get(request)) else { return false };
         let (costs, size, item) = (&model.costs, Size::from(live.cost), live.item(request));
@@ -137,7 +138,9 @@ impl Scheduler {
         let is_untried = |worker: WorkerId| {
             let rest = (costs.expected(worker, size) * 2).min(TRY_EVERY_MAX);
             let is_rested = self.fleet.link(worker).is_some_and(|link| link.free_at + rest <= self.now);
-            is_rested && costs.high(worker, size) > allowed
+            let time = costs.high(worker, size);
+            let is_slower = self.now + time > item.rank.due && self.now + costs.typical(size) <= item.rank.due;
+            is_rested && (is_slower || time > allowed)
         };
         let mut free = self.fleet.pools.free(id).flatten();
         free.any(|(load, worker)| load.batches == 0 && is_untried(worker))

@@ -220,6 +220,11 @@ impl Scheduler {
         let part = model.queue.part_head(class).map(|rank| (rank, Source::Part(rank)));
         let waiting = match model.decide(&view, self.is_draining()) {
             Some(Decision::Close(close)) => model.queue.head(class).map(|rank| (rank, Source::Waiting(close))),
+            // A worker that is of no use to who can be on time is of use to who cannot.
+            Some(Decision::WaitUntil(_)) if view.hold_until.is_none() && model.is_late_on(worker, self.now) => {
+                let late = model.queue.first_late().filter(|_| class.is_none());
+                late.map(|item| (item.rank, Source::Late(model.late_time_max())))
+            }
             Some(Decision::WaitUntil(_)) | None => None,
         };
         let (rank, source) = part.into_iter().chain(waiting).min_by_key(|(rank, _)| *rank)?;

@@ -114,8 +114,35 @@ fn a_forgotten_worker_starts_at_the_models_pace() {
     assert!(costs.expected(W[3], size) > costs.expected(W[0], size) * 3);
     costs.forget(W[3]);
     assert_eq!(costs.expected(W[3], size), Duration::from_nanos(costs.curve().time(size) as u64));
-    assert_eq!(costs.high(W[3], size).as_nanos() * 100 / costs.expected(W[3], size).as_nanos(), 150);
+    let high = costs.high(W[3], size).as_secs_f64() / costs.expected(W[3], size).as_secs_f64();
+    assert!((high - 1.5).abs() < 1e-5, "{high}");
     assert_eq!(costs.samples(), 800);
+}
+
+/// It stalled, was given only what nobody else is, and is quick again.
+#[test]
+fn a_worker_far_from_the_others_pace_is_followed_and_teaches_nothing_of_the_model() {
+    let mut costs = Costs::new(None);
+    let (large, one) = (even(48, 64), even(1, 64));
+    let mut noise = Noise::new(3);
+    for _ in 0..200 {
+        for worker in [W[0], W[1]] {
+            let size = even(40 + noise.below(16), 64);
+            costs.observe(worker, size, taken(&gpu(), size, 1.0));
+        }
+    }
+    for _ in 0..20 {
+        costs.observe(W[1], large, taken(&gpu(), large, 20.0));
+        costs.observe(W[0], large, taken(&gpu(), large, 1.0));
+    }
+    assert!(costs.expected(W[1], large) > costs.expected(W[0], large) * 15);
+    for _ in 0..30 {
+        costs.observe(W[1], one, taken(&gpu(), one, 1.0));
+        costs.observe(W[0], large, taken(&gpu(), large, 1.0));
+    }
+    let share = |worker| costs.expected(worker, large).as_nanos() as f64 / gpu().time(large);
+    assert!((share(W[0]) - 1.0).abs() < 0.1, "{:.2}", share(W[0]));
+    assert!(share(W[1]) < 1.6, "{:.2}", share(W[1]));
 }
 
 #[test]
