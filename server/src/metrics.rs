@@ -103,6 +103,9 @@ struct WorkerLabels {
     worker: String,
 }
 
+/// Parts of what a batch costs, as labels name them.
+pub const COST_PARTS: [&str; 4] = ["batch", "row", "token", "token_squared"];
+
 /// Adds one to a gauge for as long as it lives.
 #[derive(Debug)]
 pub struct Counted(Gauge);
@@ -287,9 +290,9 @@ impl ModelMetrics {
         self.all.rejects.get_or_create(&ReasonLabels { model: self.model.to_string(), reason }).inc();
     }
 
-    /// What a batch costs by itself, and for each row and token, in seconds.
-    pub fn batch_cost(&self, base: f64, row: f64, token: f64) {
-        for (part, seconds) in [("batch", base), ("row", row), ("token", token)] {
+    /// What a batch costs by itself, and for each row, token and squared token, in seconds.
+    pub fn batch_cost(&self, seconds: [f64; 4]) {
+        for (part, seconds) in COST_PARTS.into_iter().zip(seconds) {
             self.all.batch_cost.get_or_create(&PartLabels { model: self.model.to_string(), part }).set(seconds);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::{Config, HumanDuration, Settings, Workers};
+use crate::config::{Config, HumanDuration, Settings};
 use crate::plan::{self, Named, Plan, Question, Rate, StatedCost, TOKENS, Tokens};
 use crate::telemetry::{self, LogFormat};
 
@@ -78,18 +78,17 @@ pub(super) fn run(mut args: PlanArgs) -> Outcome {
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&plan)?)?;
     } else {
-        write(&plan, &config, &mut out)?;
+        write(&plan, &mut out)?;
     }
     let is_impossible = plan.answers.iter().any(|answer| answer.impossible().next().is_some());
     Ok(if is_impossible { ExitCode::from(IMPOSSIBLE) } else { ExitCode::SUCCESS })
 }
 
-fn write(plan: &Plan, config: &Config, out: &mut impl std::io::Write) -> std::io::Result<()> {
+fn write(plan: &Plan, out: &mut impl std::io::Write) -> std::io::Result<()> {
     for (at, answer) in plan.answers.iter().enumerate() {
         write!(out, "{}{answer}", if at > 0 { "\n" } else { "" })?;
     }
-    let more_than_one = matches!(config.workers, Workers::Local(count) if count.get() > 1);
-    if more_than_one && plan.answers.iter().any(|answer| answer.device.is_some()) {
+    if plan.answers.iter().any(|answer| answer.device.is_some() && answer.workers > 1) {
         writeln!(out, "\nEach worker is taken to have such a device to itself.")?;
     }
     if !plan.tokens_unsaid.is_empty() {

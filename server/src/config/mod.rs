@@ -51,6 +51,8 @@ pub struct Config {
     pub worker_token: String,
     /// Local workers, or none.
     pub workers: Workers,
+    /// Somebody said so: it is no default.
+    pub are_workers_stated: bool,
     /// What local workers compute on.
     pub device: Device,
     /// Which instructions they compute with on the processor.
@@ -128,6 +130,7 @@ impl Config {
             link: (workers == Workers::External).then_some(LinkAddress::Tcp(link_at)),
             worker_token,
             workers,
+            are_workers_stated: settings.workers.is_some(),
             device: settings.device.unwrap_or_default(),
             cpu_isa: settings.cpu_isa.unwrap_or_default(),
             worker_threads: settings.worker_threads,

@@ -206,7 +206,8 @@ impl Driver {
     pub(super) fn measure_costs(&self) {
         for (id, metrics) in &self.model_metrics {
             if let Some(LearnedCost { cost, .. }) = self.core.cost(*id) {
-                metrics.batch_cost(seconds(cost.base_ns), seconds(cost.row_ns), seconds(cost.token_ps) / 1e3);
+                let (token, squared) = (seconds(cost.token_ps) / 1e3, seconds(cost.token_squared_fs) / 1e6);
+                metrics.batch_cost([seconds(cost.base_ns), seconds(cost.row_ns), token, squared]);
             }
         }
     }

@@ -1,12 +1,13 @@
-//! What each model is going to be asked for: as a server saw it, as a file says it, as flags say it, the latter over the
-//! former.
+//! What each model is going to be asked for: as flags say it, as a file says it, as a server saw it, the first of them
+//! that says it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use toml::{Table, Value};
 
-use super::named::{Named, Rate, Tokens};
+use super::named::{Named, Rate, Tokens, ValueError};
 use super::scrape::Seen;
 use crate::models::{ModelName, nearest};
 
@@ -30,11 +31,11 @@ pub(super) fn nothing<'a>(models: impl IntoIterator<Item = &'a ModelName>) -> As
     models.into_iter().map(|model| (model.as_str().to_owned(), Asked::default())).collect()
 }
 
-/// As a running server saw it. Of models that are not planned for nothing is taken.
+/// As a running server saw it, where nothing else is said. Of models that are not planned for nothing is taken.
 pub(super) fn see(asked: &mut AskedOf, seen: &BTreeMap<String, Seen>) {
     for (model, seen) in seen {
         if let Some(asked) = asked.get_mut(model) {
-            *asked = Asked { rate: Some(seen.rate), tokens: seen.tokens };
+            *asked = Asked { rate: asked.rate.or(Some(seen.rate)), tokens: asked.tokens.or(seen.tokens) };
         }
     }
 }
@@ -62,31 +63,31 @@ fn parse(asked: &mut AskedOf, text: &str) -> Result<(), (String, String)> {
         match value {
             Value::Table(keys) => {
                 for (key, value) in keys {
-                    let into = match key.as_str() {
-                        "rate" => &mut said.rate,
-                        "tokens" => &mut said.tokens,
+                    let at = |problem| (format!("{model}.{key}"), problem);
+                    match key.as_str() {
+                        "rate" => said.rate = Some(number::<Rate>(&value).map_err(at)?.0),
+                        "tokens" => said.tokens = Some(number::<Tokens>(&value).map_err(at)?.0),
                         _ => {
                             let near = nearest(&key, ["rate", "tokens"]);
                             return Err((model, format!("unknown key `{key}`; did you mean `{near}`?")));
                         }
-                    };
-                    *into = Some(number(&value).map_err(|problem| (format!("{model}.{key}"), problem))?);
+                    }
                 }
             }
-            value => said.rate = Some(number(&value).map_err(|problem| (model.clone(), problem))?),
+            value => said.rate = Some(number::<Rate>(&value).map_err(|problem| (model.clone(), problem))?.0),
         }
         lay(asked, &model, said);
     }
     Ok(())
 }
 
-fn number(value: &Value) -> Result<f64, String> {
+fn number<T: FromStr<Err = ValueError>>(value: &Value) -> Result<T, String> {
     let text = match value {
         Value::Integer(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
         other => other.to_string(),
     };
-    text.parse::<Rate>().map(|Rate(number)| number).map_err(|_| format!("`{text}` is not a number from 0 on"))
+    text.parse().map_err(|error: ValueError| error.to_string())
 }
 
 /// As flags say it.
@@ -159,9 +160,9 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_a_server() {
         let mut found = models(&["a", "b", "c", "d"]);
         let seen = Seen { rate: 1.0, tokens: Some(10.0), cost: None };
-        see(&mut found, &BTreeMap::from(["a", "b", "c", "other"].map(|name| (name.to_owned(), seen))));
         parse(&mut found, "b = 2\nc = { rate = 3.5, tokens = 30 }\n").expect("a file");
         say(&mut found, &["c=4".parse().expect("rate")], &["b=20".parse().expect("tokens")]).expect("flags");
+        see(&mut found, &BTreeMap::from(["a", "b", "c", "other"].map(|name| (name.to_owned(), seen))));
         let expected =
             [("a", asked(1.0, 10.0)), ("b", asked(2.0, 20.0)), ("c", asked(4.0, 30.0)), ("d", Asked::default())];
         assert_eq!(found, AskedOf::from(expected.map(|(name, asked)| (name.to_owned(), asked))));
@@ -171,10 +172,14 @@ mod tests {
     fn what_is_wrong_with_a_file_is_said_by_model() {
         for (text, key, problem) in [
             ("minlm = 3", "", "no model is called `minlm`; did you mean `minilm`?"),
-            ("minilm = -3", "minilm", "`-3` is not a number from 0 on"),
-            ("minilm = \"3\"", "minilm", "`\"3\"` is not a number from 0 on"),
+            ("minilm = -3", "minilm", "`-3` must be a number from 0 to 1000000000 (rows a second)"),
+            ("minilm = \"3\"", "minilm", "`\"3\"` must be a number from 0 to 1000000000 (rows a second)"),
             ("[minilm]\nrats = 3", "minilm", "unknown key `rats`; did you mean `rate`?"),
-            ("[minilm]\ntokens = true", "minilm.tokens", "`true` is not a number from 0 on"),
+            (
+                "[minilm]\ntokens = true",
+                "minilm.tokens",
+                "`true` must be a number from 0 to 1000000000 (tokens of the mean row)",
+            ),
         ] {
             let found = parse(&mut models(&["minilm", "other"]), text).expect_err(text);
             assert_eq!(found, (key.to_owned(), problem.to_owned()));

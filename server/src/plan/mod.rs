@@ -85,8 +85,8 @@ pub fn plan(config: &Config, store: &Store, question: &Question) -> Result<Plan,
         return Err(PlanError::NoCost { model, on: incomplete.first().and_then(|device| device.device.clone()) });
     }
     let workers = match config.workers {
-        Workers::Local(count) => Some(count.get() as u64),
-        Workers::External => None,
+        Workers::Local(count) if config.are_workers_stated => Some(count.get() as u64),
+        Workers::Local(_) | Workers::External => None,
     };
     let answer = |device: &&OnDevice| Answer::new(device.device.clone(), &given(config, &asked, device), workers);
     let answers: Vec<Answer> = complete.iter().map(answer).collect();
@@ -110,17 +110,16 @@ fn gather(config: &Config, question: &Question) -> Result<(AskedOf, Told), PlanE
     let mut asked = asked::nothing(config.models.iter().map(|model| &model.name));
     let mut told = Told::default();
     asked::once("--cost", &question.costs, &asked)?;
-    // Before a server is watched for a while.
-    asked::say(&mut asked.clone(), &question.rates, &question.tokens)?;
+    if let Some(path) = &question.rates_file {
+        asked::read(&mut asked, path)?;
+    }
+    asked::say(&mut asked, &question.rates, &question.tokens)?;
+    // Last, when all that can be wrong was looked at: it takes a while.
     if let Some((url, over)) = &question.from {
         let seen = scrape::watch(url, *over)?;
         asked::see(&mut asked, &seen);
         told.server = seen.iter().filter_map(|(model, seen)| Some((model.clone(), seen.cost?))).collect();
     }
-    if let Some(path) = &question.rates_file {
-        asked::read(&mut asked, path)?;
-    }
-    asked::say(&mut asked, &question.rates, &question.tokens)?;
     if asked.values().all(|asked| asked.rate.is_none()) {
         let model = config.models.first().map_or_else(|| "MODEL".to_owned(), |model| model.name.to_string());
         return Err(PlanError::NoRates { model });

@@ -42,7 +42,7 @@ impl FromStr for Rate {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        number(text, "rows a second").map(Self)
+        number(text, "a number from 0 to 1000000000 (rows a second)").map(Self)
     }
 }
 
@@ -50,7 +50,7 @@ impl FromStr for Tokens {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        number(text, "tokens").map(Self)
+        number(text, "a number from 0 to 1000000000 (tokens of the mean row)").map(Self)
     }
 }
 
@@ -75,10 +75,10 @@ impl FromStr for StatedCost {
 /// Nothing that is served in time takes longer.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 
-fn number(text: &str, of: &'static str) -> Result<f64, ValueError> {
+fn number(text: &str, expected: &'static str) -> Result<f64, ValueError> {
     match text.parse::<f64>() {
         Ok(number) if (0.0..=MAX).contains(&number) => Ok(number),
-        _ => Err(ValueError { found: text.to_owned(), expected: of }),
+        _ => Err(ValueError { found: text.to_owned(), expected }),
     }
 }
 
@@ -95,7 +95,7 @@ pub enum NamedError {
 
 /// Why a text is not what is said of a model.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{found}` is not {expected}")]
+#[error("`{found}` must be {expected}")]
 pub struct ValueError {
     pub found: String,
     pub expected: &'static str,
@@ -123,9 +123,9 @@ mod tests {
     fn what_is_wrong_is_said() {
         assert_eq!(error::<Rate>("12"), "`12` names no model; write MODEL=VALUE");
         for text in ["m=-1", "m=many", "m=NaN", "m=inf", "m="] {
-            assert!(error::<Rate>(text).ends_with("` is not rows a second"), "{text}");
+            assert!(error::<Rate>(text).ends_with("` must be a number from 0 to 1000000000 (rows a second)"), "{text}");
         }
-        assert_eq!(error::<Tokens>("m=1e10"), "`1e10` is not tokens");
+        assert_eq!(error::<Tokens>("m=1e10"), "`1e10` must be a number from 0 to 1000000000 (tokens of the mean row)");
         assert!(error::<Rate>("M=1").contains('M'));
         for text in ["m=3ms", "m=3ms,2,1us", "m=1ms,1ms,1ms,1ms", "m=2h,0,0"] {
             assert!(error::<StatedCost>(text).contains("3ms,200us,20us"), "{text}");

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use shoal_scheduler::BatchCost;
 
+use crate::metrics::COST_PARTS;
+
 /// How long an answer may take.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -16,7 +18,7 @@ pub(super) struct Seen {
     pub(super) rate: f64,
     /// Tokens of the mean row; none where nothing ran.
     pub(super) tokens: Option<f64>,
-    /// What batches cost by now, as far as the page says it: without squared tokens.
+    /// What batches cost by now, if the page says it.
     pub(super) cost: Option<BatchCost>,
 }
 
@@ -25,8 +27,8 @@ pub(super) struct Seen {
 struct Counted {
     rows: f64,
     tokens: f64,
-    /// Seconds of a batch, a row and a token.
-    cost: [Option<f64>; 3],
+    /// Seconds, in the order of [`COST_PARTS`].
+    cost: [Option<f64>; COST_PARTS.len()],
 }
 
 /// Looks twice at the page at `url`, so long apart. Blocks.
@@ -59,14 +61,16 @@ fn between(
     let seen = |(model, now): (&String, &Counted)| {
         let before = first.get(model).copied().unwrap_or_default();
         // A server that was started again counts from nothing.
-        let before = if before.rows > now.rows { Counted::default() } else { before };
+        let is_anew = before.rows > now.rows || before.tokens > now.tokens;
+        let before = if is_anew { Counted::default() } else { before };
         let (rows, tokens) = (now.rows - before.rows, now.tokens - before.tokens);
         let cost = match now.cost {
-            [Some(base), Some(row), Some(token)] => Some(BatchCost {
+            [Some(base), Some(row), Some(token), squared] => Some(BatchCost {
                 base_ns: (base * 1e9).round() as u64,
                 row_ns: (row * 1e9).round() as u64,
                 token_ps: (token * 1e12).round() as u64,
-                token_squared_fs: 0,
+                // Older servers do not say it.
+                token_squared_fs: (squared.unwrap_or(0.0) * 1e15).round() as u64,
             }),
             _ => None,
         };
@@ -90,9 +94,11 @@ fn read(page: &str) -> BTreeMap<String, Counted> {
         match (name, label("part").as_deref()) {
             ("shoal_batch_rows_sum", _) => models.entry(model).or_default().rows = value,
             ("shoal_batch_tokens_sum", _) => models.entry(model).or_default().tokens = value,
-            ("shoal_batch_cost_seconds", Some("batch")) => models.entry(model).or_default().cost[0] = Some(value),
-            ("shoal_batch_cost_seconds", Some("row")) => models.entry(model).or_default().cost[1] = Some(value),
-            ("shoal_batch_cost_seconds", Some("token")) => models.entry(model).or_default().cost[2] = Some(value),
+            ("shoal_batch_cost_seconds", Some(part)) => {
+                if let Some(at) = COST_PARTS.iter().position(|known| *known == part) {
+                    models.entry(model).or_default().cost[at] = Some(value);
+                }
+            }
             _ => {}
         }
     }
@@ -121,7 +127,7 @@ mod tests {
             model.batch_rows.observe(*rows);
             model.batch_tokens.observe(*tokens);
         }
-        model.batch_cost(0.003, 0.000_2, 0.000_001_5);
+        model.batch_cost([0.003, 0.000_2, 0.000_001_5, 0.000_000_000_82]);
         metrics.model(&"idle".into());
         read(&metrics.encode().expect("page"))
     }
@@ -130,7 +136,7 @@ mod tests {
     fn rates_are_what_is_between_two_pages() {
         let (first, second) = (page(&[(4.0, 100.0)]), page(&[(4.0, 100.0), (10.0, 600.0), (2.0, 120.0)]));
         let seen = between(&first, &second, Duration::from_secs(4));
-        let cost = BatchCost { base_ns: 3_000_000, row_ns: 200_000, token_ps: 1_500_000, token_squared_fs: 0 };
+        let cost = BatchCost { base_ns: 3_000_000, row_ns: 200_000, token_ps: 1_500_000, token_squared_fs: 820_000 };
         assert_eq!(seen["m"], Seen { rate: 3.0, tokens: Some(60.0), cost: Some(cost) });
         assert_eq!(seen["idle"], Seen { rate: 0.0, tokens: None, cost: None });
     }
@@ -138,6 +144,10 @@ mod tests {
     #[test]
     fn a_server_that_was_started_again_counts_from_nothing() {
         let (first, second) = (page(&[(400.0, 4_000.0)]), page(&[(10.0, 50.0)]));
+        let seen = between(&first, &second, Duration::from_secs(5))["m"];
+        assert_eq!((seen.rate, seen.tokens), (2.0, Some(5.0)));
+        // It has run more rows since than the other had, of fewer tokens.
+        let (first, second) = (page(&[(4.0, 4_000.0)]), page(&[(10.0, 50.0)]));
         let seen = between(&first, &second, Duration::from_secs(5))["m"];
         assert_eq!((seen.rate, seen.tokens), (2.0, Some(5.0)));
     }

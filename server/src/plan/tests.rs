@@ -188,3 +188,31 @@ fn an_objective_that_cannot_be_kept_spoils_no_sum() {
     assert_eq!(both.first.as_deref(), Some("a"));
     assert_eq!(both.models[1].alone_breaks_at, 0.0);
 }
+
+#[test]
+fn where_nobody_gave_a_number_of_workers_it_is_told_for_as_many_as_are_needed() {
+    let model = ["--model", "m=synthetic:base=4ms+per_row=500us+per_token=0,slo=50ms"];
+    let asked = question(&["m=5000"]);
+    let answer = |args: &[&str]| {
+        let plan = ask(&[&model[..], args].concat(), &[], &asked).expect("an answer");
+        plan.answers.into_iter().next().expect("one answer")
+    };
+    let needed = answer(&[]);
+    assert_eq!((needed.is_given, Some(needed.workers)), (false, needed.needed.safe));
+    assert!(needed.growth.fluid > 1.0, "{needed}");
+    let given = answer(&["--workers", "1"]);
+    assert_eq!((given.is_given, given.workers), (true, 1));
+    assert!(given.to_string().contains("With 1 worker the first objective"), "{given}");
+}
+
+#[test]
+fn a_file_that_is_wrong_is_told_before_a_server_is_watched() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("rates.toml");
+    std::fs::write(&path, "minlm = 3").expect("written");
+    // Nobody listens there.
+    let from = Some(("http://127.0.0.1:1/metrics".to_owned(), Duration::ZERO));
+    let question = Question { rates_file: Some(path), from, ..Question::default() };
+    let error = ask(&["--model", "minilm"], &[], &question).expect_err("no such model").to_string();
+    assert!(error.starts_with("--rates: "), "{error}");
+}

@@ -99,7 +99,7 @@ fn what_is_missing_or_wrong_names_the_flag_and_the_model() {
     let usage = plan(&["--model", A, "--rate", "a=many"]);
     assert_eq!(usage.status.code(), Some(2));
     let told = String::from_utf8_lossy(&usage.stderr).into_owned();
-    assert!(told.contains("--rate <MODEL=ROWS/S>") && told.contains("`many` is not"), "{told}");
+    assert!(told.contains("--rate <MODEL=ROWS/S>") && told.contains("`many` must be a number from 0 "), "{told}");
 }
 
 #[test]
