@@ -85,7 +85,8 @@ pub fn run(command: Command, inspect: Inspect) -> Outcome {
         }
         Command::Explain(args) => {
             let clears = std::io::stdout().is_terminal();
-            runtime()?.block_on(client::explain::run(&args, clears, &mut std::io::stdout()))?;
+            let (mut out, mut problems) = (std::io::stdout(), std::io::stderr());
+            runtime()?.block_on(client::explain::run(&args, clears, &mut out, &mut problems))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Load(options) => {

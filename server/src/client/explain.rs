@@ -16,6 +16,8 @@ use super::deadline;
 
 /// A thousand calls, and as many models.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Who watches asks no more often.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Clears a terminal and goes to its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -34,9 +36,9 @@ pub struct ExplainArgs {
     /// Print it as JSON, on one line.
     #[arg(long)]
     pub json: bool,
-    /// Ask again and again, until interrupted; every second, or as often as said.
+    /// Ask again and again, until interrupted; every second, or as often as said, at least 100ms apart.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1s",
-          value_parser = humantime::parse_duration)]
+          value_parser = pause)]
     pub watch: Option<Duration>,
     /// Give up after this long.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
@@ -60,17 +62,34 @@ pub enum ExplainError {
     Write(#[from] std::io::Error),
 }
 
-/// Asks, once or for as long as it is watched, and writes the answers to `out`. `clears` says that `out` is a terminal,
-/// of which each answer has all.
-pub async fn run(args: &ExplainArgs, clears: bool, out: &mut impl Write) -> Result<(), ExplainError> {
+impl ExplainError {
+    /// The next answer may be another: a server may be busy, or be started again.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() != Code::NotFound)
+    }
+}
+
+/// Asks, once or for as long as it is watched, and writes the answers to `out`, and to `problems` why there is none this
+/// time. `clears` says that `out` is a terminal, of which each answer has all.
+pub async fn run(
+    args: &ExplainArgs,
+    clears: bool,
+    out: &mut impl Write,
+    problems: &mut impl Write,
+) -> Result<(), ExplainError> {
     let channel = args.addr.connect().await.map_err(ExplainError::Connect)?;
     let mut client = AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     loop {
-        let answer = ask(args, &mut client).await?;
-        let page = if args.json { json::line(&answer) } else { page::page(&answer) };
-        let clear = if clears && !args.json && args.watch.is_some() { CLEAR } else { "" };
-        write!(out, "{clear}{page}")?;
-        out.flush()?;
+        match ask(args, &mut client).await {
+            Ok(answer) => {
+                let page = if args.json { json::line(&answer) } else { page::page(&answer) };
+                let clear = if clears && !args.json && args.watch.is_some() { CLEAR } else { "" };
+                write!(out, "{clear}{page}")?;
+                out.flush()?;
+            }
+            Err(error) if args.watch.is_some() && error.may_pass() => writeln!(problems, "shoal: {error}")?,
+            Err(error) => return Err(error),
+        }
         match args.watch {
             Some(pause) => tokio::time::sleep(pause).await,
             None => return Ok(()),
@@ -85,6 +104,15 @@ async fn ask(args: &ExplainArgs, client: &mut AdminClient<Channel>) -> Result<Ex
         Code::Unimplemented => ExplainError::NoAdmin(args.addr.clone()),
         _ => ExplainError::Refused(Box::new(status)),
     })
+}
+
+/// How long to wait between two answers.
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if pause < PAUSE_MIN {
+        return Err(format!("must be at least {}", humantime::format_duration(PAUSE_MIN)));
+    }
+    Ok(pause)
 }
 
 #[cfg(test)]

@@ -1,7 +1,13 @@
 //! The page as a person sees it, and what is said when there is none.
 
+use std::sync::Mutex;
+
 use clap::Parser as _;
+use shoal_proto::v1::admin_server::{Admin, AdminServer};
 use shoal_proto::v1::{LearnedCost, QueuedRows, RunningBatch, WaitReason, Waits};
+
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response};
 
 use super::*;
 use crate::client::testing::TestServer;
@@ -103,7 +109,8 @@ fn json_names_times_by_their_unit() {
 async fn who_asks_at_a_port_for_clients_is_told() {
     let server = TestServer::start().await;
     let args = Cli::parse_from(["shoal", "--addr", &server.address().to_string()]).args;
-    let error = run(&args, false, &mut Vec::new()).await.expect_err("no admin calls there").to_string();
+    let error =
+        run(&args, false, &mut Vec::new(), &mut Vec::new()).await.expect_err("no admin calls there").to_string();
     assert!(error.ends_with("is no address for admin calls: ask at the one the server was given as --admin-listen"));
 }
 
@@ -113,7 +120,7 @@ async fn who_finds_nobody_is_told_how_to_start_a_server() {
     let address = listener.local_addr().expect("an address").to_string();
     drop(listener);
     let args = Cli::parse_from(["shoal", "--addr", &address]).args;
-    let error = run(&args, false, &mut Vec::new()).await.expect_err("nobody").to_string();
+    let error = run(&args, false, &mut Vec::new(), &mut Vec::new()).await.expect_err("nobody").to_string();
     assert!(error.contains(&format!("`shoal serve --admin-listen {address}`")), "{error}");
 }
 
@@ -123,4 +130,35 @@ fn watching_is_every_second_unless_told_otherwise() {
     assert_eq!(watch(&[]), None);
     assert_eq!(watch(&["--watch"]), Some(Duration::from_secs(1)));
     assert_eq!(watch(&["--watch=200ms", "--model", "m"]), Some(Duration::from_millis(200)));
+    let error =
+        Cli::try_parse_from(["shoal", "--watch=0s"]).map(|cli| cli.args.watch).expect_err("no pause").to_string();
+    assert!(error.contains("--watch") && error.contains("must be at least 100ms"), "{error}");
+}
+
+/// Says one thing after the other.
+struct Script(Mutex<Vec<Result<ExplainResponse, Status>>>);
+
+#[tonic::async_trait]
+impl Admin for Script {
+    async fn explain(&self, _: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        self.0.lock().expect("a lock").remove(0).map(Response::new)
+    }
+}
+
+#[tokio::test]
+async fn who_watches_is_told_of_a_server_that_cannot_say_and_goes_on() {
+    let busy = || Err(Status::unavailable("the server is too busy"));
+    let script = vec![busy(), Ok(answer()), busy(), Err(Status::not_found("model `m` is not served here"))];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let router = tonic::transport::Server::builder().add_service(AdminServer::new(Script(Mutex::new(script))));
+    let serving = tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let args = Cli::parse_from(["shoal", "--addr", &address, "--watch=100ms"]).args;
+    let (mut out, mut problems) = (Vec::new(), Vec::new());
+    let error = run(&args, false, &mut out, &mut problems).await.expect_err("a model that is gone").to_string();
+    serving.abort();
+    assert!(error.contains("model `m` is not served here"), "{error}");
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), page::page(&answer()));
+    let problems = String::from_utf8(problems).expect("UTF-8");
+    assert_eq!(problems, "shoal: the server answered Unavailable: the server is too busy\n".repeat(2));
 }
