@@ -154,6 +154,35 @@ async fn a_row_whose_batch_fails_while_its_hedge_runs_does_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_whose_batch_and_its_hedge_fail_one_after_the_other_was_with_workers_until_then() {
+    for is_hedge_first in [false, true] {
+        let (mut bench, [mut one, mut other], [mut reply, _waiting]) = hedged().await;
+        if is_hedge_first {
+            std::mem::swap(&mut one, &mut other);
+        }
+        bench.break_off(&one.0, &one.1, BatchFailure::Device);
+        advance(Duration::from_millis(30)).await;
+        bench.break_off(&other.0, &other.1, BatchFailure::Device);
+        let mut workers = [one.0, other.0];
+        let (_, explanation) = loop {
+            workers.iter().for_each(|worker| bench.credit(worker, 0));
+            for worker in &mut workers {
+                while let Ok(command) = worker.commands.try_recv() {
+                    if let ToWorker::Run(batch) = command {
+                        bench.complete(worker, &batch);
+                    }
+                }
+            }
+            if !reply.is_empty() {
+                break explained(&mut reply);
+            }
+        };
+        let waited = (explanation.waited.waits.total(), explanation.waited.failed.as_millis());
+        assert_eq!(waited, (Duration::ZERO, 90), "hedge first: {is_hedge_first}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_row_whose_hedge_fails_while_its_batch_runs_does_not_wait() {
     let (mut bench, [(slow, first), (other, hedge)], [mut reply, _waiting]) = hedged().await;
     bench.break_off(&other, &hedge, BatchFailure::Device);
