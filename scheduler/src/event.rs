@@ -313,7 +313,7 @@ pub enum CloseReason {
     Objective,
     /// What is left goes to other workers, which are idle.
     Spread,
-    /// It took all that was late, whose turn it was.
+    /// It took late ones, whose turn it was: all there were, or as many as may hold up who is on time.
     Late,
     /// It runs alone or in a small part because a batch it was in failed.
     Isolated,

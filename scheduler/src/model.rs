@@ -104,11 +104,7 @@ impl Model {
         Some(match self.policy.decide(view) {
             // Only late ones are left.
             Decision::Close(close) if close.time_max.is_some() && self.queue.on_time().requests == 0 => {
-                Decision::Close(Close {
-                    time_max: Some(self.late_time_max()),
-                    why_time: CloseReason::Objective,
-                    ..close
-                })
+                Decision::Close(Close { time_max: Some(self.late_time_max()), why_time: CloseReason::Late, ..close })
             }
             // Nothing new comes during a drain, so there is nothing to wait for.
             Decision::WaitUntil(_) if draining => Decision::Close(Close::all(CloseReason::Drained)),

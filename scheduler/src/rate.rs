@@ -12,8 +12,8 @@ const REFUSED_WINDOW: Duration = Duration::from_secs(1);
 const UNKNOWN: Duration = Duration::from_secs(1);
 /// A client that comes back sooner only adds load.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
-/// Beyond this the estimate says no more than "later".
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// Beyond this the estimate says no more than "later". Spread, that is half a minute.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(20);
 
 /// Counts what was served in this window and the one before.
 #[derive(Clone, Copy, Debug, Default)]

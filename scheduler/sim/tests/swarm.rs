@@ -42,6 +42,7 @@ const KINDS: &[&str] = &[
     "closed: Objective",
     "closed: Preferred",
     "closed: Rows",
+    "closed: Spread",
     "closed: Tokens",
     "did: Calibrated",
     "did: CancelRunning",

@@ -303,7 +303,7 @@ impl Scheduler {
                 (draft, why, Vec::new())
             }
             Source::Late(time_max) => {
-                let mut draft = Draft::new(budget, Some(ceiling(time_max, CloseReason::Objective)), self.company);
+                let mut draft = Draft::new(budget, Some(ceiling(time_max, CloseReason::Late)), self.company);
                 let why = model.queue.fill_late(&mut draft);
                 (draft, why, Vec::new())
             }

@@ -91,7 +91,6 @@ impl Check for CloseReasons {
         let took_all = waiting.len() == dispatch.requests.len();
         let is_late = |id: &RequestId| ledger.requests.get(id).is_some_and(|record| record.late);
         let taken_late = dispatch.requests.iter().filter(|id| is_late(id)).count();
-        let all_late = waiting.iter().filter(|(_, record)| record.late).count();
         let took_all_on_time = waiting.iter().filter(|(_, record)| !record.late).count() == dispatch.requests.len();
         let rows: u32 = dispatch.requests.iter().filter_map(|id| ledger.requests.get(id)).map(|r| r.cost.rows).sum();
         let policy = ledger.models.get(&dispatch.model).map(|model| &model.policy);
@@ -107,7 +106,7 @@ impl Check for CloseReasons {
             }
             (CloseReason::Delay, Some(PolicyConfig::Learned { .. })) => took_all || took_all_on_time,
             // They may be passed over by those who are on time, but for their turn.
-            (CloseReason::Late, Some(PolicyConfig::Learned { .. })) => taken_late == all_late,
+            (CloseReason::Late, Some(PolicyConfig::Learned { .. })) => taken_late == dispatch.requests.len(),
             (CloseReason::Objective, policy) => matches!(policy, Some(PolicyConfig::Learned { .. })) && !took_all,
             (CloseReason::Spread, Some(PolicyConfig::Learned { .. })) => !took_all && is_other_idle(ledger, dispatch),
             (close, policy) => is_budget(close) && (!took_all || matches!(policy, Some(PolicyConfig::Triton { .. }))),

@@ -75,7 +75,7 @@ fn a_batch_of_late_requests_is_short() {
     let batch = only_dispatch(stage.credit(WORKER, 0, AMPLE));
     // An eighth of the objective, reckoned with care: (12.5 / 1.5 - 4) / 0.5.
     assert_eq!(batch.requests.len(), 8);
-    assert_eq!(batch.close, CloseReason::Objective);
+    assert_eq!(batch.close, CloseReason::Late);
 }
 
 #[test]
