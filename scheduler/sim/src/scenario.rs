@@ -134,6 +134,13 @@ impl ModelSpec {
 }
 
 impl Scenario {
+    /// Whether calls are of one request, nobody asks again, and models are in memory at once: all that several schedulers
+    /// are played with.
+    pub fn is_plain(&self) -> bool {
+        let are_loaded = self.models.iter().all(|model| model.load.is_zero());
+        are_loaded && self.traffic.iter().all(|stream| stream.call == (1, 1) && stream.retries == 0)
+    }
+
     /// Requests a second on average, of all streams.
     pub fn rate(&self) -> f64 {
         self.traffic.iter().map(|stream| stream.rate).sum()

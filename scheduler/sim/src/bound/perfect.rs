@@ -9,18 +9,20 @@ use std::time::Duration;
 use shoal_scheduler::plan::Demand;
 
 use super::{demands, demands_at_best};
-use crate::scenario::{Scenario, Traffic, WorkerSpec};
+use crate::scenario::{Scenario, Stream, Traffic, WorkerSpec};
 
 /// The most requests of the scenario that can be answered in time, those left out that break batches.
 ///
-/// `None` where models differ in cost or objective: then skipping whoever cannot be in time any more is not the best.
+/// `None` where models differ in cost or objective: then skipping whoever cannot be in time any more is not the best. Nor
+/// is there one where who was refused asks again.
 /// Like the [`hard`](super::hard) bound it sees requests by their mean cost.
 pub fn perfect(scenario: &Scenario) -> Option<u64> {
     let demands = demands(scenario);
     let first = demands.first()?;
     let alike =
         |demand: &Demand| (demand.base, demand.row, demand.objective) == (first.base, first.row, first.objective);
-    if !demands.iter().all(alike) || scenario.traffic.iter().any(|stream| stream.deadline.is_some()) {
+    let is_open = |stream: &Stream| stream.deadline.is_some() || stream.retries > 0;
+    if !demands.iter().all(alike) || scenario.traffic.iter().any(is_open) {
         return None;
     }
     let (work, mut pace, mut on_time) = (demands_at_best(scenario).first()?.row_seconds_min(), Pace::of(scenario), 0);

@@ -135,7 +135,12 @@ struct Play<'a> {
 
 /// Runs a scenario under several schedulers, each with each model configured as `configure` says, until every request has
 /// ended.
+///
+/// # Panics
+///
+/// Panics when the scenario is not [plain](Scenario::is_plain).
 pub fn play(scenario: &Scenario, crew: &Crew, configure: impl Fn(&ModelSpec) -> ModelConfig) -> (Outcome, Talk) {
+    assert!(scenario.is_plain(), "{} cannot be played with several schedulers", scenario.name);
     let mut play = Play::new(scenario, crew, scenario.models.iter().map(configure).collect());
     play.begin();
     play.run(Traffic::new(scenario));

@@ -92,25 +92,29 @@ fn bounds(family: &Family, scenario: &Scenario) -> String {
     )
 }
 
-/// The most requests of the scenario that anybody could answer in time.
-fn most_on_time(scenario: &Scenario) -> f64 {
+/// The most requests of the scenario that anybody could answer in time; `None` where who is refused asks again.
+fn most_on_time(scenario: &Scenario) -> Option<f64> {
+    if scenario.traffic.iter().any(|stream| stream.retries > 0) {
+        return None;
+    }
     let by_average = || {
         // Bursts bring more or fewer than the mean: the bound is that of what came.
         let seconds = scenario.duration.as_secs_f64();
         let offered = Traffic::new(scenario).filter(|ask| !ask.is_poison).count() as f64 / seconds;
         if offered > 0.0 { bound::hard(&scenario.clone().at_rate(offered)) * seconds } else { 0.0 }
     };
-    bound::perfect(scenario).map_or_else(by_average, |requests| requests as f64)
+    Some(bound::perfect(scenario).map_or_else(by_average, |requests| requests as f64))
 }
 
-fn row(name: &str, score: &Score, bound: f64) -> String {
+fn row(name: &str, score: &Score, bound: Option<f64>) -> String {
     let total = &score.total;
-    let of_bound = if bound > 0.0 { total.on_time as f64 / bound } else { 1.0 };
+    let share = |bound: f64| if bound > 0.0 { total.on_time as f64 / bound } else { 1.0 };
+    let of_bound = bound.map_or("–".to_owned(), |bound| format!("{:.3}", share(bound)));
     let mut row = String::new();
     // Writing into a string cannot fail.
     let _ = writeln!(
         row,
-        "| {name} | {} | {of_bound:.3} | {} | {} | {:.1} | {} | {} | {:.2} / {:.2} | {:.3} |",
+        "| {name} | {} | {of_bound} | {} | {} | {:.1} | {} | {} | {:.2} / {:.2} | {:.3} |",
         percent(total.on_time_share()),
         millis(total.p50),
         millis(total.p99),
