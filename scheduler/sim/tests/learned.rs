@@ -63,6 +63,7 @@ fn takes_what_the_fluid_law_says_workers_can_take() {
         }
         shares.sort_by(f64::total_cmp);
         let median = shares[shares.len() / 2];
+        println!("of the fluid law: {shares:.3?}, median {median:.3}, {on_late:?}");
         assert!(median >= 0.955, "{median:.3} {shares:.3?} {on_late:?}");
     }
 }
@@ -88,6 +89,7 @@ fn overload_costs_it_hardly_anything() {
             let scenario = poisson(workers, models, |scenario| capacity(scenario) * load);
             let score = score(&scenario, &experienced(on_late));
             let share = score.goodput / hard(&scenario.clone().at_rate(score.offered));
+            println!("of what workers can: {share:.3} at {load}, {workers} workers, {models} models, {on_late:?}");
             assert!(share >= least, "{share:.3} with {workers} workers and {models} models, {on_late:?}");
         }
     }
