@@ -4,6 +4,7 @@
 //! comes back after a loss stands where it stood before.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 
 use crate::arrivals::Arrivals;
@@ -124,6 +125,8 @@ pub(crate) struct Queue {
     /// Of `waiting`: those that can still be on time, and those that are late.
     on_time: Totals,
     late: Totals,
+    /// Of `on_time`, by whose they are. Nobody has none.
+    tenants: BTreeMap<TenantId, Totals>,
     /// When those that can still be on time arrived, summed up in nanoseconds: how long they waited in all follows.
     arrived: u128,
     /// By the rank of the member that was most urgent when the part was made.
@@ -139,6 +142,7 @@ impl Queue {
             self.late.add(item.cost);
         } else {
             self.on_time.add(item.cost);
+            self.tenants.entry(item.tenant).or_default().add(item.cost);
             self.arrived += u128::from(item.arrived.as_nanos());
             self.by_class[item.rank.class as usize] += 1;
         }
@@ -161,6 +165,12 @@ impl Queue {
             self.late.remove(item.cost);
         } else {
             self.on_time.remove(item.cost);
+            if let Entry::Occupied(mut entry) = self.tenants.entry(item.tenant) {
+                entry.get_mut().remove(item.cost);
+                if entry.get().requests == 0 {
+                    entry.remove();
+                }
+            }
             self.arrived -= u128::from(item.arrived.as_nanos());
             self.by_class[rank.class as usize] -= 1;
         }
@@ -336,6 +346,11 @@ impl Queue {
         self.waiting.iter().take_while(|item| !item.rank.late)
     }
 
+    /// Whose they are, and what they take in all.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = (TenantId, &Totals)> {
+        self.tenants.iter().map(|(tenant, totals)| (*tenant, totals))
+    }
+
     /// The same of one class.
     pub(crate) fn on_time_of(&self, class: Class) -> impl Iterator<Item = &Item> {
         let first = self.waiting.before(Rank::first_of(false, class)).requests;
@@ -401,6 +416,7 @@ impl Queue {
     pub(crate) fn assert_invariants(&self) {
         let (mut on_time, mut late, mut part_totals) = (Totals::default(), Totals::default(), Totals::default());
         let (mut by_class, mut arrived) = ([0; Class::ALL.len()], 0);
+        let mut tenants = BTreeMap::<TenantId, Totals>::new();
         for (item, part) in self.iter() {
             by_class[item.rank.class as usize] += u64::from(!item.rank.late);
             match part {
@@ -408,6 +424,7 @@ impl Queue {
                 None if item.rank.late => late.add(item.cost),
                 None => {
                     on_time.add(item.cost);
+                    tenants.entry(item.tenant).or_default().add(item.cost);
                     arrived += u128::from(item.arrived.as_nanos());
                 }
             }
@@ -415,6 +432,7 @@ impl Queue {
         let found = (on_time, late, part_totals, arrived);
         assert_eq!(found, (self.on_time, self.late, self.part_totals, self.arrived), "the sums of the queue");
         assert_eq!(by_class, self.by_class, "requests by class");
+        assert_eq!(tenants, self.tenants, "requests by tenant");
         self.waiting.assert_invariants();
         let oldest = self.waiting.iter().map(|item| item.arrived).min();
         assert_eq!(oldest, self.arrivals.oldest(), "the oldest of the waiting requests");

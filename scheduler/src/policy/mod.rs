@@ -9,9 +9,11 @@ mod baseline;
 mod fixed;
 mod learned;
 mod round;
+mod stretch;
 #[cfg(test)]
 mod tests;
 mod triton;
+mod victims;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

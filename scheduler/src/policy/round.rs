@@ -9,36 +9,21 @@
 //! nothing to a flood. What somebody got counts for about a second, as virtual counters do for ever (Sheng et al.,
 //! "Fairness in serving large language models", OSDI 2024).
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::vec;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::View;
+use super::stretch::Stretch;
+use super::victims::Victims;
 use crate::cost::Size;
-use crate::line::{Line, Sum};
+use crate::line::Sum;
 use crate::queue::Item;
-use crate::{Class, RequestId, TenantId, Timestamp, WorkerId};
+use crate::{RequestId, Timestamp, WorkerId};
 
 /// A model's requests that could be on time.
 pub(super) struct Round<'a> {
     view: &'a View<'a>,
-}
-
-/// Some of them by rank, and what they take from one to another.
-struct Stretch<'a> {
-    sums: Sums<'a>,
-    len: u64,
-    /// Of each class the position of its first one, and when that one is due.
-    classes: Vec<(u64, Timestamp)>,
-}
-
-/// Where the sums are known from.
-enum Sums<'a> {
-    /// The queue itself: these are all of it that can be on time.
-    Line(&'a Line),
-    /// Some of it: of each, what all up to it and with it take, and when it is due.
-    Picked(Vec<(Sum, Timestamp)>),
 }
 
 impl<'a> Round<'a> {
@@ -61,7 +46,7 @@ impl<'a> Round<'a> {
     /// came to it is due.
     pub(super) fn surely_fits(&self, free: &[(Timestamp, WorkerId)], time_max: Duration) -> bool {
         let Some((begin, _)) = free.last() else { return false };
-        let stretch = self.all();
+        let stretch = Stretch::all(self.view.queue);
         let mut first = 0;
         while first < stretch.len {
             let more = (first / 4).max(self.view.budget.rows.into());
@@ -77,59 +62,28 @@ impl<'a> Round<'a> {
         true
     }
 
-    /// Who must go.
-    pub(super) fn victims(self, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
-        let all = self.all();
-        if self.fits(&all, 0, free) {
-            return Vec::new();
-        }
-        let items: Vec<&Item> = self.view.queue.on_time_items().collect();
-        let is_of_one = |item: &Item| (item.tenant, item.rank.class);
-        if items.windows(2).all(|pair| is_of_one(pair[0]) == is_of_one(pair[1])) {
-            let count = least(items.len(), |count| self.fits(&all, count as u64, free));
-            return items[..count].iter().map(|item| item.rank.id).collect();
-        }
-        self.by_tenant(&items, free)
-    }
-
-    /// The first ones of whoever has the most.
-    fn by_tenant(&self, items: &[&Item], free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
-        let order = self.order(items);
-        let without = |count: usize| {
-            let mut stays = vec![true; items.len()];
-            order[..count].iter().for_each(|place| stays[*place] = false);
-            Stretch::picked(items.iter().zip(stays).filter(|(_, stays)| *stays).map(|(item, _)| *item))
-        };
-        let count = least(items.len(), |count| self.fits(&without(count), 0, free));
-        order[..count].iter().map(|place| items[*place].rank.id).collect()
-    }
-
-    /// The places of all, in the order in which they would go: at each step the tenant that got and asks for the most gives up, of
-    /// its least urgent class, the one that has the least time left.
-    fn order(&self, items: &[&Item]) -> Vec<usize> {
-        let time = |item: &Item| self.view.costs.typical(item.cost.into());
-        let mut queues = BTreeMap::<TenantId, (Duration, VecDeque<usize>)>::new();
-        for class in Class::ALL.into_iter().rev() {
-            for (place, item) in items.iter().enumerate().filter(|(_, item)| item.rank.class == class) {
-                let got = || (self.view.shares.of(self.view.now, item.tenant), VecDeque::new());
-                let (sum, queue) = queues.entry(item.tenant).or_insert_with(got);
-                *sum += time(item);
-                queue.push_back(place);
+    /// Who must go: as few as need be.
+    pub(super) fn victims(&self, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
+        let queue = self.view.queue;
+        let mut order = Victims::new(self.view);
+        let (mut victims, mut stay) = (Vec::<&Item>::new(), 0);
+        // Nearly always few must go: twice as many are looked at each time until that is enough.
+        while !self.fits(&Stretch::without(queue, &victims), free) {
+            stay = victims.len();
+            let more = order.by_ref().take(stay.max(1));
+            victims.extend(more);
+            if victims.len() == stay {
+                break;
             }
         }
-        let mut most: BTreeSet<(Duration, TenantId)> =
-            queues.iter().map(|(tenant, (sum, _))| (*sum, *tenant)).collect();
-        let mut order = Vec::with_capacity(items.len());
-        while let Some((sum, tenant)) = most.pop_last() {
-            let Some(place) = queues.get_mut(&tenant).and_then(|(_, queue)| queue.pop_front()) else { continue };
-            order.push(place);
-            most.insert((sum.saturating_sub(time(items[place])), tenant));
-        }
-        order
+        let is_enough = |count: usize| self.fits(&Stretch::without(queue, &victims[..count]), free);
+        let count = least(stay, victims.len(), is_enough);
+        victims[..count].iter().map(|item| item.rank.id).collect()
     }
 
-    /// Whether all but the first so many fit into one round.
-    fn fits(&self, stretch: &Stretch<'_>, mut next: u64, free: &[(Timestamp, WorkerId)]) -> bool {
+    /// Whether all fit into one round.
+    fn fits(&self, stretch: &Stretch<'_>, free: &[(Timestamp, WorkerId)]) -> bool {
+        let mut next = 0;
         let mut free: VecDeque<(Timestamp, WorkerId)> = free.iter().copied().collect();
         while next < stretch.len {
             let Some((start, worker)) = free.pop_front() else { return false };
@@ -198,11 +152,6 @@ impl<'a> Round<'a> {
         let Size { rows, tokens, .. } = sum.size;
         rows <= u64::from(budget.rows) && tokens <= u64::from(budget.tokens) && sum.bytes <= budget.bytes
     }
-
-    fn all(&self) -> Stretch<'a> {
-        let queue = self.view.queue;
-        Stretch { sums: Sums::Line(queue.line()), len: queue.on_time().requests, classes: queue.firsts().collect() }
-    }
 }
 
 /// A batch that could be formed.
@@ -212,54 +161,10 @@ struct Planned {
     is_full: bool,
 }
 
-impl<'a> Stretch<'a> {
-    fn picked(items: impl Iterator<Item = &'a Item>) -> Self {
-        let (mut picked, mut classes, mut class, mut sum) = (Vec::new(), Vec::new(), None, Sum::default());
-        for item in items {
-            if class.replace(item.rank.class) != Some(item.rank.class) {
-                classes.push((sum.requests, item.rank.due));
-            }
-            sum = sum.plus(Sum::of(item));
-            picked.push((sum, item.rank.due));
-        }
-        Self { len: sum.requests, sums: Sums::Picked(picked), classes }
-    }
-
-    /// What the first so many take.
-    fn upto(&self, end: u64) -> Sum {
-        self.reach(|sum| sum.requests <= end)
-    }
-
-    /// The largest sum of the first ones for which it holds.
-    fn reach(&self, holds: impl Fn(Sum) -> bool) -> Sum {
-        match &self.sums {
-            Sums::Line(line) => line.reach(|sum| sum.requests <= self.len && holds(sum)),
-            Sums::Picked(picked) => {
-                let count = picked.partition_point(|(sum, _)| holds(*sum));
-                count.checked_sub(1).map_or(Sum::default(), |last| picked[last].0)
-            }
-        }
-    }
-
-    /// When the one that so many stand before is due.
-    fn due_at(&self, position: u64) -> Timestamp {
-        let due = match &self.sums {
-            Sums::Line(line) => line.at(position).map(|item| item.rank.due),
-            Sums::Picked(picked) => usize::try_from(position).ok().and_then(|at| picked.get(at)).map(|(_, due)| *due),
-        };
-        due.unwrap_or(Timestamp::MAX)
-    }
-
-    /// When the earliest after `first` and before `end` that may be due before it is due: the first one of another class.
-    fn due_of_others(&self, first: u64, end: u64) -> Timestamp {
-        let others = self.classes.iter().filter(|(at, _)| (first + 1..end).contains(at)).map(|(_, due)| *due);
-        others.min().unwrap_or(Timestamp::MAX)
-    }
-}
-
-/// The least number for which it holds, up to `end`, for which it does. Where it holds for one it must for all above.
-fn least(end: usize, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, end);
+/// The least number above `below`, for which it does not hold, up to `end`, for which it does. Where it holds for one it must
+/// for all above.
+fn least(below: usize, end: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = ((below + 1).min(end), end);
     while low < high {
         let middle = low.midpoint(high);
         if holds(middle) { high = middle } else { low = middle + 1 }
