@@ -66,28 +66,27 @@ impl<'a> Round<'a> {
     pub(super) fn victims(&self, free: &[(Timestamp, WorkerId)]) -> Vec<RequestId> {
         let queue = self.view.queue;
         let mut order = Victims::new(self.view);
-        let (mut victims, mut stay) = (Vec::<&Item>::new(), 0);
+        let (mut victims, mut too_few) = (Vec::<&Item>::new(), 0);
         // Nearly always few must go: twice as many are looked at each time until that is enough.
         while !self.fits(&Stretch::without(queue, &victims), free) {
-            stay = victims.len();
-            let more = order.by_ref().take(stay.max(1));
-            victims.extend(more);
-            if victims.len() == stay {
+            too_few = victims.len();
+            victims.extend(order.by_ref().take(too_few.max(1)));
+            if victims.len() == too_few {
                 break;
             }
         }
         let is_enough = |count: usize| self.fits(&Stretch::without(queue, &victims[..count]), free);
-        let count = least(stay, victims.len(), is_enough);
+        let count = least(too_few, victims.len(), is_enough);
         victims[..count].iter().map(|item| item.rank.id).collect()
     }
 
     /// Whether all fit into one round.
     fn fits(&self, stretch: &Stretch<'_>, free: &[(Timestamp, WorkerId)]) -> bool {
-        let mut next = 0;
+        let mut placed = Sum::default();
         let mut free: VecDeque<(Timestamp, WorkerId)> = free.iter().copied().collect();
-        while next < stretch.len {
+        while placed.requests < stretch.len {
             let Some((start, worker)) = free.pop_front() else { return false };
-            let batch = self.batch(stretch, next, start, worker);
+            let batch = self.batch(stretch, placed, start, worker);
             if batch.taken.requests == 0 {
                 // Too slow a worker for those, or too late.
                 continue;
@@ -97,28 +96,30 @@ impl<'a> Round<'a> {
                 let end = start + self.view.costs.expected(worker, self.in_company(batch.taken).size);
                 free.insert(free.partition_point(|other| *other <= (end, worker)), (end, worker));
             }
-            next += batch.taken.requests;
+            placed = batch.upto;
         }
         true
     }
 
-    /// What a batch from `first` on that starts then can take so that all in it are on time.
-    fn batch(&self, stretch: &Stretch<'_>, first: u64, start: Timestamp, worker: WorkerId) -> Planned {
-        let before = stretch.upto(first);
+    /// What a batch of those after `before` that starts then can take so that all in it are on time.
+    fn batch(&self, stretch: &Stretch<'_>, before: Sum, start: Timestamp, worker: WorkerId) -> Planned {
+        let first = before.requests;
         let first_due = stretch.due_at(first);
         let is_in_time = |taken: Sum| {
             let due = first_due.min(stretch.due_of_others(first, first + taken.requests));
             start + self.view.costs.high(worker, self.in_company(taken).size) <= due
         };
-        let end = stretch.reach(|upto| {
+        let upto = stretch.reach(|upto| {
             if upto.requests <= first {
                 return true;
             }
             let taken = upto.minus(before);
             is_in_time(taken) && (taken.requests == 1 || self.is_in_budget(self.in_company(taken)))
         });
-        let is_full = end.requests < stretch.len && is_in_time(stretch.upto(end.requests + 1).minus(before));
-        Planned { taken: end.minus(before), is_full }
+        let taken = upto.minus(before);
+        let next = stretch.at(upto.requests);
+        let is_full = next.is_some_and(|next| is_in_time(taken.plus(Sum::of(next))));
+        Planned { taken, upto, is_full }
     }
 
     /// A bound on the time in which so many workers are through with all of it.
@@ -157,6 +158,8 @@ impl<'a> Round<'a> {
 /// A batch that could be formed.
 struct Planned {
     taken: Sum,
+    /// With all before it.
+    upto: Sum,
     /// Whether it is the budget that ends it.
     is_full: bool,
 }

@@ -67,12 +67,19 @@ impl<'a> Stretch<'a> {
         }))
     }
 
-    /// When the one that so many stand before is due.
-    pub(super) fn due_at(&self, position: u64) -> Timestamp {
+    /// The one that so many stand before.
+    pub(super) fn at(&self, position: u64) -> Option<&'a Item> {
+        if position >= self.len {
+            return None;
+        }
         // Left out before it are those that no more than so many that are left stand before.
         let before = partition_point(self.gone.len(), |at| self.gone[at].position - at as u64 <= position);
-        let item = self.line.at(position + before as u64).filter(|_| position < self.len);
-        item.map_or(Timestamp::MAX, |item| item.rank.due)
+        self.line.at(position + before as u64)
+    }
+
+    /// When that one is due.
+    pub(super) fn due_at(&self, position: u64) -> Timestamp {
+        self.at(position).map_or(Timestamp::MAX, |item| item.rank.due)
     }
 
     /// When the earliest after `first` and before `end` that may be due before it is due: the first one of another class.
