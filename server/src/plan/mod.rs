@@ -1,7 +1,7 @@
 //! `shoal plan`: how many workers the configured models need at given rates, and at which rates their objectives break.
 //!
-//! What models cost is taken from where servers keep it ([`known`]), what is asked of them from flags, a file or a running
-//! server ([`asked`], [`scrape`]), and the arithmetic is the core's ([`shoal_scheduler::plan`]). Nothing is served, pulled
+//! What models cost is taken from where servers keep it (`known`), what is asked of them from flags, a file or a running
+//! server (`asked`, `scrape`), and the arithmetic is the core's ([`shoal_scheduler::plan`]). Nothing is served, pulled
 //! or written here. All of it blocks.
 
 mod answer;
