@@ -3,39 +3,23 @@
 use core::time::Duration;
 
 use crate::Timestamp;
-use crate::time::part_of;
+use crate::windows::Windows;
 
 /// Long enough to see what is usual, short enough to see a burst.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Time asked for in this window and the one before.
+/// Time asked for, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Demand {
-    started: Timestamp,
-    current: Duration,
-    previous: Duration,
-}
+pub(crate) struct Demand(Windows);
 
 impl Demand {
     pub(crate) fn add(&mut self, now: Timestamp, time: Duration) {
-        let age = now.since(self.started);
-        if age >= WINDOW * 2 {
-            *self = Self { started: now, current: Duration::ZERO, previous: Duration::ZERO };
-        } else if age >= WINDOW {
-            *self = Self { started: self.started + WINDOW, current: Duration::ZERO, previous: self.current };
-        }
-        self.current = self.current.saturating_add(time);
+        self.0.add(now, WINDOW, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Of each second, as of the last that was added: all of this window, and of the one before what is less than a window
-    /// ago.
+    /// Of each second, as of the last that was added.
     pub(crate) fn per_second(&self, now: Timestamp) -> Duration {
-        let age = now.since(self.started);
-        if age >= WINDOW * 2 {
-            return Duration::ZERO;
-        }
-        let left = WINDOW.saturating_sub(age);
-        self.current.saturating_add(part_of(self.previous, left, WINDOW))
+        Duration::from_nanos(self.0.lately(now, WINDOW))
     }
 }
 

@@ -71,6 +71,7 @@ mod table;
 mod time;
 mod turns;
 mod waits;
+mod windows;
 
 pub use arbiter::{Action, Arbiter, Launch, Part, SchedulerId, Sharing};
 pub use config::{Baseline, BatchCost, LearnedCost, Limits, ModelConfig, OnLate, PolicyConfig, ProbeRow};

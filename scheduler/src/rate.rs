@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::windows::Windows;
 use crate::{GroupId, Timestamp};
 
 /// Long enough to see several batches of a slow model, short enough to forget a stall.
@@ -15,45 +16,26 @@ const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
 /// Beyond this the estimate says no more than "later". Spread, that is half a minute.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(20);
 
-/// Counts what was served in this window and the one before.
+/// Counts what was served.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rate {
-    /// Start of this window.
-    started: Timestamp,
-    current: u64,
-    /// Served in the window before, if there was one.
-    previous: u64,
-}
+pub(crate) struct Rate(Windows);
 
 /// An estimate within what a client can be told.
 pub(crate) fn bounded(retry_after: Duration) -> Duration {
     retry_after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
 }
 
-/// Counts those that were refused lately, who are going to come back.
+/// Counts those that were refused, who are going to come back.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Refused {
-    started: Timestamp,
-    current: u64,
-    previous: u64,
-}
+pub(crate) struct Refused(Windows);
 
 impl Refused {
     pub(crate) fn add(&mut self, now: Timestamp) {
-        let age = now.since(self.started);
-        if age >= REFUSED_WINDOW * 2 {
-            *self = Self { started: now, ..Self::default() };
-        } else if age >= REFUSED_WINDOW {
-            *self = Self { started: self.started + REFUSED_WINDOW, current: 0, previous: self.current };
-        }
-        self.current += 1;
+        self.0.add(now, REFUSED_WINDOW, 1);
     }
 
-    /// In the last window, as of the last that was added: of the one before what is less than a window ago.
     pub(crate) fn lately(&self, now: Timestamp) -> u64 {
-        let left = REFUSED_WINDOW.saturating_sub(now.since(self.started)).as_nanos();
-        let previous = u128::from(self.previous) * left / REFUSED_WINDOW.as_nanos();
-        self.current + u64::try_from(previous).unwrap_or(u64::MAX)
+        self.0.lately(now, REFUSED_WINDOW)
     }
 }
 
@@ -67,16 +49,16 @@ pub(crate) fn spread(retry_after: Duration, call: GroupId) -> Duration {
 
 impl Rate {
     pub(crate) fn add(&mut self, now: Timestamp, served: u64) {
-        self.roll(now);
-        self.current += served;
+        self.0.add(now, WINDOW, served);
     }
 
     /// The time in which `amount` more should be served, within bounds a client can be told.
     pub(crate) fn retry_after(mut self, now: Timestamp, amount: u64) -> Duration {
-        self.roll(now);
-        let served = u128::from(self.current) + u128::from(self.previous);
-        let mut span = now.since(self.started);
-        if self.previous > 0 {
+        self.0.roll(now, WINDOW);
+        let Windows { started, current, previous } = self.0;
+        let served = u128::from(current) + u128::from(previous);
+        let mut span = now.since(started);
+        if previous > 0 {
             span += WINDOW;
         }
         let estimate = match (span.as_nanos() * u128::from(amount)).checked_div(served) {
@@ -84,15 +66,6 @@ impl Rate {
             None => UNKNOWN,
         };
         bounded(estimate)
-    }
-
-    fn roll(&mut self, now: Timestamp) {
-        let age = now.since(self.started);
-        if age >= WINDOW * 2 {
-            *self = Self { started: now, current: 0, previous: 0 };
-        } else if age >= WINDOW {
-            *self = Self { started: self.started + WINDOW, current: 0, previous: self.current };
-        }
     }
 }
 
