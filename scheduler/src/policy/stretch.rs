@@ -22,6 +22,8 @@ pub(super) struct Stretch<'a> {
 struct Gone {
     /// How many stand before it in the line.
     position: u64,
+    /// Of them those that are left.
+    left: u64,
     /// What it takes with all that are left out before it.
     sum: Sum,
 }
@@ -40,8 +42,9 @@ impl<'a> Stretch<'a> {
         gone.sort_unstable_by_key(|(position, _)| *position);
         let mut sum = Sum::default();
         let mut add = |(position, one)| {
+            let left = position - sum.requests;
             sum = sum.plus(one);
-            Gone { position, sum }
+            Gone { position, left, sum }
         };
         let gone: Vec<_> = gone.into_iter().map(&mut add).collect();
         let mut stretch = Self { len: all.len - sum.requests, gone, ..all };
@@ -73,7 +76,7 @@ impl<'a> Stretch<'a> {
             return None;
         }
         // Left out before it are those that no more than so many that are left stand before.
-        let before = partition_point(self.gone.len(), |at| self.gone[at].position - at as u64 <= position);
+        let before = self.gone.partition_point(|gone| gone.left <= position);
         self.line.at(position + before as u64)
     }
 
@@ -93,16 +96,6 @@ impl<'a> Stretch<'a> {
         let count = self.gone.partition_point(|gone| gone.position < end);
         count.checked_sub(1).map_or(Sum::default(), |last| self.gone[last].sum)
     }
-}
-
-/// The least number for which it does not hold, up to `end`. Where it does not hold for one it must not for any above.
-fn partition_point(end: usize, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, end);
-    while low < high {
-        let middle = low.midpoint(high);
-        if holds(middle) { low = middle + 1 } else { high = middle }
-    }
-    low
 }
 
 #[cfg(test)]
