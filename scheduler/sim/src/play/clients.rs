@@ -40,15 +40,7 @@ impl Clients {
     pub(super) fn ask(&mut self, ask: &Ask, mates: impl Iterator<Item = Ask>, objective: Duration) -> Group {
         let first = self.records.len();
         for ask in std::iter::once(*ask).chain(mates) {
-            self.records.push(Record {
-                at: ask.at,
-                due: due(&ask, objective),
-                model: ask.model,
-                tenant: ask.tenant,
-                cost: ask.cost,
-                is_poison: ask.is_poison,
-                fate: Fate::Open,
-            });
+            self.records.push(Record::asked(&ask, objective));
             self.open += 1;
         }
         self.submit(
@@ -137,8 +129,11 @@ impl Clients {
     }
 }
 
-/// By when an answer is wanted.
-pub(super) fn due(ask: &Ask, objective: Duration) -> Timestamp {
-    let due = ask.at + objective;
-    ask.deadline.map_or(due, |deadline| due.min(deadline))
+impl Record {
+    /// Of a request that has just come.
+    pub(super) fn asked(ask: &Ask, objective: Duration) -> Self {
+        let Ask { at, model, tenant, cost, is_poison, .. } = *ask;
+        let due = ask.deadline.unwrap_or(Timestamp::MAX).min(at + objective);
+        Self { at, due, model, tenant, cost, is_poison, fate: Fate::Open }
+    }
 }

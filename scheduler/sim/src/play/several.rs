@@ -14,7 +14,6 @@ use shoal_scheduler::{
 };
 
 use self::station::Station;
-use super::clients::due;
 use super::device::{Device, Ending, Load};
 use super::{Fate, Outcome, RESTART, Record};
 use crate::clock::Agenda;
@@ -241,15 +240,7 @@ impl<'a> Play<'a> {
 
     fn arrive(&mut self, ask: Ask) {
         let number = self.outcome.requests.len() as u64;
-        self.outcome.requests.push(Record {
-            at: ask.at,
-            due: due(&ask, self.configs[ask.model.0 as usize].objective),
-            model: ask.model,
-            tenant: ask.tenant,
-            cost: ask.cost,
-            is_poison: ask.is_poison,
-            fate: Fate::Open,
-        });
+        self.outcome.requests.push(Record::asked(&ask, self.configs[ask.model.0 as usize].objective));
         self.open += 1;
         let up: Vec<usize> = (0..self.fronts.len()).filter(|at| self.fronts[*at].is_up).collect();
         if up.is_empty() {
