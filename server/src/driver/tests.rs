@@ -156,6 +156,18 @@ impl Bench {
         let compute = Duration::from_millis(2);
         self.say(worker, FromWorker::BatchEnd { batch: batch.batch, attempt: batch.attempt, compute });
     }
+
+    /// Has a worker answer so many calls of two rows in 10 ms each that nobody doubts how long they take.
+    async fn teach(&mut self, worker: &mut Scripted) {
+        for _ in 0..60 {
+            let mut reply = self.call(2);
+            let batch = worker.run();
+            advance(Duration::from_millis(10)).await;
+            self.complete(worker, &batch);
+            self.credit(worker, 0);
+            outcome(&mut reply).expect("an answer");
+        }
+    }
 }
 
 impl Scripted {
@@ -213,14 +225,7 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     let policy = PolicyConfig::Learned { wait_price: 0, waits_when_idle: false, on_late: OnLate::Serve };
     bench.configure(vec![ModelSettings { policy, ..settings("m") }]);
     let mut slow = bench.worker("a", 1);
-    for _ in 0..60 {
-        let mut reply = bench.call(2);
-        let batch = slow.run();
-        advance(Duration::from_millis(10)).await;
-        bench.complete(&slow, &batch);
-        bench.credit(&slow, 0);
-        outcome(&mut reply).expect("an answer");
-    }
+    bench.teach(&mut slow).await;
     let mut reply = bench.call(2);
     let first = slow.run();
     // Had it been there before, the call would have been spread over both.
@@ -244,14 +249,7 @@ async fn a_slow_batch_is_answered_by_its_hedge_and_the_first_worker_may_say_what
     bench.credit(&slow, 0);
 
     // The second time nothing of it is there in time.
-    for _ in 0..60 {
-        let mut reply = bench.call(2);
-        let batch = slow.run();
-        advance(Duration::from_millis(10)).await;
-        bench.complete(&slow, &batch);
-        bench.credit(&slow, 0);
-        outcome(&mut reply).expect("an answer");
-    }
+    bench.teach(&mut slow).await;
     let mut reply = bench.call(2);
     let first = slow.run();
     bench.credit(&other, 0);

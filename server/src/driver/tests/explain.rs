@@ -125,14 +125,7 @@ async fn hedged() -> (Bench, [(Scripted, Batch); 2], [Reply; 2]) {
     let policy = PolicyConfig::Learned { wait_price: 0, waits_when_idle: false, on_late: OnLate::Serve };
     bench.configure(vec![ModelSettings { policy, ..settings("m") }]);
     let mut slow = bench.worker("a", 1);
-    for _ in 0..60 {
-        let mut reply = bench.call(2);
-        let batch = slow.run();
-        advance(Duration::from_millis(10)).await;
-        bench.complete(&slow, &batch);
-        bench.credit(&slow, 0);
-        outcome(&mut reply).expect("an answer");
-    }
+    bench.teach(&mut slow).await;
     let (reply, _) = bench.ask(2, None);
     let first = slow.run();
     let mut other = bench.worker("b", 2);
