@@ -15,6 +15,8 @@ use crate::{Budget, Class, Failure, ModelId, OnLate, Output, RequestId, Timestam
 
 /// Time without a batch after which a worker is worth a try, at most.
 const TRY_EVERY_MAX: Duration = Duration::from_secs(1);
+/// Of each second of a worker's time, so much must be asked for before it is too good for who may be late all the same.
+const AMPLE_BELOW: Duration = Duration::from_millis(800);
 
 impl Scheduler {
     /// Before a batch of a model is formed for a worker: gives up who would be late whatever is done.
@@ -76,7 +78,8 @@ impl Scheduler {
         for request in others {
             self.put_late(*request, id, on_late);
         }
-        let is_tried = !self.has_late(id) && self.is_any_untried(id, *last);
+        let due = self.requests.get(*last).map(|live| live.item(*last).rank.due);
+        let is_tried = !self.has_late(id) && due.is_some_and(|due| self.is_worth_a_try(id, *last, due));
         self.put_late(*last, id, if is_tried { OnLate::Serve } else { on_late });
     }
 
@@ -127,23 +130,27 @@ impl Scheduler {
         Class::ALL.into_iter().flat_map(of_class).collect()
     }
 
-    /// Whether a worker that is thought to be too slow for a request, be it compared with others or whenever such a one comes,
-    /// has had nothing to do for so long that this may not hold any more. It is given nothing for that, and would never be
-    /// seen to be quick again: one request that is given up anyway is tried there, for a third of its time or once a
-    /// second.
-    fn is_any_untried(&self, id: ModelId, request: RequestId) -> bool {
+    /// Whether to try a request that is given up on an idle worker all the same, because one
+    ///
+    /// - would probably be in time, although that cannot be counted on, and the workers' time is not scarce;
+    /// - is thought to be too slow for it, be it compared with others or whenever such a one comes, and has had nothing to do
+    ///   for so long that this may not hold any more. It is given nothing for that, and would never be seen to be quick
+    ///   again: it gets one for a third of its time or once a second.
+    fn is_worth_a_try(&self, id: ModelId, request: RequestId, by: Timestamp) -> bool {
         let (Some(model), Some(live)) = (self.models.get(&id), self.requests.get(request)) else { return false };
         let (costs, size, item) = (&model.costs, Size::from(live.cost), live.item(request));
         let allowed = item.rank.due.since(item.arrived);
-        let is_untried = |worker: WorkerId| {
-            let rest = (costs.expected(worker, size) * 2).min(TRY_EVERY_MAX);
+        let is_scarce = self.demand.per_second(self.now) >= AMPLE_BELOW * self.fleet.lives().max(1);
+        let is_worth = |worker: WorkerId| {
+            let (time, expected) = (costs.high(worker, size), costs.expected(worker, size));
+            let rest = (expected * 2).min(TRY_EVERY_MAX);
             let is_rested = self.fleet.link(worker).is_some_and(|link| link.free_at + rest <= self.now);
-            let time = costs.high(worker, size);
-            let is_slower = self.now + time > item.rank.due && self.now + costs.typical(size) <= item.rank.due;
-            is_rested && (is_slower || time > allowed)
+            let is_slower = self.now + time > by && self.now + costs.typical(size) <= by;
+            let is_likely = !is_scarce && self.now + expected <= by;
+            is_likely || is_rested && (is_slower || time > allowed)
         };
         let mut free = self.fleet.pools.free(id).flatten();
-        free.any(|(load, worker)| load.batches == 0 && is_untried(worker))
+        free.any(|(load, worker)| load.batches == 0 && is_worth(worker))
     }
 
     fn has_late(&self, id: ModelId) -> bool {
@@ -214,7 +221,10 @@ impl Scheduler {
             let Some(item) = model.queue.first_late() else { return };
             let request = item.rank.id;
             let ends = |at: Timestamp, worker| at + model.costs.high(worker, item.cost.into());
-            if !model.costs.is_proven() || self.is_any_untried(id, request) || ends(self.now, worker) <= item.deadline {
+            if !model.costs.is_proven()
+                || self.is_worth_a_try(id, request, item.deadline)
+                || ends(self.now, worker) <= item.deadline
+            {
                 return;
             }
             let free = self.fleet.pools.free_times(id, self.now, usize::MAX);

@@ -148,6 +148,25 @@ fn who_gives_everybody_up_tries_one_at_times_and_hears_that_workers_are_quick_ag
     }
 }
 
+/// One batch in sixteen takes nearly three times as long, so that nobody is certain to be on time.
+#[test]
+fn nobody_is_given_up_to_an_idle_worker_that_would_probably_be_in_time() {
+    let cost = Some(BatchCost { base_ns: 39_500_000, row_ns: 500_000, ..BatchCost::default() });
+    for on_late in [OnLate::Shed, OnLate::Serve] {
+        let mut stage = stage(ModelConfig { cost, ..learned(on_late) });
+        stage.credit(WORKER, 0, AMPLE);
+        for id in 1..=400 {
+            stage.pass(60);
+            let outputs = stage.submit(call(id, [id]));
+            assert_eq!(shed(&outputs), [], "{id}, {on_late:?}");
+            let batch = only_dispatch(outputs);
+            stage.pass(if id % 16 == 0 { 115 } else { 40 });
+            stage.finish(&batch);
+            stage.credit(WORKER, 0, AMPLE);
+        }
+    }
+}
+
 #[test]
 fn half_of_a_queue_may_be_late() {
     let queue_requests_max = NonZeroU32::new(4).unwrap();
