@@ -36,6 +36,8 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         Device::Cpu => DeviceChoice::Cpu,
         Device::Cuda => DeviceChoice::Cuda,
     };
+    options.gpu = args.gpu;
+    options.kernels = args.kernels();
     options.cpu_isa = match args.cpu_isa {
         CpuIsa::Auto => None,
         other => Some(other.as_str().parse()?),
@@ -45,7 +47,7 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
     options.exit_on_stdin_end = args.child_of.is_some();
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     if let Some(tokens) = args.worker_batch_tokens {
-        options.budget = Budget { tokens: tokens.get(), ..options.budget };
+        options.budget = Some(Budget { tokens: tokens.get(), ..Budget::default() });
     }
     let models = args.find_models()?;
     options.offers = models.into_iter().map(|(name, place)| (name, source(place))).collect::<BTreeMap<_, _>>();

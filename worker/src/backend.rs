@@ -13,21 +13,23 @@ use crate::batch::{BatchError, HostBatch, ItemResult};
 use crate::card::ModelCard;
 use crate::cpu::isa::CpuIsa;
 use crate::cpu::team::Team;
+use crate::cuda::driver::DriverError;
 use crate::model::ReadError;
 use crate::source::{ModelSource, Precision};
 
 mod candle;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
+mod cuda;
 mod echo;
-#[cfg(test)]
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod emulated;
 mod engine;
 mod planned;
 mod stack;
 mod synthetic;
 
+#[cfg(feature = "gpu-check")]
+pub(crate) use cuda::Cuda;
+pub(crate) use cuda::Gpu;
 pub(crate) use engine::Engine;
 pub(crate) use planned::Planned;
 pub(crate) use stack::Stack;
@@ -77,9 +79,13 @@ pub(crate) struct PrepareRequest {
     pub(crate) precision: Precision,
 }
 
-/// What CPU backends compute with: one set of threads for all models of a worker, and the instructions to use.
+/// What backends compute with: one set of threads for all models of a worker, the instructions to use, and the GPU if the
+/// worker has one.
 #[derive(Clone, Debug)]
 pub(crate) struct Compute {
+    pub(crate) gpu: Option<Arc<Gpu>>,
+    /// Whether models that the GPU has no kernels for run on the processor.
+    pub(crate) falls_back: bool,
     threads: NonZeroUsize,
     /// Whoever computes holds it for as long as a batch takes.
     pub(crate) team: Arc<Mutex<Team>>,
@@ -96,7 +102,12 @@ impl Compute {
         let offered = || std::thread::available_parallelism().ok();
         let threads = threads.or_else(offered).unwrap_or(NonZeroUsize::MIN);
         let team = Arc::new(Mutex::new(Team::new(threads)?));
-        Ok(Self { threads, team, isa, pool: Arc::default() })
+        Ok(Self { gpu: None, falls_back: false, threads, team, isa, pool: Arc::default() })
+    }
+
+    /// With a GPU, on which models run that it has kernels for; others on the processor, if that is wanted.
+    pub(crate) fn with_gpu(self, gpu: Arc<Gpu>, falls_back: bool) -> Self {
+        Self { gpu: Some(gpu), falls_back, ..self }
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -138,8 +149,23 @@ pub(crate) enum LoadError {
     Memory { bytes: usize, max: usize },
     #[error("dtype {wanted} needs AVX-512 with BF16 and VNNI, and this worker computes with {isa}: use f32")]
     Instructions { wanted: &'static str, isa: &'static str },
+    #[error("this worker has no GPU")]
+    NoGpu,
+    #[error(transparent)]
+    Unsupported(#[from] cuda::Unsupported),
+    #[error("the GPU failed: {0}")]
+    Driver(#[from] DriverError),
+    #[error("its weights take {bytes} bytes and its largest batch {arena}, and this worker may take {max} of the GPU")]
+    Device { bytes: u64, arena: u64, max: u64 },
     #[error("synthetic.{field} is {value}, but must be from 0 to {max}")]
     Curve { field: &'static str, value: f64, max: f64 },
+}
+
+impl LoadError {
+    /// Whether the model is fine, and only not for this kind of device.
+    fn is_for_another_device(&self) -> bool {
+        matches!(self, Self::Unsupported(_) | Self::Precision { .. } | Self::Device { .. })
+    }
 }
 
 /// Refuses any precision but the one a backend computes in.

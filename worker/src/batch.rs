@@ -201,6 +201,9 @@ pub(crate) enum BatchError {
     /// The worker is at fault, or does not hold the model.
     #[error("{0}")]
     Device(String),
+    /// The device is of no use any more, nor is the worker.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// A batch the executor is done with.

@@ -75,6 +75,17 @@ pub(crate) enum Event {
     Finished(Finished),
 }
 
+impl Event {
+    /// What broke the device, after which nothing can be computed any more. The batch it happened in is as good as lost with
+    /// the worker: another one may have it.
+    pub(crate) fn breaks(&self) -> Option<&str> {
+        match self {
+            Self::Finished(Finished { outcome: Err(BatchError::Broken(reason)), .. }) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
 /// The executor cannot take more, or has ended.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the executor takes no more orders")]

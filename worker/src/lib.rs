@@ -21,8 +21,12 @@ mod backend;
 mod batch;
 mod card;
 mod cpu;
+mod cuda;
 mod describe;
+mod device;
 mod executor;
+#[cfg(feature = "gpu-check")]
+pub mod gpu_check;
 mod inspect;
 mod link;
 mod model;

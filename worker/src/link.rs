@@ -15,7 +15,7 @@ use std::time::Duration;
 use shoal_proto::link::limits::{MESSAGE_BYTES_MAX, PROTOCOL};
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
 use shoal_proto::link::{
-    Attach, ControlRequest, ControlResponse, DataRequest, DataResponse, Device, Hello, ModelOffer, Refused,
+    self as wire, Attach, ControlRequest, ControlResponse, DataRequest, DataResponse, Hello, ModelOffer, Refused,
     control_request, control_response, data_request, refused,
 };
 use tokio::sync::{mpsc, watch};
@@ -25,17 +25,18 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::backend::Stack;
+use crate::device::Device;
 use crate::executor::{Event, Executor};
 use crate::run::{Exit, Refusal, RunError};
 use crate::session::{Models, Session};
-use crate::{CpuIsa, Endpoint, Options};
+use crate::{Endpoint, Options};
 
 mod artifact;
 mod backoff;
 mod convert;
 mod dial;
 mod frames;
-mod memory;
+pub(crate) mod memory;
 mod serve;
 
 use backoff::BackOff;
@@ -70,8 +71,7 @@ pub(crate) enum Stop {
 pub(crate) struct Link {
     options: Options,
     executor: Executor<Stack>,
-    /// Threads the executor computes on.
-    threads: usize,
+    device: Device,
     session: Session,
     models: Models,
     stop: watch::Receiver<Stop>,
@@ -139,12 +139,12 @@ impl Link {
     pub(crate) fn new(
         mut options: Options,
         executor: Executor<Stack>,
-        threads: usize,
+        device: Device,
         stop: watch::Receiver<Stop>,
     ) -> Self {
         let models = Models::new(std::mem::take(&mut options.offers));
         let incarnation = rand::random();
-        Self { options, executor, threads, session: Session::new(), models, stop, incarnation }
+        Self { options, executor, device, session: Session::new(), models, stop, incarnation }
     }
 
     /// Until the worker's life is over.
@@ -236,10 +236,13 @@ impl Link {
                 Stop::Drain | Stop::Not => Err(Leave::Exit(Exit::Drained)),
             },
             event = self.executor.event() => match event {
-                Some(event) => {
-                    self.absorb(event);
-                    Ok(())
-                }
+                Some(event) => match event.breaks() {
+                    Some(reason) => Err(Leave::Fatal(RunError::Broken(reason.to_owned()))),
+                    None => {
+                        self.absorb(event);
+                        Ok(())
+                    }
+                },
                 None => Err(Leave::Fatal(RunError::ExecutorEnded)),
             },
         }
@@ -277,19 +280,14 @@ impl Link {
             name: name.to_owned(),
             card: card.map(|card| convert::card(name, card)),
         };
-        let isa = self.options.cpu_isa.unwrap_or_else(CpuIsa::detect);
+        let Device { kind, ref name, memory_bytes, threads, .. } = self.device;
         Hello {
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
             worker: self.options.name.clone(),
             incarnation: self.incarnation,
             auth: self.options.auth.reveal().to_owned(),
-            device: Some(Device {
-                kind: "cpu".to_owned(),
-                name: format!("{}, {isa}", memory::processor()),
-                memory_bytes: memory::installed(),
-                threads: u32::try_from(self.threads).unwrap_or(u32::MAX),
-            }),
+            device: Some(wire::Device { kind: kind.to_owned(), name: name.clone(), memory_bytes, threads }),
             offers: self.models.offers().into_iter().map(offer).collect(),
             version: self.options.version.clone(),
             process_id: std::process::id(),

@@ -22,6 +22,10 @@ pub struct Options {
     pub auth: Secret,
     /// What to compute on.
     pub device: DeviceChoice,
+    /// Which GPU, of those that the driver shows this process.
+    pub gpu: u32,
+    /// Where kernels are kept once they are compiled for the GPU; nowhere when unset.
+    pub kernels: Option<PathBuf>,
     /// Instructions to compute with on the processor; the best it has when unset.
     pub cpu_isa: Option<CpuIsa>,
     /// Threads to compute on; all the machine offers when unset. Loading, the link and logging run on others.
@@ -29,8 +33,8 @@ pub struct Options {
     /// Models this worker has a source for by itself. Empty for a server's own children, which are told a source with
     /// each load.
     pub offers: BTreeMap<String, ModelSource>,
-    /// What one batch may hold at most.
-    pub budget: Budget,
+    /// What one batch may hold at most; what suits the device when unset.
+    pub budget: Option<Budget>,
     /// How long batches may still run once asked to stop. A server's own drain request brings its own bound.
     pub grace: Duration,
     /// After a connection is lost, how long what it left running may go on before this worker counts as stuck and ends.
@@ -54,10 +58,12 @@ impl Options {
             name: name.into(),
             auth: auth.into(),
             device: DeviceChoice::default(),
+            gpu: 0,
+            kernels: None,
             cpu_isa: None,
             threads: None,
             offers: BTreeMap::new(),
-            budget: Budget::default(),
+            budget: None,
             grace: Duration::from_secs(25),
             stuck_max: Duration::from_secs(60),
             parent: None,
@@ -114,11 +120,14 @@ pub struct EndpointError(String);
 /// What to compute on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best there is: the CPU, in this build.
+    /// A GPU where there is one that can be used, else the processor.
     #[default]
     Auto,
     Cpu,
     Cuda,
+    /// A GPU's kernels on the emulator, for tests: thousands of times slower.
+    #[cfg(feature = "emulator")]
+    Emulated,
 }
 
 /// What one batch may hold at most. Memory for a batch is bounded by it.
@@ -138,6 +147,13 @@ impl Default for Budget {
         // from 128 on; on candle it is still a little faster in 4,096 than in 1,024. Beyond about here a larger batch only
         // makes the next one wait.
         Self { rows: 1024, tokens: 2048, bytes: 64 << 20 }
+    }
+}
+
+impl Budget {
+    /// For a GPU, which is not busy with less.
+    pub(crate) fn of_gpu() -> Self {
+        Self { tokens: 16_384, ..Self::default() }
     }
 }
 

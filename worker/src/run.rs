@@ -6,9 +6,10 @@ use std::io;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::{Compute, Stack};
+use crate::device::Device;
 use crate::executor::Executor;
 use crate::link::{Link, Stop};
-use crate::{CpuIsa, DeviceChoice, Options};
+use crate::{CpuIsa, Options};
 
 /// How a worker's life ended in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +41,12 @@ pub enum Refusal {
 /// Why a worker could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The device asked for is not in this build.
-    #[error("--device cuda: this build has no CUDA backend yet; use --device cpu or auto")]
-    NoCuda,
+    /// There is no GPU, and one was asked for.
+    #[error("--device cuda: {0}")]
+    NoCuda(String),
+    /// The device is of no use any more.
+    #[error("the device broke: {0}")]
+    Broken(String),
     /// The processor lacks the instructions asked for.
     #[error("--cpu-isa {asked}: this processor has only {has}")]
     Instructions {
@@ -72,9 +76,6 @@ pub enum RunError {
 ///
 /// Needs a tokio runtime with time and I/O. When it returns, the process should end: a batch that hangs keeps its thread.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<Exit, RunError> {
-    if options.device == DeviceChoice::Cuda {
-        return Err(RunError::NoCuda);
-    }
     if let Some(parent) = options.parent
         && !bind_to_parent(parent).map_err(RunError::ParentDeath)?
     {
@@ -86,11 +87,12 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         return Err(RunError::Instructions { asked, has });
     }
     let compute = Compute::new(options.threads, options.cpu_isa.unwrap_or(has)).map_err(RunError::Threads)?;
-    let threads = compute.threads();
-    let executor = Executor::start(Stack::default, compute)?;
+    let (device, compute) = Device::open(&options, compute)?;
+    let stack = Stack::new(&compute);
+    let executor = Executor::start(move || stack, compute)?;
     let (stop, stopped) = watch::channel(Stop::Not);
     // Boxed, or everyone who runs a worker would carry its whole state in a future of their own.
-    let mut link = Box::pin(Link::new(options, executor, threads, stopped).run());
+    let mut link = Box::pin(Link::new(options, executor, device, stopped).run());
     let stdin_ended = async {
         match stdin_ends {
             Some(ends) => ends.await.unwrap_or(()),

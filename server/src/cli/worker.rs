@@ -1,6 +1,7 @@
 //! `shoal worker`: its arguments, checked and put in plain words for the binary to start the role with.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -26,6 +27,9 @@ pub struct WorkerArgs {
     /// What to compute on.
     #[arg(long, value_enum, env = "SHOAL_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
+    /// Which GPU, of those that the driver shows [default: the first]
+    #[arg(long, value_name = "N", env = "SHOAL_GPU", default_value_t = 0, hide_default_value = true)]
+    pub gpu: u32,
     /// Instructions to compute with on the processor; less than it has only to compare.
     #[arg(long, value_enum, env = "SHOAL_CPU_ISA", default_value_t = CpuIsa::Auto)]
     pub cpu_isa: CpuIsa,
@@ -33,7 +37,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "N", env = "SHOAL_WORKER_THREADS")]
     pub worker_threads: Option<NonZeroUsize>,
     /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes
-    /// next wait for longer [default: 2048 on a CPU]
+    /// next wait for longer [default: 2048 on a CPU, 16384 on a GPU]
     #[arg(long, value_name = "N", env = "SHOAL_WORKER_BATCH_TOKENS")]
     pub worker_batch_tokens: Option<NonZeroU32>,
     /// What to log.
@@ -75,6 +79,11 @@ impl WorkerArgs {
             let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
             format!("{host}-{}", std::process::id())
         })
+    }
+
+    /// Where kernels are kept once they are compiled; nowhere when there is no home for them.
+    pub fn kernels(&self) -> Option<PathBuf> {
+        super::store(None).ok().map(|store| store.home().join("kernels"))
     }
 
     /// Finds the files of each model, pulling what is missing.

@@ -18,12 +18,6 @@ pub struct Emulator {
 #[error("{0}")]
 pub struct Fault(String);
 
-impl Fault {
-    pub(crate) fn new(message: String) -> Self {
-        Self(message)
-    }
-}
-
 /// A kernel to run.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -129,9 +123,23 @@ impl Argument {
         Self::buffer(Self::OUTPUT, values.as_mut_ptr().cast(), size_of_val(values))
     }
 
+    /// Memory that is there, if it is given to a launch, and not to be written.
+    pub fn input_at(pointer: *const u8, bytes: usize) -> Self {
+        Self::buffer(Self::INPUT, pointer.cast_mut(), bytes)
+    }
+
+    /// Memory that is there, and nobody else's, if it is given to a launch.
+    pub fn output_at(pointer: *mut u8, bytes: usize) -> Self {
+        Self::buffer(Self::OUTPUT, pointer, bytes)
+    }
+
+    pub fn nothing() -> Self {
+        Self::buffer(Self::NONE, ptr::null_mut(), 0)
+    }
+
     /// A null pointer where there is nothing.
     pub fn optional<T>(values: Option<&[T]>) -> Self {
-        values.map_or_else(|| Self::buffer(Self::NONE, ptr::null_mut(), 0), Self::input)
+        values.map_or_else(Self::nothing, Self::input)
     }
 
     /// # Panics

@@ -12,8 +12,6 @@
 //! Only on x86-64 Linux; elsewhere this crate is empty, and what would use it says that it was skipped.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
-mod kernels;
 mod launch;
 
-pub use kernels::{Activate, Activation, AddNorm, Attend, Embed, Pick, Pool, Pooled, Pooling, tiles};
 pub use launch::{Argument, Emulator, Fault, Launch};

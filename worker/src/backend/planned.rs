@@ -15,8 +15,8 @@ use crate::model::{Model, ReadError};
 use crate::plan::{Packed, Rows};
 use crate::source::{ModelSource, Precision};
 
-mod finish;
-mod pack;
+pub(super) mod finish;
+pub(super) mod pack;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
@@ -93,31 +93,18 @@ impl<E: Executor> Backend for Planned<E> {
     ) -> Result<(Loaded<E>, ModelCard), LoadError> {
         let ModelSource::Folder(folder) = &request.source else { return Err(LoadError::NoFolder) };
         let model = Model::read(folder)?;
-        let (mut executor, weights_sha256) = build::<E>(&model, request.precision, compute, progress)?;
+        let build = |weights: &Bound<'_>| E::build(&model, weights, request.precision, compute, progress);
+        let (mut executor, weights_sha256) = build_with(&model, build)?;
         let smallest_batch = time_smallest(&mut executor, &model)?;
-        let tokenizer_sha256 = model.tokenizer.as_deref().map(hash_file).transpose()?;
-        let (mask_token, mask_token_id) = model.mask_token.clone().unwrap_or_default();
-        let card = ModelCard {
+        let facts = Facts {
             weights_sha256,
-            architecture: model.architecture,
-            task: model.task,
-            dims: model.dims as u32,
-            labels: model.labels.clone(),
-            tokens_max: model.tokens_max as u32,
-            vocabulary: model.vocabulary as u32,
             bytes: executor.bytes(),
-            parameters: model.plan.parameters(),
             dtype: executor.dtype(),
             backend: executor.name(),
             instructions: executor.instructions(),
-            tokenizer_sha256: tokenizer_sha256.unwrap_or_default(),
-            inputs: inputs(&model),
-            outputs: outputs(&model),
-            normalizes: model.normalizes,
-            mask_token,
-            mask_token_id,
             smallest_batch,
         };
+        let card = card(&model, facts)?;
         Ok((Loaded { executor, limits: Limits::of(&model), finish: Finish::of(&model) }, card))
     }
 
@@ -184,20 +171,58 @@ impl<E: Executor> Loaded<E> {
     }
 }
 
-/// Builds the executor, and hashes the weights file meanwhile.
-fn build<E: Executor>(
+/// What is known of a model once a device has it.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) weights_sha256: String,
+    /// Memory it takes.
+    pub(super) bytes: u64,
+    pub(super) dtype: &'static str,
+    pub(super) backend: &'static str,
+    pub(super) instructions: &'static str,
+    pub(super) smallest_batch: Duration,
+}
+
+/// Describes a model to the server.
+pub(super) fn card(model: &Model, facts: Facts) -> Result<ModelCard, LoadError> {
+    let Facts { weights_sha256, bytes, dtype, backend, instructions, smallest_batch } = facts;
+    let tokenizer_sha256 = model.tokenizer.as_deref().map(hash_file).transpose()?;
+    let (mask_token, mask_token_id) = model.mask_token.clone().unwrap_or_default();
+    Ok(ModelCard {
+        weights_sha256,
+        architecture: model.architecture,
+        task: model.task,
+        dims: model.dims as u32,
+        labels: model.labels.clone(),
+        tokens_max: model.tokens_max as u32,
+        vocabulary: model.vocabulary as u32,
+        bytes,
+        parameters: model.plan.parameters(),
+        dtype,
+        backend,
+        instructions,
+        tokenizer_sha256: tokenizer_sha256.unwrap_or_default(),
+        inputs: inputs(model),
+        outputs: outputs(model),
+        normalizes: model.normalizes,
+        mask_token,
+        mask_token_id,
+        smallest_batch,
+    })
+}
+
+/// Builds something from a model's weights, and hashes their file meanwhile.
+pub(super) fn build_with<T>(
     model: &Model,
-    precision: Precision,
-    compute: &Compute,
-    progress: &mut dyn FnMut(f32),
-) -> Result<(E, String), LoadError> {
+    build: impl FnOnce(&Bound<'_>) -> Result<T, LoadError>,
+) -> Result<(T, String), LoadError> {
     let checkpoint = Checkpoint::open(&model.weights)?;
     let weights = checkpoint.bind(&model.plan, &model.names)?;
     thread::scope(|scope| {
         let hash = scope.spawn(|| checkpoint.sha256());
-        let executor = E::build(model, &weights, precision, compute, progress)?;
+        let built = build(&weights)?;
         let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((executor, sha256))
+        Ok((built, sha256))
     })
 }
 

@@ -1,8 +1,10 @@
-//! The backends of one worker behind one face: each model runs on the backend its source asks for.
+//! The backends of one worker behind one face: each model runs on the backend its source asks for, and one with weights on
+//! the GPU where there is one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cuda::Cuda;
 use super::echo::Echo;
 use super::engine::Engine;
 use super::planned::Planned;
@@ -15,6 +17,7 @@ use crate::source::ModelSource;
 /// Every backend of this build.
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
+    gpu: Option<Cuda>,
     models: Planned<Engine>,
     echo: Echo,
     synthetic: Synthetic,
@@ -24,6 +27,7 @@ pub(crate) struct Stack {
 /// Which backend holds a model.
 #[derive(Clone, Copy, Debug)]
 enum Home {
+    Gpu,
     Model,
     Echo,
     Synthetic,
@@ -32,6 +36,7 @@ enum Home {
 /// A model prepared for one of the backends.
 #[derive(Debug)]
 pub(crate) enum Prepared {
+    Gpu(Box<<Cuda as Backend>::Prepared>),
     Model(<Planned<Engine> as Backend>::Prepared),
     Echo(<Echo as Backend>::Prepared),
     Synthetic(<Synthetic as Backend>::Prepared),
@@ -40,9 +45,26 @@ pub(crate) enum Prepared {
 /// A batch launched on one of the backends.
 #[derive(Debug)]
 pub(crate) enum Ticket {
+    Gpu(<Cuda as Backend>::Ticket),
     Model(<Planned<Engine> as Backend>::Ticket),
     Echo(<Echo as Backend>::Ticket),
     Synthetic(<Synthetic as Backend>::Ticket),
+}
+
+impl Stack {
+    /// With what the compute has.
+    pub(crate) fn new(compute: &Compute) -> Self {
+        Self { gpu: compute.gpu.clone().map(Cuda::new), ..Self::default() }
+    }
+
+    fn depth_of(&self, home: Home) -> usize {
+        match home {
+            Home::Gpu => self.gpu.as_ref().map_or(1, Backend::depth),
+            Home::Model => self.models.depth(),
+            Home::Echo => self.echo.depth(),
+            Home::Synthetic => self.synthetic.depth(),
+        }
+    }
 }
 
 impl Backend for Stack {
@@ -64,19 +86,29 @@ impl Backend for Stack {
                 (Prepared::Synthetic(prepared), card)
             }
             ModelSource::Folder(_) => {
+                if compute.gpu.is_some() {
+                    match Cuda::prepare(request, compute, progress) {
+                        Ok((prepared, card)) => return Ok((Prepared::Gpu(Box::new(prepared)), card)),
+                        Err(error) if compute.falls_back && error.is_for_another_device() => {
+                            tracing::warn!(model = %request.name, %error, "runs on the processor");
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
                 let (prepared, card) = Planned::<Engine>::prepare(request, compute, progress)?;
                 (Prepared::Model(prepared), card)
             }
         })
     }
 
-    /// As deep as the shallowest: a device is shared by all models, so its batches are counted together.
+    /// As deep as the shallowest that holds a model: their batches are counted together.
     fn depth(&self) -> usize {
-        self.models.depth().min(self.echo.depth()).min(self.synthetic.depth())
+        self.homes.values().map(|home| self.depth_of(*home)).min().unwrap_or(1)
     }
 
     fn is_brief(&self, batch: &HostBatch) -> bool {
         match self.homes.get(&batch.model) {
+            Some(Home::Gpu) => self.gpu.as_ref().is_some_and(|gpu| gpu.is_brief(batch)),
             Some(Home::Model) => self.models.is_brief(batch),
             Some(Home::Echo) => self.echo.is_brief(batch),
             Some(Home::Synthetic) => self.synthetic.is_brief(batch),
@@ -87,6 +119,10 @@ impl Backend for Stack {
     fn install(&mut self, name: &Arc<str>, prepared: Prepared) -> Result<(), LoadError> {
         self.evict(name);
         let home = match prepared {
+            Prepared::Gpu(prepared) => {
+                self.gpu.as_mut().ok_or(LoadError::NoGpu)?.install(name, *prepared)?;
+                Home::Gpu
+            }
             Prepared::Model(prepared) => {
                 self.models.install(name, prepared)?;
                 Home::Model
@@ -106,6 +142,7 @@ impl Backend for Stack {
 
     fn evict(&mut self, name: &str) {
         match self.homes.remove(name) {
+            Some(Home::Gpu) => self.gpu.iter_mut().for_each(|gpu| gpu.evict(name)),
             Some(Home::Model) => self.models.evict(name),
             Some(Home::Echo) => self.echo.evict(name),
             Some(Home::Synthetic) => self.synthetic.evict(name),
@@ -114,16 +151,19 @@ impl Backend for Stack {
     }
 
     fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Ticket, BatchError> {
-        match self.homes.get(&batch.model) {
-            Some(Home::Model) => self.models.launch(batch, live).map(Ticket::Model),
-            Some(Home::Echo) => self.echo.launch(batch, live).map(Ticket::Echo),
-            Some(Home::Synthetic) => self.synthetic.launch(batch, live).map(Ticket::Synthetic),
-            None => Err(BatchError::Device(format!("model `{}` is not in memory", batch.model))),
+        let missing = || Err(BatchError::Device(format!("model `{}` is not in memory", batch.model)));
+        match (self.homes.get(&batch.model), &mut self.gpu) {
+            (Some(Home::Gpu), Some(gpu)) => gpu.launch(batch, live).map(Ticket::Gpu),
+            (Some(Home::Model), _) => self.models.launch(batch, live).map(Ticket::Model),
+            (Some(Home::Echo), _) => self.echo.launch(batch, live).map(Ticket::Echo),
+            (Some(Home::Synthetic), _) => self.synthetic.launch(batch, live).map(Ticket::Synthetic),
+            (Some(Home::Gpu), None) | (None, _) => missing(),
         }
     }
 
     fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {
         match ticket {
+            Ticket::Gpu(ticket) => self.gpu.as_mut()?.poll(ticket),
             Ticket::Model(ticket) => self.models.poll(ticket),
             Ticket::Echo(ticket) => self.echo.poll(ticket),
             Ticket::Synthetic(ticket) => self.synthetic.poll(ticket),

@@ -217,7 +217,7 @@ pub(super) fn batch_failed(key: BatchKey, error: &BatchError) -> wire::BatchFail
     let reason = match error {
         BatchError::Item(_) => Reason::Item,
         BatchError::OutOfMemory(_) => Reason::OutOfMemory,
-        BatchError::Device(_) => Reason::Device,
+        BatchError::Device(_) | BatchError::Broken(_) => Reason::Device,
     };
     wire::BatchFailed { batch, attempt, epoch, reason: reason.into(), detail: error.to_string() }
 }

@@ -17,12 +17,12 @@ impl Held {
 }
 
 /// Memory of this machine in bytes.
-pub(super) fn installed() -> u64 {
+pub(crate) fn installed() -> u64 {
     kibibytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal:")
 }
 
 /// What the processor calls itself.
-pub(super) fn processor() -> String {
+pub(crate) fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())

@@ -156,7 +156,13 @@ impl<'a> Serving<'a> {
                 self.heard = Instant::now();
                 self.data(message?)?;
             }
-            Event::Executor(Some(event)) => self.executor(event)?,
+            Event::Executor(Some(event)) => {
+                if let Some(reason) = event.breaks() {
+                    self.say_goodbye(reason, false)?;
+                    return Err(Leave::Fatal(RunError::Broken(reason.to_owned())));
+                }
+                self.executor(event)?;
+            }
             Event::Executor(None) => {
                 self.say_goodbye("the executor ended", false)?;
                 return Err(Leave::Fatal(RunError::ExecutorEnded));
@@ -217,7 +223,7 @@ impl<'a> Serving<'a> {
         self.link.session.held(run.slot, Duration::from_micros(run.held_micros));
         let fate = match self.link.session.begin(begun, convert::key(&run), run.slot)? {
             Admission::Drop => Fate::Drop,
-            Admission::Run => match convert::check_size(&run, self.link.options.budget) {
+            Admission::Run => match convert::check_size(&run, self.link.device.budget) {
                 Ok(()) => Fate::Run,
                 Err(error) => Fate::Refuse(error),
             },
@@ -245,12 +251,12 @@ impl<'a> Serving<'a> {
     }
 
     fn launch(&mut self, run: Run, payload: Vec<bytes::Bytes>, begun: Instant) -> Result<(), BatchError> {
-        let Link { models, session, executor, options, .. } = &mut *self.link;
+        let Link { models, session, executor, device, .. } = &mut *self.link;
         let Some(model) = models.card(&run.model) else {
             return Err(BatchError::Device(format!("model `{}` is not in memory", run.model)));
         };
         let (slot, arrived) = (run.slot, Instant::now());
-        let mut batch = convert::host_batch(run, payload, (model.0, &**model.1), options.budget, (begun, arrived))?;
+        let mut batch = convert::host_batch(run, payload, (model.0, &**model.1), device.budget, (begun, arrived))?;
         let key = batch.key;
         batch.cancelled = session.launch(key, slot, batch.items.len(), arrived.saturating_duration_since(begun));
         // A server that does not read its results gets no faster ones.
@@ -319,7 +325,7 @@ impl<'a> Serving<'a> {
     }
 
     fn grant(&mut self) -> Result<(), LinkError> {
-        let budget = self.link.options.budget;
+        let budget = self.link.device.budget;
         for slot in self.link.session.grants(Instant::now()) {
             let credit =
                 Credit { slot, rows: budget.rows, tokens: budget.tokens, bytes: budget.bytes, ..Credit::default() };

@@ -7,8 +7,6 @@
 pub(crate) mod candle;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod cpu;
-#[cfg(test)]
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod emulated;
-#[cfg(test)]
+pub(crate) mod cuda;
+#[cfg(any(test, feature = "gpu-check"))]
 pub(crate) mod reference;

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use shoal_proto::link::batch_failed::Reason;
 use shoal_proto::link::{Cancel, DataType, Fragment, Run, control_response, data_response, item_error};
 
+use shoal_worker::Budget;
+
 use crate::server::{Answer, Server, Worker, echo_run, text_run};
 
 /// 64-bit FNV-1a, which is what the synthetic model answers with.
@@ -191,7 +193,7 @@ async fn refuses_a_bad_run_by_name_and_serves_on() {
 async fn skips_a_payload_that_is_too_large_without_holding_it() {
     let mut server = Server::start();
     let mut options = server.options();
-    options.budget.bytes = 1000;
+    options.budget = Some(Budget { bytes: 1000, ..Budget::default() });
     let _worker = Worker::start(options);
     let mut peer = server.peer(1).await;
     peer.load_echo().await;

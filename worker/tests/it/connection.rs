@@ -188,7 +188,7 @@ async fn says_that_there_is_no_cuda_in_this_build() {
     let mut options = server.options();
     options.device = DeviceChoice::Cuda;
     let error = within(shoal_worker::run(options, std::future::pending())).await.unwrap_err();
-    assert!(matches!(error, RunError::NoCuda), "{error}");
+    assert!(matches!(error, RunError::NoCuda(_)), "{error}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod tiny;
 
 mod batches;
 mod connection;
+mod gpu;
 mod models;
 #[cfg(target_os = "linux")]
 mod process;

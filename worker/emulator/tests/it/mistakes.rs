@@ -1,7 +1,7 @@
 //! Mistakes planted in the real kernels are found, whatever the schedule.
 
 use half::bf16;
-use shoal_emulator::{Attend, Emulator, Fault, Pool, Pooled, Pooling, tiles};
+use shoal_emulator::{Argument, Emulator, Fault, Launch};
 
 const HEADS: usize = 2;
 
@@ -9,21 +9,38 @@ fn wave(count: usize) -> Vec<bf16> {
     (0..count).map(|index| bf16::from_f32((index as f32 * 0.37).sin())).collect()
 }
 
+fn launch(emulator: &Emulator, kernel: &str, grid: [u32; 3], arguments: Vec<Argument>) -> Result<(), Fault> {
+    // SAFETY: the arguments are made of what the callers own until this returns; any bits are values of these types.
+    unsafe { emulator.launch(&Launch { kernel, grid, block: 128, arguments }) }
+}
+
 /// Sequences of 1, 65 and 130 tokens.
 fn attend(emulator: &Emulator) -> Result<Vec<bf16>, Fault> {
-    let splits = [0, 1, 66, 196];
+    let tiles: [[u32; 3]; 6] = [[0, 1, 0], [1, 66, 0], [1, 66, 64], [66, 196, 0], [66, 196, 64], [66, 196, 128]];
     let mut output = vec![bf16::NAN; 196 * HEADS * 32];
     let qkv = wave(3 * output.len());
-    Attend { qkv: &qkv, tiles: &tiles(&splits), heads: HEADS, head: 32, scale: 0.2, output: &mut output }
-        .run(emulator)?;
+    let arguments = vec![
+        Argument::input(&qkv),
+        Argument::input(&tiles),
+        Argument::output(&mut output),
+        Argument::integer(HEADS),
+        Argument::real(0.2 * std::f32::consts::LOG2_E),
+    ];
+    launch(emulator, "attend_32", [tiles.len() as u32, HEADS as u32, 1], arguments)?;
     Ok(output)
 }
 
 fn pool(emulator: &Emulator) -> Result<Vec<f32>, Fault> {
-    let mut output = vec![f32::NAN; 2 * 264];
-    let pooled = Pooled::F32(&mut output);
-    Pool { input: &wave(9 * 264), splits: &[0, 1, 9], width: 264, pooling: Pooling::Mean, output: pooled }
-        .run(emulator)?;
+    const WIDTH: usize = 264;
+    let (input, splits, mut output) = (wave(9 * WIDTH), [0_u32, 1, 9], vec![f32::NAN; 2 * WIDTH]);
+    let arguments = vec![
+        Argument::input(&input),
+        Argument::input(&splits),
+        Argument::output(&mut output),
+        Argument::integer(WIDTH),
+        Argument::integer(0),
+    ];
+    launch(emulator, "pool_f32", [2, 2, 1], arguments)?;
     Ok(output)
 }
 

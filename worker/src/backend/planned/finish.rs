@@ -19,7 +19,7 @@ const TOP_K: usize = 5;
 
 /// How one model's answers are made.
 #[derive(Debug)]
-pub(super) struct Finish {
+pub(in crate::backend) struct Finish {
     task: Task,
     scores: Scores,
     normalizes: bool,
@@ -29,7 +29,7 @@ pub(super) struct Finish {
 }
 
 impl Finish {
-    pub(super) fn of(model: &Model) -> Self {
+    pub(in crate::backend) fn of(model: &Model) -> Self {
         let names = match model.task {
             Task::Embed => ["embedding", ""],
             Task::FillMask => ["scores", "token_ids"],
@@ -45,17 +45,17 @@ impl Finish {
     }
 
     /// What the plan's output has one row for each of.
-    pub(super) fn rows(&self) -> Rows {
+    pub(in crate::backend) fn rows(&self) -> Rows {
         output_rows(self.task)
     }
 
     /// Numbers in a row of the plan's output.
-    pub(super) fn width(&self) -> usize {
+    pub(in crate::backend) fn width(&self) -> usize {
         self.width
     }
 
     /// The outputs of one row of the batch, from its rows of the plan's output.
-    pub(super) fn finish(&self, values: &[f32], options: &ItemOptions) -> Vec<Tensor> {
+    pub(in crate::backend) fn finish(&self, values: &[f32], options: &ItemOptions) -> Vec<Tensor> {
         match self.task {
             Task::Embed => vec![self.embedding(values, options)],
             Task::Classify | Task::Rerank | Task::Tensor => vec![self.label_scores(values, options)],

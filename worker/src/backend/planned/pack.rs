@@ -8,7 +8,7 @@ use crate::plan::{Packed, Rows};
 
 /// What a row of a model's batches must keep to.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(in crate::backend) struct Limits {
     tokens_max: usize,
     vocabulary: usize,
     /// Kinds of tokens; 0 for models that are not told them.
@@ -18,14 +18,14 @@ pub(super) struct Limits {
     /// The token that is looked for.
     mask: Option<(String, u32)>,
     /// How often it may be in a row, and about how often in what runs together.
-    pub(super) marks_max: usize,
+    pub(in crate::backend) marks_max: usize,
 }
 
 /// Bytes of the scores that are computed together: each mark has one for every token of the vocabulary.
 const SCORES_BYTES_MAX: usize = 64 << 20;
 
 impl Limits {
-    pub(super) fn of(model: &Model) -> Self {
+    pub(in crate::backend) fn of(model: &Model) -> Self {
         Self {
             tokens_max: model.tokens_max,
             vocabulary: model.vocabulary,
@@ -39,7 +39,7 @@ impl Limits {
 
 /// The rows of one batch that can be computed. Kept from batch to batch, so that packing allocates nothing.
 #[derive(Debug)]
-pub(super) struct Packer {
+pub(in crate::backend) struct Packer {
     ids: Vec<u32>,
     types: Vec<u32>,
     splits: Vec<usize>,
@@ -64,12 +64,12 @@ impl Default for Packer {
 }
 
 impl Packer {
-    pub(super) fn clear(&mut self) {
+    pub(in crate::backend) fn clear(&mut self) {
         self.cut(0);
     }
 
     /// Adds a row of a batch, or says what is wrong with it and adds nothing.
-    pub(super) fn push(&mut self, batch: &HostBatch, index: u32, limits: &Limits) -> Result<(), String> {
+    pub(in crate::backend) fn push(&mut self, batch: &HostBatch, index: u32, limits: &Limits) -> Result<(), String> {
         let pushed = self.try_push(batch, index as usize, limits);
         match &pushed {
             Ok(()) => {
@@ -82,21 +82,21 @@ impl Packer {
         pushed
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::backend) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// Whether more rows would ask for more memory than is good for a batch.
-    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+    pub(in crate::backend) fn is_full(&self, limits: &Limits) -> bool {
         self.marks.len() >= limits.marks_max
     }
 
-    pub(super) fn packed(&self) -> Packed<'_> {
+    pub(in crate::backend) fn packed(&self) -> Packed<'_> {
         Packed { ids: &self.ids, types: &self.types, splits: &self.splits, marks: &self.marks }
     }
 
     /// Each sequence's position in the batch and its rows of a matrix.
-    pub(super) fn rows(&self, of: Rows) -> impl Iterator<Item = (u32, Range<usize>)> {
+    pub(in crate::backend) fn rows(&self, of: Rows) -> impl Iterator<Item = (u32, Range<usize>)> {
         self.rows.iter().enumerate().map(move |(sequence, &index)| {
             let range = match of {
                 Rows::Tokens => self.splits[sequence]..self.splits[sequence + 1],

@@ -72,10 +72,10 @@ fn column<'a>(rows: impl Iterator<Item = &'a [i32]>) -> Column {
 }
 
 /// The outcomes of all rows, in their order.
-pub(crate) fn run<E: Executor>(planned: &mut Planned<E>, rows: &[Row]) -> Vec<Result<Vec<Tensor>, ItemError>> {
+pub(crate) fn run<B: Backend>(backend: &mut B, rows: &[Row]) -> Vec<Result<Vec<Tensor>, ItemError>> {
     let live: Vec<u32> = (0..rows.len() as u32).collect();
-    let mut ticket = planned.launch(&batch(rows), &live).unwrap();
-    let mut results = planned.poll(&mut ticket).unwrap().unwrap();
+    let mut ticket = backend.launch(&batch(rows), &live).unwrap();
+    let mut results = backend.poll(&mut ticket).unwrap().unwrap();
     results.sort_by_key(|result| result.index);
     assert_eq!(results.iter().map(|result| result.index).collect::<Vec<_>>(), live);
     results.into_iter().map(|result| result.outcome).collect()

@@ -1,7 +1,7 @@
 #include "gpu.cuh"
 
 // output[n] = pool(input[splits[n]..splits[n + 1]]): [T, H] and [N + 1] in, [N, H] out, as bfloat16 for another op or as
-// float for the host. No sequence is empty; H is a multiple of 8.
+// float for the host. What an empty sequence gives is no number; H is a multiple of 8.
 //
 // A block takes 256 columns of a sequence, each of its warps every fourth row; the sums meet in shared memory. So the
 // order of additions is that of the sequence's length alone.
@@ -33,7 +33,7 @@ DEVICE void pool(const bf16* input, const unsigned* splits, T* output, int width
     const int at = blockIdx.y * 256 + lane * 8;
     const bool is_there = at < width;
     const unsigned begin = load(splits + blockIdx.x), end = load(splits + blockIdx.x + 1);
-    const unsigned last = pooling == CLS ? begin + 1 : end;
+    const unsigned last = pooling == CLS && begin < end ? begin + 1 : end;
     float sum[8];
     for (int i = 0; i < 8; i++) sum[i] = pooling == MAX ? MINUS_INFINITY : 0.0f;
     for (unsigned row = begin + warp; row < last; row += WARPS) {

@@ -1,8 +1,7 @@
-//! The GPU's kernel, on the emulator.
-
 use half::bf16;
-use shoal_emulator::{AddNorm, Emulator};
 
+use super::*;
+use crate::cuda::bench::Bench;
 use crate::ops::emulation::{Bf16s, close};
 use crate::ops::normalize::reference;
 
@@ -14,17 +13,19 @@ fn follows_the_reference_for_every_width_class_with_and_without_a_residual() {
             let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
             let gain: Vec<f32> = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
             let shift: Vec<f32> = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
-            let mut output = vec![bf16::NAN; rows * width];
+            let mut bench = Bench::new(seed as u64);
             let add_norm = AddNorm {
-                input: &input.0,
-                residual: has_residual.then_some(&residual.0),
-                gain: &gain,
-                shift: &shift,
+                rows,
+                width,
+                input: bench.put(&input.0),
+                residual: has_residual.then(|| bench.put(&residual.0)),
+                gain: bench.put(&gain),
+                shift: bench.put(&shift),
                 epsilon: 1e-12,
-                output: &mut output,
+                output: bench.room::<bf16>(rows * width),
             };
-            add_norm.run(&Emulator::new(seed as u64)).unwrap();
-            for (row, found) in output.chunks_exact(width).enumerate() {
+            bench.run(add_norm.command()).unwrap();
+            for (row, found) in bench.read::<bf16>(add_norm.output).chunks_exact(width).enumerate() {
                 let mut sums = input.row(row as u32, width);
                 if has_residual {
                     sums.iter_mut().zip(residual.row(row as u32, width)).for_each(|(sum, other)| *sum += other);
@@ -37,12 +38,7 @@ fn follows_the_reference_for_every_width_class_with_and_without_a_residual() {
 }
 
 #[test]
-fn widths_that_no_kernel_takes_are_refused_by_name() {
-    for width in [12, 2056] {
-        let (input, vector, mut output) = (vec![bf16::ONE; width], vec![1.0; width], vec![bf16::NAN; width]);
-        let (gain, shift) = (&vector[..], &vector[..]);
-        let add_norm = AddNorm { input: &input, residual: None, gain, shift, epsilon: 1e-5, output: &mut output };
-        let fault = add_norm.run(&Emulator::new(0)).unwrap_err();
-        assert_eq!(fault.to_string(), format!("there is no kernel for rows of {width}"));
-    }
+fn there_is_a_kernel_for_multiples_of_8_up_to_2048() {
+    assert!([8, 256, 2048].into_iter().all(|width| AddNorm::kernel(width).is_some()));
+    assert!([0, 12, 2056].into_iter().all(|width| AddNorm::kernel(width).is_none()));
 }

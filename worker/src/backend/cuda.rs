@@ -1,0 +1,503 @@
+//! Plans on a GPU: weights in bfloat16, one arena for all batches, one stream that computes and one that copies.
+//!
+//! A batch is one copy to the device, the plan's kernels, and one copy back, which runs beside the next batch. What small
+//! batches launch is captured once for all batches of nearly their size and replayed, since launching would take longer
+//! than computing; large ones are launched as they are. In steady state nothing is allocated and nobody waits for the
+//! device.
+//!
+//! Weights of all models are in pinned memory of the host, and on the device while there is room: a batch whose model is
+//! not there pages it in, in place of those that were not needed for longest.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use half::bf16;
+
+use super::planned::finish::Finish;
+use super::planned::pack::{Limits, Packer};
+use super::planned::{Facts, build_with, card};
+use super::{Backend, Compute, LoadError, PrepareRequest, expect_precision};
+use crate::batch::{BatchError, HostBatch, ItemError, ItemOptions, ItemResult};
+use crate::card::ModelCard;
+use crate::cuda::driver::{Driver, DriverError, Element};
+use crate::cuda::ledger::{Ledger, Reservation};
+use crate::cuda::memory::{Captured, DeviceMemory};
+use crate::cuda::queue::Queue;
+use crate::cuda::slot::{Slot, Slots};
+use crate::model::Model;
+use crate::plan::{Packed, Plan};
+use crate::source::{ModelSource, Precision};
+
+mod program;
+mod shape;
+mod staging;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub(crate) use program::Unsupported;
+use program::{Inputs, Program};
+use shape::Shape;
+use weights::{Resident, Weights};
+
+/// Batches up to so many tokens are replayed. Larger ones compute for longer than they take to launch.
+const CAPTURED_TOKENS_MAX: usize = 4_096;
+/// Shapes of one model that are captured at most; the one that was not used for longest makes room.
+const CAPTURED_MAX: usize = 32;
+/// A shape is captured when it comes for the second time: many never do.
+const CAPTURED_FROM: u32 = 2;
+/// Bytes of host memory that a captured shape is reckoned with on the device as well.
+const CAPTURED_BYTES: u64 = 256 << 10;
+/// Batches in flight: one computes while the other is copied.
+const DEPTH: usize = 2;
+/// A batch that takes this long never ends.
+const HUNG_AFTER: Duration = Duration::from_secs(20);
+/// Times the smallest batch is run at load; the best counts, and the first compiles.
+const SMALLEST_RUNS: usize = 4;
+/// Tokens of that batch.
+const SMALLEST_TOKENS: usize = 3;
+
+/// A device as all threads of a worker share it.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    driver: Arc<dyn Driver>,
+    ledger: Arc<Ledger>,
+    compute: Queue,
+    /// Copies weights in and results out.
+    copies: Queue,
+    /// The thread's that reads models: nobody waits for it.
+    loading: Queue,
+    /// The largest batch that comes.
+    tokens_max: usize,
+    rows_max: usize,
+}
+
+/// The models of a device and what runs on it.
+#[derive(Debug)]
+pub(crate) struct Cuda {
+    gpu: Arc<Gpu>,
+    models: BTreeMap<Arc<str>, Loaded>,
+    arena: Option<Arena>,
+    slots: Slots,
+    packer: Packer,
+    /// Counts batches: who was needed when.
+    clock: u64,
+}
+
+/// Memory for the buffers of one batch after the other.
+#[derive(Debug)]
+struct Arena {
+    memory: DeviceMemory,
+    _reservation: Reservation,
+}
+
+/// A model that was read.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    program: Program,
+    weights: Weights,
+    resident: Option<Resident>,
+    limits: Limits,
+    finish: Arc<Finish>,
+    shapes: BTreeMap<Shape, Seen>,
+    /// By the clock of batches.
+    needed: u64,
+}
+
+/// What is known of a shape.
+#[derive(Debug, Default)]
+struct Seen {
+    times: u32,
+    needed: u64,
+    captured: Option<(Captured, Reservation)>,
+}
+
+/// A launched batch: its runs, in order, and the rows that were not worth running.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    runs: Vec<Run>,
+    settled: Vec<ItemResult>,
+    finish: Arc<Finish>,
+    model: Arc<str>,
+    launched: Instant,
+}
+
+/// What was packed together.
+#[derive(Debug)]
+struct Run {
+    slot: Slot,
+    rows: Vec<Row>,
+    element: Element,
+}
+
+/// A row of the batch and its rows of the output.
+#[derive(Debug)]
+struct Row {
+    index: u32,
+    output: Range<usize>,
+    options: ItemOptions,
+}
+
+impl Gpu {
+    /// Takes `memory_max` bytes of the device at most.
+    pub(crate) fn new(
+        driver: Arc<dyn Driver>,
+        memory_max: u64,
+        tokens_max: usize,
+        rows_max: usize,
+    ) -> Result<Arc<Self>, DriverError> {
+        let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
+        let ledger = Ledger::new(memory_max);
+        Ok(Arc::new(Self { driver, ledger, compute, copies, loading, tokens_max, rows_max }))
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
+    /// The same device with room for small batches and half as many weights as these.
+    #[cfg(feature = "gpu-check")]
+    pub(crate) fn half_of(&self, weights: u64) -> Result<Arc<Self>, DriverError> {
+        Self::new(self.driver.clone(), weights / 2 + (64 << 20), 512, 16)
+    }
+
+    /// How a need stands to what there is, for people.
+    fn account(&self, needed: usize) -> String {
+        format!("it takes {needed} bytes, and {} of {} are in use", self.ledger.used(), self.ledger.total())
+    }
+
+    /// The largest batch of a model.
+    fn largest(&self, model: &Model, limits: &Limits) -> Shape {
+        let tokens = self.tokens_max.max(model.tokens_max);
+        // Marks of what runs together end with the row that reaches their limit.
+        let marks = if model.mask_token.is_some() { (2 * limits.marks_max).min(tokens) } else { 0 };
+        Shape { tokens, sequences: self.rows_max.min(tokens), marks }.bucket()
+    }
+}
+
+impl Cuda {
+    pub(crate) fn new(gpu: Arc<Gpu>) -> Self {
+        Self {
+            slots: Slots::new(&gpu.compute, &gpu.copies),
+            gpu,
+            models: BTreeMap::new(),
+            arena: None,
+            packer: Packer::default(),
+            clock: 0,
+        }
+    }
+
+    /// Sees to it that a model's weights are on the device, or on their way there before what comes next.
+    fn page_in(&mut self, name: &Arc<str>) -> Result<(), BatchError> {
+        let gpu = self.gpu.clone();
+        let mut is_waited_for = false;
+        loop {
+            let Some(loaded) = self.models.get_mut(name).filter(|loaded| loaded.resident.is_none()) else {
+                return Ok(());
+            };
+            let bytes = loaded.weights.bytes();
+            if let Some(resident) = loaded.weights.page_in(&gpu, &gpu.copies)? {
+                resident.come_before(&gpu.compute)?;
+                loaded.resident = Some(resident);
+                tracing::debug!(model = %name, bytes, "paged in");
+                return Ok(());
+            }
+            if gpu.ledger.has(bytes as u64) && !is_waited_for {
+                // What was given back comes free when the device is done with it.
+                gpu.compute.synchronize()?;
+                is_waited_for = true;
+            } else if !page_one_out(&mut self.models, name) {
+                return Err(BatchError::Device(format!("no room for the weights of `{name}`: {}", gpu.account(bytes))));
+            } else {
+                is_waited_for = false;
+            }
+        }
+    }
+
+    /// Sees to it that the arena is large enough for a model.
+    fn grow_arena(&mut self, name: &Arc<str>) -> Result<(), BatchError> {
+        let Some(needed) = self.models.get(name).map(|loaded| loaded.program.bytes()) else { return Ok(()) };
+        if self.arena.as_ref().is_some_and(|arena| arena.memory.span().bytes >= needed) {
+            return Ok(());
+        }
+        // It moves, and with it all that was captured.
+        self.models.values_mut().for_each(|loaded| loaded.shapes.clear());
+        self.arena = None;
+        // So that where it lay can be where it lies.
+        self.gpu.compute.synchronize()?;
+        loop {
+            if let Some(reservation) = self.gpu.ledger.reserve(needed as u64) {
+                let stream = self.gpu.compute.stream();
+                match DeviceMemory::new(self.gpu.driver(), stream, stream, needed) {
+                    Ok(memory) => {
+                        self.arena = Some(Arena { memory, _reservation: reservation });
+                        return Ok(());
+                    }
+                    Err(DriverError::OutOfMemory { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if !page_one_out(&mut self.models, name) {
+                let account = self.gpu.account(needed);
+                return Err(BatchError::OutOfMemory(format!("no room for the largest batch of `{name}`: {account}")));
+            }
+            self.gpu.compute.synchronize()?;
+        }
+    }
+
+    /// Hands one packed batch over to the device.
+    fn run(&mut self, name: &Arc<str>, rows: Vec<Row>) -> Result<Run, BatchError> {
+        self.clock += 1;
+        let Self { gpu, models, arena, slots, packer, clock, .. } = self;
+        let (Some(loaded), Some(arena)) = (models.get_mut(name), arena) else {
+            return Err(BatchError::Device(format!("model `{name}` is not in memory")));
+        };
+        loaded.needed = *clock;
+        let packed = packer.packed();
+        let exact = Shape::of(&packed);
+        let is_small = exact.tokens <= CAPTURED_TOKENS_MAX;
+        let shape = if is_small { exact.bucket() } else { exact };
+        if !loaded.program.max().holds(&shape) {
+            let Shape { tokens, sequences, marks } = *loaded.program.max();
+            return Err(BatchError::OutOfMemory(format!(
+                "{} tokens, {} sequences and {} masks, and there is room for {tokens}, {sequences} and {marks}",
+                exact.tokens, exact.sequences, exact.marks
+            )));
+        }
+        let inputs = Inputs::of(&shape);
+        let output = loaded.program.output(&exact);
+        let mut slot = slots.take(inputs.bytes(), output.len())?;
+        let space = arena.memory.span();
+        slot.copy_in(|to| staging::write(&packed, &shape, to), space.part(0..inputs.bytes()))?;
+        loaded.compute(gpu, &arena.memory, &shape, is_small, *clock)?;
+        slot.copy_out(space.part(output))?;
+        Ok(Run { slot, rows, element: loaded.program.element() })
+    }
+}
+
+impl Backend for Cuda {
+    type Prepared = Loaded;
+    type Ticket = Ticket;
+
+    fn prepare(
+        request: &PrepareRequest,
+        compute: &Compute,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<(Loaded, ModelCard), LoadError> {
+        let ModelSource::Folder(folder) = &request.source else { return Err(LoadError::NoFolder) };
+        let Some(gpu) = &compute.gpu else { return Err(LoadError::NoGpu) };
+        let dtype = expect_precision("cuda", request.precision, Precision::Bf16)?;
+        let model = Model::read(folder)?;
+        let limits = Limits::of(&model);
+        let program = Program::new(&model.plan, gpu.largest(&model, &limits))?;
+        let (weights, weights_sha256) = build_with(&model, |bound| Weights::read(&model.plan, bound, gpu, progress))?;
+        let (bytes, arena, max) = (weights.bytes() as u64, program.bytes() as u64, gpu.ledger.total());
+        if bytes + arena > max {
+            return Err(LoadError::Device { bytes, arena, max });
+        }
+        let mut loaded = Loaded {
+            program,
+            weights,
+            resident: None,
+            limits,
+            finish: Arc::new(Finish::of(&model)),
+            shapes: BTreeMap::new(),
+            needed: 0,
+        };
+        let smallest_batch = loaded.time_smallest(gpu, &model.plan)?;
+        let facts = Facts { weights_sha256, bytes, dtype, backend: "cuda", instructions: "", smallest_batch };
+        Ok((loaded, card(&model, facts)?))
+    }
+
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
+    fn is_brief(&self, _: &HostBatch) -> bool {
+        false
+    }
+
+    fn install(&mut self, name: &Arc<str>, loaded: Loaded) -> Result<(), LoadError> {
+        self.models.insert(name.clone(), loaded);
+        let grown = self.grow_arena(name);
+        if grown.is_err() {
+            self.models.remove(name);
+        }
+        grown.map_err(LoadError::Smallest)
+    }
+
+    fn evict(&mut self, name: &str) {
+        self.models.remove(name);
+    }
+
+    fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Ticket, BatchError> {
+        let name = &batch.model;
+        let Some(loaded) = self.models.get(name) else {
+            return Err(BatchError::Device(format!("model `{name}` is not in memory")));
+        };
+        let mut ticket = Ticket {
+            runs: Vec::new(),
+            settled: Vec::new(),
+            finish: loaded.finish.clone(),
+            model: name.clone(),
+            launched: Instant::now(),
+        };
+        self.grow_arena(name)?;
+        self.page_in(name)?;
+        self.packer.clear();
+        for (nth, &index) in (1..).zip(live) {
+            let Some(loaded) = self.models.get(name) else { break };
+            if let Err(problem) = self.packer.push(batch, index, &loaded.limits) {
+                ticket.settled.push(ItemResult { index, outcome: Err(ItemError::Input(problem)) });
+            }
+            let is_last = nth == live.len();
+            if !self.packer.is_empty() && (is_last || self.packer.is_full(&loaded.limits)) {
+                let row = |(index, output): (u32, Range<usize>)| Row {
+                    index,
+                    output,
+                    options: batch.items[index as usize].options.clone(),
+                };
+                let rows = self.packer.rows(ticket.finish.rows()).map(row).collect();
+                ticket.runs.push(self.run(name, rows)?);
+                self.packer.clear();
+            }
+        }
+        Ok(ticket)
+    }
+
+    fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {
+        for run in &mut ticket.runs {
+            match run.slot.is_done() {
+                Ok(true) => {}
+                Ok(false) if ticket.launched.elapsed() < HUNG_AFTER => return None,
+                Ok(false) => {
+                    let why =
+                        format!("a batch of `{}` has not ended in {HUNG_AFTER:?}: the device hangs", ticket.model);
+                    return Some(Err(BatchError::Broken(why)));
+                }
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+        let mut results = std::mem::take(&mut ticket.settled);
+        for run in ticket.runs.drain(..) {
+            results.extend(run.results(&ticket.finish));
+            self.slots.put_back(run.slot);
+        }
+        Some(Ok(results))
+    }
+}
+
+impl Loaded {
+    /// Launches what computes a batch that lies in the arena, or replays it.
+    fn compute(
+        &mut self,
+        gpu: &Gpu,
+        arena: &DeviceMemory,
+        shape: &Shape,
+        is_small: bool,
+        now: u64,
+    ) -> Result<(), BatchError> {
+        let Some(resident) = &self.resident else {
+            return Err(BatchError::Device("the weights are not on the device".to_owned()));
+        };
+        let (queue, memory) = (&gpu.compute, [arena, resident.memory()]);
+        let commands = || self.program.commands(shape, arena.span(), &self.weights.spans(resident));
+        if !is_small {
+            return Ok(queue.run(&commands(), &memory)?);
+        }
+        let seen = self.shapes.entry(*shape).or_default();
+        (seen.times, seen.needed) = (seen.times.saturating_add(1), now);
+        if let Some((captured, _)) = &seen.captured {
+            return Ok(queue.replay(captured, &memory)?);
+        }
+        let reservation = if seen.times < CAPTURED_FROM { None } else { gpu.ledger.reserve(CAPTURED_BYTES) };
+        let Some(reservation) = reservation else { return Ok(queue.run(&commands(), &memory)?) };
+        let captured = queue.capture(&commands(), &memory)?;
+        queue.replay(&captured, &memory)?;
+        seen.captured = Some((captured, reservation));
+        if self.shapes.len() > CAPTURED_MAX {
+            let oldest = self.shapes.iter().min_by_key(|(_, seen)| seen.needed).map(|(shape, _)| *shape);
+            oldest.and_then(|oldest| self.shapes.remove(&oldest));
+        }
+        Ok(())
+    }
+
+    /// Puts the weights on the device if there is room, and says how long the smallest batch takes there; nothing if there is
+    /// none.
+    fn time_smallest(&mut self, gpu: &Gpu, plan: &Plan) -> Result<Duration, LoadError> {
+        let queue = &gpu.loading;
+        let Some(resident) = self.weights.page_in(gpu, queue)? else { return Ok(Duration::ZERO) };
+        let has_marks = self.program.max().marks > 0;
+        let tokens = SMALLEST_TOKENS.min(self.program.max().tokens);
+        let ids = [0; SMALLEST_TOKENS];
+        let packed =
+            Packed { ids: &ids[..tokens], types: &[], splits: &[0, tokens], marks: if has_marks { &[0] } else { &[] } };
+        let shape = Shape::of(&packed).bucket();
+        let program = Program::new(plan, shape)?;
+        let Some(_reservation) = gpu.ledger.reserve(program.bytes() as u64) else { return Ok(Duration::ZERO) };
+        let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes())?;
+        let inputs = Inputs::of(&shape);
+        let mut slots = Slots::new(queue, queue);
+        let commands = program.commands(&shape, arena.span(), &self.weights.spans(&resident));
+        let mut best = Duration::MAX;
+        for _ in 0..SMALLEST_RUNS {
+            let started = Instant::now();
+            let output = program.output(&shape);
+            let mut slot = slots.take(inputs.bytes(), output.len())?;
+            slot.copy_in(|to| staging::write(&packed, &shape, to), arena.span().part(0..inputs.bytes()))?;
+            queue.run(&commands, &[&arena, resident.memory()])?;
+            slot.copy_out(arena.span().part(output))?;
+            while !slot.is_done()? {
+                std::hint::spin_loop();
+            }
+            best = best.min(started.elapsed());
+            slots.put_back(slot);
+        }
+        self.resident = Some(resident);
+        Ok(best)
+    }
+}
+
+impl Run {
+    /// What became of its rows, once the device is done.
+    fn results(&self, finish: &Finish) -> Vec<ItemResult> {
+        let values = values(self.slot.results(), self.element);
+        let width = finish.width();
+        let result = |row: &Row| {
+            let values = &values[row.output.start * width..row.output.end * width];
+            ItemResult { index: row.index, outcome: Ok(finish.finish(values, &row.options)) }
+        };
+        self.rows.iter().map(result).collect()
+    }
+}
+
+/// Numbers as the device wrote them.
+fn values(bytes: &[u8], element: Element) -> Vec<f32> {
+    match element {
+        Element::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        Element::Bf16 => bytes.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
+    }
+}
+
+/// Gives back the weights of the model that was not needed for longest, but for this one. Says whether there was one.
+fn page_one_out(models: &mut BTreeMap<Arc<str>, Loaded>, but: &Arc<str>) -> bool {
+    let others = models.iter_mut().filter(|(name, loaded)| *name != but && loaded.resident.is_some());
+    let Some((name, oldest)) = others.min_by_key(|(_, loaded)| loaded.needed) else { return false };
+    tracing::debug!(model = %name, bytes = oldest.weights.bytes(), "paged out");
+    // What was captured reads them where they lay.
+    oldest.shapes.clear();
+    oldest.resident = None;
+    true
+}
+
+impl From<DriverError> for BatchError {
+    fn from(error: DriverError) -> Self {
+        match error {
+            DriverError::OutOfMemory { .. } => Self::OutOfMemory(error.to_string()),
+            DriverError::Failed(what) => Self::Device(what),
+            DriverError::Broken(what) => Self::Broken(what),
+        }
+    }
+}

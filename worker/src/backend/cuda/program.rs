@@ -1,0 +1,284 @@
+//! A plan as commands for the device: where each buffer lies, which kernel runs on what. Pure: it touches no device.
+//!
+//! Buffers lie at the same place for every batch, and those that live at different times may lie in the same. What a batch
+//! gives to kernels comes first, without gaps, so that it is one copy.
+
+use std::ops::Range;
+
+use super::shape::Shape;
+use crate::cuda::driver::{ALIGNMENT, Element, Product, Span};
+use crate::cuda::queue::Command;
+use crate::ops::activate::cuda::{Activate, split};
+use crate::ops::attend::cuda::{Attend, tiles_max};
+use crate::ops::embed::cuda::Embed;
+use crate::ops::normalize::cuda::AddNorm;
+use crate::ops::pick::cuda::Pick;
+use crate::ops::pool::cuda::Pool;
+use crate::plan::{BufferId, Norm, Op, Plan, WeightId};
+
+/// A plan that has kernels, and its memory.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    plan: Plan,
+    /// The largest batch there is room for.
+    max: Shape,
+    /// Where each buffer begins, in bytes.
+    places: Vec<usize>,
+    /// What the output is made of. All else is bfloat16.
+    output: Element,
+    bytes: usize,
+}
+
+/// What there is no kernel for.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum Unsupported {
+    #[error("attention heads are {0} wide, and the GPU's kernels take 32 and 64")]
+    Head(usize),
+    #[error("rows are {0} wide, and the GPU's kernels take multiples of 8 up to 2048")]
+    Width(usize),
+}
+
+/// Where in the arena lies what a batch gives to kernels, for one shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Inputs {
+    /// [T] u32
+    pub(super) ids: Range<usize>,
+    /// [T] u32
+    pub(super) places: Range<usize>,
+    /// [T] u32
+    pub(super) types: Range<usize>,
+    /// [N + 1] u32
+    pub(super) splits: Range<usize>,
+    /// [M] u32
+    pub(super) marks: Range<usize>,
+    /// [tiles, 3] u32
+    pub(super) tiles: Range<usize>,
+}
+
+impl Inputs {
+    pub(super) fn of(shape: &Shape) -> Self {
+        let mut end: usize = 0;
+        let mut place = |numbers: usize| {
+            let start = end.next_multiple_of(ALIGNMENT);
+            end = start + numbers * size_of::<u32>();
+            start..end
+        };
+        Self {
+            ids: place(shape.tokens),
+            places: place(shape.tokens),
+            types: place(shape.tokens),
+            splits: place(shape.sequences + 1),
+            marks: place(shape.marks),
+            tiles: place(3 * tiles_max(shape.tokens, shape.sequences)),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.tiles.end
+    }
+}
+
+impl Program {
+    pub(super) fn new(plan: &Plan, max: Shape) -> Result<Self, Unsupported> {
+        check(plan)?;
+        let output = match plan.ops.iter().find(|op| op.output() == plan.output) {
+            // These write what is handed out unrounded.
+            Some(Op::Pool { .. }) => Element::F32,
+            Some(Op::Gemm { activation, .. }) if split(*activation).1.is_none() => Element::F32,
+            _ => Element::Bf16,
+        };
+        let mut this = Self { plan: plan.clone(), max, places: Vec::new(), output, bytes: 0 };
+        this.place();
+        Ok(this)
+    }
+
+    pub(super) fn max(&self) -> &Shape {
+        &self.max
+    }
+
+    /// Bytes of the arena that it needs.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What the output is made of.
+    pub(super) fn element(&self) -> Element {
+        self.output
+    }
+
+    /// Where the output lies.
+    pub(super) fn output(&self, shape: &Shape) -> Range<usize> {
+        self.range(self.plan.output, shape)
+    }
+
+    /// Where a buffer lies.
+    pub(super) fn range(&self, buffer: BufferId, shape: &Shape) -> Range<usize> {
+        let start = self.places[buffer.0];
+        start..start + self.size(buffer, shape)
+    }
+
+    /// What computes a batch of this shape, once its inputs lie in the arena.
+    pub(super) fn commands(&self, shape: &Shape, arena: Span, weights: &[Span]) -> Vec<Command> {
+        self.commands_by_op(shape, arena, weights).flat_map(|(_, commands)| commands).collect()
+    }
+
+    /// The same, for each op that has something to do.
+    pub(super) fn commands_by_op<'a>(
+        &'a self,
+        shape: &'a Shape,
+        arena: Span,
+        weights: &'a [Span],
+    ) -> impl Iterator<Item = (&'a Op, Vec<Command>)> {
+        let at = At { program: self, shape, inputs: Inputs::of(shape), arena, weights };
+        // Nothing to do is no launch: a grid of no blocks is an error.
+        let has_rows = |op: &&Op| shape.rows(self.plan[op.output()].rows) > 0;
+        self.plan.ops.iter().filter(has_rows).map(move |op| (op, at.commands(op)))
+    }
+
+    /// Finds a place for each buffer: the lowest at which nothing lies that is needed while it is.
+    fn place(&mut self) {
+        let lives = self.plan.lives();
+        let first = Inputs::of(&self.max).bytes();
+        let mut taken: Vec<Range<usize>> = Vec::with_capacity(lives.len());
+        for (index, life) in lives.iter().enumerate() {
+            let size = self.size(BufferId(index), &self.max);
+            let overlaps = |other: &usize| lives[*other].start() <= life.end() && life.start() <= lives[*other].end();
+            let mut others: Vec<_> = (0..index).filter(overlaps).map(|other| taken[other].clone()).collect();
+            others.sort_unstable_by_key(|place| place.start);
+            let after = |start: usize, place: &Range<usize>| {
+                if start + size <= place.start { start } else { start.max(place.end.next_multiple_of(ALIGNMENT)) }
+            };
+            let start = others.iter().fold(first.next_multiple_of(ALIGNMENT), after);
+            taken.push(start..start + size);
+        }
+        self.bytes = taken.iter().map(|place| place.end).max().unwrap_or(first);
+        self.places = taken.into_iter().map(|place| place.start).collect();
+    }
+
+    fn size(&self, buffer: BufferId, shape: &Shape) -> usize {
+        let element = if buffer == self.plan.output { self.output } else { Element::Bf16 };
+        shape.rows(self.plan[buffer].rows) * self.plan[buffer].width * element.bytes()
+    }
+}
+
+/// Whether there are kernels for all ops.
+fn check(plan: &Plan) -> Result<(), Unsupported> {
+    for op in &plan.ops {
+        let mut width = plan[op.output()].width;
+        let has_kernel = match op {
+            Op::Embed { .. } => Embed::kernel(width).is_some(),
+            Op::AddNorm { .. } => AddNorm::kernel(width).is_some(),
+            Op::Attend { heads, .. } if Attend::kernel(width / heads).is_none() => {
+                return Err(Unsupported::Head(width / heads));
+            }
+            Op::Pool { .. } | Op::Pick { .. } => width.is_multiple_of(8),
+            // cublasLt reads rows of whole 16 bytes.
+            Op::Gemm { input, .. } => {
+                width = plan[*input].width;
+                width.is_multiple_of(8)
+            }
+            Op::Attend { .. } => true,
+        };
+        if !has_kernel {
+            return Err(Unsupported::Width(width));
+        }
+    }
+    Ok(())
+}
+
+/// Everything an op's commands are made from.
+struct At<'a> {
+    program: &'a Program,
+    shape: &'a Shape,
+    inputs: Inputs,
+    arena: Span,
+    /// By their ids.
+    weights: &'a [Span],
+}
+
+impl At<'_> {
+    fn commands(&self, op: &Op) -> Vec<Command> {
+        let plan = &self.program.plan;
+        let (rows, width) = (self.shape.rows(plan[op.output()].rows), plan[op.output()].width);
+        let output = self.buffer(op.output());
+        let element = if op.output() == plan.output { self.program.output } else { Element::Bf16 };
+        match *op {
+            Op::Embed { words, positions, types, norm, .. } => {
+                let (gain, shift) = self.norm(&norm);
+                let embed = Embed {
+                    tokens: rows,
+                    width,
+                    ids: self.input(&self.inputs.ids),
+                    places: self.input(&self.inputs.places),
+                    types: types.map(|_| self.input(&self.inputs.types)),
+                    words: self.weight(words),
+                    positions: self.weight(positions),
+                    kinds: types.map(|types| self.weight(types)),
+                    gain,
+                    shift,
+                    epsilon: norm.epsilon,
+                    output,
+                };
+                vec![embed.command()]
+            }
+            Op::Gemm { input, weight, bias, activation, .. } => {
+                let (epilogue, after) = split(activation);
+                let product = Product {
+                    rows,
+                    outputs: width,
+                    inputs: plan[input].width,
+                    input: self.buffer(input),
+                    weight: self.weight(weight),
+                    bias: bias.map(|bias| self.weight(bias)),
+                    epilogue,
+                    output,
+                    into: element,
+                };
+                let after = after.map(|activation| Activate { rows, width, matrix: output, bias: None, activation });
+                [Command::Multiply(product)].into_iter().chain(after.map(|after| after.command())).collect()
+            }
+            Op::Attend { qkv, heads, scale, .. } => {
+                let attend = Attend {
+                    heads,
+                    head: width / heads,
+                    scale,
+                    qkv: self.buffer(qkv),
+                    tiles: tiles_max(self.shape.tokens, self.shape.sequences),
+                    list: self.input(&self.inputs.tiles),
+                    output,
+                };
+                vec![attend.command()]
+            }
+            Op::AddNorm { input, residual, norm, .. } => {
+                let (gain, shift) = self.norm(&norm);
+                let (input, residual) = (self.buffer(input), residual.map(|residual| self.buffer(residual)));
+                let epsilon = norm.epsilon;
+                vec![AddNorm { rows, width, input, residual, gain, shift, epsilon, output }.command()]
+            }
+            Op::Pool { input, pooling, .. } => {
+                let (input, splits) = (self.buffer(input), self.input(&self.inputs.splits));
+                vec![Pool { sequences: rows, width, pooling, input, splits, output, into: element }.command()]
+            }
+            Op::Pick { input, .. } => {
+                let (input, list) = (self.buffer(input), self.input(&self.inputs.marks));
+                vec![Pick { marks: rows, width, input, list, output }.command()]
+            }
+        }
+    }
+
+    fn buffer(&self, buffer: BufferId) -> Span {
+        self.arena.part(self.program.range(buffer, self.shape))
+    }
+
+    fn input(&self, range: &Range<usize>) -> Span {
+        self.arena.part(range.clone())
+    }
+
+    fn weight(&self, weight: WeightId) -> Span {
+        self.weights[weight.0]
+    }
+
+    fn norm(&self, norm: &Norm) -> (Span, Span) {
+        (self.weight(norm.gain), self.weight(norm.shift))
+    }
+}

@@ -1,0 +1,346 @@
+//! Whole models on the double: against the reference loops, candle and our own kernels, and what the backend does of
+//! itself: capturing, paging, faults.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use safetensors::tensor::Dtype;
+use tempfile::TempDir;
+
+use super::*;
+use crate::backend::planned::testing::{Row as Asked, batch, numbers, run};
+use crate::batch::Tensor;
+use crate::cpu::isa::CpuIsa;
+use crate::cuda::double::{Call, Double};
+use crate::cuda::queue::Command;
+use crate::model::testing::{Stored, Tiny, fixtures};
+
+mod ops;
+mod reference;
+
+const HIDDEN: usize = 128;
+/// Memory of the device, where it does not matter.
+const AMPLE: u64 = 1 << 30;
+
+/// One layer of a tiny checkpoint's architecture and head, of a size that the kernels take, with random weights.
+fn write(name: &str, heads: usize) -> TempDir {
+    let sizes = [
+        ("hidden_size", HIDDEN),
+        ("num_attention_heads", heads),
+        ("num_hidden_layers", 1),
+        ("intermediate_size", 2 * HIDDEN),
+        ("max_position_embeddings", 160),
+    ];
+    let mut tiny = sizes.into_iter().fold(Tiny::read(name), |tiny, (field, size)| tiny.set(field, size));
+    let plan = Model::read(tiny.write().path()).unwrap().plan;
+    tiny.tensors.clear();
+    let mut random = StdRng::seed_from_u64(7);
+    for weight in &plan.weights {
+        for tensor in &weight.tensors {
+            // Gains near 1 and small weights keep tokens apart, so that a mix-up of any two shows.
+            let is_gain = tensor.ends_with("orm.weight");
+            let (centre, spread) =
+                if is_gain { (1.0, 0.3) } else { (0.0, if tensor.contains("embed") { 1.0 } else { 0.2 }) };
+            let count: usize = weight.shape.iter().product();
+            let data = (0..count).flat_map(|_| (centre + spread * random.random_range(-1.0..1.0f32)).to_le_bytes());
+            tiny.tensors.insert(
+                tensor.clone(),
+                Stored { dtype: Dtype::F32, shape: weight.shape.clone(), data: data.collect() },
+            );
+        }
+    }
+    tiny.write()
+}
+
+/// A worker's part in it: the double, and the backend on it.
+struct Bench {
+    double: Arc<Double>,
+    compute: Compute,
+    cuda: Cuda,
+}
+
+impl Bench {
+    fn new(seed: u64, memory: u64) -> Self {
+        let double = Double::new(seed, memory);
+        let gpu = Gpu::new(double.clone(), memory, 256, 64).unwrap();
+        let compute = Compute::new(NonZeroUsize::new(1), CpuIsa::detect()).unwrap().with_gpu(gpu.clone(), false);
+        Self { double, compute, cuda: Cuda::new(gpu) }
+    }
+
+    fn prepare(&self, name: &str, folder: &Path) -> Result<(Loaded, ModelCard), LoadError> {
+        let (name, source) = (name.into(), ModelSource::Folder(folder.to_owned()));
+        Cuda::prepare(&PrepareRequest { name, source, precision: Precision::Auto }, &self.compute, &mut |_| {})
+    }
+
+    fn load(&mut self, name: &str, folder: &Path) -> ModelCard {
+        let (loaded, card) = self.prepare(name, folder).unwrap();
+        self.cuda.install(&name.into(), loaded).unwrap();
+        card
+    }
+
+    /// The embeddings of these rows.
+    fn embed(&mut self, rows: &[Asked]) -> Vec<Vec<f32>> {
+        run(&mut self.cuda, rows).into_iter().map(|outcome| numbers(&outcome.unwrap(), "embedding")).collect()
+    }
+
+    fn embed_with(&mut self, model: &str, rows: &[Asked]) -> Result<Vec<Vec<f32>>, BatchError> {
+        let batch = HostBatch { model: model.into(), ..batch(rows) };
+        let live: Vec<u32> = (0..rows.len() as u32).collect();
+        let mut ticket = self.cuda.launch(&batch, &live)?;
+        let results = self.cuda.poll(&mut ticket).expect("the double is done when it is asked")?;
+        let embedding = |outputs: &Vec<Tensor>| numbers(outputs, "embedding");
+        Ok(results.iter().map(|result| embedding(result.outcome.as_ref().unwrap())).collect())
+    }
+}
+
+/// Rows of these lengths, different for each seed.
+fn rows(lengths: &[usize], seed: u64) -> Vec<Asked> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut row = |length: &usize| {
+        let ids: Vec<i32> = (0..*length).map(|_| random.random_range(0..100)).collect();
+        Asked { types: Some(ids.iter().map(|id| id % 2).collect()), ..Asked::of(&ids) }
+    };
+    lengths.iter().map(&mut row).collect()
+}
+
+#[test]
+fn a_row_is_the_same_bits_alone_in_any_batch_captured_or_not_and_with_any_order_of_threads() {
+    let folder = write("bert-embed", 2);
+    let rows = rows(&[65, 1, 20, 33], 3);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let together = bench.embed(&rows);
+    // The second time it is captured, from the third on replayed.
+    for time in 0..3 {
+        assert_eq!(bench.embed(&rows), together, "{time}");
+    }
+    assert_eq!((bench.double.calls(Call::Capture), bench.double.calls(Call::Replay)), (1, 3));
+    for (row, seed) in [(0, 1), (1, 2), (2, 5), (3, 6)] {
+        let mut bench = Bench::new(seed, AMPLE);
+        bench.load("tiny", folder.path());
+        assert_eq!(bench.embed(&rows[row..=row]), together[row..=row], "row {row}");
+    }
+}
+
+#[test]
+fn what_was_captured_serves_other_batches_of_nearly_the_size() {
+    let folder = write("bert-embed", 4);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let batches = [&[20, 30, 7][..], &[10, 14, 36], &[61, 1, 1, 1], &[2, 2, 60]].map(|lengths| rows(lengths, 9));
+    let found = batches.clone().map(|rows| bench.embed(&rows));
+    assert_eq!((bench.double.calls(Call::Capture), bench.double.calls(Call::Replay)), (1, 3));
+    for (rows, found) in batches.iter().zip(found) {
+        for (row, found) in rows.iter().zip(found) {
+            let mut alone = Bench::new(0, AMPLE);
+            alone.load("tiny", folder.path());
+            assert_eq!(alone.embed(std::slice::from_ref(row)), [found]);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_allocated_once_all_sizes_were_seen() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let batches = [rows(&[17, 40], 1), rows(&[5], 2), rows(&[64, 64], 3)];
+    for _ in 0..3 {
+        batches.iter().for_each(|rows| drop(bench.embed(rows)));
+    }
+    let calls =
+        |bench: &Bench| [Call::Allocate, Call::Pin, Call::Capture, Call::Launch].map(|call| bench.double.calls(call));
+    let before = calls(&bench);
+    for _ in 0..3 {
+        batches.iter().for_each(|rows| drop(bench.embed(rows)));
+    }
+    assert_eq!(calls(&bench), before);
+}
+
+#[test]
+fn two_batches_are_in_flight_and_keep_their_results_apart() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let asked = [rows(&[9, 30], 1), rows(&[64], 2)];
+    let expected = asked.clone().map(|rows| bench.embed(&rows));
+    let mut tickets = asked.clone().map(|rows| {
+        let live: Vec<u32> = (0..rows.len() as u32).collect();
+        bench.cuda.launch(&batch(&rows), &live).unwrap()
+    });
+    assert_eq!(bench.cuda.depth(), 2);
+    for (ticket, expected) in tickets.iter_mut().zip(expected) {
+        let results = bench.cuda.poll(ticket).unwrap().unwrap();
+        let found: Vec<_> =
+            results.iter().map(|result| numbers(result.outcome.as_ref().unwrap(), "embedding")).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn rows_that_the_model_does_not_take_fail_alone() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let mut asked = rows(&[9, 30, 4], 1);
+    asked[1].ids[3] = 5_000;
+    let outcomes = run(&mut bench.cuda, &asked);
+    assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
+    assert!(outcomes[1].as_ref().unwrap_err().to_string().contains("5000"), "{outcomes:?}");
+}
+
+#[test]
+fn the_card_says_what_it_computes_in_and_how_long_its_smallest_batch_takes() {
+    let folder = write("bert-embed", 2);
+    let card = Bench::new(0, AMPLE).load("tiny", folder.path());
+    assert_eq!((card.backend, card.dtype, card.instructions), ("cuda", "bf16", ""));
+    assert!(card.smallest_batch > Duration::ZERO && card.bytes > 2 * HIDDEN as u64 * 100);
+}
+
+#[test]
+fn a_model_without_kernels_is_refused_by_what_is_missing() {
+    let error = Bench::new(0, AMPLE).prepare("tiny", &fixtures().join("bert-embed")).unwrap_err();
+    assert_eq!(error.to_string(), "attention heads are 16 wide, and the GPU's kernels take 32 and 64");
+}
+
+#[test]
+fn a_model_that_cannot_fit_is_refused_with_the_arithmetic() {
+    let folder = write("bert-embed", 2);
+    let error = Bench::new(0, 300_000).prepare("tiny", folder.path()).unwrap_err().to_string();
+    assert!(error.contains("its weights take ") && error.ends_with("may take 300000 of the GPU"), "{error}");
+}
+
+/// Memory for the arena and so many models, but one byte.
+fn memory_for(models: u64, folder: &Path) -> u64 {
+    let mut bench = Bench::new(0, AMPLE);
+    let bytes = bench.load("tiny", folder).bytes;
+    drop(bench.embed(&rows(&[3], 0)));
+    // What else there is: the arena and results.
+    bench.double.used() - bytes + models * bytes + bytes / 2
+}
+
+#[test]
+fn more_models_than_fit_take_turns_and_answer_as_if_they_were_alone() {
+    let folders = ["bert-embed", "roberta-embed", "xlm-roberta-embed"].map(|name| write(name, 2));
+    let largest = folders.iter().max_by_key(|folder| memory_for(2, folder.path())).unwrap();
+    let mut bench = Bench::new(0, memory_for(2, largest.path()));
+    let names = ["a", "b", "c"];
+    for (name, folder) in names.iter().zip(&folders) {
+        bench.load(name, folder.path());
+    }
+    let asked = |nth: usize| {
+        let mut rows = rows(&[9, 21], 4);
+        rows.iter_mut().filter(|_| nth > 0).for_each(|row| row.types = None);
+        rows
+    };
+    let alone: Vec<_> = folders
+        .iter()
+        .enumerate()
+        .map(|(nth, folder)| {
+            let mut bench = Bench::new(0, AMPLE);
+            bench.load("tiny", folder.path());
+            bench.embed(&asked(nth))
+        })
+        .collect();
+    for nth in [0, 1, 2, 0, 2, 2, 1, 0, 0, 0, 1, 2] {
+        assert_eq!(bench.embed_with(names[nth], &asked(nth)).unwrap(), alone[nth], "{}", names[nth]);
+    }
+}
+
+#[test]
+fn the_model_that_was_not_needed_for_longest_makes_room() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, memory_for(2, folder.path()));
+    ["a", "b", "c"].iter().for_each(|name| drop(bench.load(name, folder.path())));
+    let asked = rows(&[9], 4);
+    let resident =
+        |bench: &Bench| -> Vec<bool> { bench.cuda.models.values().map(|loaded| loaded.resident.is_some()).collect() };
+    for name in ["a", "b", "a", "c"] {
+        bench.embed_with(name, &asked).unwrap();
+    }
+    assert_eq!(resident(&bench), [true, false, true]);
+    let copies = bench.double.calls(Call::CopyIn);
+    bench.embed_with("a", &asked).unwrap();
+    assert_eq!(bench.double.calls(Call::CopyIn), copies + 1, "its weights were there: only the batch was copied");
+}
+
+#[test]
+fn an_evicted_model_gives_its_memory_back() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    drop(bench.embed(&rows(&[9], 4)));
+    // By the driver, once streams have come to what was given back, and by the ledger.
+    let used = |bench: &Bench| {
+        bench.cuda.gpu.compute.synchronize().unwrap();
+        bench.cuda.gpu.loading.synchronize().unwrap();
+        (bench.double.used(), bench.cuda.gpu.ledger.used())
+    };
+    let one = used(&bench);
+    let card = bench.load("other", folder.path());
+    assert_eq!(used(&bench), (one.0 + card.bytes, one.1 + card.bytes));
+    bench.cuda.evict("other");
+    assert_eq!(used(&bench), one);
+    let error = bench.embed_with("other", &rows(&[9], 4)).unwrap_err();
+    assert_eq!(error, BatchError::Device("model `other` is not in memory".to_owned()));
+}
+
+#[test]
+fn a_batch_that_finds_no_memory_says_so_and_the_next_one_runs() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let asked = rows(&[9, 8], 4);
+    bench.double.fail(Call::Allocate, 0, DriverError::OutOfMemory { bytes: 77 });
+    let error = bench.embed_with("tiny", &asked).unwrap_err();
+    assert_eq!(error, BatchError::OutOfMemory("no room for 77 bytes of device memory".to_owned()));
+    assert_eq!(bench.embed_with("tiny", &asked).unwrap().len(), 2);
+}
+
+#[test]
+fn a_call_that_is_refused_fails_its_batch_and_nothing_else() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let asked = rows(&[9, 8], 4);
+    let expected = bench.embed_with("tiny", &asked).unwrap();
+    for call in [Call::CopyIn, Call::Capture, Call::Launch, Call::Copy, Call::CopyOut, Call::Replay] {
+        bench.double.fail(call, 0, DriverError::Failed(format!("{call:?} was refused")));
+        match bench.embed_with("tiny", &asked) {
+            Err(error) => assert_eq!(error, BatchError::Device(format!("{call:?} was refused"))),
+            // Once it is captured nothing is launched.
+            Ok(_) => assert!(matches!(call, Call::Launch | Call::Capture), "{call:?}"),
+        }
+        assert_eq!(bench.embed_with("tiny", &asked).unwrap(), expected, "{call:?}");
+    }
+}
+
+#[test]
+fn a_device_that_broke_says_so_for_good() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let broken = "illegal address in attend_64";
+    bench.double.fail(Call::IsDone, 0, DriverError::Broken(broken.to_owned()));
+    for _ in 0..2 {
+        assert_eq!(bench.embed_with("tiny", &rows(&[9], 4)).unwrap_err(), BatchError::Broken(broken.to_owned()));
+    }
+}
+
+#[test]
+fn a_batch_that_never_ends_breaks_the_device() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    bench.double.hang();
+    let asked = rows(&[9], 4);
+    let mut ticket = bench.cuda.launch(&batch(&asked), &[0]).unwrap();
+    assert!(bench.cuda.poll(&mut ticket).is_none());
+    ticket.launched -= HUNG_AFTER;
+    let Some(Err(BatchError::Broken(why))) = bench.cuda.poll(&mut ticket) else { panic!("it is still waited for") };
+    assert_eq!(why, "a batch of `tiny` has not ended in 20s: the device hangs");
+    // As a process that ends would.
+    std::mem::forget((ticket, bench));
+}

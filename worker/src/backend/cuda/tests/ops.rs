@@ -1,0 +1,208 @@
+//! Every buffer of a plan, op by op, against the reference loops, and every output against the other executors.
+
+use super::reference::buffers;
+use super::*;
+use crate::backend::candle::Candle;
+use crate::backend::cpu::Cpu;
+use crate::backend::planned::Executor;
+use crate::cuda::memory::PinnedMemory;
+use crate::model::weights::{Bound, Checkpoint};
+use crate::plan::Rows;
+
+const LENGTHS: [usize; 6] = [1, 17, 63, 64, 65, 128];
+/// ‖Δ‖ / ‖reference‖ that bfloat16 may come to in any buffer. Most come to half of it; a handful of logits, each a small
+/// difference of large sums behind three more roundings, do not.
+const APART_MAX: f64 = 1.5e-2;
+
+/// Sequences of all lengths, with marks in some of them.
+struct Batch {
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    splits: Vec<usize>,
+    marks: Vec<usize>,
+}
+
+impl Batch {
+    fn of(lengths: &[usize]) -> Self {
+        let mut random = StdRng::seed_from_u64(11);
+        let tokens = lengths.iter().sum();
+        let mut splits = vec![0];
+        splits.extend(lengths.iter().scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }));
+        Self {
+            ids: (0..tokens).map(|_| random.random_range(0..100)).collect(),
+            types: (0..tokens).map(|_| random.random_range(0..2)).collect(),
+            marks: (0..tokens).filter(|token| token % 41 == 3).collect(),
+            splits,
+        }
+    }
+
+    fn packed(&self, has_types: bool) -> Packed<'_> {
+        let types = if has_types { &self.types[..] } else { &[] };
+        Packed { ids: &self.ids, types, splits: &self.splits, marks: &self.marks }
+    }
+}
+
+/// Reads the model and gives it, with its weights, to `check`.
+fn with_model(folder: &TempDir, check: impl FnOnce(&Model, &Bound<'_>)) {
+    let model = Model::read(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(&model.weights).unwrap();
+    check(&model, &checkpoint.bind(&model.plan, &model.names).unwrap());
+}
+
+fn compute() -> Compute {
+    Compute::new(NonZeroUsize::new(2), CpuIsa::detect()).unwrap()
+}
+
+fn run<E: Executor>(model: &Model, weights: &Bound<'_>, precision: Precision, batch: &Packed<'_>) -> Vec<f32> {
+    let mut output = Vec::new();
+    let mut executor = E::build(model, weights, precision, &compute(), &mut |_| {}).unwrap();
+    executor.run(batch, &mut output).unwrap();
+    output
+}
+
+/// ‖found - expected‖ / ‖expected‖
+fn apart(found: &[f32], expected: impl IntoIterator<Item = f64>) -> f64 {
+    let expected: Vec<f64> = expected.into_iter().collect();
+    assert_eq!(found.len(), expected.len());
+    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+    let off = norm(&mut found.iter().zip(&expected).map(|(found, expected)| f64::from(*found) - expected));
+    off / norm(&mut expected.iter().copied())
+}
+
+/// Runs a batch op by op in a shape that has room for more, and gives every buffer to `watch` once it is written.
+fn walk(
+    model: &Model,
+    weights: &Bound<'_>,
+    batch: &Packed<'_>,
+    shape: &Shape,
+    watch: &mut dyn FnMut(crate::plan::BufferId, &[f32]),
+) -> Vec<f32> {
+    let bench = Bench::new(3, AMPLE);
+    let gpu = bench.compute.gpu.clone().unwrap();
+    let queue = Queue::new(gpu.driver()).unwrap();
+    let program = Program::new(&model.plan, *shape).unwrap();
+    let held = Weights::read(&model.plan, weights, &gpu, &mut |_| {}).unwrap();
+    let resident = held.page_in(&gpu, &queue).unwrap().unwrap();
+    let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()).unwrap();
+    let (exact, inputs) = (Shape::of(batch), Inputs::of(shape));
+    let fill = |to: &mut [u8]| {
+        staging::write(batch, shape, to);
+        Ok::<_, DriverError>(())
+    };
+    let staged = PinnedMemory::filled(gpu.driver(), inputs.bytes(), fill).unwrap();
+    queue.copy_in(&staged, arena.span().part(0..inputs.bytes())).unwrap();
+    let spans = held.spans(&resident);
+    let mut output = Vec::new();
+    for (op, commands) in program.commands_by_op(shape, arena.span(), &spans) {
+        queue.run(&commands, &[&arena, resident.memory()]).unwrap();
+        let range = program.range(op.output(), &exact);
+        let mut slot = Slots::new(&queue, &queue).take(0, range.len()).unwrap();
+        slot.copy_out(arena.span().part(range)).unwrap();
+        assert!(slot.is_done().unwrap());
+        let element = if op.output() == model.plan.output { program.element() } else { Element::Bf16 };
+        output = values(slot.results(), element);
+        watch(op.output(), &output);
+    }
+    output
+}
+
+/// Runs a model everywhere and compares every buffer of the GPU's run, and every output.
+fn agrees(name: &str, heads: usize, has_types: bool) {
+    with_model(&write(name, heads), |model, weights| {
+        let (plan, batch) = (&model.plan, Batch::of(&LENGTHS));
+        let has_marks = plan.buffers.iter().any(|buffer| buffer.rows == Rows::Marks);
+        let packed = Packed { marks: if has_marks { &batch.marks } else { &[] }, ..batch.packed(has_types) };
+        let expected = buffers(plan, weights, &packed);
+        let mut seen = 0;
+        let mut watch = |id: crate::plan::BufferId, found: &[f32]| {
+            let apart = apart(found, expected[id.0].iter().flatten().copied());
+            assert!(apart < APART_MAX, "{name}, {heads} heads, `{}`: {apart}", plan[id].name);
+            seen += 1;
+        };
+        let output = walk(model, weights, &packed, &Shape::of(&packed).bucket(), &mut watch);
+        assert_eq!(seen, plan.ops.len());
+
+        let exact = || expected[plan.output.0].iter().flatten().copied();
+        let candle = run::<Candle>(model, weights, Precision::F32, &packed);
+        assert!(apart(&candle, exact()) < 1e-5, "{name}: candle is {}", apart(&candle, exact()));
+        if CpuIsa::detect() > CpuIsa::Portable {
+            let cpu = run::<Cpu>(model, weights, Precision::F32, &packed);
+            assert!(apart(&cpu, exact()) < 1e-5, "{name}: cpu is {}", apart(&cpu, exact()));
+            let narrow = run::<Cpu>(model, weights, Precision::Auto, &packed);
+            let between = apart(&output, narrow.iter().copied().map(f64::from));
+            assert!(between < APART_MAX, "{name}: cpu and gpu are {between} apart");
+        }
+        // Without room to spare it is the same.
+        assert_eq!(walk(model, weights, &packed, &Shape::of(&packed), &mut |_, _| {}), output, "{name}");
+    });
+}
+
+#[test]
+fn an_embedding_model_agrees_with_heads_of_64() {
+    agrees("bert-embed", 2, true);
+}
+
+#[test]
+fn an_embedding_model_agrees_with_heads_of_32() {
+    agrees("roberta-embed", 4, false);
+}
+
+#[test]
+fn a_classifier_agrees_and_so_do_its_rows_of_few_labels() {
+    agrees("bert-classify", 4, true);
+}
+
+#[test]
+fn a_masked_language_model_agrees_and_multiplies_with_its_table_of_words() {
+    agrees("bert-fill", 2, false);
+}
+
+#[test]
+fn a_batch_without_marks_launches_nothing_over_them() {
+    with_model(&write("bert-fill", 2), |model, weights| {
+        let mut batch = Batch::of(&[5, 3]);
+        batch.marks.clear();
+        let packed = batch.packed(false);
+        let mut rows = Vec::new();
+        walk(model, weights, &packed, &Shape::of(&packed), &mut |id, _| rows.push(model.plan[id].rows));
+        assert!(!rows.is_empty() && !rows.contains(&Rows::Marks), "{rows:?}");
+    });
+}
+
+#[test]
+fn memory_is_shared_by_buffers_that_live_at_different_times() {
+    with_model(&write("bert-embed", 2), |model, _| {
+        let shape = Shape { tokens: 512, sequences: 8, marks: 0 };
+        let program = Program::new(&model.plan, shape).unwrap();
+        let all: usize = model.plan.buffers.iter().map(|buffer| 2 * shape.rows(buffer.rows) * buffer.width).sum();
+        // At most the residual, and what goes into and comes out of an op that is 3 · H wide.
+        let most = Inputs::of(&shape).bytes() + 2 * 512 * 5 * HIDDEN + 1024;
+        assert!(program.bytes() <= most && most < all, "{} of {all}", program.bytes());
+    });
+}
+
+#[test]
+fn a_command_is_what_its_op_says() {
+    with_model(&write("bert-embed", 2), |model, _| {
+        let shape = Shape { tokens: 64, sequences: 2, marks: 0 };
+        let program = Program::new(&model.plan, shape).unwrap();
+        let bench = Bench::new(0, AMPLE);
+        let driver = bench.cuda.gpu.driver();
+        let queue = Queue::new(driver).unwrap();
+        let room = |bytes| DeviceMemory::new(driver, queue.stream(), queue.stream(), bytes).unwrap();
+        let (arena, weight) = (room(program.bytes()), room(1));
+        let weights = vec![weight.span(); model.plan.weights.len()];
+        let commands = program.commands(&shape, arena.span(), &weights);
+        let products = commands.iter().filter(|command| matches!(command, Command::Multiply(_))).count();
+        assert_eq!(products, 4, "{commands:?}");
+        let kernels: Vec<_> = commands
+            .iter()
+            .filter_map(|command| if let Command::Launch(launch) = command { Some(launch.kernel) } else { None })
+            .collect();
+        let expected = ["embed_256", "attend_64", "add_norm_256", "activate_gelu", "add_norm_256", "pool_f32"];
+        assert_eq!(kernels, expected);
+    });
+}

@@ -1,0 +1,276 @@
+//! Whole models through the backend, as a worker runs them: right, quick, and paged.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::{Ceilings, CheckError, GpuCheck, say};
+use crate::CpuIsa;
+use crate::backend::{Backend, Compute, Cuda, Engine, Planned, PrepareRequest};
+use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item, ItemResult};
+use crate::model::Model;
+use crate::plan::Sizes;
+use crate::source::{ModelSource, Precision};
+
+/// What a batch is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// So many rows, all of one length.
+    Uniform {
+        /// Rows.
+        count: usize,
+        /// Tokens of each.
+        length: usize,
+    },
+    /// So many rows of 4 to 256 tokens, short ones more often.
+    Mixed {
+        /// Rows.
+        count: usize,
+    },
+}
+
+/// A model's answers here and on the processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Answers {
+    /// ‖found - expected‖ / ‖expected‖ over all rows, expected being in float.
+    pub apart: f64,
+    /// Of the row that is furthest off.
+    pub cosine_min: f64,
+    /// Whether each row was the same bits alone.
+    pub is_invariant: bool,
+}
+
+/// What a batch took.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed {
+    /// Tokens in it.
+    pub tokens: usize,
+    /// From launch to results, one batch at a time: the middle one.
+    pub seconds: f64,
+    /// For each batch, two in flight.
+    pub seconds_in_flight: f64,
+    /// The least it can take by the ceilings.
+    pub floor: f64,
+}
+
+/// What it costs that models take turns.
+#[derive(Clone, Copy, Debug)]
+pub struct Paging {
+    /// Bytes of one model's weights.
+    pub bytes: u64,
+    /// A small batch whose model is there.
+    pub resident: f64,
+    /// The same when its weights have to come first.
+    pub paged: f64,
+}
+
+impl Shape {
+    fn lengths(self, random: &mut StdRng) -> Vec<usize> {
+        match self {
+            Self::Uniform { count, length } => vec![length; count],
+            Self::Mixed { count } => {
+                let mut length = || (4.0 * 64_f64.powf(random.random_range(0.0..1.0))) as usize;
+                (0..count).map(|_| length()).collect()
+            }
+        }
+    }
+}
+
+impl GpuCheck {
+    /// A model's embeddings of rows of this shape, beside those of the processor.
+    ///
+    /// # Errors
+    /// When it does not run on either.
+    pub fn answers(&self, folder: &Path, shape: Shape) -> Result<Answers, CheckError> {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let rows = self.draw(folder, &shape.lengths(&mut random), &mut random)?;
+        let compute = self.compute()?;
+        let mut cuda = self.load(&compute, &[("model", folder)])?;
+        let found = embeddings(&mut cuda, "model", &rows)?;
+
+        let request = request("model", folder, Precision::F32);
+        let on_processor = Compute::new(None, CpuIsa::detect()).map_err(say)?;
+        let (prepared, _) = Planned::<Engine>::prepare(&request, &on_processor, &mut |_| {}).map_err(say)?;
+        let mut reference = Planned::default();
+        reference.install(&request.name, prepared).map_err(say)?;
+        let expected = embeddings(&mut reference, "model", &rows)?;
+
+        let (mut off, mut all, mut cosine_min) = (0.0, 0.0, f64::INFINITY);
+        for (found, expected) in found.iter().zip(&expected) {
+            let (mut product, mut lengths) = (0.0, [0.0, 0.0]);
+            for (x, y) in found.iter().zip(expected) {
+                let (x, y) = (f64::from(*x), f64::from(*y));
+                off += (x - y).powi(2);
+                all += y * y;
+                product += x * y;
+                lengths = [lengths[0] + x * x, lengths[1] + y * y];
+            }
+            // What is no number is not near anything.
+            let cosine = product / (lengths[0] * lengths[1]).sqrt();
+            cosine_min = if cosine.is_nan() { f64::NEG_INFINITY } else { f64::min(cosine_min, cosine) };
+        }
+        let mut is_invariant = true;
+        for (row, together) in rows.iter().zip(&found).take(8) {
+            is_invariant &= embeddings(&mut cuda, "model", std::slice::from_ref(row))?[0] == *together;
+        }
+        Ok(Answers { apart: (off / all).sqrt(), cosine_min, is_invariant })
+    }
+
+    /// How long batches of a model take, `rounds` of them.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn time(&self, folder: &Path, shape: Shape, rounds: usize, ceilings: &Ceilings) -> Result<Timed, CheckError> {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let lengths = shape.lengths(&mut random);
+        let batch = batch("model", &self.draw(folder, &lengths, &mut random)?);
+        let live: Vec<u32> = (0..lengths.len() as u32).collect();
+        let compute = self.compute()?;
+        let mut cuda = self.load(&compute, &[("model", folder)])?;
+        // Until it is captured.
+        for _ in 0..3 {
+            finish(&mut cuda, &batch, &live)?;
+        }
+        let mut took = Vec::with_capacity(rounds);
+        for _ in 0..rounds {
+            let started = Instant::now();
+            finish(&mut cuda, &batch, &live)?;
+            took.push(started.elapsed().as_secs_f64());
+        }
+        took.sort_by(f64::total_cmp);
+        let started = Instant::now();
+        let mut before = cuda.launch(&batch, &live).map_err(say)?;
+        for _ in 1..rounds {
+            let next = cuda.launch(&batch, &live).map_err(say)?;
+            wait(&mut cuda, &mut before)?;
+            before = next;
+        }
+        wait(&mut cuda, &mut before)?;
+        let seconds_in_flight = started.elapsed().as_secs_f64() / rounds as f64;
+        let plan = Model::read(folder).map_err(say)?.plan;
+        let sizes = Sizes {
+            tokens: lengths.iter().sum::<usize>() as u64,
+            sequences: lengths.len() as u64,
+            marks: 0,
+            squares: lengths.iter().map(|length| (length * length) as u64).sum(),
+        };
+        let floor = ceilings.floor(&plan, &sizes);
+        Ok(Timed { tokens: sizes.tokens as usize, seconds: took[rounds / 2], seconds_in_flight, floor })
+    }
+
+    /// Loads a model under `count` names on a device with room for half of them, and asks each in turn.
+    ///
+    /// # Errors
+    /// When one cannot be loaded or run.
+    pub fn paging(&self, folder: &Path, count: usize) -> Result<Paging, CheckError> {
+        let names: Vec<String> = (0..count).map(|index| format!("model-{index}")).collect();
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let rows = self.draw(folder, &[32], &mut random)?;
+        let bytes = {
+            let compute = self.compute()?;
+            let (_, card) =
+                Cuda::prepare(&request("one", folder, Precision::Auto), &compute, &mut |_| {}).map_err(say)?;
+            card.bytes
+        };
+        let room = self.gpu.half_of(bytes * count as u64)?;
+        let compute = Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(room, false);
+        let models: Vec<(&str, &Path)> = names.iter().map(|name| (name.as_str(), folder)).collect();
+        let mut cuda = self.load(&compute, &models)?;
+        let mut ask = |name: &str| -> Result<f64, CheckError> {
+            let (batch, started) = (batch(name, &rows), Instant::now());
+            finish(&mut cuda, &batch, &[0])?;
+            Ok(started.elapsed().as_secs_f64())
+        };
+        let (mut resident, mut paged) = (Vec::new(), Vec::new());
+        // Twice round: by the second each of them was the one that was not needed for longest.
+        for name in names.iter().chain(&names) {
+            paged.push(ask(name)?);
+            for _ in 0..3 {
+                ask(name)?;
+            }
+            resident.push(ask(name)?);
+        }
+        let middle = |seconds: &mut [f64]| {
+            seconds.sort_by(f64::total_cmp);
+            seconds[seconds.len() / 2]
+        };
+        Ok(Paging { bytes, resident: middle(&mut resident), paged: middle(&mut paged[count..]) })
+    }
+
+    fn compute(&self) -> Result<Compute, CheckError> {
+        Ok(Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(self.gpu.clone(), false))
+    }
+
+    fn load(&self, compute: &Compute, models: &[(&str, &Path)]) -> Result<Cuda, CheckError> {
+        let gpu = compute.gpu.clone().ok_or_else(|| say("no GPU"))?;
+        let mut cuda = Cuda::new(gpu);
+        for (name, folder) in models {
+            let request = request(name, folder, Precision::Auto);
+            let (loaded, _) = Cuda::prepare(&request, compute, &mut |_| {}).map_err(say)?;
+            cuda.install(&request.name, loaded).map_err(say)?;
+        }
+        Ok(cuda)
+    }
+
+    /// Rows of these lengths.
+    fn draw(&self, folder: &Path, lengths: &[usize], random: &mut StdRng) -> Result<Vec<Vec<i32>>, CheckError> {
+        let vocabulary = Model::read(folder).map_err(say)?.vocabulary as i32;
+        let mut row = |length: &usize| (0..*length).map(|_| random.random_range(0..vocabulary)).collect();
+        Ok(lengths.iter().map(&mut row).collect())
+    }
+}
+
+fn request(name: &str, folder: &Path, precision: Precision) -> PrepareRequest {
+    PrepareRequest { name: name.into(), source: ModelSource::Folder(folder.to_owned()), precision }
+}
+
+/// As the link brings it.
+fn batch(model: &str, rows: &[Vec<i32>]) -> HostBatch {
+    let column = |rows: &mut dyn Iterator<Item = Vec<i32>>| {
+        let (mut row_splits, mut data) = (vec![0], Vec::new());
+        for row in rows {
+            row_splits.push(row_splits[row_splits.len() - 1] + row.len() as u32);
+            data.extend(row.iter().flat_map(|number| number.to_le_bytes()));
+        }
+        Column { data_type: DataType::I32, row_splits, data: data.into() }
+    };
+    let types = column(&mut rows.iter().map(|row| vec![0; row.len()]));
+    HostBatch {
+        key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
+        model: model.into(),
+        columns: vec![column(&mut rows.iter().cloned()), types],
+        items: vec![Item::default(); rows.len()],
+        has_tokens: true,
+        cancelled: Arc::new(CancelFlags::new(rows.len())),
+        arrived: Instant::now(),
+    }
+}
+
+fn embeddings<B: Backend>(backend: &mut B, model: &str, rows: &[Vec<i32>]) -> Result<Vec<Vec<f32>>, CheckError> {
+    let live: Vec<u32> = (0..rows.len() as u32).collect();
+    let mut results = finish(backend, &batch(model, rows), &live)?;
+    results.sort_unstable_by_key(|result| result.index);
+    let numbers = |result: &ItemResult| {
+        let outputs = result.outcome.as_ref().map_err(say)?;
+        Ok(outputs[0].data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    };
+    results.iter().map(numbers).collect()
+}
+
+/// Runs a batch to its end.
+fn finish<B: Backend>(backend: &mut B, batch: &HostBatch, live: &[u32]) -> Result<Vec<ItemResult>, CheckError> {
+    let mut ticket = backend.launch(batch, live).map_err(say)?;
+    wait(backend, &mut ticket)
+}
+
+fn wait<B: Backend>(backend: &mut B, ticket: &mut B::Ticket) -> Result<Vec<ItemResult>, CheckError> {
+    loop {
+        match backend.poll(ticket) {
+            Some(results) => return results.map_err(say),
+            None => std::hint::spin_loop(),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The GPU's kernel: a block takes a tile of queries of one head of one sequence.
+
+use std::f32::consts::LOG2_E;
+
+use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::queue::Command;
+
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod tests;
+
+/// Queries of a tile.
+const QUERIES: usize = 64;
+/// Threads of a block.
+const THREADS: u32 = 128;
+
+/// `output[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]`
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attend {
+    pub(crate) heads: usize,
+    /// D
+    pub(crate) head: usize,
+    pub(crate) scale: f32,
+    /// [T, 3 · heads · D]
+    pub(crate) qkv: Span,
+    pub(crate) tiles: usize,
+    /// [tiles, 3] u32: of the batch, by [`tiles`]; what is beyond them begins where it ends.
+    pub(crate) list: Span,
+    /// [T, heads · D]
+    pub(crate) output: Span,
+}
+
+impl Attend {
+    /// The kernel for heads of a width, if there is one.
+    pub(crate) fn kernel(head: usize) -> Option<&'static str> {
+        match head {
+            32 => Some("attend_32"),
+            64 => Some("attend_64"),
+            _ => None,
+        }
+    }
+
+    /// # Panics
+    /// If there is no kernel for its heads.
+    pub(crate) fn command(&self) -> Command {
+        Command::Launch(Launch {
+            kernel: Self::kernel(self.head).expect("plans are checked for kernels"),
+            grid: [self.tiles as u32, self.heads as u32, 1],
+            block: THREADS,
+            arguments: vec![
+                Argument::Input(self.qkv),
+                Argument::Input(self.list),
+                Argument::Output(self.output),
+                Argument::integer(self.heads),
+                // Powers are of 2 there.
+                Argument::Real(self.scale * LOG2_E),
+            ],
+        })
+    }
+}
+
+/// The attention tiles of a batch, the same for all layers: where a tile's sequence begins and ends, and its first query
+/// in it.
+pub(crate) fn tiles(splits: &[usize]) -> impl Iterator<Item = [u32; 3]> {
+    splits.windows(2).flat_map(|pair| {
+        let (begin, end) = (pair[0] as u32, pair[1] as u32);
+        (0..end - begin).step_by(QUERIES).map(move |first| [begin, end, first])
+    })
+}
+
+/// How many tiles so many sequences of so many tokens in all can have.
+pub(crate) fn tiles_max(tokens: usize, sequences: usize) -> usize {
+    tokens / QUERIES + sequences
+}

@@ -1,0 +1,66 @@
+//! The GPU's kernel: a warp takes a row.
+
+use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::queue::Command;
+use crate::ops::normalize::cuda::{ROWS, width_class};
+
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod tests;
+
+/// Rows of `width`, one for each id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Embed {
+    pub(crate) tokens: usize,
+    pub(crate) width: usize,
+    /// [T] u32
+    pub(crate) ids: Span,
+    /// [T] u32: places in their sequences
+    pub(crate) places: Span,
+    /// [T] u32; none is type 0 everywhere.
+    pub(crate) types: Option<Span>,
+    /// [V, H]
+    pub(crate) words: Span,
+    /// [P, H]
+    pub(crate) positions: Span,
+    /// [S, H]
+    pub(crate) kinds: Option<Span>,
+    /// [H] f32
+    pub(crate) gain: Span,
+    /// [H] f32
+    pub(crate) shift: Span,
+    pub(crate) epsilon: f32,
+    /// [T, H]
+    pub(crate) output: Span,
+}
+
+impl Embed {
+    /// The kernel for rows of a width, if there is one.
+    pub(crate) fn kernel(width: usize) -> Option<&'static str> {
+        const NAMES: [&str; 5] = ["embed_256", "embed_512", "embed_768", "embed_1024", "embed_2048"];
+        width_class(width).map(|class| NAMES[class])
+    }
+
+    /// # Panics
+    /// If there is no kernel for its width.
+    pub(crate) fn command(&self) -> Command {
+        Command::Launch(Launch {
+            kernel: Self::kernel(self.width).expect("plans are checked for kernels"),
+            grid: [self.tokens.div_ceil(ROWS) as u32, 1, 1],
+            block: 32 * ROWS as u32,
+            arguments: vec![
+                Argument::Input(self.ids),
+                Argument::Input(self.places),
+                Argument::optional(self.types),
+                Argument::Input(self.words),
+                Argument::Input(self.positions),
+                Argument::optional(self.kinds),
+                Argument::Input(self.gain),
+                Argument::Input(self.shift),
+                Argument::Output(self.output),
+                Argument::integer(self.tokens),
+                Argument::integer(self.width),
+                Argument::Real(self.epsilon),
+            ],
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! The GPU's kernel: a block takes 256 columns of a sequence.
+
+use crate::cuda::driver::{Argument, Element, Launch, Span};
+use crate::cuda::queue::Command;
+use crate::plan::Pooling;
+
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod tests;
+
+/// Columns of a block.
+const COLUMNS: usize = 256;
+/// Threads of a block.
+const THREADS: u32 = 128;
+
+/// One row from the rows of each sequence. Of a sequence without rows it is none that is a number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pool {
+    pub(crate) sequences: usize,
+    pub(crate) width: usize,
+    pub(crate) pooling: Pooling,
+    /// [T, H]
+    pub(crate) input: Span,
+    /// [N + 1] u32
+    pub(crate) splits: Span,
+    /// [N, H]
+    pub(crate) output: Span,
+    /// Another op's input, or what is handed out.
+    pub(crate) into: Element,
+}
+
+impl Pool {
+    pub(crate) fn command(&self) -> Command {
+        let pooling = match self.pooling {
+            Pooling::Mean => 0,
+            Pooling::Cls => 1,
+            Pooling::Max => 2,
+        };
+        Command::Launch(Launch {
+            kernel: match self.into {
+                Element::Bf16 => "pool_bf16",
+                Element::F32 => "pool_f32",
+            },
+            grid: [self.sequences as u32, self.width.div_ceil(COLUMNS) as u32, 1],
+            block: THREADS,
+            arguments: vec![
+                Argument::Input(self.input),
+                Argument::Input(self.splits),
+                Argument::Output(self.output),
+                Argument::integer(self.width),
+                Argument::Integer(pooling),
+            ],
+        })
+    }
+}

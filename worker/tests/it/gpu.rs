@@ -1,0 +1,98 @@
+//! A worker with a GPU, which is the emulator's: whole models over the link.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+use std::path::Path;
+
+use shoal_proto::link::{Load, ModelSource, control_response, model_source, model_state};
+use shoal_worker::DeviceChoice;
+use tempfile::TempDir;
+
+use crate::server::{Peer, Server, Worker, ids_run};
+use crate::tiny::Tiny;
+
+const TEXTS: [&[i32]; 4] = [&[1, 2, 3], &[7; 70], &[5], &[9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12, 13, 14, 15, 16, 17]];
+
+fn source(folder: &Path) -> model_source::Source {
+    model_source::Source::Folder(folder.to_str().unwrap().to_owned())
+}
+
+/// A tiny model of sizes that there are kernels for: one head of 32, and between a block's products four numbers more than
+/// the checkpoint has, which are 0.
+fn model() -> TempDir {
+    const INNER: usize = 44;
+    const WIDER: usize = 48;
+    let mut tiny = Tiny::read("bert-embed").set("num_attention_heads", 1).set("intermediate_size", WIDER);
+    for tensor in tiny.tensors.values_mut() {
+        let element = tensor.data.len() / tensor.shape.iter().product::<usize>();
+        match tensor.shape[..] {
+            [INNER] | [INNER, _] => {
+                let row = tensor.data.len() / INNER;
+                tensor.data.resize(WIDER * row, 0);
+                tensor.shape[0] = WIDER;
+            }
+            [_, INNER] => {
+                let wider = |row: &[u8]| [row, &vec![0; (WIDER - INNER) * element]].concat();
+                tensor.data = tensor.data.chunks_exact(INNER * element).flat_map(wider).collect();
+                tensor.shape[1] = WIDER;
+            }
+            _ => {}
+        }
+    }
+    tiny.write()
+}
+
+/// The embeddings of all texts, three times, so that the last ones are replayed.
+async fn embed(peer: &mut Peer) -> Vec<Vec<f32>> {
+    let mut answers = Vec::new();
+    for batch in 1..=3 {
+        peer.run(ids_run(batch, "tiny", &TEXTS)).await;
+        let values = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        let items = peer.answer(batch).await.items();
+        answers.push(items.iter().map(|item| values(&item.tensors[0].data)).collect::<Vec<Vec<f32>>>());
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    answers.swap_remove(0)
+}
+
+#[tokio::test]
+async fn a_gpu_answers_as_the_processor_does() {
+    let folder = model();
+    let mut answers = Vec::new();
+    for (device, kind) in [(DeviceChoice::Cpu, "cpu"), (DeviceChoice::Emulated, "cuda")] {
+        let mut server = Server::start();
+        let mut options = server.options();
+        options.device = device;
+        let _worker = Worker::start(options);
+        let mut peer = server.peer(1).await;
+        let device = peer.hello.device.clone().unwrap();
+        assert_eq!(device.kind, kind);
+        let card = peer.load("tiny", source(folder.path())).await;
+        assert_eq!(card.dtype == "bf16" && device.threads == 0, kind == "cuda", "{card:?} on {device:?}");
+        answers.push(embed(&mut peer).await);
+    }
+    for (cpu, gpu) in answers[0].iter().zip(&answers[1]) {
+        // Both are of length 1.
+        let cosine: f32 = cpu.iter().zip(gpu).map(|(x, y)| x * y).sum();
+        assert!(cosine > 0.999, "{cosine}");
+    }
+}
+
+#[tokio::test]
+async fn a_gpu_refuses_what_it_has_no_kernels_for() {
+    let folder = Tiny::read("bert-embed").write();
+    let mut server = Server::start();
+    let mut options = server.options();
+    options.device = DeviceChoice::Emulated;
+    let _worker = Worker::start(options);
+    let mut peer = server.peer(1).await;
+    let source = Some(ModelSource { source: Some(source(folder.path())) });
+    peer.send(control_response::Message::Load(Load { model: "tiny".to_owned(), source, ..Load::default() })).await;
+    let state = loop {
+        let state = peer.model_state().await;
+        if state.state() != model_state::State::Loading {
+            break state;
+        }
+    };
+    assert_eq!(state.state(), model_state::State::Failed);
+    assert!(state.reason.contains("attention heads are 16 wide"), "{}", state.reason);
+}
