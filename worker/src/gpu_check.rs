@@ -33,6 +33,8 @@ pub struct GpuCheck {
     queue: Queue,
     seed: u64,
     is_emulated: bool,
+    /// Bytes of device memory in use when it was opened, the bare context's among them.
+    bare: u64,
 }
 
 /// Which device to examine.
@@ -63,10 +65,11 @@ impl GpuCheck {
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
             Which::Emulated => return Err(CheckError("the emulator runs on x86-64 Linux only".to_owned())),
         };
-        let free = driver.memory()?.free;
+        let memory = driver.memory()?;
+        let (free, bare) = (memory.free, memory.total - memory.free);
         let (tokens, rows) = if is_emulated { (256, 16) } else { (TOKENS_MAX, ROWS_MAX) };
         let gpu = Gpu::new(driver.clone(), free - free / 10, tokens, rows)?;
-        Ok(Self { queue: Queue::new(&driver)?, driver, gpu, seed, is_emulated })
+        Ok(Self { queue: Queue::new(&driver)?, driver, gpu, seed, is_emulated, bare })
     }
 
     /// Name, capability and multiprocessors.
@@ -78,15 +81,11 @@ impl GpuCheck {
     }
 
     /// Device memory in use, in bytes: by this process and all others.
-    ///
-    /// # Errors
-    /// When the driver does not say.
-    pub fn memory_used(&self) -> Result<u64, CheckError> {
+    fn memory_used(&self) -> Result<u64, CheckError> {
         let memory = self.driver.memory()?;
         Ok(memory.total - memory.free)
     }
 
-    /// The most bytes that this process may take.
     fn seconds(elapsed: Duration, times: u32) -> f64 {
         elapsed.as_secs_f64() / f64::from(times)
     }

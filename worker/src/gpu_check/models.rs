@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::{Ceilings, CheckError, GpuCheck, say};
 use crate::CpuIsa;
-use crate::backend::{Backend, Compute, Cuda, Engine, Planned, PrepareRequest};
+use crate::backend::{Backend, Compute, Cuda, Engine, Gpu, Planned, PrepareRequest};
 use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item, ItemResult};
 use crate::model::Model;
 use crate::plan::Sizes;
@@ -159,6 +159,26 @@ impl GpuCheck {
         };
         let floor = ceilings.floor(&plan, &sizes);
         Ok(Timed { tokens: sizes.tokens as usize, seconds: took[rounds / 2], seconds_in_flight, floor })
+    }
+
+    /// Bytes of device memory that a worker with one model takes beyond what the device had in use when this was made, as
+    /// the driver counts them: weights, an arena for a GPU's largest batches, kernels, what was captured.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn footprint(&self, folder: &Path) -> Result<u64, CheckError> {
+        let budget = crate::Budget::of_gpu();
+        let (tokens, rows) = if self.is_emulated { (256, 16) } else { (budget.tokens as usize, budget.rows as usize) };
+        let free = self.driver.memory()?.free;
+        let gpu = Gpu::new(self.driver.clone(), free - free / 20, tokens, rows)?;
+        let compute = Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(gpu, false);
+        let mut cuda = self.load(&compute, &[("model", folder)])?;
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let batch = batch("model", &self.draw(folder, &[32], &mut random)?);
+        for _ in 0..3 {
+            finish(&mut cuda, &batch, &[0])?;
+        }
+        Ok(self.memory_used()?.saturating_sub(self.bare))
     }
 
     /// Loads a model under `count` names on a device with room for half of them, and asks each in turn.

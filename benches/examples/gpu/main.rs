@@ -1,0 +1,230 @@
+//! Examines a GPU: that every kernel and whole models are right on it, and how fast they are beside what the device can do
+//! at best, measured in the same run. `benches/gpu/check` carries it to a machine with one.
+//!
+//! Ends with failure when something is not right. What is only slow is said, not judged: machines differ.
+
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use report::{Report, Row};
+use shoal_worker::gpu_check::{Ceilings, Encoder, GpuCheck, Shape, Which};
+
+/// Examines a GPU: right, and how fast.
+#[derive(Parser)]
+struct Arguments {
+    /// A GPU of NVIDIA's, or the emulator, which shows that this program works where there is no GPU.
+    #[arg(long, value_enum, default_value = "nvidia")]
+    device: Device,
+    /// Parts to run [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Where compiled kernels and models are kept meanwhile [default: a folder that goes away]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// What all numbers are drawn from; another one is another examination [default: the time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where to write all of it as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Device {
+    Nvidia,
+    Emulated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Each kernel against its reference loop.
+    Ops,
+    /// Whole models against the processor.
+    Answers,
+    /// Each op's time beside the ceilings.
+    Speed,
+    /// Device memory that a worker with one model takes.
+    Memory,
+    /// Whole batches' time beside the ceilings.
+    Batches,
+    /// Models that take turns.
+    Paging,
+}
+
+/// What an op in bfloat16 may be off.
+const OP_APART_MAX: f64 = 1e-2;
+/// What a model of many of them may be off, and the least cosine of any of its embeddings.
+const MODEL_APART_MAX: f64 = 3e-2;
+const COSINE_MIN: f64 = 0.999;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let scratch = tempfile::tempdir()?;
+    let folder = arguments.folder.clone().unwrap_or_else(|| scratch.path().to_owned());
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let seed = arguments.seed.unwrap_or(since.as_secs());
+    let which = match arguments.device {
+        Device::Nvidia => Which::Nvidia(folder.join("kernels")),
+        Device::Emulated => Which::Emulated,
+    };
+    let check = GpuCheck::open(which, seed)?;
+    let mut report = Report::new(&check.device(), seed);
+    println!("{}, seed {seed}", check.device());
+    // Memory first: what others leave behind would count.
+    let all = [Part::Memory, Part::Ops, Part::Answers, Part::Speed, Part::Batches, Part::Paging];
+    let parts = if arguments.only.is_empty() { &all[..] } else { &arguments.only };
+    let examination = Examination { check: &check, folder: &folder, is_small: arguments.device == Device::Emulated };
+    for part in parts {
+        let rows = match part {
+            Part::Ops => examination.ops()?,
+            Part::Answers => examination.answers()?,
+            Part::Speed => examination.speed()?,
+            Part::Memory => examination.memory()?,
+            Part::Batches => examination.batches()?,
+            Part::Paging => examination.paging()?,
+        };
+        report.add(&format!("{part:?}"), rows);
+    }
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    anyhow::ensure!(report.is_right(), "{}", report.wrong());
+    println!("all that was examined is right");
+    Ok(())
+}
+
+struct Examination<'a> {
+    check: &'a GpuCheck,
+    folder: &'a Path,
+    /// For the emulator: a little of everything.
+    is_small: bool,
+}
+
+impl Examination<'_> {
+    fn ops(&self) -> anyhow::Result<Vec<Row>> {
+        let row = |parity: &shoal_worker::gpu_check::Parity| {
+            // What is no number is not below anything.
+            Row::new(parity.op, &parity.case).value("apart", parity.apart).right(parity.apart < OP_APART_MAX)
+        };
+        Ok(self.check.ops()?.iter().map(row).collect())
+    }
+
+    fn answers(&self) -> anyhow::Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        let cases: &[(Encoder, Shape)] = if self.is_small {
+            &[(Encoder::TINY, Shape::Uniform { count: 3, length: 20 })]
+        } else {
+            &[
+                (Encoder::MINILM, Shape::Mixed { count: 64 }),
+                (Encoder::MINILM, Shape::Uniform { count: 1, length: 512 }),
+                (Encoder::BERT_BASE, Shape::Mixed { count: 16 }),
+            ]
+        };
+        for (encoder, shape) in cases {
+            let answers = self.check.answers(&self.model(encoder)?, *shape)?;
+            let is_right = answers.apart < MODEL_APART_MAX && answers.cosine_min > COSINE_MIN && answers.is_invariant;
+            let invariant = if answers.is_invariant { "the same bits alone" } else { "OTHER BITS ALONE" };
+            rows.push(
+                Row::new(encoder.name, &format!("{shape:?}, {invariant}"))
+                    .value("apart", answers.apart)
+                    .value("cosine, least", answers.cosine_min)
+                    .right(is_right),
+            );
+        }
+        Ok(rows)
+    }
+
+    fn speed(&self) -> anyhow::Result<Vec<Row>> {
+        let ceilings = self.ceilings()?;
+        let mut rows = vec![
+            Row::new("ceiling", "product").value("TFLOP/s", ceilings.flop / 1e12),
+            Row::new("ceiling", "copy").value("TB/s", ceilings.bytes / 1e12),
+        ];
+        let cases: &[(Encoder, usize, usize)] = if self.is_small {
+            &[(Encoder::TINY, 2, 20)]
+        } else {
+            &[
+                (Encoder::MINILM, 1, 32),
+                (Encoder::MINILM, 32, 128),
+                (Encoder::MINILM, 1024, 128),
+                (Encoder::BERT_BASE, 1024, 128),
+                (Encoder::LARGE, 128, 128),
+            ]
+        };
+        for (encoder, count, length) in cases {
+            for op in self.check.op_speeds(encoder, *count, *length)? {
+                rows.push(
+                    Row::new(&format!("{} {count}x{length} {}", encoder.name, op.op), &op.case)
+                        .value("µs", op.seconds * 1e6)
+                        .value("TFLOP/s", op.flop / op.seconds / 1e12)
+                        .value("TB/s", op.bytes / op.seconds / 1e12)
+                        .value("of floor", op.floor(&ceilings) / op.seconds),
+                );
+            }
+        }
+        Ok(rows)
+    }
+
+    fn batches(&self) -> anyhow::Result<Vec<Row>> {
+        let ceilings = self.ceilings()?;
+        let uniform = |count, length| Shape::Uniform { count, length };
+        let (encoders, shapes, rounds): (&[Encoder], &[Shape], _) = if self.is_small {
+            (&[Encoder::TINY], &[uniform(1, 8)], 3)
+        } else {
+            (
+                &[Encoder::MINILM, Encoder::BERT_BASE, Encoder::LARGE],
+                &[uniform(1, 32), uniform(32, 128), uniform(1024, 128), Shape::Mixed { count: 256 }],
+                50,
+            )
+        };
+        let mut rows = Vec::new();
+        for encoder in encoders {
+            let folder = self.model(encoder)?;
+            for shape in shapes {
+                let timed = self.check.time(&folder, *shape, rounds, &ceilings)?;
+                rows.push(
+                    Row::new(encoder.name, &format!("{shape:?}"))
+                        .value("µs alone", timed.seconds * 1e6)
+                        .value("µs in flight", timed.seconds_in_flight * 1e6)
+                        .value("tokens/s", timed.tokens as f64 / timed.seconds_in_flight)
+                        .value("of floor", timed.floor / timed.seconds_in_flight),
+                );
+            }
+        }
+        Ok(rows)
+    }
+
+    fn memory(&self) -> anyhow::Result<Vec<Row>> {
+        let encoder = if self.is_small { Encoder::TINY } else { Encoder::MINILM };
+        let bytes = self.check.footprint(&self.model(&encoder)?)?;
+        let case = format!("{}, beyond the bare context", encoder.name);
+        Ok(vec![Row::new("memory", &case).value("MiB", bytes as f64 / f64::from(1 << 20))])
+    }
+
+    fn paging(&self) -> anyhow::Result<Vec<Row>> {
+        let (encoder, count) = if self.is_small { (Encoder::TINY, 4) } else { (Encoder::MINILM, 100) };
+        let paging = self.check.paging(&self.model(&encoder)?, count)?;
+        let case = format!("{count} models of {} bytes, room for half", paging.bytes);
+        Ok(vec![
+            Row::new(encoder.name, &case)
+                .value("µs resident", paging.resident * 1e6)
+                .value("µs paged in", paging.paged * 1e6),
+        ])
+    }
+
+    fn ceilings(&self) -> anyhow::Result<Ceilings> {
+        Ok(self.check.ceilings()?)
+    }
+
+    /// The model's folder, written once.
+    fn model(&self, encoder: &Encoder) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.join(encoder.name);
+        if !folder.join("config.json").exists() {
+            encoder.write(&folder, 1)?;
+        }
+        Ok(folder)
+    }
+}
