@@ -9,6 +9,8 @@ pub(crate) mod avx512;
 pub(crate) mod dot;
 pub(crate) mod isa;
 pub(crate) mod memory;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pace;
 pub(crate) mod simd;
 pub(crate) mod team;
 #[cfg(test)]

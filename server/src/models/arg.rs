@@ -159,7 +159,7 @@ impl fmt::Display for Preset {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dtype {
-    /// bf16 where the silicon has it, else f32.
+    /// bf16 where the silicon has it and is quicker with it, else f32.
     #[default]
     Auto,
     F32,

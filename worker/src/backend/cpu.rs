@@ -13,6 +13,7 @@ use crate::cpu::avx2::Avx2;
 use crate::cpu::avx512::Avx512;
 use crate::cpu::dot::{Bf16, F32};
 use crate::cpu::isa::CpuIsa;
+use crate::cpu::pace::bf16_is_quicker;
 use crate::cpu::team::Team;
 use crate::model::Model;
 use crate::model::weights::Bound;
@@ -62,7 +63,9 @@ impl Executor for Cpu {
         compute: &Compute,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError> {
-        let precision = resolve(precision, compute.isa)?;
+        // SAFETY: it is asked only of a processor that has them, which `resolve` says and `Compute` sees to.
+        let is_quicker = || unsafe { bf16_is_quicker() };
+        let precision = resolve(precision, compute.isa, is_quicker)?;
         let build = Build { model, weights, threads: compute.threads() };
         let net = match (precision, compute.isa) {
             (Precision::F32, CpuIsa::Avx2) => AnyNet::Avx2(build.net(Operands::F32, progress)?),
@@ -115,11 +118,12 @@ fn lock(team: &Mutex<Team>) -> MutexGuard<'_, Team> {
     team.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The precision to compute in: where none is asked for, the fastest without visible loss.
-fn resolve(wanted: Precision, isa: CpuIsa) -> Result<Precision, LoadError> {
+/// The precision to compute in: where none is asked for, the fastest without visible loss. What `is_bf16_quicker` says is
+/// only asked where there are instructions for it.
+fn resolve(wanted: Precision, isa: CpuIsa, is_bf16_quicker: impl FnOnce() -> bool) -> Result<Precision, LoadError> {
     match wanted {
         _ if isa == CpuIsa::Portable => Err(LoadError::Instructions { wanted: wanted.name(), isa: isa.name() }),
-        Precision::Auto if isa >= CpuIsa::Avx512Narrow => Ok(Precision::Bf16),
+        Precision::Auto if isa >= CpuIsa::Avx512Narrow && is_bf16_quicker() => Ok(Precision::Bf16),
         Precision::Auto | Precision::F32 => Ok(Precision::F32),
         _ if isa >= CpuIsa::Avx512Narrow => Ok(wanted),
         _ => Err(LoadError::Instructions { wanted: wanted.name(), isa: isa.name() }),

@@ -42,12 +42,17 @@ fn narrow_numbers_follow_transformers_as_far_as_they_reach() {
 
 #[test]
 fn refuses_a_precision_that_the_instructions_lack() {
-    let says = |wanted, isa| resolve(wanted, isa).unwrap_err().to_string();
+    let says = |wanted, isa| resolve(wanted, isa, || true).unwrap_err().to_string();
     assert_eq!(
         says(Precision::Bf16, CpuIsa::Avx512),
         "dtype bf16 needs AVX-512 with BF16 and VNNI, and this worker computes with avx512: use f32"
     );
     assert!(says(Precision::Int8, CpuIsa::Avx2).contains("avx2"));
-    assert_eq!(resolve(Precision::Auto, CpuIsa::Avx2).unwrap(), Precision::F32);
-    assert_eq!(resolve(Precision::Auto, CpuIsa::Avx512Narrow).unwrap(), Precision::Bf16);
+    let never = || unreachable!("there are no instructions for it");
+    assert_eq!(resolve(Precision::Auto, CpuIsa::Avx2, never).unwrap(), Precision::F32);
+    for (is_quicker, expected) in [(true, Precision::Bf16), (false, Precision::F32)] {
+        assert_eq!(resolve(Precision::Auto, CpuIsa::Avx512Narrow, || is_quicker).unwrap(), expected);
+        // What was asked for is what is done, however slow.
+        assert_eq!(resolve(Precision::Bf16, CpuIsa::Avx512Narrow, || is_quicker).unwrap(), Precision::Bf16);
+    }
 }
