@@ -9,10 +9,11 @@
 //!   link       two gRPC streams, fragments, heartbeats, reconnects; the only place that knows the wire's types
 //!    └ session     pure: credits, duplicates, cancelled items, which models are in which state
 //!       └ executor     one OS thread owns the device; a second one reads models
-//!          └ backend      echo | synthetic | planned: plans on our own kernels (`cpu`), or on candle
+//!          └ backend      echo | synthetic | planned: plans on our own kernels (`cpu`), or on candle | `cuda`
 //!             ├ model        one file per architecture: settings in, a plan out
 //!             └ ops          a folder each: contract, reference loop, kernels
-//!                └ cpu          instruction sets, vectors, dot products, threads
+//!                ├ cpu          instruction sets, vectors, dot products, threads
+//!                └ cuda         the driver behind a seam, memory, kernels compiled when first wanted
 //! ```
 //!
 //! Arrows only run down. What all parts speak of (`batch`, `card`, `plan`, `source`) imports none of them.
