@@ -6,6 +6,7 @@
 
 #[cfg(any(test, feature = "gpu-check"))]
 pub(crate) mod bench;
+mod cache;
 #[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod double;
 pub(crate) mod driver;
@@ -14,3 +15,4 @@ pub(crate) mod memory;
 pub(crate) mod nvidia;
 pub(crate) mod queue;
 pub(crate) mod slot;
+mod sources;
