@@ -7,10 +7,12 @@
 #[cfg(any(test, feature = "gpu-check"))]
 pub(crate) mod bench;
 mod cache;
+mod compile;
 #[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod double;
 pub(crate) mod driver;
 pub(crate) mod ledger;
+mod library;
 pub(crate) mod memory;
 pub(crate) mod nvidia;
 pub(crate) mod queue;
