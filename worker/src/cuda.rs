@@ -6,11 +6,15 @@
 
 #[cfg(any(test, feature = "gpu-check"))]
 pub(crate) mod bench;
+mod cache;
+mod compile;
 #[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod double;
 pub(crate) mod driver;
 pub(crate) mod ledger;
+mod library;
 pub(crate) mod memory;
 pub(crate) mod nvidia;
 pub(crate) mod queue;
 pub(crate) mod slot;
+mod sources;

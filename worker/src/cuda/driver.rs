@@ -73,7 +73,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// See [`Driver`].
     unsafe fn multiply(&self, stream: Stream, product: &Product) -> Result<(), DriverError>;
 
-    /// What `stream` is given from now on is not done but noted down.
+    /// What `stream` is given from now on is not done but noted down. No memory can be allocated by it meanwhile, and a
+    /// product may be refused unless one like it, of whatever rows, was computed before.
     fn begin_capture(&self, stream: Stream) -> Result<(), DriverError>;
 
     /// What was noted down, to be done as often as wanted.
@@ -195,7 +196,7 @@ pub(crate) struct Product {
     pub(crate) input: Span,
     /// `[outputs, inputs]`
     pub(crate) weight: Span,
-    /// `[outputs]`
+    /// `[outputs]`, of what the output is.
     pub(crate) bias: Option<Span>,
     pub(crate) epilogue: Epilogue,
     /// `[rows, outputs]`
