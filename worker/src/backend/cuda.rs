@@ -292,7 +292,8 @@ impl Backend for Cuda {
         let model = Model::read(folder)?;
         let limits = Limits::of(&model);
         let program = Program::new(&model.plan, gpu.largest(&model, &limits))?;
-        let (weights, weights_sha256) = build_with(&model, |bound| Weights::read(&model.plan, bound, gpu, progress))?;
+        let (weights, weights_sha256) =
+            build_with(&model, |bound| Weights::read(&model.plan, &program, bound, gpu, progress))?;
         let (bytes, arena, max) = (weights.bytes() as u64, program.bytes() as u64, gpu.ledger.total());
         if bytes + arena > max {
             return Err(LoadError::Device { bytes, arena, max });

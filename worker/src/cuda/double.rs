@@ -406,7 +406,7 @@ impl State {
         let needed = [
             (product.input, rows * inputs * 2),
             (product.weight, outputs * inputs * 2),
-            (product.bias.unwrap_or_default(), product.bias.map_or(0, |_| outputs * 2)),
+            (product.bias.unwrap_or_default(), product.bias.map_or(0, |_| outputs * product.into.bytes())),
             (product.output, rows * outputs * product.into.bytes()),
         ];
         for (span, bytes) in needed {
@@ -414,13 +414,22 @@ impl State {
                 return Err(format!("illegal address: a product needs {bytes} bytes of {span:?}"));
             }
         }
-        let numbers = |span: Span, count: usize| -> Vec<f32> {
+        let bytes = |span: Span, count: usize| -> &[u8] {
             // SAFETY: it is allocated, long enough, and nobody writes to it now.
-            let bytes = unsafe { std::slice::from_raw_parts(self.at(span), count * 2) };
-            bytes.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
+            unsafe { std::slice::from_raw_parts(self.at(span), count) }
         };
-        let (input, weight) = (numbers(product.input, rows * inputs), numbers(product.weight, outputs * inputs));
-        let bias = product.bias.map_or(vec![0.0; outputs], |bias| numbers(bias, outputs));
+        let narrow = |span, count: usize| -> Vec<f32> {
+            bytes(span, count * 2).as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
+        };
+        let wide = |span, count: usize| -> Vec<f32> {
+            bytes(span, count * 4).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        };
+        let (input, weight) = (narrow(product.input, rows * inputs), narrow(product.weight, outputs * inputs));
+        let bias = match (product.bias, product.into) {
+            (None, _) => vec![0.0; outputs],
+            (Some(bias), Element::Bf16) => narrow(bias, outputs),
+            (Some(bias), Element::F32) => wide(bias, outputs),
+        };
         let mut output = Vec::with_capacity(rows * outputs * product.into.bytes());
         for row in input.chunks_exact(inputs) {
             for (weight, bias) in weight.chunks_exact(inputs).zip(&bias) {

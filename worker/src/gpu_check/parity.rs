@@ -269,7 +269,10 @@ impl Draw<'_> {
             inputs,
             input: bench.put(&input.narrow),
             weight: bench.put(&weight.narrow),
-            bias: Some(bench.put(&bias.narrow)),
+            bias: Some(match into {
+                Element::Bf16 => bench.put(&bias.narrow),
+                Element::F32 => bench.put(&bias.wide.iter().map(|x| *x as f32).collect::<Vec<_>>()),
+            }),
             epilogue,
             output: bench.room::<u8>(rows * outputs * into.bytes()),
             into,

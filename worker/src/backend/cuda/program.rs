@@ -106,6 +106,22 @@ impl Program {
         self.output
     }
 
+    /// What a weight is kept as: norms' vectors, and the bias of a product that is handed out unrounded, are small and stay
+    /// as they are.
+    pub(super) fn element_of(&self, id: WeightId) -> Element {
+        let is_wide = |op: &Op| match op {
+            Op::Embed { norm, .. } | Op::AddNorm { norm, .. } => norm.gain == id || norm.shift == id,
+            Op::Gemm { bias, output, .. } => *bias == Some(id) && self.element_at(*output) == Element::F32,
+            Op::Attend { .. } | Op::Pool { .. } | Op::Pick { .. } => false,
+        };
+        if self.plan.ops.iter().any(is_wide) { Element::F32 } else { Element::Bf16 }
+    }
+
+    /// What a buffer is made of.
+    fn element_at(&self, buffer: BufferId) -> Element {
+        if buffer == self.plan.output { self.output } else { Element::Bf16 }
+    }
+
     /// Where the output lies.
     pub(super) fn output(&self, shape: &Shape) -> Range<usize> {
         self.range(self.plan.output, shape)
@@ -156,8 +172,7 @@ impl Program {
     }
 
     fn size(&self, buffer: BufferId, shape: &Shape) -> usize {
-        let element = if buffer == self.plan.output { self.output } else { Element::Bf16 };
-        shape.rows(self.plan[buffer].rows) * self.plan[buffer].width * element.bytes()
+        shape.rows(self.plan[buffer].rows) * self.plan[buffer].width * self.element_at(buffer).bytes()
     }
 }
 
@@ -201,7 +216,7 @@ impl At<'_> {
         let plan = &self.program.plan;
         let (rows, width) = (self.shape.rows(plan[op.output()].rows), plan[op.output()].width);
         let output = self.buffer(op.output());
-        let element = if op.output() == plan.output { self.program.output } else { Element::Bf16 };
+        let element = self.program.element_at(op.output());
         match *op {
             Op::Embed { words, positions, types, norm, .. } => {
                 let (gain, shift) = self.norm(&norm);

@@ -6,13 +6,14 @@ use std::ops::Range;
 use half::bf16;
 
 use super::Gpu;
+use super::program::Program;
 use crate::backend::LoadError;
-use crate::cuda::driver::{ALIGNMENT, DriverError, Span};
+use crate::cuda::driver::{ALIGNMENT, DriverError, Element, Span};
 use crate::cuda::ledger::Reservation;
 use crate::cuda::memory::{DeviceMemory, PinnedMemory};
 use crate::cuda::queue::{Mark, Queue};
 use crate::model::weights::{Bound, Source};
-use crate::plan::{Op, Plan, WeightId};
+use crate::plan::{Plan, WeightId};
 
 /// All weights of a plan as kernels read them, row-major as in the checkpoint: tables and matrices alike, so that one
 /// that is both is there once.
@@ -36,6 +37,7 @@ impl Weights {
     /// Reads all of them. `progress` is told the part that is done.
     pub(super) fn read(
         plan: &Plan,
+        program: &Program,
         weights: &Bound<'_>,
         gpu: &Gpu,
         progress: &mut dyn FnMut(f32),
@@ -44,14 +46,14 @@ impl Weights {
         let mut place = |index: usize| {
             let start = end.next_multiple_of(ALIGNMENT);
             let (rows, columns) = plan.weights[index].size();
-            end = start + rows * columns * if is_of_norm(plan, WeightId(index)) { 4 } else { 2 };
+            end = start + rows * columns * program.element_of(WeightId(index)).bytes();
             start..end
         };
         let places: Vec<_> = (0..plan.weights.len()).map(&mut place).collect();
         let host = PinnedMemory::filled(gpu.driver(), end, |bytes| {
             for (index, place) in places.iter().enumerate() {
                 let id = WeightId(index);
-                write(weights.weight(id), is_of_norm(plan, id), &mut bytes[place.clone()])?;
+                write(weights.weight(id), program.element_of(id), &mut bytes[place.clone()])?;
                 progress(place.end as f32 / end as f32);
             }
             Ok::<_, LoadError>(())
@@ -95,23 +97,19 @@ impl Resident {
     }
 }
 
-/// Whether it is a gain or shift: those are kept in float, and are small.
-fn is_of_norm(plan: &Plan, id: WeightId) -> bool {
-    plan.ops.iter().any(|op| match op {
-        Op::Embed { norm, .. } | Op::AddNorm { norm, .. } => norm.gain == id || norm.shift == id,
-        _ => false,
-    })
-}
-
-fn write(source: Source<'_>, is_wide: bool, to: &mut [u8]) -> Result<(), LoadError> {
+fn write(source: Source<'_>, element: Element, to: &mut [u8]) -> Result<(), LoadError> {
     let mut row = vec![0.0; source.columns()];
     let row_bytes = to.len() / source.rows();
     for (index, to) in to.chunks_exact_mut(row_bytes).enumerate() {
         source.read_row(index, &mut row)?;
-        if is_wide {
-            to.as_chunks_mut::<4>().0.iter_mut().zip(&row).for_each(|(to, x)| *to = x.to_le_bytes());
-        } else {
-            to.as_chunks_mut::<2>().0.iter_mut().zip(&row).for_each(|(to, x)| *to = bf16::from_f32(*x).to_le_bytes());
+        match element {
+            Element::F32 => {
+                to.as_chunks_mut::<4>().0.iter_mut().zip(&row).for_each(|(to, x)| *to = x.to_le_bytes());
+            }
+            Element::Bf16 => {
+                let numbers = row.iter().map(|x| bf16::from_f32(*x).to_le_bytes());
+                to.as_chunks_mut::<2>().0.iter_mut().zip(numbers).for_each(|(to, x)| *to = x);
+            }
         }
     }
     source.done();

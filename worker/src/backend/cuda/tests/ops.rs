@@ -84,7 +84,7 @@ fn walk(
     let gpu = bench.compute.gpu.clone().unwrap();
     let queue = Queue::new(gpu.driver()).unwrap();
     let program = Program::new(&model.plan, *shape).unwrap();
-    let held = Weights::read(&model.plan, weights, &gpu, &mut |_| {}).unwrap();
+    let held = Weights::read(&model.plan, &program, weights, &gpu, &mut |_| {}).unwrap();
     let resident = held.page_in(&gpu, &queue).unwrap().unwrap();
     let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()).unwrap();
     let (exact, inputs) = (Shape::of(batch), Inputs::of(shape));
