@@ -101,8 +101,13 @@ struct Kernel<kernel> {
 const Entry ENTRIES[] = {
     ENTRIES_OF_WIDTHS(embed_file, embed)
     ENTRIES_OF_WIDTHS(add_norm_file, add_norm)
+    ENTRY(attend_file, attend_16)
     ENTRY(attend_file, attend_32)
+    ENTRY(attend_file, attend_48)
     ENTRY(attend_file, attend_64)
+    ENTRY(attend_file, attend_80)
+    ENTRY(attend_file, attend_96)
+    ENTRY(attend_file, attend_128)
     ENTRY(activate_file, activate_identity)
     ENTRY(activate_file, activate_gelu)
     ENTRY(activate_file, activate_gelu_tanh)

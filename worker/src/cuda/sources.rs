@@ -34,7 +34,7 @@ pub(crate) const FILES: [KernelFile; 6] = [
     KernelFile {
         name: "attend.cu",
         source: include_str!("../ops/attend/attend.cu"),
-        kernels: &["attend_32", "attend_64"],
+        kernels: &["attend_16", "attend_32", "attend_48", "attend_64", "attend_80", "attend_96", "attend_128"],
     },
     KernelFile {
         name: "embed.cu",

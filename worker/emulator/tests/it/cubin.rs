@@ -23,7 +23,7 @@ const FILES: [(&str, &str); 6] = [
 ];
 
 /// Entry points of all files.
-const KERNELS: usize = 6 + 5 + 2 + 5 + 1 + 2;
+const KERNELS: usize = 6 + 5 + 7 + 5 + 1 + 2;
 
 const DOCS: &str = include_str!("../../../docs/cuda-kernels.md");
 

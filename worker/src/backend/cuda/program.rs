@@ -32,7 +32,7 @@ pub(super) struct Program {
 /// What there is no kernel for.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Unsupported {
-    #[error("attention heads are {0} wide, and the GPU's kernels take 32 and 64")]
+    #[error("attention heads are {0} wide, and the GPU's kernels take 16, 32, 48, 64, 80, 96 and 128")]
     Head(usize),
     #[error("rows are {0} wide, and the GPU's kernels take multiples of 8 up to 2048")]
     Width(usize),
