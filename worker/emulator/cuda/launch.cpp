@@ -25,6 +25,9 @@ namespace pool_file {
 namespace pick_file {
 #include "pick.cu"
 }
+namespace top_file {
+#include "top.cu"
+}
 namespace probes_file {
 #include "probes.cu"
 }
@@ -117,6 +120,7 @@ const Entry ENTRIES[] = {
     ENTRY(pool_file, pool_bf16)
     ENTRY(pool_file, pool_f32)
     ENTRY(pick_file, pick)
+    ENTRY(top_file, top)
     ENTRY(probes_file, probe_barrier_in_branch)
     ENTRY(probes_file, probe_absent_lane)
     ENTRY(probes_file, probe_past_the_end)

@@ -13,7 +13,7 @@ pub(crate) struct KernelFile {
 pub(crate) const HEADERS: [(&str, &str); 2] =
     [("gpu.cuh", include_str!("gpu.cuh")), ("norm.cuh", include_str!("../ops/normalize/norm.cuh"))];
 
-pub(crate) const FILES: [KernelFile; 6] = [
+pub(crate) const FILES: [KernelFile; 7] = [
     KernelFile {
         name: "activate.cu",
         source: include_str!("../ops/activate/activate.cu"),
@@ -43,4 +43,5 @@ pub(crate) const FILES: [KernelFile; 6] = [
     },
     KernelFile { name: "pick.cu", source: include_str!("../ops/pick/pick.cu"), kernels: &["pick"] },
     KernelFile { name: "pool.cu", source: include_str!("../ops/pool/pool.cu"), kernels: &["pool_bf16", "pool_f32"] },
+    KernelFile { name: "top.cu", source: include_str!("../ops/top/top.cu"), kernels: &["top"] },
 ];

@@ -9,9 +9,15 @@ fn wave(count: usize) -> Vec<bf16> {
     (0..count).map(|index| bf16::from_f32((index as f32 * 0.37).sin())).collect()
 }
 
-fn launch(emulator: &Emulator, kernel: &str, grid: [u32; 3], arguments: Vec<Argument>) -> Result<(), Fault> {
+fn launch(
+    emulator: &Emulator,
+    kernel: &str,
+    grid: [u32; 3],
+    block: u32,
+    arguments: Vec<Argument>,
+) -> Result<(), Fault> {
     // SAFETY: the arguments are made of what the callers own until this returns; any bits are values of these types.
-    unsafe { emulator.launch(&Launch { kernel, grid, block: 128, arguments }) }
+    unsafe { emulator.launch(&Launch { kernel, grid, block, arguments }) }
 }
 
 /// Kernels whose keys come 64 and 32 at a time, and the width of their heads.
@@ -30,7 +36,7 @@ fn attend(emulator: &Emulator, (kernel, head): (&str, usize)) -> Result<Vec<bf16
         // So that what a wide head scores is not far above 0, which a key that is not there has.
         Argument::real(6.4 / head as f32 * std::f32::consts::LOG2_E),
     ];
-    launch(emulator, kernel, [tiles.len() as u32, HEADS as u32, 1], arguments)?;
+    launch(emulator, kernel, [tiles.len() as u32, HEADS as u32, 1], 128, arguments)?;
     Ok(output)
 }
 
@@ -44,7 +50,17 @@ fn pool(emulator: &Emulator) -> Result<Vec<f32>, Fault> {
         Argument::integer(WIDTH),
         Argument::integer(0),
     ];
-    launch(emulator, "pool_f32", [2, 2, 1], arguments)?;
+    launch(emulator, "pool_f32", [2, 2, 1], 128, arguments)?;
+    Ok(output)
+}
+
+fn top(emulator: &Emulator) -> Result<Vec<u32>, Fault> {
+    const COUNT: usize = 3;
+    let logits: Vec<f32> = wave(2 * 600).iter().map(|logit| logit.to_f32()).collect();
+    let mut output = vec![0; 2 * (2 + 2 * COUNT)];
+    let arguments =
+        vec![Argument::input(&logits), Argument::output(&mut output), Argument::integer(600), Argument::integer(COUNT)];
+    launch(emulator, "top", [2, 1, 1], 512, arguments)?;
     Ok(output)
 }
 
@@ -100,9 +116,18 @@ fn a_missing_barrier_before_sums_are_joined_is_found() {
 }
 
 #[test]
+fn a_missing_barrier_before_the_best_are_joined_is_found() {
+    for emulator in seeds("top_without_barrier") {
+        let fault = top(&emulator).unwrap_err().to_string();
+        assert!(fault.contains("nobody has written") || fault.contains("no barrier between"), "{fault}");
+    }
+}
+
+#[test]
 fn without_mistakes_every_schedule_gives_the_same_bits() {
     let attended = |seed| ATTEND.map(|kernel| attend(&Emulator::new(seed), kernel).unwrap());
     let pooled = |seed| pool(&Emulator::new(seed)).unwrap();
-    let first = (attended(0), pooled(0));
-    assert!((1..9).all(|seed| (attended(seed), pooled(seed)) == first));
+    let best = |seed| top(&Emulator::new(seed)).unwrap();
+    let first = (attended(0), pooled(0), best(0));
+    assert!((1..9).all(|seed| (attended(seed), pooled(seed), best(seed)) == first));
 }
