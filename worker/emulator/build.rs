@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Folders with kernels and headers, from here.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "cuda",
     "../src/cuda",
     "../src/ops/activate",
@@ -12,6 +12,7 @@ const FOLDERS: [&str; 8] = [
     "../src/ops/normalize",
     "../src/ops/pick",
     "../src/ops/pool",
+    "../src/ops/top",
 ];
 
 fn main() {

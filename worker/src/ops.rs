@@ -16,6 +16,7 @@ pub(crate) mod pick;
 pub(crate) mod pool;
 mod rows;
 pub(crate) mod softmax;
+pub(crate) mod top;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 use pulp::{Arch, NullaryFnOnce};

@@ -51,6 +51,10 @@ inline float __uint_as_float(unsigned bits) {
     return x;
 }
 
+inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}
+
 inline float rsqrtf(float x) {
     return 1.0f / sqrtf(x);
 }
@@ -143,21 +147,62 @@ inline void __syncwarp(unsigned mask = ~0u, CALLER) {
     emulator::machine->sync_warp(mask, site);
 }
 
-inline float __shfl_xor_sync(unsigned mask, float value, int distance, CALLER) {
+namespace emulator {
+
+// What the lane `from` gives.
+template <class T>
+T exchange(const char* what, unsigned mask, T value, unsigned from, Site site) {
     struct Exchange {
-        float given, taken;
-        int from;
+        T given, taken;
+        unsigned from;
     };
-    Exchange exchange{value, value, static_cast<int>(emulator::lane()) ^ distance};
-    emulator::machine->meet_warp("__shfl_xor_sync", mask, &exchange, [](void** lanes, unsigned mask) {
-        for (unsigned lane = 0; lane < emulator::WARP; lane++) {
+    Exchange exchange{value, value, from};
+    machine->meet_warp(what, mask, &exchange, [](void** lanes, unsigned mask) {
+        for (unsigned lane = 0; lane < WARP; lane++) {
             if ((mask >> lane & 1) == 0) continue;
             auto* own = static_cast<Exchange*>(lanes[lane]);
-            // From a lane outside the mask comes anything.
-            own->taken = mask >> own->from & 1 ? static_cast<Exchange*>(lanes[own->from])->given : __builtin_nanf("");
+            // From a lane outside the mask comes anything: all bits set is no number.
+            memset(&own->taken, 0xff, sizeof(T));
+            if (mask >> own->from & 1) own->taken = static_cast<Exchange*>(lanes[own->from])->given;
         }
     }, site);
     return exchange.taken;
+}
+
+}  // namespace emulator
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int from, CALLER) {
+    return emulator::exchange("__shfl_sync", mask, value, from & 31, site);
+}
+
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned distance, CALLER) {
+    const unsigned lane = emulator::lane();
+    return emulator::exchange("__shfl_up_sync", mask, value, lane < distance ? lane : lane - distance, site);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int distance, CALLER) {
+    return emulator::exchange("__shfl_xor_sync", mask, value, emulator::lane() ^ distance, site);
+}
+
+inline unsigned __ballot_sync(unsigned mask, bool vote, CALLER) {
+    struct Ballot {
+        bool vote;
+        unsigned votes;
+    };
+    Ballot ballot{vote, 0};
+    emulator::machine->meet_warp("__ballot_sync", mask, &ballot, [](void** lanes, unsigned mask) {
+        unsigned votes = 0;
+        for (unsigned lane = 0; lane < emulator::WARP; lane++) {
+            if (mask >> lane & 1) votes |= unsigned{static_cast<Ballot*>(lanes[lane])->vote} << lane;
+        }
+        for (unsigned lane = 0; lane < emulator::WARP; lane++) {
+            if (mask >> lane & 1) static_cast<Ballot*>(lanes[lane])->votes = votes;
+        }
+    }, site);
+    return ballot.votes;
 }
 
 // Fragments lie in lanes as gpu.cuh says. Products are summed in rising order of k, which tensor cores do not promise.

@@ -25,6 +25,9 @@ namespace pool_file {
 namespace pick_file {
 #include "pick.cu"
 }
+namespace top_file {
+#include "top.cu"
+}
 namespace probes_file {
 #include "probes.cu"
 }
@@ -101,8 +104,13 @@ struct Kernel<kernel> {
 const Entry ENTRIES[] = {
     ENTRIES_OF_WIDTHS(embed_file, embed)
     ENTRIES_OF_WIDTHS(add_norm_file, add_norm)
+    ENTRY(attend_file, attend_16)
     ENTRY(attend_file, attend_32)
+    ENTRY(attend_file, attend_48)
     ENTRY(attend_file, attend_64)
+    ENTRY(attend_file, attend_80)
+    ENTRY(attend_file, attend_96)
+    ENTRY(attend_file, attend_128)
     ENTRY(activate_file, activate_identity)
     ENTRY(activate_file, activate_gelu)
     ENTRY(activate_file, activate_gelu_tanh)
@@ -112,6 +120,7 @@ const Entry ENTRIES[] = {
     ENTRY(pool_file, pool_bf16)
     ENTRY(pool_file, pool_f32)
     ENTRY(pick_file, pick)
+    ENTRY(top_file, top)
     ENTRY(probes_file, probe_barrier_in_branch)
     ENTRY(probes_file, probe_absent_lane)
     ENTRY(probes_file, probe_past_the_end)

@@ -1,9 +1,9 @@
 //! Plans on a GPU: weights in bfloat16, one arena for all batches, one stream that computes and one that copies.
 //!
-//! A batch is one copy to the device, the plan's kernels, and one copy back, which runs beside the next batch. What small
-//! batches launch is captured once for all batches of nearly their size and replayed, since launching would take longer
-//! than computing; large ones are launched as they are. In steady state nothing is allocated and nobody waits for the
-//! device.
+//! A batch is one copy to the device, the plan's kernels, and one copy back, which runs beside the next batch. Of logits of
+//! a whole vocabulary only the best are copied, unless a row asks for others. What small batches launch is captured once
+//! for all batches of nearly their size and replayed, since launching would take longer than computing; large ones are
+//! launched as they are. In steady state nothing is allocated and nobody waits for the device.
 //!
 //! Weights of all models are in pinned memory of the host, and on the device while there is room: a batch whose model is
 //! not there pages it in, in place of those that were not needed for longest.
@@ -19,7 +19,7 @@ use super::planned::finish::Finish;
 use super::planned::pack::{Limits, Packer};
 use super::planned::{Facts, build_with, card};
 use super::{Backend, Compute, LoadError, PrepareRequest, expect_precision};
-use crate::batch::{BatchError, HostBatch, ItemError, ItemOptions, ItemResult};
+use crate::batch::{BatchError, HostBatch, ItemError, ItemOptions, ItemResult, Tensor};
 use crate::card::ModelCard;
 use crate::cuda::driver::{Driver, DriverError, Element};
 use crate::cuda::ledger::{Ledger, Reservation};
@@ -27,6 +27,7 @@ use crate::cuda::memory::{Captured, DeviceMemory};
 use crate::cuda::queue::Queue;
 use crate::cuda::slot::{Slot, Slots};
 use crate::model::Model;
+use crate::ops::top::cuda as top;
 use crate::plan::{Packed, Plan};
 use crate::source::{ModelSource, Precision};
 
@@ -129,7 +130,16 @@ pub(crate) struct Ticket {
 struct Run {
     slot: Slot,
     rows: Vec<Row>,
-    element: Element,
+    results: Results,
+}
+
+/// What of a run is copied back.
+#[derive(Clone, Copy, Debug)]
+enum Results {
+    /// The plan's output.
+    Output(Element),
+    /// So many of the best entries of each row of it.
+    Best(usize),
 }
 
 /// A row of the batch and its rows of the output.
@@ -267,13 +277,19 @@ impl Cuda {
             )));
         }
         let inputs = Inputs::of(&shape);
-        let output = loaded.program.output(&exact);
-        let mut slot = slots.take(inputs.bytes(), output.len())?;
         let space = arena.memory.span();
+        let count = loaded.finish.best_of(rows.iter().map(|row| &row.options));
+        let top = count.and_then(|count| loaded.program.top(&exact, count, space));
+        let output = top.map_or_else(|| space.part(loaded.program.output(&exact)), |top| top.output);
+        let mut slot = slots.take(inputs.bytes(), output.bytes)?;
         slot.copy_in(|to| staging::write(&packed, &shape, to), space.part(0..inputs.bytes()))?;
         loaded.compute(gpu, &arena.memory, &shape, is_small, *clock)?;
-        slot.copy_out(space.part(output))?;
-        Ok(Run { slot, rows, element: loaded.program.element() })
+        if let Some(top) = &top {
+            gpu.compute.run(&[top.command()], &[&arena.memory])?;
+        }
+        slot.copy_out(output)?;
+        let results = top.map_or(Results::Output(loaded.program.element()), |top| Results::Best(top.count));
+        Ok(Run { slot, rows, results })
     }
 }
 
@@ -441,15 +457,19 @@ impl Loaded {
         let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes())?;
         let inputs = Inputs::of(&shape);
         let mut slots = Slots::new(queue, queue);
-        let commands = program.commands(&shape, arena.span(), &self.weights.spans(&resident));
+        let mut commands = program.commands(&shape, arena.span(), &self.weights.spans(&resident));
+        // So that all kernels are compiled that a batch is likely to need.
+        let count = self.finish.best_of([&ItemOptions::default()]);
+        let top = count.and_then(|count| program.top(&shape, count, arena.span()));
+        commands.extend(top.map(|top| top.command()));
+        let output = top.map_or_else(|| arena.span().part(program.output(&shape)), |top| top.output);
         let mut best = Duration::MAX;
         for _ in 0..SMALLEST_RUNS {
             let started = Instant::now();
-            let output = program.output(&shape);
-            let mut slot = slots.take(inputs.bytes(), output.len())?;
+            let mut slot = slots.take(inputs.bytes(), output.bytes)?;
             slot.copy_in(|to| staging::write(&packed, &shape, to), arena.span().part(0..inputs.bytes()))?;
             queue.run(&commands, &[&arena, resident.memory()])?;
-            slot.copy_out(arena.span().part(output))?;
+            slot.copy_out(output)?;
             while !slot.is_done()? {
                 std::hint::spin_loop();
             }
@@ -464,13 +484,26 @@ impl Loaded {
 impl Run {
     /// What became of its rows, once the device is done.
     fn results(&self, finish: &Finish) -> Vec<ItemResult> {
-        let values = values(self.slot.results(), self.element);
-        let width = finish.width();
-        let result = |row: &Row| {
-            let values = &values[row.output.start * width..row.output.end * width];
-            ItemResult { index: row.index, outcome: Ok(finish.finish(values, &row.options)) }
-        };
-        self.rows.iter().map(result).collect()
+        let results = self.slot.results();
+        match self.results {
+            Results::Output(element) => {
+                let (values, width) = (values(results, element), finish.width());
+                let outputs =
+                    |row: &Row| finish.finish(&values[row.output.start * width..row.output.end * width], &row.options);
+                self.rows.iter().map(|row| row.answered(outputs(row))).collect()
+            }
+            Results::Best(count) => {
+                let best: Vec<_> = top::read(results, count).collect();
+                let outputs = |row: &Row| finish.finish_best(&best[row.output.clone()], &row.options);
+                self.rows.iter().map(|row| row.answered(outputs(row))).collect()
+            }
+        }
+    }
+}
+
+impl Row {
+    fn answered(&self, outputs: Vec<Tensor>) -> ItemResult {
+        ItemResult { index: self.index, outcome: Ok(outputs) }
     }
 }
 

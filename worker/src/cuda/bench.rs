@@ -39,7 +39,7 @@ macro_rules! number {
     )*};
 }
 
-number!(bf16: 2, f32: 4, u32: 4);
+number!(bf16: 2, f32: 4, u32: 4, u8: 1);
 
 impl Bench {
     /// On the emulator, which runs threads of kernels in an order that the seed decides.

@@ -58,6 +58,7 @@ struct State {
     graphs: BTreeMap<usize, Vec<Work>>,
     graphs_made: usize,
     calls: BTreeMap<Call, usize>,
+    copied_out: u64,
     faults: Vec<Fault>,
     broken: Option<DriverError>,
     /// Nothing that was handed over is ever done.
@@ -151,6 +152,11 @@ impl Double {
     /// How often it was called so.
     pub(crate) fn calls(&self, call: Call) -> usize {
         self.state().calls.get(&call).copied().unwrap_or(0)
+    }
+
+    /// Bytes that were to be copied to the host.
+    pub(crate) fn copied_out(&self) -> u64 {
+        self.state().copied_out
     }
 
     /// Bytes of device memory that are allocated.
@@ -251,7 +257,9 @@ impl Driver for Double {
     }
 
     unsafe fn copy_out(&self, stream: Stream, from: Span, to: PinnedSpan) -> Result<(), DriverError> {
-        self.give(Call::CopyOut, stream, Work::CopyOut(from, to))
+        self.give(Call::CopyOut, stream, Work::CopyOut(from, to))?;
+        self.state().copied_out += from.bytes as u64;
+        Ok(())
     }
 
     unsafe fn copy(&self, stream: Stream, from: Span, to: Span) -> Result<(), DriverError> {

@@ -13,7 +13,7 @@ pub(crate) struct KernelFile {
 pub(crate) const HEADERS: [(&str, &str); 2] =
     [("gpu.cuh", include_str!("gpu.cuh")), ("norm.cuh", include_str!("../ops/normalize/norm.cuh"))];
 
-pub(crate) const FILES: [KernelFile; 6] = [
+pub(crate) const FILES: [KernelFile; 7] = [
     KernelFile {
         name: "activate.cu",
         source: include_str!("../ops/activate/activate.cu"),
@@ -34,7 +34,7 @@ pub(crate) const FILES: [KernelFile; 6] = [
     KernelFile {
         name: "attend.cu",
         source: include_str!("../ops/attend/attend.cu"),
-        kernels: &["attend_32", "attend_64"],
+        kernels: &["attend_16", "attend_32", "attend_48", "attend_64", "attend_80", "attend_96", "attend_128"],
     },
     KernelFile {
         name: "embed.cu",
@@ -43,4 +43,5 @@ pub(crate) const FILES: [KernelFile; 6] = [
     },
     KernelFile { name: "pick.cu", source: include_str!("../ops/pick/pick.cu"), kernels: &["pick"] },
     KernelFile { name: "pool.cu", source: include_str!("../ops/pool/pool.cu"), kernels: &["pool_bf16", "pool_f32"] },
+    KernelFile { name: "top.cu", source: include_str!("../ops/top/top.cu"), kernels: &["top"] },
 ];

@@ -20,6 +20,11 @@ impl Scale {
                 sum = math::sum(logits, |x| math::exp(x - max));
             },
         );
+        Self::new(max, sum)
+    }
+
+    /// Of a row of which this is known: its largest logit, and `Σ e^(x - max)`.
+    pub(crate) fn new(max: f32, sum: f32) -> Self {
         Self { max, scale: 1.0 / sum }
     }
 

@@ -13,17 +13,18 @@ const HEADERS: [(&str, &str); 2] = [
     ("norm.cuh", include_str!("../../../src/ops/normalize/norm.cuh")),
 ];
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("activate.cu", include_str!("../../../src/ops/activate/activate.cu")),
     ("add_norm.cu", include_str!("../../../src/ops/normalize/add_norm.cu")),
     ("attend.cu", include_str!("../../../src/ops/attend/attend.cu")),
     ("embed.cu", include_str!("../../../src/ops/embed/embed.cu")),
     ("pick.cu", include_str!("../../../src/ops/pick/pick.cu")),
     ("pool.cu", include_str!("../../../src/ops/pool/pool.cu")),
+    ("top.cu", include_str!("../../../src/ops/top/top.cu")),
 ];
 
 /// Entry points of all files.
-const KERNELS: usize = 6 + 5 + 2 + 5 + 1 + 2;
+const KERNELS: usize = 6 + 5 + 7 + 5 + 1 + 2 + 1;
 
 const DOCS: &str = include_str!("../../../docs/cuda-kernels.md");
 

@@ -14,7 +14,8 @@ use crate::ops::embed::cuda::Embed;
 use crate::ops::normalize::cuda::AddNorm;
 use crate::ops::pick::cuda::Pick;
 use crate::ops::pool::cuda::Pool;
-use crate::plan::{BufferId, Norm, Op, Plan, WeightId};
+use crate::ops::top::cuda::{self as top, Top};
+use crate::plan::{BufferId, Norm, Op, Plan, Rows, WeightId};
 
 /// A plan that has kernels, and its memory.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Program {
     max: Shape,
     /// Where each buffer begins, in bytes.
     places: Vec<usize>,
+    /// Where the best entries of the output's rows begin, for a plan that ends in logits of marks.
+    best: Option<usize>,
     /// What the output is made of. All else is bfloat16.
     output: Element,
     bytes: usize,
@@ -32,7 +35,7 @@ pub(super) struct Program {
 /// What there is no kernel for.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Unsupported {
-    #[error("attention heads are {0} wide, and the GPU's kernels take 32 and 64")]
+    #[error("attention heads are {0} wide, and the GPU's kernels take 16, 32, 48, 64, 80, 96 and 128")]
     Head(usize),
     #[error("rows are {0} wide, and the GPU's kernels take multiples of 8 up to 2048")]
     Width(usize),
@@ -87,7 +90,7 @@ impl Program {
             Some(Op::Gemm { activation, .. }) if split(*activation).1.is_none() => Element::F32,
             _ => Element::Bf16,
         };
-        let mut this = Self { plan: plan.clone(), max, places: Vec::new(), output, bytes: 0 };
+        let mut this = Self { plan: plan.clone(), max, places: Vec::new(), best: None, output, bytes: 0 };
         this.place();
         Ok(this)
     }
@@ -133,6 +136,19 @@ impl Program {
         start..start + self.size(buffer, shape)
     }
 
+    /// What makes the best so many entries of each row of the output; nothing for a plan or a count that has no kernel, or
+    /// if there are no rows.
+    pub(super) fn top(&self, shape: &Shape, count: usize, arena: Span) -> Option<Top> {
+        let (rows, start) = (shape.marks, self.best?);
+        (rows > 0 && count <= top::COUNT_MAX).then(|| Top {
+            rows,
+            vocabulary: self.plan[self.plan.output].width,
+            count,
+            logits: arena.part(self.output(shape)),
+            output: arena.part(start..start + rows * top::bytes(count)),
+        })
+    }
+
     /// What computes a batch of this shape, once its inputs lie in the arena.
     pub(super) fn commands(&self, shape: &Shape, arena: Span, weights: &[Span]) -> Vec<Command> {
         self.commands_by_op(shape, arena, weights).flat_map(|(_, commands)| commands).collect()
@@ -154,26 +170,39 @@ impl Program {
     /// Finds a place for each buffer: the lowest at which nothing lies that is needed while it is.
     fn place(&mut self) {
         let lives = self.plan.lives();
-        let first = Inputs::of(&self.max).bytes();
+        let first = Inputs::of(&self.max).bytes().next_multiple_of(ALIGNMENT);
         let mut taken: Vec<Range<usize>> = Vec::with_capacity(lives.len());
         for (index, life) in lives.iter().enumerate() {
             let size = self.size(BufferId(index), &self.max);
             let overlaps = |other: &usize| lives[*other].start() <= life.end() && life.start() <= lives[*other].end();
-            let mut others: Vec<_> = (0..index).filter(overlaps).map(|other| taken[other].clone()).collect();
-            others.sort_unstable_by_key(|place| place.start);
-            let after = |start: usize, place: &Range<usize>| {
-                if start + size <= place.start { start } else { start.max(place.end.next_multiple_of(ALIGNMENT)) }
-            };
-            let start = others.iter().fold(first.next_multiple_of(ALIGNMENT), after);
-            taken.push(start..start + size);
+            let others = (0..index).filter(overlaps).map(|other| taken[other].clone()).collect();
+            taken.push(lowest(first, size, others));
         }
+        // They are made when all is done that needs anything but the output.
+        let has_best = self.plan[self.plan.output].rows == Rows::Marks && self.output == Element::F32;
+        let best = has_best.then(|| {
+            let output = taken[self.plan.output.0].clone();
+            lowest(first, self.max.marks * top::bytes(top::COUNT_MAX), vec![output])
+        });
+        self.best = best.as_ref().map(|place| place.start);
+        taken.extend(best);
         self.bytes = taken.iter().map(|place| place.end).max().unwrap_or(first);
-        self.places = taken.into_iter().map(|place| place.start).collect();
+        self.places = taken.into_iter().take(lives.len()).map(|place| place.start).collect();
     }
 
     fn size(&self, buffer: BufferId, shape: &Shape) -> usize {
         shape.rows(self.plan[buffer].rows) * self.plan[buffer].width * self.element_at(buffer).bytes()
     }
+}
+
+/// The lowest place of so many bytes, from `first` on, that none of the others is in.
+fn lowest(first: usize, size: usize, mut others: Vec<Range<usize>>) -> Range<usize> {
+    others.sort_unstable_by_key(|place| place.start);
+    let after = |start: usize, place: &Range<usize>| {
+        if start + size <= place.start { start } else { start.max(place.end.next_multiple_of(ALIGNMENT)) }
+    };
+    let start = others.iter().fold(first, after);
+    start..start + size
 }
 
 /// Whether there are kernels for all ops.

@@ -10,12 +10,12 @@ use safetensors::tensor::Dtype;
 use tempfile::TempDir;
 
 use super::*;
-use crate::backend::planned::testing::{Row as Asked, batch, numbers, run};
+use crate::backend::planned::testing::{Row as Asked, batch, ids, numbers, run};
 use crate::batch::Tensor;
 use crate::cpu::isa::CpuIsa;
 use crate::cuda::double::{Call, Double};
 use crate::cuda::queue::Command;
-use crate::model::testing::{Stored, Tiny, fixtures};
+use crate::model::testing::{Stored, Tiny};
 
 mod ops;
 mod reference;
@@ -83,6 +83,12 @@ impl Bench {
     /// The embeddings of these rows.
     fn embed(&mut self, rows: &[Asked]) -> Vec<Vec<f32>> {
         run(&mut self.cuda, rows).into_iter().map(|outcome| numbers(&outcome.unwrap(), "embedding")).collect()
+    }
+
+    /// The candidates of all masks of each of these rows, by id and score.
+    fn fill(&mut self, rows: &[Asked]) -> Vec<(Vec<i64>, Vec<f32>)> {
+        let outcomes = run(&mut self.cuda, rows).into_iter().map(|outcome| outcome.unwrap());
+        outcomes.map(|outputs| (ids(&outputs, "token_ids"), numbers(&outputs, "scores"))).collect()
     }
 
     fn embed_with(&mut self, model: &str, rows: &[Asked]) -> Result<Vec<Vec<f32>>, BatchError> {
@@ -179,6 +185,53 @@ fn two_batches_are_in_flight_and_keep_their_results_apart() {
     }
 }
 
+/// Rows with one mask and more, asked for so many candidates each.
+fn masked(counts: [u32; 3], raw: bool) -> Vec<Asked> {
+    let texts: [&[i32]; 3] = [&[9, 4, 30, 17], &[4], &[4, 55, 4, 4, 2, 81]];
+    let row = |(text, top_k)| Asked::of(text).with(ItemOptions { top_k, raw, ..ItemOptions::default() });
+    texts.into_iter().zip(counts).map(row).collect()
+}
+
+#[test]
+fn the_best_candidates_are_the_same_whether_all_logits_are_copied_or_only_theirs() {
+    let folder = write("bert-fill", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let targets = ItemOptions { targets: [7].into(), ..ItemOptions::default() };
+    for whole in [ItemOptions { top_k: 33, ..ItemOptions::default() }, targets] {
+        for (counts, raw) in [([5, 5, 5], false), ([0, 32, 1], false), ([0, 32, 1], true)] {
+            let mut rows = masked(counts, raw);
+            // The third time what was captured is replayed.
+            let few = [(); 3].map(|()| bench.fill(&rows));
+            rows.push(Asked::of(&[4, 3]).with(whole.clone()));
+            let all = bench.fill(&rows);
+            for few in few {
+                for (few, all) in few.iter().zip(&all) {
+                    assert_eq!(few.0, all.0, "{counts:?}");
+                    let is_near = few.1.iter().zip(&all.1).all(|(few, all)| (few - all).abs() <= 1e-6);
+                    assert!(is_near, "{counts:?}: {few:?}, not {all:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_best_candidates_are_copied_unless_a_row_asks_for_more() {
+    let folder = write("bert-fill", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    let vocabulary = u64::from(bench.load("tiny", folder.path()).vocabulary);
+    let copied = |bench: &mut Bench, rows: &[Asked]| {
+        let before = bench.double.copied_out();
+        bench.fill(rows);
+        bench.double.copied_out() - before
+    };
+    // Five masks: the largest logit, a sum, and ids and logits.
+    assert_eq!(copied(&mut bench, &masked([0, 3, 0], false)), 5 * (2 + 2 * 5) * 4);
+    assert_eq!(copied(&mut bench, &masked([32, 3, 0], false)), 5 * (2 + 2 * 32) * 4);
+    assert_eq!(copied(&mut bench, &masked([33, 3, 0], false)), 5 * vocabulary * 4);
+}
+
 #[test]
 fn rows_that_the_model_does_not_take_fail_alone() {
     let folder = write("bert-embed", 2);
@@ -201,8 +254,9 @@ fn the_card_says_what_it_computes_in_and_how_long_its_smallest_batch_takes() {
 
 #[test]
 fn a_model_without_kernels_is_refused_by_what_is_missing() {
-    let error = Bench::new(0, AMPLE).prepare("tiny", &fixtures().join("bert-embed")).unwrap_err();
-    assert_eq!(error.to_string(), "attention heads are 16 wide, and the GPU's kernels take 32 and 64");
+    let folder = write("bert-embed", 16);
+    let error = Bench::new(0, AMPLE).prepare("tiny", folder.path()).unwrap_err().to_string();
+    assert_eq!(error, "attention heads are 8 wide, and the GPU's kernels take 16, 32, 48, 64, 80, 96 and 128");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::batch::{DataType, ItemOptions, Tensor};
 use crate::card::Task;
 use crate::model::{Model, Scores};
 use crate::ops::softmax;
+use crate::ops::top::Best;
 use crate::plan::Rows;
 
 /// Candidates for a mask when a caller does not say how many.
@@ -63,6 +64,27 @@ impl Finish {
         }
     }
 
+    /// How many of the best entries of each row of logits are enough to answer rows of a batch that are asked with these
+    /// options; nothing if no number is.
+    pub(in crate::backend) fn best_of<'a>(&self, options: impl IntoIterator<Item = &'a ItemOptions>) -> Option<usize> {
+        let count = |options: &ItemOptions| {
+            let is_enough = self.task == Task::FillMask && options.targets.is_empty();
+            is_enough.then(|| candidate_count(options, self.width))
+        };
+        options.into_iter().try_fold(0, |most, options| Some(count(options)?.max(most)))
+    }
+
+    /// The same outputs as [`Self::finish`] has, from the best entries of each of its rows of logits: as many as
+    /// [`Self::best_of`] says, or more.
+    pub(in crate::backend) fn finish_best(&self, rows: &[Best], options: &ItemOptions) -> Vec<Tensor> {
+        let count = candidate_count(options, self.width);
+        let mask = |row: &Best| {
+            let best = row.entries[..count].iter().map(|&(id, logit)| Candidate { id, logit }).collect();
+            (best, (!options.raw).then(|| softmax::Scale::new(row.largest, row.sum)))
+        };
+        self.filled(rows.iter().map(mask), count)
+    }
+
     /// Cuts an embedding to what was asked for and normalises it.
     fn embedding(&self, embedding: &[f32], options: &ItemOptions) -> Tensor {
         let kept = match options.dimensions {
@@ -93,23 +115,31 @@ impl Finish {
 
     /// The best tokens for each mask, a row of `values` being one mask's logits.
     fn candidates(&self, values: &[f32], options: &ItemOptions) -> Vec<Tensor> {
-        let rows = values.chunks_exact(self.width);
         let count = candidate_count(options, self.width);
-        let shape = vec![rows.len() as i64, count as i64];
-        let (mut ids, mut scores) = (Vec::with_capacity(rows.len() * count), Vec::with_capacity(rows.len() * count));
-        for logits in rows {
+        let mask = |logits: &[f32]| {
             let best = if options.targets.is_empty() {
                 best((0..).zip(logits.iter().copied()), count)
             } else {
                 best(options.targets.iter().map(|&id| (id, logits[id as usize])), count)
             };
+            (best, (!options.raw).then(|| softmax::Scale::of(logits)))
+        };
+        self.filled(values.chunks_exact(self.width).map(mask), count)
+    }
+
+    /// The outputs of a row of the batch, from the candidates of each of its masks, and what makes their logits
+    /// probabilities if that is wanted.
+    fn filled(
+        &self,
+        masks: impl ExactSizeIterator<Item = (Vec<Candidate>, Option<softmax::Scale>)>,
+        count: usize,
+    ) -> Vec<Tensor> {
+        let shape = vec![masks.len() as i64, count as i64];
+        let (mut ids, mut scores) = (Vec::with_capacity(masks.len() * count), Vec::with_capacity(masks.len() * count));
+        for (best, scale) in masks {
             ids.extend(best.iter().map(|candidate| i64::from(candidate.id)));
-            if options.raw {
-                scores.extend(best.iter().map(|candidate| candidate.logit));
-            } else {
-                let scale = softmax::Scale::of(logits);
-                scores.extend(best.iter().map(|candidate| scale.probability(candidate.logit)));
-            }
+            let score = |logit: f32| scale.map_or(logit, |scale| scale.probability(logit));
+            scores.extend(best.iter().map(|candidate| score(candidate.logit)));
         }
         let data: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let token_ids = Tensor {

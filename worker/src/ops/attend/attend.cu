@@ -4,7 +4,7 @@
 // [T, 3 · heads · D] are query, key and value, head after head; output [T, heads · D].
 //
 // A block takes one tile of the list: queries `first..first + 64` of the sequence `begin..end` of the batch, for one
-// head; a tile that ends where it begins is none. Each of its warps takes 16 of the queries. Keys and values come 64
+// head; a tile that ends where it begins is none. Each of its warps takes 16 of the queries. Keys and values come some
 // at a time, the next ones copied while these are computed with. Softmax is online: what is summed so far is scaled
 // down whenever a larger score is met. A row's sums depend on its sequence alone.
 //
@@ -13,17 +13,20 @@
 namespace {
 
 constexpr int THREADS = 128;
-constexpr int KEYS = 64;
+
+// Keys and values of a stage. Of wider heads there are fewer: two stages must fit into 48 KiB.
+template <int D>
+constexpr int KEYS = D <= 80 ? 64 : 32;
 
 // A row in shared memory is 16 bytes longer than it need be, so that eight rows lie in different banks.
 template <int D>
 constexpr int STRIDE = D + 8;
 
-// Begins to copy the keys and values `first..first + KEYS` of a sequence; past its end are zeros.
+// Begins to copy the keys and values `first..first + KEYS<D>` of a sequence; past its end are zeros.
 template <int D>
 DEVICE void copy_tile(bf16* keys, bf16* values, const bf16* sequence, int heads, int first, int length) {
     const size_t row_width = 3 * heads * D;
-    for (int i = threadIdx.x; i < KEYS * D / 8; i += THREADS) {
+    for (int i = threadIdx.x; i < KEYS<D> * D / 8; i += THREADS) {
         const int row = i / (D / 8), at = i % (D / 8) * 8;
         const bool is_there = first + row < length;
         const bf16* key = sequence + (is_there ? first + row : 0) * row_width + heads * D + at;
@@ -50,11 +53,11 @@ DEVICE void load_queries(unsigned (&queries)[D / 16][4], const bf16* sequence, i
 
 // Products of 16 queries with a tile of keys.
 template <int D>
-DEVICE void score(float (&scores)[KEYS / 8][4], const unsigned (&queries)[D / 16][4], const bf16* keys) {
+DEVICE void score(float (&scores)[KEYS<D> / 8][4], const unsigned (&queries)[D / 16][4], const bf16* keys) {
     const int lane = threadIdx.x & 31;
     const bf16* row = keys + ((lane >> 4) * 8 + (lane & 7)) * STRIDE<D> + ((lane >> 3) & 1) * 8;
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n += 2) {
+    for (int n = 0; n < KEYS<D> / 8; n += 2) {
 #pragma unroll
         for (int i = 0; i < 4; i++) scores[n][i] = scores[n + 1][i] = 0;
 #pragma unroll
@@ -68,10 +71,11 @@ DEVICE void score(float (&scores)[KEYS / 8][4], const unsigned (&queries)[D / 16
 }
 
 // Scales scores, and makes those of keys past the sequence's end, of which `left` are within it, -∞.
-DEVICE void scale_and_mask(float (&scores)[KEYS / 8][4], float scale, int left) {
+template <int N>
+DEVICE void scale_and_mask(float (&scores)[N][4], float scale, int left) {
     const int pair = (threadIdx.x & 3) * 2;
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++) {
+    for (int n = 0; n < N; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const bool is_there = n * 8 + pair + (i & 1) < left || PLANTED(attend_without_mask);
@@ -86,19 +90,20 @@ struct Softmax {
     float total[2] = {0, 0};
 
     // Makes scores powers relative to the largest, and says how much less those before them are worth now.
-    DEVICE void update(float (&scores)[KEYS / 8][4], float (&decay)[2]) {
+    template <int N>
+    DEVICE void update(float (&scores)[N][4], float (&decay)[2]) {
 #pragma unroll
         for (int row = 0; row < 2; row++) {
             float most = largest[row];
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; n++) most = fmaxf(most, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
+            for (int n = 0; n < N; n++) most = fmaxf(most, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
             decay[row] = exp2_approx(largest[row] - most);
             largest[row] = most;
             total[row] *= decay[row];
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; n++) {
+            for (int n = 0; n < N; n++) {
                 scores[n][2 * row] = exp2_approx(scores[n][2 * row] - most);
                 scores[n][2 * row + 1] = exp2_approx(scores[n][2 * row + 1] - most);
                 total[row] += scores[n][2 * row] + scores[n][2 * row + 1];
@@ -120,7 +125,7 @@ struct Softmax {
 // Scales what is summed so far and adds the values by their weights. Scores lie as the left operand of products does.
 template <int D>
 DEVICE void weigh(
-    float (&sums)[D / 8][4], const float (&decay)[2], const float (&weights)[KEYS / 8][4], const bf16* values) {
+    float (&sums)[D / 8][4], const float (&decay)[2], const float (&weights)[KEYS<D> / 8][4], const bf16* values) {
     const int lane = threadIdx.x & 31;
     const bf16* row = values + (lane & 15) * STRIDE<D> + (lane >> 4) * 8;
 #pragma unroll
@@ -129,7 +134,7 @@ DEVICE void weigh(
         for (int i = 0; i < 4; i++) sums[d][i] *= decay[i >> 1];
     }
 #pragma unroll
-    for (int k = 0; k < KEYS / 16; k++) {
+    for (int k = 0; k < KEYS<D> / 16; k++) {
         const float(&first)[4] = weights[2 * k], (&second)[4] = weights[2 * k + 1];
         const unsigned a[4] = {pack2(first[0], first[1]), pack2(first[2], first[3]), pack2(second[0], second[1]),
             pack2(second[2], second[3])};
@@ -145,8 +150,8 @@ DEVICE void weigh(
 
 template <int D>
 DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    SHARED(bf16, keys, 2 * KEYS * STRIDE<D>);
-    SHARED(bf16, values, 2 * KEYS * STRIDE<D>);
+    SHARED(bf16, keys, 2 * KEYS<D> * STRIDE<D>);
+    SHARED(bf16, values, 2 * KEYS<D> * STRIDE<D>);
     const unsigned* tile = tiles + blockIdx.x * 3;
     const int begin = load(tile), length = load(tile + 1) - begin;
     if (length == 0) return;
@@ -158,17 +163,17 @@ DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int hea
     float sums[D / 8][4] = {};
     Softmax softmax;
     copy_tile<D>(keys, values, sequence, heads, 0, length);
-    for (int first = 0, stage = 0; first < length; first += KEYS, stage ^= 1) {
-        const int here = stage * KEYS * STRIDE<D>, there = (stage ^ 1) * KEYS * STRIDE<D>;
-        if (first + KEYS < length) {
-            copy_tile<D>(keys + there, values + there, sequence, heads, first + KEYS, length);
+    for (int first = 0, stage = 0; first < length; first += KEYS<D>, stage ^= 1) {
+        const int here = stage * KEYS<D> * STRIDE<D>, there = (stage ^ 1) * KEYS<D> * STRIDE<D>;
+        if (first + KEYS<D> < length) {
+            copy_tile<D>(keys + there, values + there, sequence, heads, first + KEYS<D>, length);
         } else {
             cp_async_commit();  // an empty group, so that waiting for all but one is waiting for this tile
         }
         PLANTED(attend_waits_for_the_tile_before) ? cp_async_wait<2>() : cp_async_wait<1>();
         if (!PLANTED(attend_reads_before_all_have_copied)) __syncthreads();
 
-        float scores[KEYS / 8][4], decay[2];
+        float scores[KEYS<D> / 8][4], decay[2];
         score<D>(scores, queries, keys + here);
         scale_and_mask(scores, scale, length - first);
         softmax.update(scores, decay);
@@ -192,10 +197,30 @@ DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int hea
 
 }  // namespace
 
+KERNEL(THREADS) attend_16(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<16>(qkv, tiles, output, heads, scale);
+}
+
 KERNEL(THREADS) attend_32(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
     attend<32>(qkv, tiles, output, heads, scale);
 }
 
+KERNEL(THREADS) attend_48(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<48>(qkv, tiles, output, heads, scale);
+}
+
 KERNEL(THREADS) attend_64(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
     attend<64>(qkv, tiles, output, heads, scale);
+}
+
+KERNEL(THREADS) attend_80(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<80>(qkv, tiles, output, heads, scale);
+}
+
+KERNEL(THREADS) attend_96(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<96>(qkv, tiles, output, heads, scale);
+}
+
+KERNEL(THREADS) attend_128(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+    attend<128>(qkv, tiles, output, heads, scale);
 }

@@ -12,6 +12,16 @@ mod tests;
 const QUERIES: usize = 64;
 /// Threads of a block.
 const THREADS: u32 = 128;
+/// Kernels by the width of the heads that they are for.
+const KERNELS: [(usize, &str); 7] = [
+    (16, "attend_16"),
+    (32, "attend_32"),
+    (48, "attend_48"),
+    (64, "attend_64"),
+    (80, "attend_80"),
+    (96, "attend_96"),
+    (128, "attend_128"),
+];
 
 /// `output[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]`
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +42,7 @@ pub(crate) struct Attend {
 impl Attend {
     /// The kernel for heads of a width, if there is one.
     pub(crate) fn kernel(head: usize) -> Option<&'static str> {
-        match head {
-            32 => Some("attend_32"),
-            64 => Some("attend_64"),
-            _ => None,
-        }
+        KERNELS.iter().find(|(width, _)| *width == head).map(|(_, kernel)| *kernel)
     }
 
     /// # Panics

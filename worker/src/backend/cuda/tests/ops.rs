@@ -151,6 +151,12 @@ fn an_embedding_model_agrees_with_heads_of_32() {
 }
 
 #[test]
+fn an_embedding_model_agrees_with_the_narrowest_and_the_widest_heads() {
+    agrees("bert-embed", 8, true);
+    agrees("bert-embed", 1, true);
+}
+
+#[test]
 fn a_classifier_agrees_and_so_do_its_rows_of_few_labels() {
     agrees("bert-classify", 4, true);
 }
