@@ -41,7 +41,7 @@ mod weights;
 pub(crate) use program::Unsupported;
 use program::{Inputs, Program};
 use shape::Shape;
-use weights::{Resident, Weights};
+use weights::{Backbones, Resident, Weights};
 
 /// Batches up to so many tokens are replayed. Larger ones compute for longer than they take to launch.
 const CAPTURED_TOKENS_MAX: usize = 4_096;
@@ -70,6 +70,7 @@ pub(crate) struct Gpu {
     copies: Queue,
     /// The thread's that reads models: nobody waits for it.
     loading: Queue,
+    backbones: Backbones,
     /// The largest batch that comes.
     tokens_max: usize,
     rows_max: usize,
@@ -160,7 +161,8 @@ impl Gpu {
     ) -> Result<Arc<Self>, DriverError> {
         let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
         let ledger = Ledger::new(memory_max);
-        Ok(Arc::new(Self { driver, ledger, compute, copies, loading, tokens_max, rows_max }))
+        let backbones = Backbones::default();
+        Ok(Arc::new(Self { driver, ledger, compute, copies, loading, backbones, tokens_max, rows_max }))
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
@@ -419,7 +421,8 @@ impl Loaded {
         let Some(resident) = &self.resident else {
             return Err(BatchError::Device("the weights are not on the device".to_owned()));
         };
-        let (queue, memory) = (&gpu.compute, [arena, resident.memory()]);
+        let queue = &gpu.compute;
+        let memory: Vec<_> = resident.memory().chain([arena]).collect();
         let commands = || self.program.commands(shape, arena.span(), &self.weights.spans(resident));
         if !is_small {
             return Ok(queue.run(&commands(), &memory)?);
@@ -463,12 +466,13 @@ impl Loaded {
         let top = count.and_then(|count| program.top(&shape, count, arena.span()));
         commands.extend(top.map(|top| top.command()));
         let output = top.map_or_else(|| arena.span().part(program.output(&shape)), |top| top.output);
+        let memory: Vec<_> = resident.memory().chain([&arena]).collect();
         let mut best = Duration::MAX;
         for _ in 0..SMALLEST_RUNS {
             let started = Instant::now();
             let mut slot = slots.take(inputs.bytes(), output.bytes)?;
             slot.copy_in(|to| staging::write(&packed, &shape, to), arena.span().part(0..inputs.bytes()))?;
-            queue.run(&commands, &[&arena, resident.memory()])?;
+            queue.run(&commands, &memory)?;
             slot.copy_out(output)?;
             while !slot.is_done()? {
                 std::hint::spin_loop();

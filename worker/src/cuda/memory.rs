@@ -66,8 +66,13 @@ impl PinnedMemory {
         Ok(this)
     }
 
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.span.bytes
+    }
+
     /// To be handed to a stream; what is said at [`Driver`] then holds for it.
-    pub(crate) fn span(&self) -> PinnedSpan {
+    pub(super) fn span(&self) -> PinnedSpan {
         self.span
     }
 

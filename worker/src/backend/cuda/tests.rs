@@ -26,6 +26,11 @@ const AMPLE: u64 = 1 << 30;
 
 /// One layer of a tiny checkpoint's architecture and head, of a size that the kernels take, with random weights.
 fn write(name: &str, heads: usize) -> TempDir {
+    random(name, heads, 7).write()
+}
+
+/// With other weights for each seed.
+fn random(name: &str, heads: usize, seed: u64) -> Tiny {
     let sizes = [
         ("hidden_size", HIDDEN),
         ("num_attention_heads", heads),
@@ -36,7 +41,7 @@ fn write(name: &str, heads: usize) -> TempDir {
     let mut tiny = sizes.into_iter().fold(Tiny::read(name), |tiny, (field, size)| tiny.set(field, size));
     let plan = Model::read(tiny.write().path()).unwrap().plan;
     tiny.tensors.clear();
-    let mut random = StdRng::seed_from_u64(7);
+    let mut random = StdRng::seed_from_u64(seed);
     for weight in &plan.weights {
         for tensor in &weight.tensors {
             // Gains near 1 and small weights keep tokens apart, so that a mix-up of any two shows.
@@ -51,7 +56,7 @@ fn write(name: &str, heads: usize) -> TempDir {
             );
         }
     }
-    tiny.write()
+    tiny
 }
 
 /// A worker's part in it: the double, and the backend on it.
@@ -307,7 +312,9 @@ fn more_models_than_fit_take_turns_and_answer_as_if_they_were_alone() {
 fn the_model_that_was_not_needed_for_longest_makes_room() {
     let folder = write("bert-embed", 2);
     let mut bench = Bench::new(0, memory_for(2, folder.path()));
-    ["a", "b", "c"].iter().for_each(|name| drop(bench.load(name, folder.path())));
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        bench.load(name, random("bert-embed", 2, seed).write().path());
+    }
     let asked = rows(&[9], 4);
     let resident =
         |bench: &Bench| -> Vec<bool> { bench.cuda.models.values().map(|loaded| loaded.resident.is_some()).collect() };
@@ -318,6 +325,38 @@ fn the_model_that_was_not_needed_for_longest_makes_room() {
     let copies = bench.double.calls(Call::CopyIn);
     bench.embed_with("a", &asked).unwrap();
     assert_eq!(bench.double.calls(Call::CopyIn), copies + 1, "its weights were there: only the batch was copied");
+}
+
+#[test]
+fn models_of_one_backbone_have_it_on_the_device_once_and_answers_of_their_own() {
+    let tiny = random("bert-classify", 4, 7);
+    let mut other = tiny.clone();
+    let head = other.tensors.get_mut("classifier.weight").unwrap();
+    head.data.chunks_exact_mut(4).for_each(|number| number[3] ^= 0x80); // every sign
+    let (first, second) = (tiny.write(), other.write());
+    let scores = |bench: &mut Bench, model: &str| -> Vec<f32> {
+        let asked = [rows(&[9], 4).remove(0).with(ItemOptions { raw: true, ..ItemOptions::default() })];
+        let batch = HostBatch { model: model.into(), ..batch(&asked) };
+        let mut ticket = bench.cuda.launch(&batch, &[0]).unwrap();
+        let results = bench.cuda.poll(&mut ticket).unwrap().unwrap();
+        numbers(results[0].outcome.as_ref().unwrap(), "scores")
+    };
+    let mut bench = Bench::new(0, AMPLE);
+    let card = bench.load("first", first.path());
+    let one = bench.cuda.gpu.ledger.used();
+    bench.load("second", second.path());
+    let more = bench.cuda.gpu.ledger.used() - one;
+    assert!(more > 0 && more < card.bytes / 4, "{more} bytes more for a head of {}", card.bytes);
+    let [here, there] = ["first", "second"].map(|model| scores(&mut bench, model));
+    assert_ne!(here, there);
+    // Each as if it were alone, also when the other one is gone.
+    for (folder, expected) in [(&first, &here), (&second, &there)] {
+        let mut alone = Bench::new(0, AMPLE);
+        alone.load("alone", folder.path());
+        assert_eq!(scores(&mut alone, "alone"), *expected);
+    }
+    bench.cuda.evict("first");
+    assert_eq!(scores(&mut bench, "second"), there);
 }
 
 #[test]
@@ -333,7 +372,7 @@ fn an_evicted_model_gives_its_memory_back() {
         (bench.double.used(), bench.cuda.gpu.ledger.used())
     };
     let one = used(&bench);
-    let card = bench.load("other", folder.path());
+    let card = bench.load("other", random("bert-embed", 2, 8).write().path());
     assert_eq!(used(&bench), (one.0 + card.bytes, one.1 + card.bytes));
     bench.cuda.evict("other");
     assert_eq!(used(&bench), one);

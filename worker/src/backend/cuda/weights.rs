@@ -1,9 +1,12 @@
 //! A model's weights: on the host in pinned memory for as long as the model is loaded, and on the device while there is
-//! room for them.
+//! room for them. Models that were tuned by their heads alone have the same backbone, which is there once for all of them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use half::bf16;
+use sha2::{Digest as _, Sha256};
 
 use super::Gpu;
 use super::program::Program;
@@ -13,25 +16,44 @@ use crate::cuda::ledger::Reservation;
 use crate::cuda::memory::{DeviceMemory, PinnedMemory};
 use crate::cuda::queue::{Mark, Queue};
 use crate::model::weights::{Bound, Source};
-use crate::plan::{Plan, WeightId};
+use crate::plan::{Plan, Rows, WeightId};
 
 /// All weights of a plan as kernels read them, row-major as in the checkpoint: tables and matrices alike, so that one
 /// that is both is there once.
 #[derive(Debug)]
 pub(super) struct Weights {
-    host: PinnedMemory,
-    /// By their ids, in bytes.
-    places: Vec<Range<usize>>,
+    /// What the ops over tokens read, and what the others do, if there is anything.
+    pieces: Vec<Arc<Piece>>,
+    /// By their ids: in which piece, and where in it, in bytes.
+    places: Vec<(usize, Range<usize>)>,
 }
 
-/// Weights on the device.
+/// Weights that lie together.
 #[derive(Debug)]
-pub(super) struct Resident {
+struct Piece {
+    host: PinnedMemory,
+    /// On the device, for as long as any model has it there.
+    there: Mutex<Weak<Copied>>,
+}
+
+/// A piece on the device.
+#[derive(Debug)]
+struct Copied {
     memory: DeviceMemory,
     _reservation: Reservation,
-    /// When they have come.
+    /// When it has come.
     ready: Mark,
+    /// What uses it.
+    user: Queue,
 }
+
+/// A model's weights on the device.
+#[derive(Debug)]
+pub(super) struct Resident(Vec<Arc<Copied>>);
+
+/// Backbones on the host, by the SHA-256 of their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Backbones(Mutex<BTreeMap<[u8; 32], Weak<Piece>>>);
 
 impl Weights {
     /// Reads all of them. `progress` is told the part that is done.
@@ -42,59 +64,128 @@ impl Weights {
         gpu: &Gpu,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError> {
-        let mut end: usize = 0;
+        let is_backbone = backbone(plan);
+        let mut ends = [0_usize; 2];
         let mut place = |index: usize| {
-            let start = end.next_multiple_of(ALIGNMENT);
+            let piece = usize::from(!is_backbone[index]);
+            let start = ends[piece].next_multiple_of(ALIGNMENT);
             let (rows, columns) = plan.weights[index].size();
-            end = start + rows * columns * program.element_of(WeightId(index)).bytes();
-            start..end
+            ends[piece] = start + rows * columns * program.element_of(WeightId(index)).bytes();
+            (piece, start..ends[piece])
         };
-        let places: Vec<_> = (0..plan.weights.len()).map(&mut place).collect();
-        let host = PinnedMemory::filled(gpu.driver(), end, |bytes| {
-            for (index, place) in places.iter().enumerate() {
-                let id = WeightId(index);
-                write(weights.weight(id), program.element_of(id), &mut bytes[place.clone()])?;
-                progress(place.end as f32 / end as f32);
-            }
-            Ok::<_, LoadError>(())
-        })?;
-        Ok(Self { host, places })
+        let mut places: Vec<_> = (0..plan.weights.len()).map(&mut place).collect();
+        let (all, mut done) = (ends[0] + ends[1], 0);
+        let mut pieces = Vec::new();
+        for (piece, end) in ends.into_iter().enumerate().filter(|(_, end)| *end > 0) {
+            let mut hash = [0; 32];
+            let host = PinnedMemory::filled(gpu.driver(), end, |bytes| {
+                for (index, (_, place)) in places.iter().enumerate().filter(|(_, (of, _))| *of == piece) {
+                    let id = WeightId(index);
+                    write(weights.weight(id), program.element_of(id), &mut bytes[place.clone()])?;
+                    done += place.len();
+                    progress(done as f32 / all as f32);
+                }
+                hash = Sha256::digest(&*bytes).into();
+                Ok::<_, LoadError>(())
+            })?;
+            pieces.push(if piece == 0 { gpu.backbones.share(hash, host) } else { Piece::new(host) });
+        }
+        // A plan without a backbone has its only piece in the first place.
+        places.iter_mut().for_each(|(piece, _)| *piece = (*piece).min(pieces.len() - 1));
+        Ok(Self { pieces, places })
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.host.span().bytes
+        self.pieces.iter().map(|piece| piece.host.len()).sum()
     }
 
-    /// Begins to copy them to the device on this queue. None if there is no room.
+    /// Begins to copy to the device on this queue what is not there. None if there is no room.
     pub(super) fn page_in(&self, gpu: &Gpu, queue: &Queue) -> Result<Option<Resident>, DriverError> {
-        let Some(reservation) = gpu.ledger.reserve(self.bytes() as u64) else { return Ok(None) };
-        let memory = match DeviceMemory::new(gpu.driver(), queue.stream(), gpu.compute.stream(), self.bytes()) {
+        let mut copied = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            let Some(piece) = piece.page_in(gpu, queue)? else { return Ok(None) };
+            copied.push(piece);
+        }
+        Ok(Some(Resident(copied)))
+    }
+
+    /// Where each lies on the device.
+    pub(super) fn spans(&self, resident: &Resident) -> Vec<Span> {
+        self.places.iter().map(|(piece, place)| resident.0[*piece].memory.span().part(place.clone())).collect()
+    }
+}
+
+impl Piece {
+    fn new(host: PinnedMemory) -> Arc<Self> {
+        Arc::new(Self { host, there: Mutex::default() })
+    }
+
+    fn page_in(&self, gpu: &Gpu, queue: &Queue) -> Result<Option<Arc<Copied>>, DriverError> {
+        let mut there = lock(&self.there);
+        if let Some(copied) = there.upgrade() {
+            return Ok(Some(copied));
+        }
+        let bytes = self.host.len();
+        let Some(reservation) = gpu.ledger.reserve(bytes as u64) else { return Ok(None) };
+        let ready = Mark::new(gpu.driver())?;
+        let memory = match DeviceMemory::new(gpu.driver(), queue.stream(), gpu.compute.stream(), bytes) {
             Ok(memory) => memory,
             // Somebody else is on this device.
             Err(DriverError::OutOfMemory { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let ready = Mark::new(gpu.driver())?;
         queue.copy_in(&self.host, memory.span())?;
         queue.record(&ready)?;
-        Ok(Some(Resident { memory, _reservation: reservation, ready }))
+        let copied = Arc::new(Copied { memory, _reservation: reservation, ready, user: gpu.compute.clone() });
+        *there = Arc::downgrade(&copied);
+        Ok(Some(copied))
     }
+}
 
-    /// Where each lies on the device.
-    pub(super) fn spans(&self, resident: &Resident) -> Vec<Span> {
-        self.places.iter().map(|place| resident.memory.span().part(place.clone())).collect()
+impl Drop for Copied {
+    fn drop(&mut self) {
+        // The memory is given back behind what its user was given: and so behind the copy, whoever began it. Where that
+        // cannot be said the device is lost, and the memory with it.
+        let _: Result<(), DriverError> = self.user.wait(&self.ready);
     }
 }
 
 impl Resident {
     /// What this queue is given from now on finds them there.
     pub(super) fn come_before(&self, queue: &Queue) -> Result<(), DriverError> {
-        queue.wait(&self.ready)
+        self.0.iter().try_for_each(|copied| queue.wait(&copied.ready))
     }
 
-    pub(super) fn memory(&self) -> &DeviceMemory {
-        &self.memory
+    pub(super) fn memory(&self) -> impl Iterator<Item = &DeviceMemory> {
+        self.0.iter().map(|copied| &copied.memory)
     }
+}
+
+impl Backbones {
+    /// The piece with this hash that is there already, or one of what is given.
+    fn share(&self, hash: [u8; 32], host: PinnedMemory) -> Arc<Piece> {
+        let mut known = lock(&self.0);
+        known.retain(|_, piece| piece.strong_count() > 0);
+        if let Some(piece) = known.get(&hash).and_then(Weak::upgrade) {
+            return piece;
+        }
+        let piece = Piece::new(host);
+        known.insert(hash, Arc::downgrade(&piece));
+        piece
+    }
+}
+
+/// Which weights are a backbone's: those that ops over tokens read.
+fn backbone(plan: &Plan) -> Vec<bool> {
+    let mut is_backbone = vec![false; plan.weights.len()];
+    let over_tokens = plan.ops.iter().filter(|op| plan[op.output()].rows == Rows::Tokens);
+    over_tokens.flat_map(|op| op.weights()).for_each(|id| is_backbone[id.0] = true);
+    is_backbone
+}
+
+/// Nothing that panics leaves it half-written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write(source: Source<'_>, element: Element, to: &mut [u8]) -> Result<(), LoadError> {

@@ -97,7 +97,7 @@ fn walk(
     let spans = held.spans(&resident);
     let mut output = Vec::new();
     for (op, commands) in program.commands_by_op(shape, arena.span(), &spans) {
-        queue.run(&commands, &[&arena, resident.memory()]).unwrap();
+        queue.run(&commands, &resident.memory().chain([&arena]).collect::<Vec<_>>()).unwrap();
         let range = program.range(op.output(), &exact);
         let mut slot = Slots::new(&queue, &queue).take(0, range.len()).unwrap();
         slot.copy_out(arena.span().part(range)).unwrap();
