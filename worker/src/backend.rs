@@ -162,6 +162,16 @@ pub(crate) enum LoadError {
 }
 
 impl LoadError {
+    /// What broke the device, if that is why.
+    pub(crate) fn breaks(&self) -> Option<&str> {
+        match self {
+            Self::Driver(DriverError::Broken(reason))
+            | Self::Smallest(BatchError::Broken(reason))
+            | Self::Sample(BatchError::Broken(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Whether the model is fine, and only not for this kind of device.
     fn is_for_another_device(&self) -> bool {
         matches!(self, Self::Unsupported(_) | Self::Precision { .. } | Self::Device { .. })

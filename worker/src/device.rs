@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backend::{Compute, Gpu};
-use crate::cuda::driver::Driver;
+use crate::cuda::driver::{Driver, DriverError};
 use crate::cuda::nvidia;
 use crate::link::memory;
 use crate::run::RunError;
@@ -34,7 +34,18 @@ impl Device {
     /// The device that the options ask for, and what computes on it.
     pub(crate) fn open(options: &Options, compute: Compute) -> Result<(Self, Compute), RunError> {
         let Some(driver) = open_gpu(options)? else { return Ok((Self::processor(options, &compute), compute)) };
-        let (info, free) = (driver.device().clone(), driver.memory().map_err(broken)?.free);
+        match Self::gpu(options, driver, &compute) {
+            Ok(opened) => Ok(opened),
+            Err(error) if options.device == DeviceChoice::Auto => {
+                tracing::warn!(%error, "computes on the processor: the GPU fails");
+                Ok((Self::processor(options, &compute), compute))
+            }
+            Err(error) => Err(RunError::Broken(error.to_string())),
+        }
+    }
+
+    fn gpu(options: &Options, driver: Arc<dyn Driver>, compute: &Compute) -> Result<(Self, Compute), DriverError> {
+        let (info, free) = (driver.device().clone(), driver.memory()?.free);
         let budget = options.budget.unwrap_or_else(Budget::of_gpu);
         let (major, minor) = info.capability;
         let device = Self {
@@ -46,8 +57,8 @@ impl Device {
         };
         tracing::info!(gpu = %device.name, address = %info.address, free_mib = free >> 20, "computes on");
         let memory_max = free - free / SPARE_PARTS;
-        let gpu = Gpu::new(driver, memory_max, budget.tokens as usize, budget.rows as usize).map_err(broken)?;
-        Ok((device, compute.with_gpu(gpu, options.device == DeviceChoice::Auto)))
+        let gpu = Gpu::new(driver, memory_max, budget.tokens as usize, budget.rows as usize)?;
+        Ok((device, compute.clone().with_gpu(gpu, options.device == DeviceChoice::Auto)))
     }
 
     fn processor(options: &Options, compute: &Compute) -> Self {
@@ -79,8 +90,4 @@ fn open_gpu(options: &Options) -> Result<Option<Arc<dyn Driver>>, RunError> {
         }
         Err(missing) => Err(RunError::NoCuda(missing.to_string())),
     }
-}
-
-fn broken(error: crate::cuda::driver::DriverError) -> RunError {
-    RunError::Broken(error.to_string())
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Compute, PrepareRequest};
+use crate::backend::{Backend, Compute, LoadError, PrepareRequest};
 use crate::batch::{BatchError, Finished, HostBatch, ItemError, ItemResult};
 use crate::card::ModelCard;
 
@@ -73,14 +73,28 @@ pub(crate) enum Event {
         name: Arc<str>,
     },
     Finished(Finished),
+    /// The device is of no use any more.
+    Broken {
+        reason: String,
+    },
 }
 
 impl Event {
+    /// Of a model that could not be loaded.
+    fn unloaded(name: Arc<str>, error: &LoadError) -> Self {
+        match error.breaks() {
+            Some(reason) => Self::Broken { reason: reason.to_owned() },
+            None => Self::LoadFailed { name, reason: error.to_string() },
+        }
+    }
+
     /// What broke the device, after which nothing can be computed any more. The batch it happened in is as good as lost with
     /// the worker: another one may have it.
     pub(crate) fn breaks(&self) -> Option<&str> {
         match self {
-            Self::Finished(Finished { outcome: Err(BatchError::Broken(reason)), .. }) => Some(reason),
+            Self::Finished(Finished { outcome: Err(BatchError::Broken(reason)), .. }) | Self::Broken { reason } => {
+                Some(reason)
+            }
             _ => None,
         }
     }
@@ -254,7 +268,7 @@ impl<B: Backend> Device<B> {
             Order::Run(batch) => self.start(batch).map(Event::Finished),
             Order::Install { name, prepared, card } => Some(match self.backend.install(&name, prepared) {
                 Ok(()) => Event::Ready { name, card },
-                Err(error) => Event::LoadFailed { name, reason: error.to_string() },
+                Err(error) => Event::unloaded(name, &error),
             }),
             Order::Evict { name } => {
                 self.backend.evict(&name);

@@ -267,6 +267,8 @@ impl Link {
             Event::Finished(finished) => {
                 self.session.finish(&finished);
             }
+            // Whoever hears it leaves.
+            Event::Broken { .. } => {}
         }
     }
 

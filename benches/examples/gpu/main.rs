@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use report::{Report, Row};
-use shoal_worker::gpu_check::{Ceilings, Encoder, GpuCheck, Shape, Which};
+use shoal_worker::gpu_check::{Ceilings, Encoder, GpuCheck, Parity, Shape, Which};
 
 /// Examines a GPU: right, and how fast.
 #[derive(Parser)]
@@ -40,8 +40,10 @@ enum Device {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Each kernel against its reference loop.
-    Ops,
+    /// Each kernel of our own against its reference loop.
+    Kernels,
+    /// Matrix products against the same.
+    Products,
     /// Whole models against the processor.
     Answers,
     /// Each op's time beside the ceilings.
@@ -74,22 +76,25 @@ fn main() -> anyhow::Result<()> {
     let mut report = Report::new(&check.device(), seed);
     println!("{}, seed {seed}", check.device());
     // Memory first: what others leave behind would count.
-    let all = [Part::Memory, Part::Ops, Part::Answers, Part::Speed, Part::Batches, Part::Paging];
+    let all = [Part::Memory, Part::Kernels, Part::Products, Part::Answers, Part::Speed, Part::Batches, Part::Paging];
     let parts = if arguments.only.is_empty() { &all[..] } else { &arguments.only };
     let examination = Examination { check: &check, folder: &folder, is_small: arguments.device == Device::Emulated };
     for part in parts {
         let rows = match part {
-            Part::Ops => examination.ops()?,
-            Part::Answers => examination.answers()?,
-            Part::Speed => examination.speed()?,
-            Part::Memory => examination.memory()?,
-            Part::Batches => examination.batches()?,
-            Part::Paging => examination.paging()?,
+            Part::Kernels => Ok(apart(&check.kernels())),
+            Part::Products => Ok(apart(&check.products())),
+            Part::Answers => examination.answers(),
+            Part::Speed => examination.speed(),
+            Part::Memory => examination.memory(),
+            Part::Batches => examination.batches(),
+            Part::Paging => examination.paging(),
         };
+        // What does not run is wrong, and no reason not to run the rest.
+        let rows = rows.unwrap_or_else(|error| vec![Row::new("does not run", &format!("{error:#}")).right(false)]);
         report.add(&format!("{part:?}"), rows);
-    }
-    if let Some(path) = &arguments.json {
-        std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(path) = &arguments.json {
+            std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
+        }
     }
     anyhow::ensure!(report.is_right(), "{}", report.wrong());
     println!("all that was examined is right");
@@ -103,15 +108,15 @@ struct Examination<'a> {
     is_small: bool,
 }
 
-impl Examination<'_> {
-    fn ops(&self) -> anyhow::Result<Vec<Row>> {
-        let row = |parity: &shoal_worker::gpu_check::Parity| {
-            // What is no number is not below anything.
-            Row::new(parity.op, &parity.case).value("apart", parity.apart).right(parity.apart < OP_APART_MAX)
-        };
-        Ok(self.check.ops()?.iter().map(row).collect())
-    }
+fn apart(parities: &[Parity]) -> Vec<Row> {
+    let row = |parity: &Parity| {
+        // What is no number is not below anything.
+        Row::new(parity.op, &parity.case).value("apart", parity.apart).right(parity.apart < OP_APART_MAX)
+    };
+    parities.iter().map(row).collect()
+}
 
+impl Examination<'_> {
     fn answers(&self) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         let cases: &[(Encoder, Shape)] = if self.is_small {

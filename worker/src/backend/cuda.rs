@@ -1,4 +1,5 @@
-//! Plans on a GPU: weights in bfloat16, one arena for all batches, one stream that computes and one that copies.
+//! Plans on a GPU: weights in bfloat16, one arena for all batches, one stream that computes, one that copies, and one on which
+//! models are read in.
 //!
 //! A batch is one copy to the device, the plan's kernels, and one copy back, which runs beside the next batch. Of logits of
 //! a whole vocabulary only the best are copied, unless a row asks for others. What small batches launch is captured once
@@ -10,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use half::bf16;
@@ -71,6 +72,8 @@ pub(crate) struct Gpu {
     /// The thread's that reads models: nobody waits for it.
     loading: Queue,
     backbones: Backbones,
+    /// Held while the compute stream is captured: nobody else may give it anything then.
+    capturing: Arc<Mutex<()>>,
     /// The largest batch that comes.
     tokens_max: usize,
     rows_max: usize,
@@ -162,7 +165,17 @@ impl Gpu {
         let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
         let ledger = Ledger::new(memory_max);
         let backbones = Backbones::default();
-        Ok(Arc::new(Self { driver, ledger, compute, copies, loading, backbones, tokens_max, rows_max }))
+        Ok(Arc::new(Self {
+            driver,
+            ledger,
+            compute,
+            copies,
+            loading,
+            backbones,
+            capturing: Arc::default(),
+            tokens_max,
+            rows_max,
+        }))
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
@@ -209,7 +222,7 @@ impl Cuda {
             let Some(loaded) = self.models.get_mut(name).filter(|loaded| loaded.resident.is_none()) else {
                 return Ok(());
             };
-            let bytes = loaded.weights.bytes();
+            let bytes = loaded.weights.missing();
             if let Some(resident) = loaded.weights.page_in(&gpu, &gpu.copies)? {
                 resident.come_before(&gpu.compute)?;
                 loaded.resident = Some(resident);
@@ -226,6 +239,14 @@ impl Cuda {
                 is_waited_for = false;
             }
         }
+    }
+
+    /// Whether any model can be run beside the largest arena that any of them needs.
+    fn fits_all(&self) -> Result<(), LoadError> {
+        let most = |of: fn(&Loaded) -> usize| self.models.values().map(of).max().unwrap_or(0) as u64;
+        let (bytes, arena) = (most(|loaded| loaded.weights.bytes()), most(|loaded| loaded.program.bytes()));
+        let max = self.gpu.ledger.total();
+        if bytes + arena > max { Err(LoadError::Device { bytes, arena, max }) } else { Ok(()) }
     }
 
     /// Sees to it that the arena is large enough for a model.
@@ -340,11 +361,11 @@ impl Backend for Cuda {
 
     fn install(&mut self, name: &Arc<str>, loaded: Loaded) -> Result<(), LoadError> {
         self.models.insert(name.clone(), loaded);
-        let grown = self.grow_arena(name);
+        let grown = self.fits_all().and_then(|()| self.grow_arena(name).map_err(LoadError::Smallest));
         if grown.is_err() {
             self.models.remove(name);
         }
-        grown.map_err(LoadError::Smallest)
+        grown
     }
 
     fn evict(&mut self, name: &str) {
@@ -383,6 +404,8 @@ impl Backend for Cuda {
                 self.packer.clear();
             }
         }
+        // Compiling and paging in take their time before.
+        ticket.launched = Instant::now();
         Ok(ticket)
     }
 
@@ -392,6 +415,8 @@ impl Backend for Cuda {
                 Ok(true) => {}
                 Ok(false) if ticket.launched.elapsed() < HUNG_AFTER => return None,
                 Ok(false) => {
+                    // To give anything of it back would wait for the device.
+                    std::mem::forget(std::mem::take(&mut ticket.runs));
                     let why =
                         format!("a batch of `{}` has not ended in {HUNG_AFTER:?}: the device hangs", ticket.model);
                     return Some(Err(BatchError::Broken(why)));
@@ -428,18 +453,36 @@ impl Loaded {
             return Ok(queue.run(&commands(), &memory)?);
         }
         let seen = self.shapes.entry(*shape).or_default();
-        (seen.times, seen.needed) = (seen.times.saturating_add(1), now);
+        seen.needed = now;
         if let Some((captured, _)) = &seen.captured {
             return Ok(queue.replay(captured, &memory)?);
         }
-        let reservation = if seen.times < CAPTURED_FROM { None } else { gpu.ledger.reserve(CAPTURED_BYTES) };
-        let Some(reservation) = reservation else { return Ok(queue.run(&commands(), &memory)?) };
-        let captured = queue.capture(&commands(), &memory)?;
+        let reservation = if seen.times < CAPTURED_FROM - 1 { None } else { gpu.ledger.reserve(CAPTURED_BYTES) };
+        let captured = reservation.and_then(|reservation| {
+            let _no_other = lock(&gpu.capturing);
+            match queue.capture(&commands(), &memory) {
+                Ok(captured) => Some((captured, reservation)),
+                // What cannot be captured now is run as it is, and may be captured later.
+                Err(error) => {
+                    tracing::warn!(%error, ?shape, "cannot capture");
+                    seen.times = 0;
+                    None
+                }
+            }
+        });
+        let Some((captured, reservation)) = captured else {
+            queue.run(&commands(), &memory)?;
+            seen.times = seen.times.saturating_add(1);
+            return Ok(());
+        };
         queue.replay(&captured, &memory)?;
         seen.captured = Some((captured, reservation));
-        if self.shapes.len() > CAPTURED_MAX {
-            let oldest = self.shapes.iter().min_by_key(|(_, seen)| seen.needed).map(|(shape, _)| *shape);
-            oldest.and_then(|oldest| self.shapes.remove(&oldest));
+        let captured = self.shapes.values_mut().filter(|seen| seen.captured.is_some());
+        if captured.count() > CAPTURED_MAX
+            && let Some(oldest) =
+                self.shapes.values_mut().filter(|seen| seen.captured.is_some()).min_by_key(|seen| seen.needed)
+        {
+            *oldest = Seen::default();
         }
         Ok(())
     }
@@ -457,7 +500,10 @@ impl Loaded {
         let shape = Shape::of(&packed).bucket();
         let program = Program::new(plan, shape)?;
         let Some(_reservation) = gpu.ledger.reserve(program.bytes() as u64) else { return Ok(Duration::ZERO) };
-        let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes())?;
+        let arena = match DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()) {
+            Err(DriverError::OutOfMemory { .. }) => return Ok(Duration::ZERO),
+            arena => arena?,
+        };
         let inputs = Inputs::of(&shape);
         let mut slots = Slots::new(queue, queue);
         let mut commands = program.commands(&shape, arena.span(), &self.weights.spans(&resident));
@@ -475,6 +521,12 @@ impl Loaded {
             queue.run(&commands, &memory)?;
             slot.copy_out(output)?;
             while !slot.is_done()? {
+                if started.elapsed() > HUNG_AFTER {
+                    // As in `poll`.
+                    std::mem::forget((slot, slots, arena, resident));
+                    let why = format!("its smallest batch has not ended in {HUNG_AFTER:?}: the device hangs");
+                    return Err(LoadError::Smallest(BatchError::Broken(why)));
+                }
                 std::hint::spin_loop();
             }
             best = best.min(started.elapsed());
@@ -517,6 +569,11 @@ fn values(bytes: &[u8], element: Element) -> Vec<f32> {
         Element::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
         Element::Bf16 => bytes.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
     }
+}
+
+/// Nothing that panics leaves it half-written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives back the weights of the model that was not needed for longest, but for this one. Says whether there was one.

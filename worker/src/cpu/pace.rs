@@ -59,19 +59,3 @@ unsafe fn look<D: Dot>() -> Duration {
     }
     started.elapsed()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cpu::isa::CpuIsa;
-    use crate::cpu::testing::has;
-
-    #[test]
-    fn there_is_one_answer() {
-        if has(CpuIsa::Avx512Narrow) {
-            // SAFETY: asked above.
-            let answers = [unsafe { bf16_is_quicker() }, unsafe { bf16_is_quicker() }];
-            assert_eq!(answers[0], answers[1]);
-        }
-    }
-}

@@ -46,11 +46,11 @@ impl Bench {
     #[cfg(test)]
     pub(crate) fn new(seed: u64) -> Self {
         let driver: Arc<dyn Driver> = super::double::Double::new(seed, 1 << 30);
-        Self::on(&driver).expect("the device works")
+        Self::on(&Queue::new(&driver).expect("the device works"))
     }
 
-    pub(crate) fn on(driver: &Arc<dyn Driver>) -> Result<Self, DriverError> {
-        Ok(Self { queue: Queue::new(driver)?, driver: driver.clone(), kept: Vec::new() })
+    pub(crate) fn on(queue: &Queue) -> Self {
+        Self { driver: queue.driver().clone(), queue: queue.clone(), kept: Vec::new() }
     }
 
     /// These numbers on the device.

@@ -37,10 +37,8 @@ impl Queue {
     /// # Panics
     /// If a command is given anything else.
     pub(crate) fn run(&self, commands: &[Command], memory: &[&DeviceMemory]) -> Result<(), DriverError> {
+        check(commands, memory);
         for command in commands {
-            for span in command.spans() {
-                assert!(memory.iter().any(|memory| memory.span().holds(span)), "{span:?} is none of what is kept");
-            }
             // SAFETY: all spans are within memory that is there, and stays until this stream has done what it is given now.
             // That each stream's work on the same memory is in order is what whoever owns the streams sees to.
             unsafe {
@@ -67,6 +65,8 @@ impl Queue {
 
     /// Notes commands down instead of doing them.
     pub(crate) fn capture(&self, commands: &[Command], memory: &[&DeviceMemory]) -> Result<Captured, DriverError> {
+        // Before it begins: a capture that is left by a panic never ends.
+        check(commands, memory);
         let spans = memory.iter().map(|memory| memory.span()).collect();
         Captured::of(&self.driver, self.stream, spans, || self.run(commands, memory))
     }
@@ -100,6 +100,14 @@ impl Queue {
 
     pub(crate) fn synchronize(&self) -> Result<(), DriverError> {
         self.driver.synchronize(self.stream)
+    }
+}
+
+/// # Panics
+/// If a command uses anything but this memory.
+fn check(commands: &[Command], memory: &[&DeviceMemory]) {
+    for span in commands.iter().flat_map(Command::spans) {
+        assert!(memory.iter().any(|memory| memory.span().holds(span)), "{span:?} is none of what is kept");
     }
 }
 

@@ -70,6 +70,15 @@ impl Slots {
     }
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.is_away {
+            // The results are given back behind what computes, and so behind what copies them. Pinned memory is waited for.
+            let _: Result<(), DriverError> = self.compute.wait(&self.copied);
+        }
+    }
+}
+
 impl Slot {
     /// Has the inputs written and copied to the device.
     ///

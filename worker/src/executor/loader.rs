@@ -46,13 +46,15 @@ impl<B: Backend> Loader<B> {
             }
         };
         let prepared = catch_unwind(AssertUnwindSafe(|| B::prepare(request, &self.compute, &mut progress)));
-        let reason = match prepared {
+        let event = match prepared {
             Ok(Ok((prepared, card))) => {
                 return self.orders.upgrade()?.send(Order::Install { name, prepared, card }).ok();
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => format!("reading it panicked: {}", panic_message(&*panic)),
+            Ok(Err(error)) => Event::unloaded(name, &error),
+            Err(panic) => {
+                Event::LoadFailed { name, reason: format!("reading it panicked: {}", panic_message(&*panic)) }
+            }
         };
-        self.events.upgrade()?.send(Event::LoadFailed { name, reason }).ok()
+        self.events.upgrade()?.send(event).ok()
     }
 }

@@ -298,6 +298,8 @@ impl<'a> Serving<'a> {
                 self.finished(finished);
                 self.grant()
             }
+            // Whoever hears it leaves.
+            ExecutorEvent::Broken { .. } => Ok(()),
         }
     }
 

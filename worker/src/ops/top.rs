@@ -1,7 +1,7 @@
 //! The best entries of rows of logits, and what makes them probabilities: [M, V] in. For whoever wants few of many.
 
 pub(crate) mod cuda;
-#[cfg(test)]
+#[cfg(any(test, feature = "gpu-check"))]
 pub(crate) mod reference;
 
 /// What is kept of a row of logits.

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use half::bf16;
 use sha2::{Digest as _, Sha256};
 
-use super::Gpu;
 use super::program::Program;
+use super::{Gpu, lock};
 use crate::backend::LoadError;
 use crate::cuda::driver::{ALIGNMENT, DriverError, Element, Span};
 use crate::cuda::ledger::Reservation;
@@ -39,12 +39,16 @@ struct Piece {
 /// A piece on the device.
 #[derive(Debug)]
 struct Copied {
-    memory: DeviceMemory,
+    /// There until it is dropped.
+    memory: Option<DeviceMemory>,
+    span: Span,
     _reservation: Reservation,
     /// When it has come.
     ready: Mark,
     /// What uses it.
     user: Queue,
+    /// Held while that is captured.
+    capturing: Arc<Mutex<()>>,
 }
 
 /// A model's weights on the device.
@@ -99,8 +103,17 @@ impl Weights {
         self.pieces.iter().map(|piece| piece.host.len()).sum()
     }
 
+    /// Bytes that are not on the device.
+    pub(super) fn missing(&self) -> usize {
+        let is_missing = |piece: &&Arc<Piece>| lock(&piece.there).strong_count() == 0;
+        self.pieces.iter().filter(is_missing).map(|piece| piece.host.len()).sum()
+    }
+
     /// Begins to copy to the device on this queue what is not there. None if there is no room.
     pub(super) fn page_in(&self, gpu: &Gpu, queue: &Queue) -> Result<Option<Resident>, DriverError> {
+        if !gpu.ledger.has(self.missing() as u64) {
+            return Ok(None);
+        }
         let mut copied = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
             let Some(piece) = piece.page_in(gpu, queue)? else { return Ok(None) };
@@ -111,7 +124,7 @@ impl Weights {
 
     /// Where each lies on the device.
     pub(super) fn spans(&self, resident: &Resident) -> Vec<Span> {
-        self.places.iter().map(|(piece, place)| resident.0[*piece].memory.span().part(place.clone())).collect()
+        self.places.iter().map(|(piece, place)| resident.0[*piece].span.part(place.clone())).collect()
     }
 }
 
@@ -136,7 +149,14 @@ impl Piece {
         };
         queue.copy_in(&self.host, memory.span())?;
         queue.record(&ready)?;
-        let copied = Arc::new(Copied { memory, _reservation: reservation, ready, user: gpu.compute.clone() });
+        let copied = Arc::new(Copied {
+            span: memory.span(),
+            memory: Some(memory),
+            _reservation: reservation,
+            ready,
+            user: gpu.compute.clone(),
+            capturing: gpu.capturing.clone(),
+        });
         *there = Arc::downgrade(&copied);
         Ok(Some(copied))
     }
@@ -144,9 +164,11 @@ impl Piece {
 
 impl Drop for Copied {
     fn drop(&mut self) {
+        let _no_other = lock(&self.capturing);
         // The memory is given back behind what its user was given: and so behind the copy, whoever began it. Where that
         // cannot be said the device is lost, and the memory with it.
         let _: Result<(), DriverError> = self.user.wait(&self.ready);
+        self.memory = None;
     }
 }
 
@@ -157,7 +179,7 @@ impl Resident {
     }
 
     pub(super) fn memory(&self) -> impl Iterator<Item = &DeviceMemory> {
-        self.0.iter().map(|copied| &copied.memory)
+        self.0.iter().filter_map(|copied| copied.memory.as_ref())
     }
 }
 
@@ -181,11 +203,6 @@ fn backbone(plan: &Plan) -> Vec<bool> {
     let over_tokens = plan.ops.iter().filter(|op| plan[op.output()].rows == Rows::Tokens);
     over_tokens.flat_map(|op| op.weights()).for_each(|id| is_backbone[id.0] = true);
     is_backbone
-}
-
-/// Nothing that panics leaves it half-written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write(source: Source<'_>, element: Element, to: &mut [u8]) -> Result<(), LoadError> {
