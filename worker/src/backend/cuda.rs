@@ -11,74 +11,44 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use half::bf16;
 
 use super::planned::finish::Finish;
 use super::planned::pack::{Limits, Packer};
 use super::planned::{Facts, build_with, card};
 use super::{Backend, Compute, LoadError, PrepareRequest, expect_precision};
-use crate::batch::{BatchError, HostBatch, ItemError, ItemOptions, ItemResult, Tensor};
+use crate::batch::{BatchError, HostBatch, ItemError, ItemResult};
 use crate::card::ModelCard;
-use crate::cuda::driver::{Driver, DriverError, Element};
-use crate::cuda::ledger::{Ledger, Reservation};
-use crate::cuda::memory::{Captured, DeviceMemory};
-use crate::cuda::queue::Queue;
-use crate::cuda::slot::{Slot, Slots};
+use crate::cuda::driver::DriverError;
+use crate::cuda::ledger::Reservation;
+use crate::cuda::memory::DeviceMemory;
+use crate::cuda::slot::Slots;
 use crate::model::Model;
-use crate::ops::top::cuda as top;
-use crate::plan::{Packed, Plan};
 use crate::source::{ModelSource, Precision};
 
+mod gpu;
+mod loaded;
 mod program;
+mod run;
 mod shape;
 mod staging;
 #[cfg(test)]
 mod tests;
 mod weights;
 
+pub(crate) use gpu::Gpu;
+use loaded::{CAPTURED_TOKENS_MAX, Loaded};
 pub(crate) use program::Unsupported;
 use program::{Inputs, Program};
+use run::{Results, Row, Run};
 use shape::Shape;
-use weights::{Backbones, Resident, Weights};
+use weights::Weights;
 
-/// Batches up to so many tokens are replayed. Larger ones compute for longer than they take to launch.
-const CAPTURED_TOKENS_MAX: usize = 4_096;
-/// Shapes of one model that are captured at most; the one that was not used for longest makes room.
-const CAPTURED_MAX: usize = 32;
-/// A shape is captured when it comes for the second time: many never do.
-const CAPTURED_FROM: u32 = 2;
-/// Bytes of host memory that a captured shape is reckoned with on the device as well.
-const CAPTURED_BYTES: u64 = 256 << 10;
 /// Batches in flight: one computes while the other is copied.
 const DEPTH: usize = 2;
 /// A batch that takes this long never ends.
 const HUNG_AFTER: Duration = Duration::from_secs(20);
-/// Times the smallest batch is run at load; the best counts, and the first compiles.
-const SMALLEST_RUNS: usize = 4;
-/// Tokens of that batch.
-const SMALLEST_TOKENS: usize = 3;
-
-/// A device as all threads of a worker share it.
-#[derive(Debug)]
-pub(crate) struct Gpu {
-    driver: Arc<dyn Driver>,
-    ledger: Arc<Ledger>,
-    compute: Queue,
-    /// Copies weights in and results out.
-    copies: Queue,
-    /// The thread's that reads models: nobody waits for it.
-    loading: Queue,
-    backbones: Backbones,
-    /// Held while the compute stream is captured: nobody else may give it anything then.
-    capturing: Arc<Mutex<()>>,
-    /// The largest batch that comes.
-    tokens_max: usize,
-    rows_max: usize,
-}
-
 /// The models of a device and what runs on it.
 #[derive(Debug)]
 pub(crate) struct Cuda {
@@ -98,27 +68,6 @@ struct Arena {
     _reservation: Reservation,
 }
 
-/// A model that was read.
-#[derive(Debug)]
-pub(crate) struct Loaded {
-    program: Program,
-    weights: Weights,
-    resident: Option<Resident>,
-    limits: Limits,
-    finish: Arc<Finish>,
-    shapes: BTreeMap<Shape, Seen>,
-    /// By the clock of batches.
-    needed: u64,
-}
-
-/// What is known of a shape.
-#[derive(Debug, Default)]
-struct Seen {
-    times: u32,
-    needed: u64,
-    captured: Option<(Captured, Reservation)>,
-}
-
 /// A launched batch: its runs, in order, and the rows that were not worth running.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -127,79 +76,6 @@ pub(crate) struct Ticket {
     finish: Arc<Finish>,
     model: Arc<str>,
     launched: Instant,
-}
-
-/// What was packed together.
-#[derive(Debug)]
-struct Run {
-    slot: Slot,
-    rows: Vec<Row>,
-    results: Results,
-}
-
-/// What of a run is copied back.
-#[derive(Clone, Copy, Debug)]
-enum Results {
-    /// The plan's output.
-    Output(Element),
-    /// So many of the best entries of each row of it.
-    Best(usize),
-}
-
-/// A row of the batch and its rows of the output.
-#[derive(Debug)]
-struct Row {
-    index: u32,
-    output: Range<usize>,
-    options: ItemOptions,
-}
-
-impl Gpu {
-    /// Takes `memory_max` bytes of the device at most.
-    pub(crate) fn new(
-        driver: Arc<dyn Driver>,
-        memory_max: u64,
-        tokens_max: usize,
-        rows_max: usize,
-    ) -> Result<Arc<Self>, DriverError> {
-        let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
-        let ledger = Ledger::new(memory_max);
-        let backbones = Backbones::default();
-        Ok(Arc::new(Self {
-            driver,
-            ledger,
-            compute,
-            copies,
-            loading,
-            backbones,
-            capturing: Arc::default(),
-            tokens_max,
-            rows_max,
-        }))
-    }
-
-    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
-        &self.driver
-    }
-
-    /// The same device with room for small batches and half as many weights as these.
-    #[cfg(feature = "gpu-check")]
-    pub(crate) fn half_of(&self, weights: u64) -> Result<Arc<Self>, DriverError> {
-        Self::new(self.driver.clone(), weights / 2 + (64 << 20), 512, 16)
-    }
-
-    /// How a need stands to what there is, for people.
-    fn account(&self, needed: usize) -> String {
-        format!("it takes {needed} bytes, and {} of {} are in use", self.ledger.used(), self.ledger.total())
-    }
-
-    /// The largest batch of a model.
-    fn largest(&self, model: &Model, limits: &Limits) -> Shape {
-        let tokens = self.tokens_max.max(model.tokens_max);
-        // Marks of what runs together end with the row that reaches their limit.
-        let marks = if model.mask_token.is_some() { (2 * limits.marks_max).min(tokens) } else { 0 };
-        Shape { tokens, sequences: self.rows_max.min(tokens), marks }.bucket()
-    }
 }
 
 impl Cuda {
@@ -431,149 +307,6 @@ impl Backend for Cuda {
         }
         Some(Ok(results))
     }
-}
-
-impl Loaded {
-    /// Launches what computes a batch that lies in the arena, or replays it.
-    fn compute(
-        &mut self,
-        gpu: &Gpu,
-        arena: &DeviceMemory,
-        shape: &Shape,
-        is_small: bool,
-        now: u64,
-    ) -> Result<(), BatchError> {
-        let Some(resident) = &self.resident else {
-            return Err(BatchError::Device("the weights are not on the device".to_owned()));
-        };
-        let queue = &gpu.compute;
-        let memory: Vec<_> = resident.memory().chain([arena]).collect();
-        let commands = || self.program.commands(shape, arena.span(), &self.weights.spans(resident));
-        if !is_small {
-            return Ok(queue.run(&commands(), &memory)?);
-        }
-        let seen = self.shapes.entry(*shape).or_default();
-        seen.needed = now;
-        if let Some((captured, _)) = &seen.captured {
-            return Ok(queue.replay(captured, &memory)?);
-        }
-        let reservation = if seen.times < CAPTURED_FROM - 1 { None } else { gpu.ledger.reserve(CAPTURED_BYTES) };
-        let captured = reservation.and_then(|reservation| {
-            let _no_other = lock(&gpu.capturing);
-            match queue.capture(&commands(), &memory) {
-                Ok(captured) => Some((captured, reservation)),
-                // What cannot be captured now is run as it is, and may be captured later.
-                Err(error) => {
-                    tracing::warn!(%error, ?shape, "cannot capture");
-                    seen.times = 0;
-                    None
-                }
-            }
-        });
-        let Some((captured, reservation)) = captured else {
-            queue.run(&commands(), &memory)?;
-            seen.times = seen.times.saturating_add(1);
-            return Ok(());
-        };
-        queue.replay(&captured, &memory)?;
-        seen.captured = Some((captured, reservation));
-        let captured = self.shapes.values_mut().filter(|seen| seen.captured.is_some());
-        if captured.count() > CAPTURED_MAX
-            && let Some(oldest) =
-                self.shapes.values_mut().filter(|seen| seen.captured.is_some()).min_by_key(|seen| seen.needed)
-        {
-            *oldest = Seen::default();
-        }
-        Ok(())
-    }
-
-    /// Puts the weights on the device if there is room, and says how long the smallest batch takes there; nothing if there is
-    /// none.
-    fn time_smallest(&mut self, gpu: &Gpu, plan: &Plan) -> Result<Duration, LoadError> {
-        let queue = &gpu.loading;
-        let Some(resident) = self.weights.page_in(gpu, queue)? else { return Ok(Duration::ZERO) };
-        let has_marks = self.program.max().marks > 0;
-        let tokens = SMALLEST_TOKENS.min(self.program.max().tokens);
-        let ids = [0; SMALLEST_TOKENS];
-        let packed =
-            Packed { ids: &ids[..tokens], types: &[], splits: &[0, tokens], marks: if has_marks { &[0] } else { &[] } };
-        let shape = Shape::of(&packed).bucket();
-        let program = Program::new(plan, shape)?;
-        let Some(_reservation) = gpu.ledger.reserve(program.bytes() as u64) else { return Ok(Duration::ZERO) };
-        let arena = match DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()) {
-            Err(DriverError::OutOfMemory { .. }) => return Ok(Duration::ZERO),
-            arena => arena?,
-        };
-        let inputs = Inputs::of(&shape);
-        let mut slots = Slots::new(queue, queue);
-        let mut commands = program.commands(&shape, arena.span(), &self.weights.spans(&resident));
-        // So that all kernels are compiled that a batch is likely to need.
-        let count = self.finish.best_of([&ItemOptions::default()]);
-        let top = count.and_then(|count| program.top(&shape, count, arena.span()));
-        commands.extend(top.map(|top| top.command()));
-        let output = top.map_or_else(|| arena.span().part(program.output(&shape)), |top| top.output);
-        let memory: Vec<_> = resident.memory().chain([&arena]).collect();
-        let mut best = Duration::MAX;
-        for _ in 0..SMALLEST_RUNS {
-            let started = Instant::now();
-            let mut slot = slots.take(inputs.bytes(), output.bytes)?;
-            slot.copy_in(|to| staging::write(&packed, &shape, to), arena.span().part(0..inputs.bytes()))?;
-            queue.run(&commands, &memory)?;
-            slot.copy_out(output)?;
-            while !slot.is_done()? {
-                if started.elapsed() > HUNG_AFTER {
-                    // As in `poll`.
-                    std::mem::forget((slot, slots, arena, resident));
-                    let why = format!("its smallest batch has not ended in {HUNG_AFTER:?}: the device hangs");
-                    return Err(LoadError::Smallest(BatchError::Broken(why)));
-                }
-                std::hint::spin_loop();
-            }
-            best = best.min(started.elapsed());
-            slots.put_back(slot);
-        }
-        self.resident = Some(resident);
-        Ok(best)
-    }
-}
-
-impl Run {
-    /// What became of its rows, once the device is done.
-    fn results(&self, finish: &Finish) -> Vec<ItemResult> {
-        let results = self.slot.results();
-        match self.results {
-            Results::Output(element) => {
-                let (values, width) = (values(results, element), finish.width());
-                let outputs =
-                    |row: &Row| finish.finish(&values[row.output.start * width..row.output.end * width], &row.options);
-                self.rows.iter().map(|row| row.answered(outputs(row))).collect()
-            }
-            Results::Best(count) => {
-                let best: Vec<_> = top::read(results, count).collect();
-                let outputs = |row: &Row| finish.finish_best(&best[row.output.clone()], &row.options);
-                self.rows.iter().map(|row| row.answered(outputs(row))).collect()
-            }
-        }
-    }
-}
-
-impl Row {
-    fn answered(&self, outputs: Vec<Tensor>) -> ItemResult {
-        ItemResult { index: self.index, outcome: Ok(outputs) }
-    }
-}
-
-/// Numbers as the device wrote them.
-fn values(bytes: &[u8], element: Element) -> Vec<f32> {
-    match element {
-        Element::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        Element::Bf16 => bytes.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
-    }
-}
-
-/// Nothing that panics leaves it half-written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives back the weights of the model that was not needed for longest, but for this one. Says whether there was one.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::backend::planned::testing::{Row as Asked, batch, ids, numbers, run};
-use crate::batch::Tensor;
+use crate::batch::{ItemOptions, Tensor};
 use crate::cpu::isa::CpuIsa;
 use crate::cuda::double::{Call, Double};
 use crate::cuda::queue::Command;

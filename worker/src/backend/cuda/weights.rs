@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, Weak};
 use half::bf16;
 use sha2::{Digest as _, Sha256};
 
+use super::gpu::{Gpu, lock};
 use super::program::Program;
-use super::{Gpu, lock};
 use crate::backend::LoadError;
 use crate::cuda::driver::{ALIGNMENT, DriverError, Element, Span};
 use crate::cuda::ledger::Reservation;

@@ -4,10 +4,13 @@ use super::reference::buffers;
 use super::*;
 use crate::backend::candle::Candle;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::run::values;
 use crate::backend::planned::Executor;
+use crate::cuda::driver::Element;
 use crate::cuda::memory::PinnedMemory;
+use crate::cuda::queue::Queue;
 use crate::model::weights::{Bound, Checkpoint};
-use crate::plan::Rows;
+use crate::plan::{Packed, Rows};
 
 const LENGTHS: [usize; 6] = [1, 17, 63, 64, 65, 128];
 /// ‖Δ‖ / ‖reference‖ that bfloat16 may come to in any buffer. Most come to half of it; a handful of logits, each a small

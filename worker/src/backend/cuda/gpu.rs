@@ -1,0 +1,82 @@
+//! One GPU, as all threads of a worker share it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::shape::Shape;
+use super::weights::Backbones;
+use crate::backend::planned::pack::Limits;
+use crate::cuda::driver::{Driver, DriverError};
+use crate::cuda::ledger::Ledger;
+use crate::cuda::queue::Queue;
+use crate::model::Model;
+
+/// A device as all threads of a worker share it.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub(super) driver: Arc<dyn Driver>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) compute: Queue,
+    /// Copies weights in and results out.
+    pub(super) copies: Queue,
+    /// The thread's that reads models: nobody waits for it.
+    pub(super) loading: Queue,
+    pub(super) backbones: Backbones,
+    /// Held while the compute stream is captured: nobody else may give it anything then.
+    pub(super) capturing: Arc<Mutex<()>>,
+    /// The largest batch that comes.
+    pub(super) tokens_max: usize,
+    pub(super) rows_max: usize,
+}
+
+impl Gpu {
+    /// Takes `memory_max` bytes of the device at most.
+    pub(crate) fn new(
+        driver: Arc<dyn Driver>,
+        memory_max: u64,
+        tokens_max: usize,
+        rows_max: usize,
+    ) -> Result<Arc<Self>, DriverError> {
+        let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
+        let ledger = Ledger::new(memory_max);
+        let backbones = Backbones::default();
+        Ok(Arc::new(Self {
+            driver,
+            ledger,
+            compute,
+            copies,
+            loading,
+            backbones,
+            capturing: Arc::default(),
+            tokens_max,
+            rows_max,
+        }))
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
+    /// The same device with room for small batches and half as many weights as these.
+    #[cfg(feature = "gpu-check")]
+    pub(crate) fn half_of(&self, weights: u64) -> Result<Arc<Self>, DriverError> {
+        Self::new(self.driver.clone(), weights / 2 + (64 << 20), 512, 16)
+    }
+
+    /// How a need stands to what there is, for people.
+    pub(super) fn account(&self, needed: usize) -> String {
+        format!("it takes {needed} bytes, and {} of {} are in use", self.ledger.used(), self.ledger.total())
+    }
+
+    /// The largest batch of a model.
+    pub(super) fn largest(&self, model: &Model, limits: &Limits) -> Shape {
+        let tokens = self.tokens_max.max(model.tokens_max);
+        // Marks of what runs together end with the row that reaches their limit.
+        let marks = if model.mask_token.is_some() { (2 * limits.marks_max).min(tokens) } else { 0 };
+        Shape { tokens, sequences: self.rows_max.min(tokens), marks }.bucket()
+    }
+}
+
+/// Nothing that panics leaves it half-written.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
