@@ -24,6 +24,7 @@ const BATCH_TIME: Duration = Duration::from_millis(20);
 /// What a busy machine of two processors, with server, worker and clients on it, may add to any latency.
 const SLACK: Duration = Duration::from_millis(500);
 const CONNECTIONS: usize = 8;
+/// 99 of 100 probes are answered in this; whatever stops the whole machine for a moment stops the others too.
 const PROBE_TIME_MAX: Duration = Duration::from_millis(100);
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(2);
 const MEMORY_GROWTH_MAX: f64 = (128 << 20) as f64;
@@ -73,7 +74,7 @@ async fn three_times_too_many_calls_are_answered_in_time_or_refused_with_a_time_
     let memory = shoal.metric("shoal_resident_memory_bytes") - before;
     over.cancel();
     let [health, ready] = probes.map(|probe| async { probe.await.expect("a probe") });
-    let (health, ready) = (health.await, ready.await);
+    let (health, ready) = (sorted(health.await), sorted(ready.await));
     let mut calm = shoal.oip().await;
     let recovered = loop {
         let started = Instant::now();
@@ -83,20 +84,22 @@ async fn three_times_too_many_calls_are_answered_in_time_or_refused_with_a_time_
         }
     };
     wait_for("the queue to be empty", || (shoal.metric("shoal_calls_in_flight") == 0.0).then_some(()));
-    let mut times = outcomes.answered;
-    times.sort_unstable();
-    assert!(!times.is_empty(), "nothing was answered");
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let times = sorted(outcomes.answered);
+    let at = |share: f64| part(&times, share);
     println!(
         "overload for {length:?}: {offered:.0} calls a second to {CAPACITY}, {} answered (p50 {:.0?}, p99 {:.0?}, most \
-         {:.0?}), {} refused, {} wrong; probes took at most {health:.0?} (gRPC) and {ready:.0?} (HTTP); memory grew \
-         {:.0} MiB; recovered in {recovered:.0?}",
+         {:.0?}), {} refused, {} wrong; probes took {:.0?}, at most {:.0?} (gRPC), and {:.0?}, at most {:.0?} (HTTP); \
+         memory grew {:.0} MiB; recovered in {recovered:.0?}",
         times.len(),
         at(0.5),
         at(0.99),
         at(1.0),
         outcomes.refused,
         outcomes.wrong.len(),
+        part(&health, 0.99),
+        part(&health, 1.0),
+        part(&ready, 0.99),
+        part(&ready, 1.0),
         memory / f64::from(1 << 20),
     );
     assert!(outcomes.wrong.is_empty(), "{:#?}", &outcomes.wrong[..outcomes.wrong.len().min(10)]);
@@ -105,7 +108,9 @@ async fn three_times_too_many_calls_are_answered_in_time_or_refused_with_a_time_
     // At the queue's limit less a batch, then its own batch and the one before it.
     assert!(at(1.0) < QUEUE_TIME_MAX + 2 * BATCH_TIME + leeway() * SLACK, "{:?}", at(1.0));
     let probe_time_max = leeway() * PROBE_TIME_MAX;
-    assert!(health < probe_time_max && ready < probe_time_max, "{health:?} {ready:?}");
+    for probes in [&health, &ready] {
+        assert!(part(probes, 0.99) < probe_time_max, "{:?}", &probes[probes.len() * 98 / 100..]);
+    }
     assert!(memory < MEMORY_GROWTH_MAX, "{memory} bytes");
     assert!(recovered < leeway() * RECOVERY_TIME_MAX, "{recovered:?}");
 }
@@ -169,31 +174,42 @@ fn judge(
     one
 }
 
-/// The slowest of many health checks on a connection of their own.
-async fn health(channel: tonic::transport::Channel, over: CancellationToken) -> Duration {
+/// How long many health checks took on a connection of their own.
+async fn health(channel: tonic::transport::Channel, over: CancellationToken) -> Vec<Duration> {
     let mut client = HealthClient::new(channel);
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     while !over.is_cancelled() {
         let started = Instant::now();
         client.check(HealthCheckRequest::default()).await.expect("an answer");
-        slowest = slowest.max(started.elapsed());
+        took.push(started.elapsed());
         sleep(Duration::from_millis(20)).await;
     }
-    slowest
+    took
 }
 
-/// The slowest of many looks at `/readyz`, each on a connection of its own, from a thread of its own.
-fn ready(shoal: &Shoal, over: &CancellationToken) -> tokio::task::JoinHandle<Duration> {
+/// How long many looks at `/readyz` took, each on a connection of its own, from a thread of its own.
+fn ready(shoal: &Shoal, over: &CancellationToken) -> tokio::task::JoinHandle<Vec<Duration>> {
     let (address, over) = (shoal.metrics.clone(), over.clone());
     tokio::task::spawn_blocking(move || {
-        let mut slowest = Duration::ZERO;
+        let mut took = Vec::new();
         while !over.is_cancelled() {
             let started = Instant::now();
             let (status, _) = crate::process::page(&address, "/readyz");
             assert!(status.contains("200"), "{status}");
-            slowest = slowest.max(started.elapsed());
+            took.push(started.elapsed());
             std::thread::sleep(Duration::from_millis(20));
         }
-        slowest
+        took
     })
+}
+
+fn sorted(mut times: Vec<Duration>) -> Vec<Duration> {
+    times.sort_unstable();
+    times
+}
+
+/// What such a share of sorted times is no longer than.
+fn part(times: &[Duration], share: f64) -> Duration {
+    assert!(!times.is_empty(), "nothing was answered");
+    times[((times.len() - 1) as f64 * share) as usize]
 }
