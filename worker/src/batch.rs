@@ -75,6 +75,19 @@ pub(crate) struct HostBatch {
 }
 
 impl HostBatch {
+    /// One that no server sent, of a model with tokens.
+    pub(crate) fn unsent(model: Arc<str>, columns: Vec<Column>, items: Vec<Item>) -> Self {
+        Self {
+            key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
+            model,
+            columns,
+            cancelled: Arc::new(CancelFlags::new(items.len())),
+            items,
+            has_tokens: true,
+            arrived: Instant::now(),
+        }
+    }
+
     /// Tokens of row `row`; 0 for models that have none.
     pub(crate) fn tokens(&self, row: usize) -> u32 {
         let Some(column) = self.columns.first().filter(|_| self.has_tokens) else { return 0 };
@@ -92,6 +105,16 @@ pub(crate) struct Column {
 }
 
 impl Column {
+    /// Rows of integers, each as its four bytes.
+    pub(crate) fn of_integers(rows: impl Iterator<Item: IntoIterator<Item = [u8; 4]>>) -> Self {
+        let (mut row_splits, mut data) = (vec![0], Vec::new());
+        for row in rows {
+            data.extend(row.into_iter().flatten());
+            row_splits.push((data.len() / size_of::<i32>()) as u32);
+        }
+        Self { data_type: DataType::I32, row_splits, data: data.into() }
+    }
+
     /// Elements of row `row`.
     pub(crate) fn len(&self, row: usize) -> usize {
         let Range { start, end } = self.range(row);

@@ -3,11 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::CpuIsa;
 use crate::backend::{Backend, Compute, Engine, LoadError, Planned, PrepareRequest};
-use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item};
+use crate::batch::{Column, HostBatch, Item};
 use crate::card::{ModelCard, Task};
 use crate::source::{ModelSource, Precision};
 
@@ -111,21 +110,8 @@ impl Offline {
     }
 
     fn batch(&self, texts: &[Vec<u32>]) -> HostBatch {
-        let mut row_splits = vec![0];
-        let mut data = Vec::new();
-        for text in texts {
-            data.extend(text.iter().flat_map(|id| id.to_le_bytes()));
-            row_splits.push(row_splits[row_splits.len() - 1] + text.len() as u32);
-        }
-        HostBatch {
-            key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
-            model: self.name.clone(),
-            columns: vec![Column { data_type: DataType::I32, row_splits, data: data.into() }],
-            items: vec![Item::default(); texts.len()],
-            has_tokens: true,
-            cancelled: Arc::new(CancelFlags::new(texts.len())),
-            arrived: Instant::now(),
-        }
+        let ids = Column::of_integers(texts.iter().map(|text| text.iter().map(|id| id.to_le_bytes())));
+        HostBatch::unsent(self.name.clone(), vec![ids], vec![Item::default(); texts.len()])
     }
 }
 

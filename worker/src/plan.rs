@@ -96,6 +96,16 @@ pub(crate) enum Activation {
     Tanh,
 }
 
+#[cfg(any(test, feature = "gpu-check"))]
+impl Activation {
+    pub(crate) const ALL: [Self; 6] = [Self::Identity, Self::Gelu, Self::GeluTanh, Self::Silu, Self::Relu, Self::Tanh];
+}
+
+#[cfg(any(test, feature = "gpu-check"))]
+impl Pooling {
+    pub(crate) const ALL: [Self; 3] = [Self::Mean, Self::Cls, Self::Max];
+}
+
 /// How the vectors of a sequence become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pooling {

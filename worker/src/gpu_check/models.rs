@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
@@ -11,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::{Ceilings, CheckError, GpuCheck, say};
 use crate::CpuIsa;
 use crate::backend::{Backend, Compute, Cuda, Engine, Gpu, Planned, PrepareRequest};
-use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item, ItemResult};
+use crate::batch::{Column, HostBatch, Item, ItemResult};
 use crate::model::Model;
 use crate::plan::Sizes;
 use crate::source::{ModelSource, Precision};
@@ -200,12 +199,10 @@ impl GpuCheck {
         let room = self.gpu.half_of(bytes * count as u64)?;
         let compute = Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(room, false);
         let copy = folder.with_extension("other");
-        let mut cuda = Cuda::new(compute.gpu.clone().ok_or_else(|| say("no GPU"))?);
+        let mut cuda = self.load(&compute, &[])?;
         for (index, name) in names.iter().enumerate() {
             write_other(folder, &copy, index as u16)?;
-            let request = request(name, &copy, Precision::Auto);
-            let (loaded, _) = Cuda::prepare(&request, &compute, &mut |_| {}).map_err(say)?;
-            cuda.install(&request.name, loaded).map_err(say)?;
+            install(&mut cuda, &compute, name, &copy)?;
         }
         let mut ask = |name: &str| -> Result<f64, CheckError> {
             let (batch, started) = (batch(name, &rows), Instant::now());
@@ -235,11 +232,7 @@ impl GpuCheck {
     fn load(&self, compute: &Compute, models: &[(&str, &Path)]) -> Result<Cuda, CheckError> {
         let gpu = compute.gpu.clone().ok_or_else(|| say("no GPU"))?;
         let mut cuda = Cuda::new(gpu);
-        for (name, folder) in models {
-            let request = request(name, folder, Precision::Auto);
-            let (loaded, _) = Cuda::prepare(&request, compute, &mut |_| {}).map_err(say)?;
-            cuda.install(&request.name, loaded).map_err(say)?;
-        }
+        models.iter().try_for_each(|(name, folder)| install(&mut cuda, compute, name, folder))?;
         Ok(cuda)
     }
 
@@ -262,30 +255,22 @@ fn write_other(folder: &Path, copy: &Path, number: u16) -> Result<(), CheckError
     fs::write(copy.join("model.safetensors"), weights).map_err(say)
 }
 
+/// Reads a model and makes it callable.
+fn install(cuda: &mut Cuda, compute: &Compute, name: &str, folder: &Path) -> Result<(), CheckError> {
+    let request = request(name, folder, Precision::Auto);
+    let (loaded, _) = Cuda::prepare(&request, compute, &mut |_| {}).map_err(say)?;
+    cuda.install(&request.name, loaded).map_err(say)
+}
+
 fn request(name: &str, folder: &Path, precision: Precision) -> PrepareRequest {
     PrepareRequest { name: name.into(), source: ModelSource::Folder(folder.to_owned()), precision }
 }
 
 /// As the link brings it.
 fn batch(model: &str, rows: &[Vec<i32>]) -> HostBatch {
-    let column = |rows: &mut dyn Iterator<Item = Vec<i32>>| {
-        let (mut row_splits, mut data) = (vec![0], Vec::new());
-        for row in rows {
-            row_splits.push(row_splits[row_splits.len() - 1] + row.len() as u32);
-            data.extend(row.iter().flat_map(|number| number.to_le_bytes()));
-        }
-        Column { data_type: DataType::I32, row_splits, data: data.into() }
-    };
-    let types = column(&mut rows.iter().map(|row| vec![0; row.len()]));
-    HostBatch {
-        key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
-        model: model.into(),
-        columns: vec![column(&mut rows.iter().cloned()), types],
-        items: vec![Item::default(); rows.len()],
-        has_tokens: true,
-        cancelled: Arc::new(CancelFlags::new(rows.len())),
-        arrived: Instant::now(),
-    }
+    let ids = Column::of_integers(rows.iter().map(|row| row.iter().map(|id| id.to_le_bytes())));
+    let types = Column::of_integers(rows.iter().map(|row| row.iter().map(|_| [0; 4])));
+    HostBatch::unsent(model.into(), vec![ids, types], vec![Item::default(); rows.len()])
 }
 
 fn embeddings<B: Backend>(backend: &mut B, model: &str, rows: &[Vec<i32>]) -> Result<Vec<Vec<f32>>, CheckError> {

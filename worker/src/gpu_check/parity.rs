@@ -57,17 +57,10 @@ impl GpuCheck {
                 draw.note("attend", case, |draw| draw.attention(head, lengths));
             }
         }
-        for activation in [
-            Activation::Identity,
-            Activation::Gelu,
-            Activation::Silu,
-            Activation::Tanh,
-            Activation::Relu,
-            Activation::GeluTanh,
-        ] {
+        for activation in Activation::ALL {
             draw.note("activate", format!("{activation:?}, 9 x 1000"), |draw| draw.activation(activation, 9, 1000));
         }
-        for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max] {
+        for pooling in Pooling::ALL {
             for into in [Element::F32, Element::Bf16] {
                 draw.note("pool", format!("{pooling:?}, into {into:?}"), |draw| draw.pooling(pooling, into));
             }

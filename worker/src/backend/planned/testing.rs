@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::Value;
 
 use super::{Executor, Planned};
 use crate::backend::{Backend, Compute, LoadError, PrepareRequest};
-use crate::batch::{BatchKey, CancelFlags, Column, DataType, HostBatch, Item, ItemError, ItemOptions, Tensor};
+use crate::batch::{Column, DataType, HostBatch, Item, ItemError, ItemOptions, Tensor};
 use crate::card::{ModelCard, Task};
 use crate::model::testing::{fixtures, names};
 use crate::source::{ModelSource, Precision};
@@ -51,24 +50,12 @@ pub(crate) fn batch(rows: &[Row]) -> HostBatch {
     if rows.iter().any(|row| row.types.is_some()) {
         columns.push(column(rows.iter().map(|row| row.types.as_deref().unwrap_or_default())));
     }
-    HostBatch {
-        key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
-        model: "tiny".into(),
-        columns,
-        items: rows.iter().map(|row| Item { options: row.options.clone(), ..Item::default() }).collect(),
-        has_tokens: true,
-        cancelled: Arc::new(CancelFlags::new(rows.len())),
-        arrived: Instant::now(),
-    }
+    let item = |row: &Row| Item { options: row.options.clone(), ..Item::default() };
+    HostBatch::unsent("tiny".into(), columns, rows.iter().map(item).collect())
 }
 
 fn column<'a>(rows: impl Iterator<Item = &'a [i32]>) -> Column {
-    let (mut row_splits, mut data) = (vec![0], Vec::new());
-    for row in rows {
-        row_splits.push(row_splits[row_splits.len() - 1] + row.len() as u32);
-        data.extend(row.iter().flat_map(|number| number.to_le_bytes()));
-    }
-    Column { data_type: DataType::I32, row_splits, data: data.into() }
+    Column::of_integers(rows.map(|row| row.iter().map(|number| number.to_le_bytes())))
 }
 
 /// The outcomes of all rows, in their order.

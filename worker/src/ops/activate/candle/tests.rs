@@ -9,15 +9,7 @@ fn follows_the_reference_for_every_activation() {
     let (rows, width) = (3000, 37);
     let x: Vec<f32> = (0..rows * width).map(|index| (index as f32 * 0.7).sin() * 6.0).collect();
     let bias: Vec<f32> = (0..width).map(|index| index as f32 * 0.05 - 1.0).collect();
-    let all = [
-        Activation::Identity,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Silu,
-        Activation::Relu,
-        Activation::Tanh,
-    ];
-    for activation in all {
+    for activation in Activation::ALL {
         let tensor = Tensor::from_vec(x.clone(), (rows, width), &Device::Cpu).unwrap();
         tensor.inplace_op1(&Activate { bias: bias.clone(), activation }).unwrap();
         let found = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();

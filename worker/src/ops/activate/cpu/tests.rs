@@ -53,20 +53,11 @@ fn exact(activation: Activation, x: f64) -> f64 {
     }
 }
 
-const ALL: [Activation; 6] = [
-    Activation::Identity,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Relu,
-    Activation::Tanh,
-];
-
 /// Below it numbers lose bits.
 const TINY: f64 = 1e-37;
 
 fn activations_follow<V: Simd>() {
-    for activation in ALL {
+    for activation in Activation::ALL {
         for (x, y) in values!(V, everywhere(), |x| apply::<V, false>(activation, x)) {
             let error = (f64::from(y) - exact(activation, f64::from(x))).abs();
             assert!(error <= 1e-6 * f64::from(x.abs().max(1.0)), "{activation:?}({x}) is {y}");
@@ -81,7 +72,7 @@ fn activations_are_within_a_millionth_of_the_reference() {
 }
 
 fn narrow_activations_follow<V: Simd>() {
-    for activation in ALL {
+    for activation in Activation::ALL {
         for (x, y) in values!(V, everywhere(), |x| apply::<V, true>(activation, x)) {
             let error = (f64::from(y) - exact(activation, f64::from(x))).abs();
             assert!(error <= 1e-4 * f64::from(x.abs().max(1.0)), "{activation:?}({x}) is {y}");
@@ -96,7 +87,7 @@ fn narrow_activations_are_well_within_the_rounding_to_bfloat16() {
 }
 
 fn nan_stays<V: Simd>() {
-    for activation in ALL {
+    for activation in Activation::ALL {
         let nan = || vec![f32::NAN; V::LANES];
         assert!(values!(V, nan(), |x| apply::<V, false>(activation, x)).all(|(_, y)| y.is_nan()), "{activation:?}");
         assert!(values!(V, nan(), |x| apply::<V, true>(activation, x)).all(|(_, y)| y.is_nan()), "{activation:?}");

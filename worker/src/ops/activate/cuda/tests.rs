@@ -3,18 +3,9 @@ use crate::cuda::bench::Bench;
 use crate::ops::activate::reference;
 use crate::ops::emulation::{Bf16s, close};
 
-const ALL: [Activation; 6] = [
-    Activation::Identity,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Relu,
-    Activation::Tanh,
-];
-
 #[test]
 fn follows_the_reference_for_every_activation_and_rows_of_any_alignment() {
-    for (seed, activation) in (0..).zip(ALL) {
+    for (seed, activation) in (0..).zip(Activation::ALL) {
         for (rows, width) in [(1, 1), (3, 3), (5, 37), (2, 8), (3, 1024), (2, 1536)] {
             for has_bias in [false, true] {
                 // From -6 to 6: both tails.

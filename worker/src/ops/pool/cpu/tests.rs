@@ -9,7 +9,7 @@ fn follows<V: Simd>() {
         let stride = padded + 3;
         let mut input: Vec<f32> = (0..532 * stride).map(|index| (index as f32 * 0.7).sin()).collect();
         input.chunks_exact_mut(stride).for_each(|row| row[width..].fill(f32::NAN));
-        for pooling in [Pooling::Mean, Pooling::Cls, Pooling::Max] {
+        for pooling in Pooling::ALL {
             let mut out = vec![7.0f32; 4 * stride];
             let (from, to) = (Rows::new(input.as_mut_ptr(), stride), Rows::new(out.as_mut_ptr(), stride));
             for sequences in [0..1, 1..4] {
