@@ -7,7 +7,7 @@
 //!
 //! Not modelled: the order in which tensor cores add, how well `ex2.approx` rounds, wgmma and TMA, races in global
 //! memory between blocks, and speed. A kernel that passes here still has to be compiled by NVRTC, which accepts less than
-//! a C++ compiler does; the tests do that too.
+//! a C++ compiler does; the worker's tests do that.
 //!
 //! Only on x86-64 Linux; elsewhere this crate is empty, and what would use it says that it was skipped.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]

@@ -145,16 +145,7 @@ impl Nvrtc {
     /// Compiles one file. Headers are given by name and text.
     fn compile(self, name: &str, source: &str, headers: &[(&str, &str)], target: Target) -> Result<Vec<u8>, String> {
         let program = Program::new(name, source, headers)?;
-        let options: Vec<CString> =
-            OPTIONS.iter().map(|option| text(option)).chain([text(&format!("--gpu-architecture={target}"))]).collect();
-        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-        // SAFETY: the program is alive, and there are as many options as said, which live until after the call.
-        let compiled = unsafe { sys::nvrtcCompileProgram(program.0, count(options.len()), options.as_ptr()) };
-        if let Err(error) = compiled.result() {
-            let log = program.read(sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog).unwrap_or_default();
-            let log = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
-            return Err(format!("{error:?}\n{log}"));
-        }
+        program.compile(&target.to_string(), &[])?;
         match target {
             Target::Cubin(_) => program.read(sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN),
             Target::Ptx(_) => program.read(sys::nvrtcGetPTXSize, sys::nvrtcGetPTX),
@@ -186,6 +177,23 @@ impl Program {
         };
         made.result().map_err(|error| format!("{error:?}"))?;
         Ok(Self(program))
+    }
+
+    /// Compiles it for an architecture, as the compiler has it, with [`OPTIONS`] and more.
+    fn compile(&self, architecture: &str, more: &[&str]) -> Result<(), String> {
+        let architecture = format!("--gpu-architecture={architecture}");
+        let options: Vec<CString> =
+            OPTIONS.iter().chain([&architecture.as_str()]).chain(more).map(|option| text(option)).collect();
+        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program is alive, and there are as many options as said, which live until after the call.
+        let compiled = unsafe { sys::nvrtcCompileProgram(self.0, count(options.len()), options.as_ptr()) };
+        compiled.result().map_err(|error| format!("{error:?}\n{}", self.log()))
+    }
+
+    /// What the compiler said while compiling it.
+    fn log(&self) -> String {
+        let log = self.read(sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog).unwrap_or_default();
+        CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// What the compiler has of the program: `get_size` says how long it is, `get` copies it.

@@ -1,11 +1,7 @@
-//! The emulator catches what it says it does, and NVRTC compiles what it runs.
+//! The emulator catches what it says it does.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod cubin;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod mistakes;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod nvrtc;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod rules;
 

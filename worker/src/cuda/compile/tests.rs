@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::cuda::library;
 
+mod cubin;
+
 /// The compiler that `.ci/tools` installs, or the system's own. A test without it says that it was skipped, and fails
 /// where `SHOAL_TEST_TOOLS=required`.
 fn nvrtc() -> Option<Nvrtc> {

@@ -4,29 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-use crate::nvrtc::Nvrtc;
+use super::*;
 
 const CAPABILITIES: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
-
-const HEADERS: [(&str, &str); 2] = [
-    ("gpu.cuh", include_str!("../../../src/cuda/gpu.cuh")),
-    ("norm.cuh", include_str!("../../../src/ops/normalize/norm.cuh")),
-];
-
-const FILES: [(&str, &str); 7] = [
-    ("activate.cu", include_str!("../../../src/ops/activate/activate.cu")),
-    ("add_norm.cu", include_str!("../../../src/ops/normalize/add_norm.cu")),
-    ("attend.cu", include_str!("../../../src/ops/attend/attend.cu")),
-    ("embed.cu", include_str!("../../../src/ops/embed/embed.cu")),
-    ("pick.cu", include_str!("../../../src/ops/pick/pick.cu")),
-    ("pool.cu", include_str!("../../../src/ops/pool/pool.cu")),
-    ("top.cu", include_str!("../../../src/ops/top/top.cu")),
-];
 
 /// Entry points of all files.
 const KERNELS: usize = 6 + 5 + 7 + 5 + 1 + 2 + 1;
 
-const DOCS: &str = include_str!("../../../docs/cuda-kernels.md");
+const DOCS: &str = include_str!("../../../../docs/cuda-kernels.md");
 
 /// What a kernel takes of a multiprocessor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,20 +28,26 @@ type Usages = BTreeMap<(String, &'static str), Usage>;
 
 /// Compiled once for all tests, on all cores.
 fn usages() -> Option<&'static Usages> {
-    static USAGES: LazyLock<Option<Usages>> = LazyLock::new(|| Some(compile_all(Nvrtc::open()?)));
+    static USAGES: LazyLock<Option<Usages>> = LazyLock::new(|| nvrtc().map(|_| compile_all()));
     USAGES.as_ref()
 }
 
-fn compile_all(nvrtc: Nvrtc) -> Usages {
+/// Machine code for one capability, and what ptxas says of it.
+fn cubin(name: &str, source: &str, capability: &str) -> Result<(Vec<u8>, String), String> {
+    let program = Program::new(name, source, &HEADERS)?;
+    program.compile(capability, &["--ptxas-options=-v"])?;
+    Ok((program.read(sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)?, program.log()))
+}
+
+fn compile_all() -> Usages {
     let jobs: Vec<_> = FILES.iter().flat_map(|file| CAPABILITIES.map(|capability| (file, capability))).collect();
     let (next, usages) = (AtomicUsize::new(0), Mutex::new(Usages::new()));
     let work = || {
-        while let Some(((name, source), capability)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let compiled = nvrtc
-                .cubin(name, source, &HEADERS, capability)
-                .unwrap_or_else(|error| panic!("{name} for {capability}: {error}"));
-            assert!(compiled.cubin.starts_with(b"\x7fELF"), "{name} for {capability} is no cubin");
-            let found = parse(&compiled.log).into_iter().map(|(kernel, usage)| ((kernel, *capability), usage));
+        while let Some((KernelFile { name, source, .. }, capability)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (code, log) =
+                cubin(name, source, capability).unwrap_or_else(|error| panic!("{name} for {capability}: {error}"));
+            assert!(code.starts_with(b"\x7fELF"), "{name} for {capability} is no cubin");
+            let found = parse(&log).into_iter().map(|(kernel, usage)| ((kernel, *capability), usage));
             usages.lock().expect("no test panics with it").extend(found);
         }
     };
@@ -125,7 +116,9 @@ fn cubin_table_is_the_one_in_the_docs() {
 
 #[test]
 fn cubin_of_a_kernel_that_indexes_registers_is_seen_to_need_a_stack() {
-    let Some(nvrtc) = Nvrtc::open() else { return };
+    if nvrtc().is_none() {
+        return;
+    }
     let source = "
         extern \"C\" __global__ void wanders(const int* from, int* to) {
             int x[32];
@@ -133,15 +126,16 @@ fn cubin_of_a_kernel_that_indexes_registers_is_seen_to_need_a_stack() {
             for (int i = 0; i < 32; i++) x[x[i] & 31] += i;
             for (int i = 0; i < 32; i++) to[i] = x[i];
         }";
-    let compiled = nvrtc.cubin("wanders.cu", source, &[], "sm_80").unwrap();
-    let usage = parse(&compiled.log)["wanders"];
-    assert!(usage.stack_bytes >= 128, "{usage:?} of {}", compiled.log);
+    let (_, log) = cubin("wanders.cu", source, "sm_80").unwrap();
+    let usage = parse(&log)["wanders"];
+    assert!(usage.stack_bytes >= 128, "{usage:?} of {log}");
 }
 
 #[test]
 fn cubin_of_a_file_with_a_mistake_is_refused_with_the_compilers_words() {
-    let Some(nvrtc) = Nvrtc::open() else { return };
-    let error = nvrtc.cubin("wrong.cu", "#include \"gpu.cuh\"\nKERNEL(32) wrong() { nothing(); }", &HEADERS, "sm_90");
-    let error = error.unwrap_err();
+    if nvrtc().is_none() {
+        return;
+    }
+    let error = cubin("wrong.cu", "#include \"gpu.cuh\"\nKERNEL(32) wrong() { nothing(); }", "sm_90").unwrap_err();
     assert!(error.contains("wrong.cu(2)") && error.contains("nothing"), "{error}");
 }
