@@ -18,3 +18,10 @@ pub(crate) mod nvidia;
 pub(crate) mod queue;
 pub(crate) mod slot;
 mod sources;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Takes what nobody who panics leaves half-written.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -38,7 +38,7 @@ mod tests;
 mod weights;
 
 pub(crate) use gpu::Gpu;
-use loaded::{CAPTURED_TOKENS_MAX, Loaded};
+use loaded::Loaded;
 pub(crate) use program::Unsupported;
 use program::{Inputs, Program};
 use run::{Results, Row, Run};
@@ -49,6 +49,7 @@ use weights::Weights;
 const DEPTH: usize = 2;
 /// A batch that takes this long never ends.
 const HUNG_AFTER: Duration = Duration::from_secs(20);
+
 /// The models of a device and what runs on it.
 #[derive(Debug)]
 pub(crate) struct Cuda {
@@ -120,9 +121,7 @@ impl Cuda {
     /// Whether any model can be run beside the largest arena that any of them needs.
     fn fits_all(&self) -> Result<(), LoadError> {
         let most = |of: fn(&Loaded) -> usize| self.models.values().map(of).max().unwrap_or(0) as u64;
-        let (bytes, arena) = (most(|loaded| loaded.weights.bytes()), most(|loaded| loaded.program.bytes()));
-        let max = self.gpu.ledger.total();
-        if bytes + arena > max { Err(LoadError::Device { bytes, arena, max }) } else { Ok(()) }
+        self.gpu.check_room(most(|loaded| loaded.weights.bytes()), most(|loaded| loaded.program.bytes()))
     }
 
     /// Sees to it that the arena is large enough for a model.
@@ -166,8 +165,7 @@ impl Cuda {
         loaded.needed = *clock;
         let packed = packer.packed();
         let exact = Shape::of(&packed);
-        let is_small = exact.tokens <= CAPTURED_TOKENS_MAX;
-        let shape = if is_small { exact.bucket() } else { exact };
+        let shape = Loaded::shape_for(&exact);
         if !loaded.program.max().holds(&shape) {
             let Shape { tokens, sequences, marks } = *loaded.program.max();
             return Err(BatchError::OutOfMemory(format!(
@@ -182,7 +180,7 @@ impl Cuda {
         let output = top.map_or_else(|| space.part(loaded.program.output(&exact)), |top| top.output);
         let mut slot = slots.take(inputs.bytes(), output.bytes)?;
         slot.copy_in(|to| staging::write(&packed, &shape, to), space.part(0..inputs.bytes()))?;
-        loaded.compute(gpu, &arena.memory, &shape, is_small, *clock)?;
+        loaded.compute(gpu, &arena.memory, &shape, *clock)?;
         if let Some(top) = &top {
             gpu.compute.run(&[top.command()], &[&arena.memory])?;
         }
@@ -209,10 +207,8 @@ impl Backend for Cuda {
         let program = Program::new(&model.plan, gpu.largest(&model, &limits))?;
         let (weights, weights_sha256) =
             build_with(&model, |bound| Weights::read(&model.plan, &program, bound, gpu, progress))?;
-        let (bytes, arena, max) = (weights.bytes() as u64, program.bytes() as u64, gpu.ledger.total());
-        if bytes + arena > max {
-            return Err(LoadError::Device { bytes, arena, max });
-        }
+        let bytes = weights.bytes() as u64;
+        gpu.check_room(bytes, program.bytes() as u64)?;
         let mut loaded = Loaded {
             program,
             weights,
@@ -253,20 +249,15 @@ impl Backend for Cuda {
         let Some(loaded) = self.models.get(name) else {
             return Err(BatchError::Device(format!("model `{name}` is not in memory")));
         };
-        let mut ticket = Ticket {
-            runs: Vec::new(),
-            settled: Vec::new(),
-            finish: loaded.finish.clone(),
-            model: name.clone(),
-            launched: Instant::now(),
-        };
+        let finish = loaded.finish.clone();
+        let (mut runs, mut settled) = (Vec::new(), Vec::new());
         self.grow_arena(name)?;
         self.page_in(name)?;
         self.packer.clear();
         for (nth, &index) in (1..).zip(live) {
             let Some(loaded) = self.models.get(name) else { break };
             if let Err(problem) = self.packer.push(batch, index, &loaded.limits) {
-                ticket.settled.push(ItemResult { index, outcome: Err(ItemError::Input(problem)) });
+                settled.push(ItemResult { index, outcome: Err(ItemError::Input(problem)) });
             }
             let is_last = nth == live.len();
             if !self.packer.is_empty() && (is_last || self.packer.is_full(&loaded.limits)) {
@@ -275,14 +266,13 @@ impl Backend for Cuda {
                     output,
                     options: batch.items[index as usize].options.clone(),
                 };
-                let rows = self.packer.rows(ticket.finish.rows()).map(row).collect();
-                ticket.runs.push(self.run(name, rows)?);
+                let rows = self.packer.rows(finish.rows()).map(row).collect();
+                runs.push(self.run(name, rows)?);
                 self.packer.clear();
             }
         }
-        // Compiling and paging in take their time before.
-        ticket.launched = Instant::now();
-        Ok(ticket)
+        // Compiling and paging in take their time before it is launched.
+        Ok(Ticket { runs, settled, finish, model: name.clone(), launched: Instant::now() })
     }
 
     fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {

@@ -5,7 +5,7 @@
 use std::alloc::{self, Layout};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use half::bf16;
 use shoal_emulator as emulator;
@@ -14,6 +14,7 @@ use super::driver::{
     ALIGNMENT, Argument, DeviceInfo, Driver, DriverError, Element, Epilogue, Event, Graph, Launch, Memory, PinnedSpan,
     Product, Span, Stream,
 };
+use super::lock;
 
 /// The double of one GPU.
 pub(crate) struct Double {
@@ -132,7 +133,7 @@ impl Double {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

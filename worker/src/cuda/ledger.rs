@@ -1,7 +1,9 @@
 //! Who has how much of a device's memory. Everything that models, batches and graphs take is entered here before it is
 //! asked of the driver, so that no two owners count on the same bytes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use super::lock;
 
 /// The bytes of one device.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ impl Ledger {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        *self.lock()
+        *lock(&self.used)
     }
 
     /// Whether that many are free.
@@ -37,20 +39,16 @@ impl Ledger {
 
     /// None if that many are not free.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
-        let mut used = self.lock();
+        let mut used = lock(&self.used);
         let sum = used.checked_add(bytes).filter(|sum| *sum <= self.total)?;
         *used = sum;
         Some(Reservation { ledger: self.clone(), bytes })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, u64> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *self.ledger.lock() -= self.bytes;
+        *lock(&self.ledger.used) -= self.bytes;
     }
 }
 

@@ -15,7 +15,7 @@ use std::ffi::c_void;
 use std::fmt::Arguments;
 use std::path::Path;
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::sys;
 
@@ -30,6 +30,7 @@ use super::driver::{
     Argument, DeviceInfo, Driver, DriverError, Event, Graph, Launch, Memory, PinnedSpan, Product, Span, Stream,
 };
 use super::library::{self, NoCuda};
+use super::lock;
 
 /// The oldest GPUs with bfloat16 in their tensor cores, and with copies that go on by themselves.
 const CAPABILITY_MIN: (u32, u32) = (8, 0);
@@ -445,10 +446,6 @@ impl Drop for Nvidia {
 
 fn raw(stream: Stream) -> sys::CUstream {
     stream.0 as sys::CUstream
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a kernel's parameter is, in as many of its first bytes as the parameter has.

@@ -1,9 +1,10 @@
 //! One GPU, as all threads of a worker share it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::shape::Shape;
 use super::weights::Backbones;
+use crate::backend::LoadError;
 use crate::backend::planned::pack::Limits;
 use crate::cuda::driver::{Driver, DriverError};
 use crate::cuda::ledger::Ledger;
@@ -62,6 +63,12 @@ impl Gpu {
         Self::new(self.driver.clone(), weights / 2 + (64 << 20), 512, 16)
     }
 
+    /// Whether so many bytes of weights can be there beside an arena.
+    pub(super) fn check_room(&self, bytes: u64, arena: u64) -> Result<(), LoadError> {
+        let max = self.ledger.total();
+        if bytes + arena > max { Err(LoadError::Device { bytes, arena, max }) } else { Ok(()) }
+    }
+
     /// How a need stands to what there is, for people.
     pub(super) fn account(&self, needed: usize) -> String {
         format!("it takes {needed} bytes, and {} of {} are in use", self.ledger.used(), self.ledger.total())
@@ -74,9 +81,4 @@ impl Gpu {
         let marks = if model.mask_token.is_some() { (2 * limits.marks_max).min(tokens) } else { 0 };
         Shape { tokens, sequences: self.rows_max.min(tokens), marks }.bucket()
     }
-}
-
-/// Nothing that panics leaves it half-written.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::gpu::{Gpu, lock};
+use super::Gpu;
 use super::program::{Inputs, Program};
 use super::shape::Shape;
 use super::weights::{Resident, Weights};
@@ -15,16 +15,15 @@ use crate::backend::planned::pack::Limits;
 use crate::batch::{BatchError, ItemOptions};
 use crate::cuda::driver::DriverError;
 use crate::cuda::ledger::Reservation;
+use crate::cuda::lock;
 use crate::cuda::memory::{Captured, DeviceMemory};
 use crate::cuda::slot::Slots;
 use crate::plan::{Packed, Plan};
 
 /// Batches up to so many tokens are replayed. Larger ones compute for longer than they take to launch.
-pub(super) const CAPTURED_TOKENS_MAX: usize = 4_096;
+const CAPTURED_TOKENS_MAX: usize = 4_096;
 /// Shapes of one model that are captured at most; the one that was not used for longest makes room.
 const CAPTURED_MAX: usize = 32;
-/// A shape is captured when it comes for the second time: many never do.
-const CAPTURED_FROM: u32 = 2;
 /// Bytes of host memory that a captured shape is reckoned with on the device as well.
 const CAPTURED_BYTES: u64 = 256 << 10;
 /// Times the smallest batch is run at load; the best counts, and the first compiles.
@@ -48,19 +47,24 @@ pub(crate) struct Loaded {
 /// What is known of a shape.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    pub(super) times: u32,
+    /// Whether it was run as it is: many shapes never come again, and what was never run cannot be captured.
+    pub(super) has_run: bool,
     pub(super) needed: u64,
     pub(super) captured: Option<(Captured, Reservation)>,
 }
 
 impl Loaded {
+    /// What a batch is computed in: its own shape, or one that was captured for many.
+    pub(super) fn shape_for(exact: &Shape) -> Shape {
+        if exact.tokens <= CAPTURED_TOKENS_MAX { exact.bucket() } else { *exact }
+    }
+
     /// Launches what computes a batch that lies in the arena, or replays it.
     pub(super) fn compute(
         &mut self,
         gpu: &Gpu,
         arena: &DeviceMemory,
         shape: &Shape,
-        is_small: bool,
         now: u64,
     ) -> Result<(), BatchError> {
         let Some(resident) = &self.resident else {
@@ -69,7 +73,7 @@ impl Loaded {
         let queue = &gpu.compute;
         let memory: Vec<_> = resident.memory().chain([arena]).collect();
         let commands = || self.program.commands(shape, arena.span(), &self.weights.spans(resident));
-        if !is_small {
+        if shape.tokens > CAPTURED_TOKENS_MAX {
             return Ok(queue.run(&commands(), &memory)?);
         }
         let seen = self.shapes.entry(*shape).or_default();
@@ -77,7 +81,7 @@ impl Loaded {
         if let Some((captured, _)) = &seen.captured {
             return Ok(queue.replay(captured, &memory)?);
         }
-        let reservation = if seen.times < CAPTURED_FROM - 1 { None } else { gpu.ledger.reserve(CAPTURED_BYTES) };
+        let reservation = if seen.has_run { gpu.ledger.reserve(CAPTURED_BYTES) } else { None };
         let captured = reservation.and_then(|reservation| {
             let _no_other = lock(&gpu.capturing);
             match queue.capture(&commands(), &memory) {
@@ -85,24 +89,23 @@ impl Loaded {
                 // What cannot be captured now is run as it is, and may be captured later.
                 Err(error) => {
                     tracing::warn!(%error, ?shape, "cannot capture");
-                    seen.times = 0;
+                    seen.has_run = false;
                     None
                 }
             }
         });
         let Some((captured, reservation)) = captured else {
             queue.run(&commands(), &memory)?;
-            seen.times = seen.times.saturating_add(1);
+            seen.has_run = true;
             return Ok(());
         };
         queue.replay(&captured, &memory)?;
         seen.captured = Some((captured, reservation));
-        let captured = self.shapes.values_mut().filter(|seen| seen.captured.is_some());
-        if captured.count() > CAPTURED_MAX
-            && let Some(oldest) =
-                self.shapes.values_mut().filter(|seen| seen.captured.is_some()).min_by_key(|seen| seen.needed)
+        let mut captured: Vec<_> = self.shapes.values_mut().filter(|seen| seen.captured.is_some()).collect();
+        if captured.len() > CAPTURED_MAX
+            && let Some(oldest) = captured.iter_mut().min_by_key(|seen| seen.needed)
         {
-            *oldest = Seen::default();
+            **oldest = Seen::default();
         }
         Ok(())
     }

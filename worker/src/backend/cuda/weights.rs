@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, Weak};
 use half::bf16;
 use sha2::{Digest as _, Sha256};
 
-use super::gpu::{Gpu, lock};
+use super::Gpu;
 use super::program::Program;
 use crate::backend::LoadError;
 use crate::cuda::driver::{ALIGNMENT, DriverError, Element, Span};
 use crate::cuda::ledger::Reservation;
+use crate::cuda::lock;
 use crate::cuda::memory::{DeviceMemory, PinnedMemory};
 use crate::cuda::queue::{Mark, Queue};
 use crate::model::weights::{Bound, Source};
