@@ -24,7 +24,8 @@ const BATCH_TIME: Duration = Duration::from_millis(20);
 /// What a busy machine of two processors, with server, worker and clients on it, may add to any latency.
 const SLACK: Duration = Duration::from_millis(500);
 const CONNECTIONS: usize = 8;
-/// 99 of 100 probes are answered in this; whatever stops the whole machine for a moment stops the others too.
+/// 99 of 100 probes are answered in this; whatever stops the whole machine for a moment stops the others too, which are
+/// all answered in ten times this.
 const PROBE_TIME_MAX: Duration = Duration::from_millis(100);
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(2);
 const MEMORY_GROWTH_MAX: f64 = (128 << 20) as f64;
@@ -109,7 +110,8 @@ async fn three_times_too_many_calls_are_answered_in_time_or_refused_with_a_time_
     assert!(at(1.0) < QUEUE_TIME_MAX + 2 * BATCH_TIME + leeway() * SLACK, "{:?}", at(1.0));
     let probe_time_max = leeway() * PROBE_TIME_MAX;
     for probes in [&health, &ready] {
-        assert!(part(probes, 0.99) < probe_time_max, "{:?}", &probes[probes.len() * 98 / 100..]);
+        let is_quick = part(probes, 0.99) < probe_time_max && part(probes, 1.0) < 10 * probe_time_max;
+        assert!(is_quick, "{:?}", &probes[probes.len() * 98 / 100..]);
     }
     assert!(memory < MEMORY_GROWTH_MAX, "{memory} bytes");
     assert!(recovered < leeway() * RECOVERY_TIME_MAX, "{recovered:?}");
