@@ -59,7 +59,7 @@ pub(crate) fn network(model: &Model) -> String {
 
 fn heads_of(op: &Op) -> Option<usize> {
     match op {
-        Op::Attend { heads, .. } => Some(*heads),
+        Op::Attend { heads, .. } => Some(heads.count),
         _ => None,
     }
 }
@@ -93,6 +93,7 @@ fn pooling_of(op: &Op) -> Option<&'static str> {
             Pooling::Mean => "mean",
             Pooling::Cls => "CLS",
             Pooling::Max => "max",
+            Pooling::Last => "last-token",
         }),
         _ => None,
     }

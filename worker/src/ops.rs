@@ -9,11 +9,13 @@ pub(crate) mod embed;
 #[cfg(test)]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod emulation;
+pub(crate) mod gate;
 pub(crate) mod gemm;
 mod math;
 pub(crate) mod normalize;
 pub(crate) mod pick;
 pub(crate) mod pool;
+pub(crate) mod rotate;
 mod rows;
 pub(crate) mod softmax;
 pub(crate) mod top;

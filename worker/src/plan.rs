@@ -16,7 +16,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Index;
+use std::ops::{Index, Range};
 
 pub(crate) use builder::{Builder, Dense};
 pub(crate) use check::PlanError;
@@ -64,22 +64,61 @@ pub(crate) enum Rows {
 /// A matrix or vector that was learnt: tensors of a checkpoint, one below the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Weight {
-    /// Names in the checkpoint. Each tensor has the same shape.
-    pub(crate) tensors: Vec<String>,
-    /// Shape of one of them: `[rows, columns]`, or `[columns]` for a vector.
-    pub(crate) shape: Vec<usize>,
-    /// Rows at the top that are left out, such as the positions that RoBERTa never uses.
+    /// Matrices of as many columns, or vectors. There is one.
+    pub(crate) tensors: Vec<Tensor>,
+    /// Rows at the top of each that are left out, such as the positions that RoBERTa never uses.
     pub(crate) skip: usize,
 }
 
-/// A layer norm: `(x - mean) / sqrt(variance + epsilon) · gain + shift` over each row.
+/// A tensor of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    /// `[rows, columns]`, or `[columns]` for a vector.
+    pub(crate) shape: Vec<usize>,
+}
+
+/// Brings each row to one size, then multiplies by a gain and adds a shift.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Norm {
+    pub(crate) kind: NormKind,
     /// [H]
     pub(crate) gain: WeightId,
     /// [H]
-    pub(crate) shift: WeightId,
+    pub(crate) shift: Option<WeightId>,
     pub(crate) epsilon: f32,
+}
+
+/// By what a norm divides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// Layer norm: `(x - mean) / sqrt(variance + epsilon)`
+    Layer,
+    /// RMS norm: `x / sqrt(mean of squares + epsilon)`
+    Rms,
+}
+
+/// Heads of attention, and where they stand in a row of queries, keys and values: first all queries, head after head,
+/// then all keys, then all values. Several heads of queries may share one of keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heads {
+    /// Heads of queries.
+    pub(crate) count: usize,
+    /// Heads of keys, and of values: a divisor of `count`.
+    pub(crate) shared: usize,
+    /// D, the numbers of one head in a row
+    pub(crate) width: usize,
+}
+
+/// Which tokens of its own sequence a token looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// All of them.
+    None,
+    /// Itself and those before it.
+    Causal,
+    /// Those at most so far away, to either side.
+    Window(usize),
 }
 
 /// A function of one number.
@@ -103,7 +142,7 @@ impl Activation {
 
 #[cfg(any(test, feature = "gpu-check"))]
 impl Pooling {
-    pub(crate) const ALL: [Self; 3] = [Self::Mean, Self::Cls, Self::Max];
+    pub(crate) const ALL: [Self; 4] = [Self::Mean, Self::Cls, Self::Max, Self::Last];
 }
 
 /// How the vectors of a sequence become one.
@@ -114,24 +153,26 @@ pub(crate) enum Pooling {
     Cls,
     /// The largest in each dimension.
     Max,
+    /// The last token's.
+    Last,
 }
 
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
-    /// `out[t] = norm(words[id[t]] + positions[place of t in its sequence] + types[type[t]])`
+    /// `out[t] = norm(words[id[t]] + positions[place of t in its sequence] + types[type[t]])`, of what there is
     Embed {
         /// [V, H]
         words: WeightId,
         /// [P, H]
-        positions: WeightId,
+        positions: Option<WeightId>,
         /// [S, H]; a batch without types has type 0 everywhere.
         types: Option<WeightId>,
-        norm: Norm,
+        norm: Option<Norm>,
         /// [T, H]
         output: BufferId,
     },
-    /// `out[r] = activation(input[r] · weightᵀ + bias)`
+    /// `out[r] = activation(input[r] · weightᵀ + bias) + residual[r]`
     Gemm {
         /// [R, K]
         input: BufferId,
@@ -141,14 +182,37 @@ pub(crate) enum Op {
         bias: Option<WeightId>,
         activation: Activation,
         /// [R, L]
+        residual: Option<BufferId>,
+        /// [R, L]
         output: BufferId,
     },
-    /// `out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]` over the tokens j of t's own sequence, for each head
-    /// h of width D. Rows of the input are query, key and value, each `heads · D` wide, head after head.
-    Attend {
-        /// [T, 3 · heads · D]
+    /// `out[r, i] = activation(input[r, i]) · input[r, W + i]`
+    Gate {
+        /// [R, 2W]
+        input: BufferId,
+        activation: Activation,
+        /// [R, W]
+        output: BufferId,
+    },
+    /// Rotary positions: each head of queries and of keys is normalised, where there are norms, and numbers d and D/2 + d
+    /// of it are turned by the angle `p · base^(-2d/D)`, p being the token's place in its sequence. Values stay.
+    Rotate {
+        /// [T, Q]
         qkv: BufferId,
-        heads: usize,
+        heads: Heads,
+        /// Of a head of queries and one of keys, each [D].
+        norms: Option<[Norm; 2]>,
+        base: f32,
+        /// [T, Q]
+        output: BufferId,
+    },
+    /// `out[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]` over the tokens j of t's own sequence that the mask
+    /// lets t see, for each head h.
+    Attend {
+        /// [T, Q]
+        qkv: BufferId,
+        heads: Heads,
+        mask: Mask,
         scale: f32,
         /// [T, heads · D]
         output: BufferId,
@@ -180,6 +244,16 @@ pub(crate) enum Op {
     },
 }
 
+impl Plan {
+    /// The heads of the attention that reads a buffer, and what it scales their products with.
+    pub(crate) fn attention_over(&self, buffer: BufferId) -> Option<(Heads, f32)> {
+        self.ops.iter().find_map(|op| match op {
+            Op::Attend { qkv, heads, scale, .. } if *qkv == buffer => Some((*heads, *scale)),
+            _ => None,
+        })
+    }
+}
+
 impl Index<BufferId> for Plan {
     type Output = Buffer;
 
@@ -199,10 +273,51 @@ impl Index<WeightId> for Plan {
 impl Weight {
     /// Rows and columns of the whole; a vector is one row.
     pub(crate) fn size(&self) -> (usize, usize) {
-        match self.shape[..] {
-            [rows, columns] => (self.tensors.len() * (rows - self.skip), columns),
-            [columns] => (1, self.tensors.len() * columns),
-            _ => unreachable!("a plan's weights are matrices and vectors"),
+        let sum = |of: fn(&Tensor) -> usize| self.tensors.iter().map(of).sum::<usize>();
+        match self.tensors[0].shape[..] {
+            [_, columns] => (sum(|tensor| tensor.shape[0]) - self.tensors.len() * self.skip, columns),
+            _ => (1, sum(|tensor| tensor.shape[0])),
+        }
+    }
+
+    /// Whether it is one row by nature: a bias, a gain or the like.
+    pub(crate) fn is_vector(&self) -> bool {
+        self.tensors[0].shape.len() == 1
+    }
+}
+
+impl Heads {
+    /// Numbers of a row that are queries, and of one that attention writes.
+    pub(crate) fn queries(&self) -> usize {
+        self.count * self.width
+    }
+
+    /// Numbers of a row that are keys, and as many are values.
+    pub(crate) fn keys(&self) -> usize {
+        self.shared * self.width
+    }
+
+    /// Q, the numbers of a row
+    pub(crate) fn row(&self) -> usize {
+        self.queries() + 2 * self.keys()
+    }
+
+    /// Where in a row a head of queries begins, and the keys and values that it looks at.
+    pub(crate) fn columns(&self, head: usize) -> [usize; 3] {
+        let shared = head / (self.count / self.shared) * self.width;
+        [head * self.width, self.queries() + shared, self.queries() + self.keys() + shared]
+    }
+}
+
+impl Mask {
+    /// The tokens that the one at `place` of a sequence looks at.
+    pub(crate) fn seen(self, place: usize, length: usize) -> Range<usize> {
+        match self {
+            Self::None => 0..length,
+            Self::Causal => 0..place + 1,
+            Self::Window(reach) => {
+                place.saturating_sub(reach)..length.min(place.saturating_add(reach).saturating_add(1))
+            }
         }
     }
 }
@@ -212,6 +327,8 @@ impl Op {
         match self {
             Self::Embed { .. } => "embed",
             Self::Gemm { .. } => "gemm",
+            Self::Gate { .. } => "gate",
+            Self::Rotate { .. } => "rotate",
             Self::Attend { .. } => "attend",
             Self::AddNorm { .. } => "add-norm",
             Self::Pool { .. } => "pool",
@@ -224,6 +341,8 @@ impl Op {
         match self {
             Self::Embed { output, .. }
             | Self::Gemm { output, .. }
+            | Self::Gate { output, .. }
+            | Self::Rotate { output, .. }
             | Self::Attend { output, .. }
             | Self::AddNorm { output, .. }
             | Self::Pool { output, .. }
@@ -235,26 +354,33 @@ impl Op {
     pub(crate) fn inputs(&self) -> impl Iterator<Item = BufferId> {
         let (first, second) = match self {
             Self::Embed { .. } => (None, None),
-            Self::Gemm { input, .. } | Self::Pool { input, .. } | Self::Pick { input, .. } => (Some(*input), None),
-            Self::Attend { qkv, .. } => (Some(*qkv), None),
-            Self::AddNorm { input, residual, .. } => (Some(*input), *residual),
+            Self::Gate { input, .. } | Self::Pool { input, .. } | Self::Pick { input, .. } => (Some(*input), None),
+            Self::Rotate { qkv, .. } | Self::Attend { qkv, .. } => (Some(*qkv), None),
+            Self::Gemm { input, residual, .. } | Self::AddNorm { input, residual, .. } => (Some(*input), *residual),
         };
         first.into_iter().chain(second)
     }
 
     /// The weights it reads.
     pub(crate) fn weights(&self) -> impl Iterator<Item = WeightId> {
-        let of_norm = |norm: &Norm| [Some(norm.gain), Some(norm.shift)];
-        let [gain, shift] = match self {
-            Self::Embed { norm, .. } | Self::AddNorm { norm, .. } => of_norm(norm),
-            _ => [None, None],
-        };
         let others = match self {
-            Self::Embed { words, positions, types, .. } => [Some(*words), Some(*positions), *types],
+            Self::Embed { words, positions, types, .. } => [Some(*words), *positions, *types],
             Self::Gemm { weight, bias, .. } => [Some(*weight), *bias, None],
             _ => [None, None, None],
         };
-        others.into_iter().chain([gain, shift]).flatten()
+        let of_norms = self.norms().flat_map(|norm| [Some(norm.gain), norm.shift]);
+        others.into_iter().chain(of_norms).flatten()
+    }
+
+    /// The norms it applies.
+    pub(crate) fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let [first, second] = match self {
+            Self::Embed { norm, .. } => [norm.as_ref(), None],
+            Self::AddNorm { norm, .. } => [Some(norm), None],
+            Self::Rotate { norms: Some([queries, keys]), .. } => [Some(queries), Some(keys)],
+            _ => [None, None],
+        };
+        first.into_iter().chain(second)
     }
 }
 

@@ -17,9 +17,12 @@ use crate::model::{Model, ReadError};
 use crate::ops::activate::candle::Activate;
 use crate::ops::attend::candle::Attend;
 use crate::ops::embed::candle::Embed;
+use crate::ops::gate::candle::Gate;
 use crate::ops::normalize::candle::{self as normalize, AddNormalize};
 use crate::ops::pool::candle::Pool;
-use crate::plan::{BufferId, Norm, Op, Packed, Plan, Pooling, WeightId};
+use crate::ops::rotate::angles::Angles;
+use crate::ops::rotate::candle::Rotate;
+use crate::plan::{BufferId, Heads, Mask, Norm, Op, Packed, Plan, Pooling, WeightId};
 use crate::source::Precision;
 
 #[cfg(test)]
@@ -57,8 +60,15 @@ enum Kernel {
         weight: Tensor,
         activate: Activate,
     },
+    Gate(Gate),
+    Rotate {
+        heads: Heads,
+        norms: Option<[normalize::Norm; 2]>,
+        angles: Angles,
+    },
     Attend {
-        heads: usize,
+        heads: Heads,
+        mask: Mask,
         scale: f32,
     },
     AddNorm(AddNormalize),
@@ -99,6 +109,12 @@ impl Executor for Candle {
 
     fn run(&mut self, batch: &Packed<'_>, output: &mut Vec<f32>) -> Result<(), BatchError> {
         let chunks = chunks(batch.splits, self.pool.current_num_threads());
+        let longest = batch.splits.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        for step in &mut self.steps {
+            if let Kernel::Rotate { angles, .. } = &mut step.kernel {
+                angles.reserve(longest);
+            }
+        }
         let run = || chunks.par_iter().map(|chunk| self.run_chunk(batch, chunk)).collect::<CandleResult<_>>();
         let parts: Vec<Vec<f32>> = self.pool.install(run).map_err(|error| BatchError::Device(error.to_string()))?;
         output.clear();
@@ -146,6 +162,8 @@ impl Step {
         chunk: &Packed<'_>,
     ) -> CandleResult<Tensor> {
         let input = || input.ok_or_else(|| Error::Msg("an op has no input".to_owned()));
+        // To be changed in place.
+        let own = |x: Tensor| if is_last { Ok(x) } else { x.copy() };
         match &self.kernel {
             Kernel::Embed(embed) => embed.forward(chunk),
             Kernel::Gemm { weight, activate } => {
@@ -155,13 +173,20 @@ impl Step {
                 }
                 let y = x.matmul(weight)?;
                 y.inplace_op1(activate)?;
+                residual.map_or(Ok(y.clone()), |residual| y + residual)
+            }
+            Kernel::Gate(gate) => input()?.apply_op1_no_bwd(gate),
+            Kernel::Rotate { heads, norms, angles } => {
+                let y = own(input()?)?;
+                y.inplace_op1(&Rotate { heads: *heads, norms: norms.as_ref(), angles, splits: chunk.splits })?;
                 Ok(y)
             }
-            Kernel::Attend { heads, scale } => {
-                input()?.apply_op1_no_bwd(&Attend { heads: *heads, scale: *scale, splits: chunk.splits })
+            Kernel::Attend { heads, mask, scale } => {
+                let attend = Attend { heads: *heads, mask: *mask, scale: *scale, splits: chunk.splits };
+                input()?.apply_op1_no_bwd(&attend)
             }
             Kernel::AddNorm(op) => {
-                let y = if is_last { input()? } else { input()?.copy()? };
+                let y = own(input()?)?;
                 match residual {
                     Some(residual) => y.inplace_op2(&residual, op)?,
                     None => y.inplace_op1(op)?,
@@ -193,19 +218,25 @@ impl Reader<'_> {
             Op::Embed { words, positions, types, norm, .. } => {
                 let embed = Embed {
                     words: self.table(words)?,
-                    positions: self.values(positions)?,
+                    positions: positions.map(|positions| self.values(positions)).transpose()?,
                     types: types.map(|types| self.values(types)).transpose()?,
-                    norm: self.norm(norm)?,
+                    norm: norm.map(|norm| self.norm(norm)).transpose()?,
                 };
                 (Kernel::Embed(embed), None, None)
             }
-            Op::Gemm { input, weight, bias, activation, .. } => {
+            Op::Gemm { input, weight, bias, activation, residual, .. } => {
                 let (outputs, _) = self.plan[weight].size();
                 let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), |bias| self.values(bias))?;
                 let activate = Activate { bias, activation };
-                (Kernel::Gemm { weight: self.matrix(weight)?, activate }, Some(input), None)
+                (Kernel::Gemm { weight: self.matrix(weight)?, activate }, Some(input), residual)
             }
-            Op::Attend { qkv, heads, scale, .. } => (Kernel::Attend { heads, scale }, Some(qkv), None),
+            Op::Gate { input, activation, .. } => (Kernel::Gate(Gate { activation }), Some(input), None),
+            Op::Rotate { qkv, heads, norms, base, .. } => {
+                let norms = norms.map(|[queries, keys]| Ok::<_, LoadError>([self.norm(queries)?, self.norm(keys)?]));
+                let (norms, angles) = (norms.transpose()?, Angles::new(heads.width, base));
+                (Kernel::Rotate { heads, norms, angles }, Some(qkv), None)
+            }
+            Op::Attend { qkv, heads, mask, scale, .. } => (Kernel::Attend { heads, mask, scale }, Some(qkv), None),
             Op::AddNorm { input, residual, norm, .. } => {
                 (Kernel::AddNorm(AddNormalize { norm: self.norm(norm)? }), Some(input), residual)
             }
@@ -231,8 +262,9 @@ impl Reader<'_> {
     }
 
     fn norm(&mut self, norm: Norm) -> Result<normalize::Norm, LoadError> {
-        let (gain, shift) = (self.values(norm.gain)?, self.values(norm.shift)?);
-        Ok(normalize::Norm { gain, shift, epsilon: norm.epsilon })
+        let gain = self.values(norm.gain)?;
+        let shift = norm.shift.map_or_else(|| Ok(vec![0.0; gain.len()]), |shift| self.values(shift))?;
+        Ok(normalize::Norm { kind: norm.kind, gain, shift, epsilon: norm.epsilon })
     }
 
     fn values(&mut self, id: WeightId) -> Result<Vec<f32>, ReadError> {

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{CheckError, say};
 use crate::model::Model;
+use crate::plan::Tensor;
 
 /// The shape of a BERT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +73,10 @@ impl Encoder {
         let mut random = StdRng::seed_from_u64(seed);
         let mut tensors = Vec::new();
         for weight in &plan.weights {
-            let count: usize = weight.shape.iter().product();
-            for name in &weight.tensors {
+            for Tensor { name, shape } in &weight.tensors {
+                let count: usize = shape.iter().product();
                 // Such that every layer puts out about as much as it takes in.
-                let (centre, spread) = match weight.shape[..] {
+                let (centre, spread) = match shape[..] {
                     [_, inputs] if !name.contains("embed") => (0.0, (3.0 / inputs as f32).sqrt()),
                     [_, _] => (0.0, 1.0),
                     _ if name.ends_with("LayerNorm.weight") => (1.0, 0.2),
@@ -83,7 +84,7 @@ impl Encoder {
                 };
                 let mut number = || bf16::from_f32(centre + spread * random.random_range(-1.0..1.0f32)).to_le_bytes();
                 let data: Vec<u8> = (0..count).flat_map(|_| number()).collect();
-                tensors.push((name.clone(), weight.shape.clone(), data));
+                tensors.push((name.clone(), shape.clone(), data));
             }
         }
         tensors.sort_by(|one, other| one.0.cmp(&other.0));

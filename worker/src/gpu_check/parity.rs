@@ -21,7 +21,7 @@ use crate::ops::pool::cuda::Pool;
 use crate::ops::pool::reference::pool;
 use crate::ops::top;
 use crate::ops::top::cuda::Top;
-use crate::plan::{Activation, Pooling};
+use crate::plan::{Activation, NormKind, Pooling};
 
 /// How far one op is from its reference.
 #[derive(Clone, Debug)]
@@ -147,7 +147,8 @@ impl<'a> Draw<'a> {
         };
         bench.run(add_norm.command()).map_err(say)?;
         let sums: Vec<f64> = input.wide.iter().zip(&residual.wide).map(|(x, y)| x + y).collect();
-        let expected = sums.chunks_exact(width).flat_map(|row| normalize(row, &gain, &shift, epsilon)).collect();
+        let expected =
+            sums.chunks_exact(width).flat_map(|row| normalize(NormKind::Layer, row, &gain, &shift, epsilon)).collect();
         Ok(Compared { found: narrow(&bench, add_norm.output), expected })
     }
 
@@ -176,7 +177,7 @@ impl<'a> Draw<'a> {
         let expected = (0..tokens)
             .flat_map(|token| {
                 let rows = [row(&words, ids[token]), row(&positions, places[token]), row(&kinds, types[token])];
-                embed(&[&rows[0], &rows[1], &rows[2]], &gain, &shift, epsilon)
+                embed(NormKind::Layer, &[&rows[0], &rows[1], &rows[2]], &gain, &shift, epsilon)
             })
             .collect();
         Ok(Compared { found: narrow(&bench, embed_all.output), expected })

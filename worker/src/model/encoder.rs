@@ -13,7 +13,7 @@
 //! ```
 
 use super::architecture::Encoded;
-use crate::plan::{Activation, BufferId, Builder};
+use crate::plan::{Activation, BufferId, Builder, Heads, Mask};
 
 /// Sizes of an encoder and the names of its tensors.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ impl Encoder {
         let positions = table("position", positions, skip);
         let types = types.map(|types| table("token_type", types, 0));
         let norm = plan.norm("embeddings.LayerNorm", self.hidden, self.epsilon);
-        plan.embed(words, positions, types, norm)
+        plan.embed(words, Some(positions), types, Some(norm))
     }
 
     fn layer(&self, index: usize, x: BufferId, plan: &mut Builder) -> BufferId {
@@ -95,7 +95,8 @@ impl Encoder {
 
         let qkv = plan.stacked(&names.qkv.map(tensor), (h, h), Activation::Identity);
         let qkv = plan.gemm(&buffer("qkv"), x, qkv);
-        let context = plan.attend(&buffer("context"), qkv, self.heads);
+        let heads = Heads { count: self.heads, shared: self.heads, width: h / self.heads };
+        let context = plan.attend(&buffer("context"), qkv, heads, Mask::None);
         let out = plan.dense(&tensor(names.out), (h, h), Activation::Identity);
         let out = plan.gemm(&buffer("attention"), context, out);
         let norm = plan.norm(&tensor(names.out_norm), h, self.epsilon);

@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest as _, Sha256};
 
 use super::ReadError;
-use crate::plan::{Plan, Weight, WeightId};
+use crate::plan::{self, Plan, WeightId};
 
 #[cfg(test)]
 mod tests;
@@ -94,6 +94,17 @@ pub(crate) struct Source<'a> {
     parts: &'a Parts<'a>,
 }
 
+impl<'a> Parts<'a> {
+    /// The tensors of a matrix, with which of its rows each has.
+    fn by_rows(&self) -> impl Iterator<Item = (Range<usize>, &'a str, &'a Entry)> {
+        self.tensors.iter().scan(0, |end, (name, entry)| {
+            let start = *end;
+            *end += entry.shape[0] - self.skip;
+            Some((start..*end, *name, *entry))
+        })
+    }
+}
+
 impl Checkpoint {
     pub(crate) fn open(path: &Path) -> Result<Self, ReadError> {
         let file = File::open(path).map_err(ReadError::io(path))?;
@@ -128,17 +139,18 @@ impl Checkpoint {
         let mut weights = Vec::with_capacity(plan.weights.len());
         for weight in &plan.weights {
             let mut tensors = Vec::with_capacity(weight.tensors.len());
-            for name in &weight.tensors {
+            for tensor in &weight.tensors {
+                let name = &tensor.name;
                 let found = known.get(name.as_str()).or_else(|| known.get(names.other(name)?));
                 let Some(&(name, entry)) = found else {
                     problems.push(ReadError::MissingTensor { path: self.path.clone(), name: name.clone() });
                     continue;
                 };
-                problems.extend(self.check(name, entry, weight).err());
+                problems.extend(self.check(name, entry, tensor).err());
                 read.insert(name);
                 tensors.push((name, entry));
             }
-            let ((rows, columns), is_vector) = (weight.size(), weight.shape.len() == 1);
+            let ((rows, columns), is_vector) = (weight.size(), weight.is_vector());
             weights.push(Parts { tensors, rows, columns, skip: weight.skip, is_vector });
         }
         problems.extend(self.unread(&known, &read, names));
@@ -173,13 +185,13 @@ impl Checkpoint {
         known
     }
 
-    fn check(&self, name: &str, entry: &Entry, weight: &Weight) -> Result<(), ReadError> {
+    fn check(&self, name: &str, entry: &Entry, tensor: &plan::Tensor) -> Result<(), ReadError> {
         let (path, name) = (|| self.path.clone(), || name.to_owned());
         if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Err(ReadError::TensorType { path: path(), name: name(), found: format!("{:?}", entry.dtype) });
         }
-        if entry.shape != weight.shape {
-            let (found, expected) = (entry.shape.clone(), weight.shape.clone());
+        if entry.shape != tensor.shape {
+            let (found, expected) = (entry.shape.clone(), tensor.shape.clone());
             return Err(ReadError::Shape { path: path(), name: name(), found, expected });
         }
         Ok(())
@@ -227,13 +239,16 @@ impl Source<'_> {
     pub(crate) fn read_row(&self, row: usize, to: &mut [f32]) -> Result<(), ReadError> {
         assert!(row < self.parts.rows && to.len() == self.parts.columns, "row {row} of {}", self.parts.rows);
         if self.parts.is_vector {
-            let each = to.len() / self.parts.tensors.len();
-            let mut parts = self.parts.tensors.iter().zip(to.chunks_exact_mut(each));
-            return parts.try_for_each(|(&(name, entry), to)| self.read(name, entry, 0, to));
+            let mut rest = to;
+            return self.parts.tensors.iter().try_for_each(|(name, entry)| {
+                let (to, after) = std::mem::take(&mut rest).split_at_mut(entry.shape[0]);
+                rest = after;
+                self.read(name, entry, 0, to)
+            });
         }
-        let each = self.parts.rows / self.parts.tensors.len();
-        let (name, entry) = self.parts.tensors[row / each];
-        self.read(name, entry, self.parts.skip + row % each, to)
+        let mut tensors = self.parts.by_rows();
+        let (rows, name, entry) = tensors.find(|(rows, ..)| rows.contains(&row)).expect("rows are those of tensors");
+        self.read(name, entry, self.parts.skip + row - rows.start, to)
     }
 
     /// All numbers, row after row.
@@ -258,12 +273,11 @@ impl Source<'_> {
         if self.parts.is_vector {
             return self.parts.tensors.iter().for_each(|(_, entry)| self.checkpoint.give_back(entry.bytes.clone()));
         }
-        let each = self.parts.rows / self.parts.tensors.len();
-        for (index, (_, entry)) in self.parts.tensors.iter().enumerate() {
-            let (first, end) = (rows.start.max(index * each), rows.end.min((index + 1) * each));
+        for (own, _, entry) in self.parts.by_rows() {
+            let (first, end) = (rows.start.max(own.start), rows.end.min(own.end));
             if first < end {
                 let row_bytes = self.parts.columns * size_of_number(entry.dtype);
-                let at = |row: usize| entry.bytes.start + (self.parts.skip + row - index * each) * row_bytes;
+                let at = |row: usize| entry.bytes.start + (self.parts.skip + row - own.start) * row_bytes;
                 self.checkpoint.give_back(at(first)..at(end));
             }
         }

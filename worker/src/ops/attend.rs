@@ -1,8 +1,8 @@
-//! Multi-head self-attention over packed sequences: `qkv` [T, 3H] in, [T, H] out. A token attends to all tokens of its
-//! own sequence and to no other, so there is no padding and no mask.
+//! Multi-head self-attention over packed sequences: `qkv` in, [T, heads · D] out. A token attends to tokens of its own
+//! sequence and to no other, so there is no padding; a mask may keep it to those before it, or near it.
 //!
-//! Row t of `qkv` holds query, key and value of token t, each H = heads · D wide, head after head.
-//! `out[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h]`
+//! Row t of `qkv` holds the queries, keys and values of token t, head after head; several heads of queries may share one of
+//! keys and values. `out[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h]`
 
 pub(crate) mod candle;
 #[cfg(target_arch = "x86_64")]

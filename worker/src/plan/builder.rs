@@ -1,6 +1,8 @@
 //! How architectures write their plans: one call an op, from the input to the output.
 
-use super::{Activation, Buffer, BufferId, Norm, Op, Plan, Pooling, Rows, Weight, WeightId};
+use super::{
+    Activation, Buffer, BufferId, Heads, Mask, Norm, NormKind, Op, Plan, Pooling, Rows, Tensor, Weight, WeightId,
+};
 
 /// A plan being written.
 #[derive(Debug, Default)]
@@ -19,9 +21,13 @@ pub(crate) struct Dense {
 }
 
 impl Builder {
-    /// A weight by its tensors, one below the other. The same weight again has the same id.
-    pub(crate) fn weight(&mut self, tensors: &[String], shape: &[usize], skip: usize) -> WeightId {
-        let weight = Weight { tensors: tensors.to_vec(), shape: shape.to_vec(), skip };
+    /// A weight by its tensors, each of the same shape, one below the other. The same weight again has the same id.
+    pub(crate) fn weight(&mut self, names: &[String], shape: &[usize], skip: usize) -> WeightId {
+        let tensor = |name: &String| Tensor { name: name.clone(), shape: shape.to_vec() };
+        self.add(Weight { tensors: names.iter().map(tensor).collect(), skip })
+    }
+
+    fn add(&mut self, weight: Weight) -> WeightId {
         let known = self.weights.iter().position(|known| *known == weight);
         WeightId(known.unwrap_or_else(|| {
             self.weights.push(weight);
@@ -34,6 +40,21 @@ impl Builder {
         self.stacked(&[name.to_owned()], (outputs, inputs), activation)
     }
 
+    /// A dense layer that may have no bias, and does nothing behind its product: of one or several with the same input, each
+    /// by its name and outputs.
+    pub(crate) fn linear(&mut self, parts: &[(String, usize)], inputs: usize, has_bias: bool) -> Dense {
+        let mut add = |kind: &str, shape: fn(usize, usize) -> Vec<usize>| {
+            let tensor = |(name, outputs): &(String, usize)| Tensor {
+                name: format!("{name}.{kind}"),
+                shape: shape(*outputs, inputs),
+            };
+            self.add(Weight { tensors: parts.iter().map(tensor).collect(), skip: 0 })
+        };
+        let weight = add("weight", |outputs, inputs| vec![outputs, inputs]);
+        let bias = has_bias.then(|| add("bias", |outputs, _| vec![outputs]));
+        Dense { weight, bias, activation: Activation::Identity }
+    }
+
     /// Several dense layers of the same shape and input as one.
     pub(crate) fn stacked(&mut self, names: &[String], shape: (usize, usize), activation: Activation) -> Dense {
         let tensors = |kind: &str| names.iter().map(|name| format!("{name}.{kind}")).collect::<Vec<_>>();
@@ -44,17 +65,22 @@ impl Builder {
 
     /// `NAME.weight` and `NAME.bias` of a layer norm.
     pub(crate) fn norm(&mut self, name: &str, width: usize, epsilon: f32) -> Norm {
-        let [gain, shift] = ["weight", "bias"].map(|kind| self.weight(&[format!("{name}.{kind}")], &[width], 0));
-        Norm { gain, shift, epsilon }
+        let norm = self.gain(name, width, NormKind::Layer, epsilon);
+        Norm { shift: Some(self.weight(&[format!("{name}.bias")], &[width], 0)), ..norm }
+    }
+
+    /// `NAME.weight` of a norm without a shift.
+    pub(crate) fn gain(&mut self, name: &str, width: usize, kind: NormKind, epsilon: f32) -> Norm {
+        Norm { kind, gain: self.weight(&[format!("{name}.weight")], &[width], 0), shift: None, epsilon }
     }
 
     /// The vectors of all tokens.
     pub(crate) fn embed(
         &mut self,
         words: WeightId,
-        positions: WeightId,
+        positions: Option<WeightId>,
         types: Option<WeightId>,
-        norm: Norm,
+        norm: Option<Norm>,
     ) -> BufferId {
         let width = self.weights[words.0].size().1;
         let output = self.buffer("embeddings", Rows::Tokens, width);
@@ -63,17 +89,47 @@ impl Builder {
     }
 
     pub(crate) fn gemm(&mut self, name: &str, input: BufferId, dense: Dense) -> BufferId {
+        self.gemm_onto(name, input, dense, None)
+    }
+
+    /// A dense layer, added to what there was.
+    pub(crate) fn gemm_onto(
+        &mut self,
+        name: &str,
+        input: BufferId,
+        dense: Dense,
+        residual: Option<BufferId>,
+    ) -> BufferId {
         let Dense { weight, bias, activation } = dense;
         let output = self.buffer(name, self.buffers[input.0].rows, self.weights[weight.0].size().0);
-        self.ops.push(Op::Gemm { input, weight, bias, activation, output });
+        self.ops.push(Op::Gemm { input, weight, bias, activation, residual, output });
+        output
+    }
+
+    pub(crate) fn gate(&mut self, name: &str, input: BufferId, activation: Activation) -> BufferId {
+        let Buffer { rows, width, .. } = self.buffers[input.0];
+        let output = self.buffer(name, rows, width / 2);
+        self.ops.push(Op::Gate { input, activation, output });
+        output
+    }
+
+    pub(crate) fn rotate(
+        &mut self,
+        name: &str,
+        qkv: BufferId,
+        heads: Heads,
+        norms: Option<[Norm; 2]>,
+        base: f32,
+    ) -> BufferId {
+        let output = self.buffer(name, Rows::Tokens, self.buffers[qkv.0].width);
+        self.ops.push(Op::Rotate { qkv, heads, norms, base, output });
         output
     }
 
     /// Attention with scores divided by the square root of a head's width.
-    pub(crate) fn attend(&mut self, name: &str, qkv: BufferId, heads: usize) -> BufferId {
-        let width = self.buffers[qkv.0].width / 3;
-        let output = self.buffer(name, Rows::Tokens, width);
-        self.ops.push(Op::Attend { qkv, heads, scale: 1.0 / ((width / heads) as f32).sqrt(), output });
+    pub(crate) fn attend(&mut self, name: &str, qkv: BufferId, heads: Heads, mask: Mask) -> BufferId {
+        let output = self.buffer(name, Rows::Tokens, heads.queries());
+        self.ops.push(Op::Attend { qkv, heads, mask, scale: 1.0 / (heads.width as f32).sqrt(), output });
         output
     }
 

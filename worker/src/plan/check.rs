@@ -1,6 +1,6 @@
 //! What makes a list of ops a plan that can run.
 
-use super::{BufferId, Norm, Op, Plan, Rows, WeightId};
+use super::{BufferId, Heads, Norm, Op, Plan, Rows, WeightId};
 
 /// Why a list of ops is no plan. A mistake of whoever wrote the architecture, never of a model's files.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -56,7 +56,10 @@ impl Plan {
             return Err(PlanError::Unread(self.buffers[unread].name.clone()));
         }
         match used.iter().position(|used| !used) {
-            Some(idle) => Err(PlanError::Idle(self.weights[idle].tensors.join(" + "))),
+            Some(idle) => {
+                let names: Vec<&str> = self.weights[idle].tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+                Err(PlanError::Idle(names.join(" + ")))
+            }
             None => Ok(()),
         }
     }
@@ -66,25 +69,38 @@ impl Plan {
             Op::Embed { words, positions, types, norm, output } => {
                 let width = self.expect(output, Rows::Tokens, None)?;
                 self.expect_table("words", words, width)?;
-                self.expect_table("positions", positions, width)?;
+                positions.map_or(Ok(()), |positions| self.expect_table("positions", positions, width))?;
                 types.map_or(Ok(()), |types| self.expect_table("types", types, width))?;
-                self.expect_norm(norm, width)
+                norm.map_or(Ok(()), |norm| self.expect_norm(norm, width))
             }
-            Op::Gemm { input, weight, bias, output, .. } => {
+            Op::Gemm { input, weight, bias, residual, output, .. } => {
                 let (rows, inputs) = (self[input].rows, self[input].width);
                 let outputs = self.expect(output, rows, None)?;
                 let found = self[weight].size();
                 if found != (outputs, inputs) {
                     return Err(format!("the weight is {found:?}, not {:?}", (outputs, inputs)));
                 }
+                residual.map_or(Ok(0), |residual| self.expect(residual, rows, Some(outputs)))?;
                 bias.map_or(Ok(()), |bias| self.expect_vector("bias", bias, outputs))
             }
-            Op::Attend { qkv, heads, output, .. } => {
-                let width = self.expect(output, Rows::Tokens, None)?;
-                if heads == 0 || !width.is_multiple_of(heads) {
-                    return Err(format!("rows of {width} are not for {heads} heads"));
+            Op::Gate { input, output, .. } => {
+                let rows = self[input].rows;
+                let width = self.expect(output, rows, None)?;
+                self.expect(input, rows, Some(2 * width)).map(drop)
+            }
+            Op::Rotate { qkv, heads, norms, output, .. } => {
+                self.expect_heads(heads)?;
+                if !heads.width.is_multiple_of(2) {
+                    return Err(format!("heads of {} have no halves", heads.width));
                 }
-                self.expect(qkv, Rows::Tokens, Some(3 * width)).map(drop)
+                norms.into_iter().flatten().try_for_each(|norm| self.expect_norm(norm, heads.width))?;
+                self.expect(qkv, Rows::Tokens, Some(heads.row()))?;
+                self.expect(output, Rows::Tokens, Some(heads.row())).map(drop)
+            }
+            Op::Attend { qkv, heads, output, .. } => {
+                self.expect_heads(heads)?;
+                self.expect(qkv, Rows::Tokens, Some(heads.row()))?;
+                self.expect(output, Rows::Tokens, Some(heads.queries())).map(drop)
             }
             Op::AddNorm { input, residual, norm, output } => {
                 let (rows, width) = (self[input].rows, self[input].width);
@@ -130,6 +146,14 @@ impl Plan {
 
     fn expect_norm(&self, norm: Norm, width: usize) -> Result<(), String> {
         self.expect_vector("gain", norm.gain, width)?;
-        self.expect_vector("shift", norm.shift, width)
+        norm.shift.map_or(Ok(()), |shift| self.expect_vector("shift", shift, width))
+    }
+
+    fn expect_heads(&self, heads: Heads) -> Result<(), String> {
+        let Heads { count, shared, width } = heads;
+        if count == 0 || width == 0 || shared == 0 || !count.is_multiple_of(shared) {
+            return Err(format!("{count} heads of {width} cannot share {shared} of keys and values"));
+        }
+        Ok(())
     }
 }

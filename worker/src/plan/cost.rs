@@ -1,6 +1,6 @@
 //! What a plan takes, by the sizes of a batch.
 
-use super::{BufferId, Op, Plan, Rows};
+use super::{BufferId, Mask, Op, Plan, Rows, Tensor, Weight};
 
 /// Sizes of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,15 @@ impl Sizes {
         Self { tokens: count * length, sequences: count, marks: count, squares: count * length * length }
     }
 
+    /// Pairs of tokens of which one looks at the other. In sequences shorter than a window there may be fewer.
+    fn pairs(&self, mask: Mask) -> u64 {
+        match mask {
+            Mask::None => self.squares,
+            Mask::Causal => (self.squares + self.tokens) / 2,
+            Mask::Window(reach) => self.squares.min(self.tokens * (2 * reach as u64 + 1)),
+        }
+    }
+
     pub(crate) fn rows(&self, rows: Rows) -> u64 {
         match rows {
             Rows::Tokens => self.tokens,
@@ -51,13 +60,15 @@ impl Plan {
                 let (outputs, inputs) = self[*weight].size();
                 2 * sizes.rows(self[*input].rows) * (outputs * inputs) as u64
             }
-            // q · k and p · v, each L² times the width.
-            Op::Attend { output, .. } => 4 * sizes.squares * self[*output].width as u64,
+            // q · k and p · v, each as many times the width as there are pairs.
+            Op::Attend { mask, output, .. } => 4 * sizes.pairs(*mask) * self[*output].width as u64,
             _ => 0,
         };
         // Of tables only the rows that are looked up are read.
         let weights = match op {
-            Op::Embed { .. } => 3 * size(op.output()),
+            Op::Embed { positions, types, .. } => {
+                (1 + u64::from(positions.is_some()) + u64::from(types.is_some())) * size(op.output())
+            }
             _ => op.weights().map(|id| self.weight_values(id)).sum(),
         };
         Cost { flop, weights, values: op.inputs().map(size).sum::<u64>() + size(op.output()) }
@@ -74,13 +85,16 @@ impl Plan {
 
     /// Numbers learnt, counting a tensor that two weights share once.
     pub(crate) fn parameters(&self) -> u64 {
-        let mut tensors: Vec<(&String, u64)> = Vec::new();
-        for (index, weight) in self.weights.iter().enumerate() {
-            let each = self.weight_values(super::WeightId(index)) / weight.tensors.len() as u64;
-            tensors.extend(weight.tensors.iter().map(|name| (name, each)));
+        fn each(weight: &Weight) -> Vec<(&Tensor, u64)> {
+            let values = |tensor: &Tensor| match tensor.shape[..] {
+                [rows, columns] => (rows - weight.skip) * columns,
+                _ => tensor.shape[0],
+            };
+            weight.tensors.iter().map(|tensor| (tensor, values(tensor) as u64)).collect()
         }
+        let mut tensors: Vec<(&Tensor, u64)> = self.weights.iter().flat_map(each).collect();
         tensors.sort_unstable();
-        tensors.dedup_by_key(|(name, _)| *name);
+        tensors.dedup_by_key(|(tensor, _)| &tensor.name);
         tensors.iter().map(|(_, values)| values).sum()
     }
 

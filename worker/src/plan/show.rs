@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::{Activation, BufferId, Op, Plan, Rows, Sizes, WeightId};
+use super::{Activation, BufferId, Mask, Op, Plan, Rows, Sizes, WeightId};
 
 /// Bytes of a number in the memory that is shown: sizes are those of `f32`.
 const NUMBER_BYTES: u64 = 4;
@@ -86,9 +86,9 @@ impl Table<'_> {
     fn op(&self, op: &Op, layer: Option<&str>) -> Vec<Cells> {
         let (plan, sizes) = (self.plan, self.sizes());
         let output = &plan[op.output()];
-        let mut matrices = op.weights().filter(|id| plan[*id].shape.len() == 2);
+        let mut matrices = op.weights().filter(|id| !plan[*id].is_vector());
         let first = matrices.next();
-        let vectors: u64 = op.weights().filter(|id| plan[*id].shape.len() == 1).map(|id| plan.weight_values(id)).sum();
+        let vectors: u64 = op.weights().filter(|id| plan[*id].is_vector()).map(|id| plan.weight_values(id)).sum();
         let learnt = vectors + first.map_or(0, |id| plan.weight_values(id));
         let reads = match op {
             Op::Embed { .. } => "words".to_owned(),
@@ -105,10 +105,14 @@ impl Table<'_> {
             self.per_token(output.width as u64 * sizes.rows(output.rows) * NUMBER_BYTES),
         ]];
         // Only an embedding has more than one.
-        for (id, name) in matrices.zip(["positions", "types"]) {
+        let tables: &[&str] = match op {
+            Op::Embed { positions: None, .. } => &["types"],
+            _ => &["positions", "types"],
+        };
+        for (id, name) in matrices.zip(tables) {
             let bytes = short((plan.weight_values(id) * NUMBER_BYTES) as f64);
             let empty = String::new;
-            lines.push([empty(), name.to_owned(), empty(), self.matrix(id), bytes, empty(), empty()]);
+            lines.push([empty(), (*name).to_owned(), empty(), self.matrix(id), bytes, empty(), empty()]);
         }
         lines
     }
@@ -200,10 +204,10 @@ fn write_line(f: &mut fmt::Formatter<'_>, line: &Cells, widths: &[usize]) -> fmt
     writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
-/// What an op is called, with what it does to each number.
+/// What an op is called, with what it does to each number, or which tokens look at which.
 fn title(op: &Op) -> String {
     let activation = match op {
-        Op::Gemm { activation, .. } => match activation {
+        Op::Gemm { activation, .. } | Op::Gate { activation, .. } => match activation {
             Activation::Identity => "",
             Activation::Gelu => " gelu",
             Activation::GeluTanh => " gelu~",
@@ -211,6 +215,8 @@ fn title(op: &Op) -> String {
             Activation::Relu => " relu",
             Activation::Tanh => " tanh",
         },
+        Op::Attend { mask: Mask::Causal, .. } => " causal",
+        Op::Attend { mask: Mask::Window(reach), .. } => return format!("attend window {reach}"),
         _ => "",
     };
     format!("{}{activation}", op.name())

@@ -1,15 +1,17 @@
 use super::*;
 
+const HEADS: Heads = Heads { count: 2, shared: 2, width: 2 };
+
 /// Two tokens' worth of everything: embed, gemm, attend, add-norm, pool, gemm.
 fn plan() -> Plan {
     let mut plan = Builder::default();
     let words = plan.weight(&["words".to_owned()], &[10, 4], 0);
     let positions = plan.weight(&["positions".to_owned()], &[6, 4], 2);
     let norm = plan.norm("norm", 4, 1e-5);
-    let x = plan.embed(words, positions, None, norm);
+    let x = plan.embed(words, Some(positions), None, Some(norm));
     let qkv = plan.stacked(&["q", "k", "v"].map(str::to_owned), (4, 4), Activation::Identity);
     let qkv = plan.gemm("qkv", x, qkv);
-    let context = plan.attend("context", qkv, 2);
+    let context = plan.attend("context", qkv, HEADS, Mask::None);
     let y = plan.add_norm("y", context, Some(x), norm);
     let pooled = plan.pool(y, Pooling::Cls);
     let dense = plan.dense("labels", (3, 4), Activation::Tanh);
@@ -54,17 +56,21 @@ fn refuses_reads_and_writes_out_of_order_by_name() {
 fn refuses_shapes_that_do_not_fit_by_op() {
     let found = problem(|plan| plan.buffers[1].width = 11);
     assert_eq!(found, "op 1 (gemm): the weight is (12, 4), not (11, 4)");
-    let found = problem(|plan| plan.weights[0].shape = vec![10, 5]);
+    let found = problem(|plan| plan.weights[0].tensors[0].shape = vec![10, 5]);
     assert_eq!(found, "op 0 (embed): words are (10, 5), but rows are 4 wide");
-    let found = problem(|plan| plan.weights[2].shape = vec![5]);
+    let found = problem(|plan| plan.weights[2].tensors[0].shape = vec![5]);
     assert_eq!(found, "op 0 (embed): the gain is (1, 5), not 4 long");
-    let heads = |plan: &mut Plan, count: usize| {
+    let heads = |plan: &mut Plan, count: usize, shared: usize| {
         if let Op::Attend { heads, .. } = &mut plan.ops[2] {
-            *heads = count;
+            *heads = Heads { count, shared, width: 2 };
         }
     };
-    assert_eq!(problem(|plan| heads(plan, 3)), "op 2 (attend): rows of 4 are not for 3 heads");
-    assert_eq!(problem(|plan| heads(plan, 0)), "op 2 (attend): rows of 4 are not for 0 heads");
+    assert_eq!(problem(|plan| heads(plan, 3, 3)), "op 2 (attend): `qkv` is [Tokens, 12], not [Tokens, 18]");
+    let found = problem(|plan| heads(plan, 4, 1));
+    assert_eq!(found, "op 2 (attend): `context` is [Tokens, 4], not [Tokens, 8]");
+    let found = problem(|plan| heads(plan, 4, 3));
+    assert_eq!(found, "op 2 (attend): 4 heads of 2 cannot share 3 of keys and values");
+    assert!(problem(|plan| heads(plan, 0, 1)).contains("0 heads of 2"));
     let found = problem(|plan| plan.buffers[4].rows = Rows::Tokens);
     assert_eq!(found, "op 4 (pool): `pooled` is [Tokens, 4], not [Sequences, 4]");
 }
@@ -120,7 +126,7 @@ fn layers_that_are_alike_are_shown_once() {
         let (words, positions) =
             (plan.weight(&["w".to_owned()], &[9, 4], 0), plan.weight(&["p".to_owned()], &[6, 4], 0));
         let norm = plan.norm("norm", 4, 1e-5);
-        let mut x = plan.embed(words, positions, None, norm);
+        let mut x = plan.embed(words, Some(positions), None, Some(norm));
         for (index, inner) in inner.into_iter().enumerate() {
             let up = plan.dense(&format!("{index}.up"), (inner, 4), Activation::Gelu);
             let up = plan.gemm(&format!("layer {index} up"), x, up);
@@ -147,4 +153,80 @@ fn layers_that_are_alike_are_shown_once() {
     let unlike: Vec<String> = table([8, 8, 16]);
     assert_eq!(unlike[0], "layers 0 to 1, each on the one before");
     assert_eq!(unlike[3..5], ["layer 2", "gemm gelu|layer 1 down|up [T, 16]"]);
+}
+
+#[test]
+fn heads_that_share_keys_stand_behind_all_queries() {
+    let heads = Heads { count: 6, shared: 2, width: 10 };
+    assert_eq!((heads.queries(), heads.keys(), heads.row()), (60, 20, 100));
+    assert_eq!([0, 2, 3, 5].map(|head| heads.columns(head)), [[0, 60, 80], [20, 60, 80], [30, 70, 90], [50, 70, 90]]);
+}
+
+#[test]
+fn masks_let_tokens_see_what_is_near_or_before() {
+    assert_eq!([0, 4].map(|place| Mask::None.seen(place, 5)), [0..5, 0..5]);
+    assert_eq!([0, 2, 4].map(|place| Mask::Causal.seen(place, 5)), [0..1, 0..3, 0..5]);
+    assert_eq!([0, 2, 4].map(|place| Mask::Window(1).seen(place, 5)), [0..2, 1..4, 3..5]);
+    assert_eq!(Mask::Window(usize::MAX).seen(3, 5), 0..5);
+    let sizes = Sizes { tokens: 5, sequences: 2, marks: 0, squares: 2 * 2 + 3 * 3 };
+    let mut plan = plan();
+    let cost = |plan: &Plan| plan.op_cost(&plan.ops[2], &sizes).flop;
+    let full = cost(&plan);
+    let Op::Attend { mask, .. } = &mut plan.ops[2] else { unreachable!() };
+    *mask = Mask::Causal;
+    assert_eq!((full, cost(&plan)), (4 * 13 * 4, 4 * (3 + 6) * 4));
+}
+
+/// One layer of the other sort: no table of positions, norms before, heads that share keys, a gate.
+#[test]
+fn a_plan_may_rotate_gate_and_add_onto_what_there_was() {
+    let mut plan = Builder::default();
+    let words = plan.weight(&["words".to_owned()], &[10, 8], 0);
+    let x = plan.embed(words, None, None, None);
+    let norm = plan.gain("norm", 8, NormKind::Rms, 1e-6);
+    let y = plan.add_norm("layer 0 norm", x, None, norm);
+    let heads = Heads { count: 2, shared: 1, width: 4 };
+    let qkv = plan.linear(&[("q".to_owned(), 8), ("k".to_owned(), 4), ("v".to_owned(), 4)], 8, false);
+    let qkv = plan.gemm("layer 0 qkv", y, qkv);
+    let norms = ["q_norm", "k_norm"].map(|name| plan.gain(name, 4, NormKind::Rms, 1e-6));
+    let turned = plan.rotate("layer 0 turned", qkv, heads, Some(norms), 1e4);
+    let context = plan.attend("layer 0 context", turned, heads, Mask::Causal);
+    let out = plan.linear(&[("out".to_owned(), 8)], 8, true);
+    let y = plan.gemm_onto("layer 0 attention", context, out, Some(x));
+    let up = plan.linear(&[("up".to_owned(), 12)], 8, false);
+    let up = plan.gemm("layer 0 up", y, up);
+    let gated = plan.gate("layer 0 gated", up, Activation::Silu);
+    let down = plan.linear(&[("down".to_owned(), 8)], 6, false);
+    let y = plan.gemm_onto("layer 0 output", gated, down, Some(y));
+    let output = plan.pool(y, Pooling::Last);
+    let plan = plan.finish(output);
+    plan.check().unwrap();
+    // Of tensors of different heights, each counted once.
+    assert_eq!(plan.parameters(), 10 * 8 + 8 + (8 + 4 + 4) * 8 + 2 * 4 + 8 * 8 + 8 + 12 * 8 + 8 * 6);
+    // The embeddings are read once more by the product that adds onto them, and so is what it makes.
+    assert_eq!(plan.lives()[..2], [0..=5, 1..=2]);
+    let text = plan.table(4).to_string();
+    let lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in ["rotate qkv turned", "attend causal turned context", "gemm context + embeddings", "gate silu up gated"]
+    {
+        assert!(lines.iter().any(|found| found.starts_with(line)), "{text}");
+    }
+
+    let broken = |change: fn(&mut Op)| {
+        let mut plan = plan.clone();
+        plan.ops.iter_mut().for_each(change);
+        plan.check().unwrap_err().to_string()
+    };
+    let odd = broken(|op| {
+        if let Op::Rotate { heads, .. } = op {
+            *heads = Heads { count: 2, shared: 2, width: 3 };
+        }
+    });
+    assert_eq!(odd, "op 3 (rotate): heads of 3 have no halves");
+    let residual = broken(|op| {
+        if let Op::Gemm { residual: Some(residual), .. } = op {
+            *residual = BufferId(2);
+        }
+    });
+    assert_eq!(residual, "op 5 (gemm): `layer 0 qkv` is [Tokens, 16], not [Tokens, 8]");
 }

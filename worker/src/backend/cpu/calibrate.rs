@@ -18,7 +18,7 @@ use crate::cpu::memory::{Aligned, PADDING, Rows as View};
 use crate::cpu::team::Team;
 use crate::model::ReadError;
 use crate::model::weights::Bound;
-use crate::ops::gemm::cpu::{Left, multiply};
+use crate::ops::gemm::cpu::{Left, Then, multiply};
 use crate::ops::gemm::pack::Packed as Matrix;
 use crate::ops::gemm::quantise::quantise;
 use crate::plan::{Activation, Op, Plan, Rows, WeightId};
@@ -213,7 +213,8 @@ impl<'a> Trial<'a> {
         let to = View::new(out.as_mut_ptr(), stride);
         // SAFETY: as above.
         unsafe {
-            multiply(left, 0..self.rows.len(), matrix, 0..matrix.panels(), Activation::Identity, to, matrix.at(0));
+            let then = Then::only(Activation::Identity);
+            multiply(left, 0..self.rows.len(), matrix, 0..matrix.panels(), then, to, matrix.at(0));
         }
         out.to_vec()
     }

@@ -11,6 +11,7 @@ use crate::cpu::simd::Number;
 use crate::model::ReadError;
 use crate::model::weights::Bound;
 use crate::ops::gemm::pack::{Packed, Product};
+use crate::ops::rotate::angles::Angles;
 use crate::plan::{self, Op, Plan, WeightId};
 
 /// Rows of a table after which their pages are given back.
@@ -29,14 +30,26 @@ pub(super) fn load<D: Kind>(
         progress(index as f32 / count as f32);
         Ok(match *task {
             Task::Embed { words, positions, types, norm, .. } => {
+                let width = plan[words].size().1;
+                let words = reader.table(words)?;
+                let positions = positions.map(|positions| reader.table(positions)).transpose()?;
                 let types = types.map(|types| reader.table(types)).transpose()?;
-                let (words, positions) = (reader.table(words)?, reader.table(positions)?);
-                Weights::Embed { words, positions, types, norm: reader.norm(norm)? }
+                Weights::Embed { width, words, positions, types, norm: norm.map(|norm| reader.norm(norm)).transpose()? }
+            }
+            Task::Rotate { heads, norms, base, scale, .. } => {
+                let norms = norms.map(|[queries, keys]| {
+                    // They are what queries are made of last.
+                    let mut queries = reader.norm(queries)?;
+                    queries.gain.iter_mut().chain(&mut queries.shift).for_each(|x| *x *= scale * LOG2_E);
+                    Ok::<_, ReadError>([queries, reader.norm(keys)?])
+                });
+                Weights::Rotate { norms: norms.transpose()?, angles: Angles::new(heads.width, base) }
             }
             Task::Gemm { weight, bias, .. } => Weights::Gemm(reader.matrix(weight, bias, None)?),
             Task::AddNorm { norm, .. } => Weights::Norm(reader.norm(norm)?),
             Task::Quantise { .. }
             | Task::Round { .. }
+            | Task::Gate { .. }
             | Task::Attend { .. }
             | Task::Pool { .. }
             | Task::Pick { .. } => Weights::None,
@@ -65,8 +78,12 @@ pub(super) fn quantise<D: Kind>(
                 drop(weights.next());
                 Weights::GemmInt8(reader.matrix(*weight, *bias, factors(weight))?)
             }
-            Task::Embed { .. } | Task::Gemm { .. } | Task::AddNorm { .. } => weights.next().unwrap_or(Weights::None),
-            Task::Round { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => Weights::None,
+            Task::Embed { .. } | Task::Gemm { .. } | Task::Rotate { .. } | Task::AddNorm { .. } => {
+                weights.next().unwrap_or(Weights::None)
+            }
+            Task::Round { .. } | Task::Gate { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => {
+                Weights::None
+            }
         })
     };
     program.tasks.iter().map(quantise).collect()
@@ -88,8 +105,9 @@ impl Reader<'_> {
     }
 
     fn norm(&self, norm: plan::Norm) -> Result<Norm, ReadError> {
-        let plan::Norm { gain, shift, epsilon } = norm;
-        Ok(Norm { gain: self.vector(gain)?, shift: self.vector(shift)?, epsilon })
+        let gain = self.vector(norm.gain)?;
+        let shift = norm.shift.map_or_else(|| Ok(vec![0.0; gain.len()]), |shift| self.vector(shift))?;
+        Ok(Norm { kind: norm.kind, gain, shift, epsilon: norm.epsilon })
     }
 
     /// A table to look rows up in, each padded with zeros.
@@ -135,17 +153,22 @@ impl Reader<'_> {
     }
 
     /// How many of a product's columns are queries, and what they are multiplied with: the scale of attention, and what
-    /// makes powers of e those of 2.
+    /// makes powers of e those of 2. Queries that are normalised after the product are scaled by their norm.
     fn queries(&self, weight: WeightId) -> (usize, f32) {
-        let product = self.plan.ops.iter().find(|op| matches!(op, Op::Gemm { weight: of, .. } if *of == weight));
-        let attends = |output| {
-            self.plan.ops.iter().find_map(|op| match op {
-                Op::Attend { qkv, scale, output: out, .. } if *qkv == output => {
-                    Some((self.plan[*out].width, scale * LOG2_E))
-                }
+        let ops = &self.plan.ops;
+        let product = ops.iter().find(|op| matches!(op, Op::Gemm { weight: of, .. } if *of == weight));
+        let turned = |output| {
+            let turns = ops.iter().find_map(|op| match op {
+                Op::Rotate { qkv, norms, output: turned, .. } if *qkv == output => Some((*turned, norms.is_none())),
                 _ => None,
-            })
+            });
+            turns.unwrap_or((output, true))
         };
-        product.and_then(|op| attends(op.output())).unwrap_or((0, 1.0))
+        let attends = |output| match turned(output) {
+            (qkv, true) => self.plan.attention_over(qkv),
+            (_, false) => None,
+        };
+        let queries = product.and_then(|op| attends(op.output()));
+        queries.map_or((0, 1.0), |(heads, scale)| (heads.queries(), scale * LOG2_E))
     }
 }

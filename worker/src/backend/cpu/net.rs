@@ -15,7 +15,9 @@ use crate::cpu::team::Team;
 use crate::ops::attend::cpu::{Attends, Scratch};
 use crate::ops::gemm::finish::Finish;
 use crate::ops::gemm::pack::Packed as Matrix;
-use crate::plan::{Packed, Rows};
+use crate::ops::normalize::cpu as normalize;
+use crate::ops::rotate::angles::Angles;
+use crate::plan::{NormKind, Packed, Rows};
 
 /// Tokens that memory is made for at first; it grows with the largest batch.
 const TOKENS_FIRST: usize = 512;
@@ -33,21 +35,27 @@ impl<D: Finish<Row = ()> + Attends> Kind for D {}
 #[derive(Debug)]
 pub(super) enum Weights<D: Kind> {
     Embed {
+        width: usize,
         words: Aligned<D::Element>,
-        positions: Aligned<D::Element>,
+        positions: Option<Aligned<D::Element>>,
         types: Option<Aligned<D::Element>>,
-        norm: Norm,
+        norm: Option<Norm>,
     },
     Gemm(Matrix<D>),
     GemmInt8(Matrix<Int8>),
     /// What activations are multiplied with before they become bytes, in all columns up to a multiple of 16.
     Quantise(Option<Vec<f32>>),
+    Rotate {
+        norms: Option<[Norm; 2]>,
+        angles: Angles,
+    },
     Norm(Norm),
     None,
 }
 
 #[derive(Debug)]
 pub(super) struct Norm {
+    pub(super) kind: NormKind,
     pub(super) gain: Vec<f32>,
     pub(super) shift: Vec<f32>,
     pub(super) epsilon: f32,
@@ -143,6 +151,12 @@ impl<D: Kind> Net<D> {
         observer: Option<&Observer>,
     ) -> Result<(), BatchError> {
         self.fit(batch)?;
+        let longest = batch.splits.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        for weights in &mut self.weights {
+            if let Weights::Rotate { angles, .. } = weights {
+                angles.reserve(longest);
+            }
+        }
         let start = Start(self.arena.start());
         let mut schedule = std::mem::take(&mut self.schedule);
         schedule.plan(&self.program, batch, team.threads(), |task| self.panels(task));
@@ -201,9 +215,11 @@ impl<D: Kind> Net<D> {
 impl<D: Kind> Weights<D> {
     fn bytes(&self) -> usize {
         match self {
-            Self::Embed { words, positions, types, norm } => {
-                words.bytes() + positions.bytes() + types.as_ref().map_or(0, Aligned::bytes) + norm.bytes()
+            Self::Embed { words, positions, types, norm, .. } => {
+                let tables = positions.iter().chain(types).map(Aligned::bytes).sum::<usize>();
+                words.bytes() + tables + norm.as_ref().map_or(0, Norm::bytes)
             }
+            Self::Rotate { norms, angles } => angles.bytes() + norms.iter().flatten().map(Norm::bytes).sum::<usize>(),
             Self::Gemm(matrix) => matrix.bytes(),
             Self::GemmInt8(matrix) => matrix.bytes(),
             Self::Quantise(factors) => factors.as_ref().map_or(0, |factors| factors.len() * size_of::<f32>()),
@@ -214,6 +230,11 @@ impl<D: Kind> Weights<D> {
 }
 
 impl Norm {
+    /// As kernels take it.
+    pub(super) fn of(&self) -> normalize::Norm<'_> {
+        normalize::Norm { kind: self.kind, gain: &self.gain, shift: &self.shift, epsilon: self.epsilon }
+    }
+
     fn bytes(&self) -> usize {
         (self.gain.len() + self.shift.len()) * size_of::<f32>()
     }

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use crate::plan::{Activation, BufferId, Norm, Op, Plan, Pooling, Rows, WeightId};
+use crate::plan::{Activation, BufferId, Heads, Mask, Norm, Op, Plan, Pooling, Rows, WeightId};
 
 /// Names a slot of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,9 +61,9 @@ pub(super) struct Slot {
 pub(super) enum Task {
     Embed {
         words: WeightId,
-        positions: WeightId,
+        positions: Option<WeightId>,
         types: Option<WeightId>,
-        norm: Norm,
+        norm: Option<Norm>,
         out: Forms,
     },
     /// From the wide form to the operand.
@@ -83,6 +83,21 @@ pub(super) enum Task {
         input: SlotId,
         range: Option<SlotId>,
         activation: Activation,
+        residual: Option<SlotId>,
+        output: SlotId,
+    },
+    Gate {
+        input: SlotId,
+        activation: Activation,
+        output: SlotId,
+    },
+    Rotate {
+        qkv: SlotId,
+        heads: Heads,
+        norms: Option<[Norm; 2]>,
+        base: f32,
+        /// Of the attention that follows: where there are norms, queries are scaled by theirs.
+        scale: f32,
         output: SlotId,
     },
     AddNorm {
@@ -93,8 +108,8 @@ pub(super) enum Task {
     },
     Attend {
         qkv: SlotId,
-        heads: usize,
-        size: usize,
+        heads: Heads,
+        mask: Mask,
         output: SlotId,
     },
     Pool {
@@ -160,8 +175,9 @@ impl Program {
         let Build { mut slots, tasks, .. } = build;
         slots[output.0].read = tasks.len();
         let groups = groups(&tasks, &slots);
-        let mut heads =
-            tasks.iter().filter_map(|task| if let Task::Attend { heads, .. } = task { Some(*heads) } else { None });
+        let mut heads = tasks
+            .iter()
+            .filter_map(|task| if let Task::Attend { heads, .. } = task { Some(heads.count) } else { None });
         let first = heads.next();
         assert!(heads.all(|heads| Some(heads) == first), "batches are cut by heads alike for all layers");
         Self { slots, tasks, groups, output }
@@ -192,11 +208,10 @@ fn wanted(plan: &Plan, operands: Operands, multiply: &impl Fn(WeightId) -> Multi
         match *op {
             Op::Gemm { input, weight, .. } if multiply(weight) == Multiply::Int8 => bytes[input.0] = true,
             Op::Gemm { input, .. } | Op::Attend { qkv: input, .. } => forms[input.0][OPERAND] = true,
-            Op::AddNorm { input, residual, .. } => {
-                forms[input.0][WIDE] = true;
-                residual.into_iter().for_each(|residual| forms[residual.0][WIDE] = true);
-            }
-            Op::Pool { input, .. } => forms[input.0][WIDE] = true,
+            Op::Gate { input, .. }
+            | Op::Rotate { qkv: input, .. }
+            | Op::AddNorm { input, .. }
+            | Op::Pool { input, .. } => forms[input.0][WIDE] = true,
             Op::Pick { input, output } => {
                 let [wide, operand] = forms[output.0];
                 forms[input.0][WIDE] |= wide;
@@ -204,6 +219,9 @@ fn wanted(plan: &Plan, operands: Operands, multiply: &impl Fn(WeightId) -> Multi
                 bytes[input.0] |= bytes[output.0];
             }
             Op::Embed { .. } => {}
+        }
+        if let Op::Gemm { residual: Some(residual), .. } | Op::AddNorm { residual: Some(residual), .. } = op {
+            forms[residual.0][WIDE] = true;
         }
         // Pooling writes numbers, whoever reads them.
         if let Op::Pool { output, .. } = op {
@@ -237,7 +255,7 @@ impl Build<'_> {
                 let out = self.both(output);
                 self.tasks.push(Task::Embed { words, positions, types, norm, out });
             }
-            Op::Gemm { input, weight, bias, activation, output } => {
+            Op::Gemm { input, weight, bias, activation, residual, output } => {
                 let (input, range) = match multiply(weight) {
                     Multiply::Operands => (self.operand(input), None),
                     Multiply::Int8 => {
@@ -245,11 +263,21 @@ impl Build<'_> {
                         (bytes, Some(range))
                     }
                 };
-                self.one(output, |output| Task::Gemm { weight, bias, input, range, activation, output });
+                let residual = residual.map(|residual| self.wide(residual));
+                self.one(output, |output| Task::Gemm { weight, bias, input, range, activation, residual, output });
             }
-            Op::Attend { qkv, heads, output, .. } => {
-                let (qkv, size) = (self.operand(qkv), self.plan[output].width / heads);
-                self.one(output, |output| Task::Attend { qkv, heads, size, output });
+            Op::Gate { input, activation, output } => {
+                let input = self.wide(input);
+                self.one(output, |output| Task::Gate { input, activation, output });
+            }
+            Op::Rotate { qkv, heads, norms, base, output } => {
+                let scale = self.plan.attention_over(output).map_or(1.0, |(_, scale)| scale);
+                let qkv = self.wide(qkv);
+                self.one(output, |output| Task::Rotate { qkv, heads, norms, base, scale, output });
+            }
+            Op::Attend { qkv, heads, mask, output, .. } => {
+                let qkv = self.operand(qkv);
+                self.one(output, |output| Task::Attend { qkv, heads, mask, output });
             }
             Op::AddNorm { input, residual, norm, output } => {
                 let (input, residual) = (self.wide(input), residual.map(|residual| self.wide(residual)));
@@ -380,6 +408,8 @@ fn groups(tasks: &[Task], slots: &[Slot]) -> Vec<Group> {
             Task::Round { input, .. }
             | Task::Quantise { input, .. }
             | Task::Gemm { input, .. }
+            | Task::Gate { input, .. }
+            | Task::Rotate { qkv: input, .. }
             | Task::AddNorm { input, .. } => GroupKind::RowWise(slots[input.0].rows),
             Task::Attend { .. } => GroupKind::Attend,
             Task::Pool { .. } => GroupKind::Gather(Rows::Sequences),

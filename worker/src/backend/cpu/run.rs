@@ -14,14 +14,16 @@ use crate::cpu::dot::Int8;
 use crate::cpu::memory::{PADDING, Rows as View};
 use crate::cpu::simd::Number as _;
 use crate::cpu::team::stride;
-use crate::ops::attend::cpu::{BLOCK, attend};
+use crate::ops::attend::cpu::{BLOCK, Head, attend, pack};
 use crate::ops::embed::cpu::{Tables, embed};
-use crate::ops::gemm::cpu::{Left, multiply};
+use crate::ops::gate::cpu::gate;
+use crate::ops::gemm::cpu::{Left, Then, multiply};
 use crate::ops::gemm::quantise::quantise;
 use crate::ops::gemm::round::round;
-use crate::ops::normalize::cpu::{self as normalize, add_norm};
+use crate::ops::normalize::cpu::add_norm;
 use crate::ops::pick::cpu::pick;
 use crate::ops::pool::cpu::pool;
+use crate::ops::rotate::cpu::{Turn, rotate};
 use crate::plan::Packed;
 
 /// Where an arena begins.
@@ -86,13 +88,35 @@ impl<D: Kind> Run<'_, D> {
         // SAFETY: slots have these rows, which are this tile's alone.
         unsafe {
             match (&net.program.tasks[task], &net.weights[task]) {
-                (Task::Embed { out, .. }, Weights::Embed { words, positions, types, norm }) => {
+                (Task::Embed { out, .. }, Weights::Embed { width, words, positions, types, norm }) => {
                     let (wide, operand) = self.forms(*out, area);
                     let batch = self.batch;
-                    let Norm { gain, shift, epsilon } = norm;
-                    let norm = normalize::Norm { gain, shift, epsilon: *epsilon };
-                    let tables = Tables { words, positions, types: types.as_deref(), norm };
+                    let tables = Tables {
+                        width: *width,
+                        words,
+                        positions: positions.as_deref(),
+                        types: types.as_deref(),
+                        norm: norm.as_ref().map(Norm::of),
+                    };
                     embed::<D::V, D::Element>(&tables, batch.ids, batch.types, batch.splits, rows, wide, operand);
+                }
+                (Task::Gate { input, activation, output }, _) => {
+                    let (input, slot) = (self.view(*input, area), &net.program.slots[output.0]);
+                    match slot.form {
+                        Form::Wide => {
+                            gate::<D::V, f32>(rows, slot.width, *activation, input, self.view(*output, area));
+                        }
+                        _ => gate::<D::V, D::Element>(rows, slot.width, *activation, input, self.view(*output, area)),
+                    }
+                }
+                (Task::Rotate { qkv, heads, output, .. }, Weights::Rotate { norms, angles }) => {
+                    let norms = norms.as_ref().map(|norms| norms.each_ref().map(Norm::of));
+                    let (turn, splits) = (Turn { heads: *heads, norms, angles }, self.batch.splits);
+                    let input = self.view(*qkv, area);
+                    match net.program.slots[output.0].form {
+                        Form::Wide => rotate::<D::V, f32>(&turn, splits, rows, input, self.view(*output, area)),
+                        _ => rotate::<D::V, D::Element>(&turn, splits, rows, input, self.view(*output, area)),
+                    }
                 }
                 (Task::Round { input, output }, _) => {
                     let width = net.program.slots[input.0].width;
@@ -113,17 +137,7 @@ impl<D: Kind> Run<'_, D> {
                     let input = from(self.view(*input, area));
                     let residual = residual.map(|residual| from(self.view(residual, area)));
                     let (wide, operand) = (wide.map(from), operand.map(|operand| operand.starting_at(rows.start)));
-                    add_norm::<D::V>(
-                        rows.len(),
-                        norm.gain.len(),
-                        input,
-                        residual,
-                        &norm.gain,
-                        &norm.shift,
-                        norm.epsilon,
-                        wide,
-                        operand,
-                    );
+                    add_norm::<D::V>(rows.len(), &norm.of(), input, residual, wide, operand);
                 }
                 _ => {
                     // After the last product of a block comes the first one of another.
@@ -137,7 +151,7 @@ impl<D: Kind> Run<'_, D> {
 
     /// Panels of a product for some rows. `soon` is where the weights begin that are probably read next.
     unsafe fn gemm(&self, task: usize, rows: Range<usize>, panels: Range<usize>, area: Area, soon: *const u8) {
-        let Task::Gemm { weight, input, range, activation, output, .. } = self.net.program.tasks[task] else {
+        let Task::Gemm { weight, input, range, activation, residual, output, .. } = self.net.program.tasks[task] else {
             unreachable!("other tasks are done elsewhere")
         };
         if let Some(observer) = self.observer.filter(|_| panels.start == 0) {
@@ -149,6 +163,7 @@ impl<D: Kind> Run<'_, D> {
             }
         }
         let is_wide = self.net.program.slots[output.0].form == Form::Wide;
+        let then = Then { activation, residual: residual.map(|residual| self.view(residual, area)) };
         // SAFETY: slots have these rows; these rows and panels are this tile's alone.
         unsafe {
             match &self.net.weights[task] {
@@ -158,17 +173,9 @@ impl<D: Kind> Run<'_, D> {
                         each: View::new(std::ptr::NonNull::dangling().as_ptr(), 0),
                     };
                     if is_wide {
-                        multiply::<D, f32>(&left, rows, matrix, panels, activation, self.view(output, area), soon);
+                        multiply::<D, f32>(&left, rows, matrix, panels, then, self.view(output, area), soon);
                     } else {
-                        multiply::<D, D::Element>(
-                            &left,
-                            rows,
-                            matrix,
-                            panels,
-                            activation,
-                            self.view(output, area),
-                            soon,
-                        );
+                        multiply::<D, D::Element>(&left, rows, matrix, panels, then, self.view(output, area), soon);
                     }
                 }
                 Weights::GemmInt8(matrix) => {
@@ -177,17 +184,9 @@ impl<D: Kind> Run<'_, D> {
                         .unwrap_or(View::new(std::ptr::NonNull::dangling().as_ptr(), 0));
                     let left = Left { rows: self.view(input, area), each };
                     if is_wide {
-                        multiply::<Int8, f32>(&left, rows, matrix, panels, activation, self.view(output, area), soon);
+                        multiply::<Int8, f32>(&left, rows, matrix, panels, then, self.view(output, area), soon);
                     } else {
-                        multiply::<Int8, D::Element>(
-                            &left,
-                            rows,
-                            matrix,
-                            panels,
-                            activation,
-                            self.view(output, area),
-                            soon,
-                        );
+                        multiply::<Int8, D::Element>(&left, rows, matrix, panels, then, self.view(output, area), soon);
                     }
                 }
                 _ => unreachable!("products have matrices"),
@@ -197,30 +196,40 @@ impl<D: Kind> Run<'_, D> {
 
     /// A tile of attention.
     unsafe fn heads(&self, task: usize, tile: usize, thread: usize) {
-        let Task::Attend { qkv, heads, size, output } = self.net.program.tasks[task] else {
+        let Task::Attend { qkv, heads, mask, output } = self.net.program.tasks[task] else {
             unreachable!("only attention is cut by heads")
         };
         let tile = &self.schedule.heads[tile];
         let (start, end) = (self.batch.splits[tile.sequence], self.batch.splits[tile.sequence + 1]);
-        let (width, stride) = (heads * size, self.net.program.slots[output.0].stride);
+        let (width, stride) = (heads.queries(), self.net.program.slots[output.0].stride);
+        let head = Head { width: heads.width, keys: end - start, mask };
         let mut scratch = self.net.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
-        for head in tile.heads.clone() {
+        let mut packed = None;
+        for index in tile.heads.clone() {
             // What fills the rows up is written with the last head.
-            let pad = if head + 1 == heads { (width.next_multiple_of(PADDING)).min(stride) - width } else { 0 };
+            let pad = if index + 1 == heads.count { (width.next_multiple_of(PADDING)).min(stride) - width } else { 0 };
             // SAFETY: slots have the rows of the sequence; these queries of this head are this tile's alone.
             unsafe {
                 let qkv = self.view::<D::Element>(qkv, Area::Shared);
-                let part = |part: usize| View::new(qkv.at(start, part * width + head * size), qkv.stride);
+                let parts =
+                    |index: usize| heads.columns(index).map(|column| View::new(qkv.at(start, column), qkv.stride));
+                let [q, k, v] = parts(index);
                 let out = self.view::<D::Element>(output, Area::Shared);
-                let out = View::new(out.at(start, head * size), out.stride);
+                let out = View::new(out.at(start, index * heads.width), out.stride);
                 // The next head's, which the other cores computed in part: rows too far apart for the processor to foresee.
                 // Those of longer sequences would push out what this head still reads.
-                if head + 1 < tile.heads.end && end - start <= BLOCK {
-                    part(0).ask(tile.queries.clone(), size..2 * size);
-                    part(1).ask(0..end - start, size..2 * size);
-                    part(2).ask(0..end - start, size..2 * size);
+                if index + 1 < tile.heads.end && head.keys <= BLOCK {
+                    let [q, k, v] = parts(index + 1);
+                    q.ask(tile.queries.clone(), 0..heads.width);
+                    k.ask(0..head.keys, 0..heads.width);
+                    v.ask(0..head.keys, 0..heads.width);
                 }
-                attend::<D>(&mut scratch, part(0), part(1), part(2), size, end - start, tile.queries.clone(), out, pad);
+                // Heads that share keys and values follow each other.
+                let shared = heads.columns(index)[1];
+                if packed.replace(shared) != Some(shared) {
+                    pack::<D>(&mut scratch, k, v, head);
+                }
+                attend::<D>(&mut scratch, q, head, tile.queries.clone(), out, pad);
             }
         }
     }

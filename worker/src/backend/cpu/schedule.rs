@@ -87,7 +87,7 @@ impl Schedule {
                     if self.heads.is_empty()
                         && let Some(Task::Attend { heads, .. }) = program.tasks.get(group.tasks.start)
                     {
-                        cut_heads(&mut self.heads, batch.splits, *heads, threads);
+                        cut_heads(&mut self.heads, batch.splits, heads.count, threads);
                     }
                     self.push(index, group.tasks.clone(), Cut::Heads, self.heads.len());
                 }

@@ -15,7 +15,7 @@ use crate::ops::normalize::cuda::AddNorm;
 use crate::ops::pick::cuda::Pick;
 use crate::ops::pool::cuda::Pool;
 use crate::ops::top::cuda::{self as top, Top};
-use crate::plan::{BufferId, Norm, Op, Plan, Rows, WeightId};
+use crate::plan::{BufferId, Mask, Norm, NormKind, Op, Plan, Pooling, Rows, WeightId};
 
 /// A plan that has kernels, and its memory.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub(super) struct Program {
 /// What there is no kernel for.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Unsupported {
+    #[error("there is no kernel for `{0}`")]
+    Op(&'static str),
     #[error("attention heads are {0} wide, and the GPU's kernels take 16, 32, 48, 64, 80, 96 and 128")]
     Head(usize),
     #[error("rows are {0} wide, and the GPU's kernels take multiples of 8 up to 2048")]
@@ -113,9 +115,8 @@ impl Program {
     /// as they are.
     pub(super) fn element_of(&self, id: WeightId) -> Element {
         let is_wide = |op: &Op| match op {
-            Op::Embed { norm, .. } | Op::AddNorm { norm, .. } => norm.gain == id || norm.shift == id,
             Op::Gemm { bias, output, .. } => *bias == Some(id) && self.element_at(*output) == Element::F32,
-            Op::Attend { .. } | Op::Pool { .. } | Op::Pick { .. } => false,
+            _ => op.norms().any(|norm| norm.gain == id || norm.shift == Some(id)),
         };
         if self.plan.ops.iter().any(is_wide) { Element::F32 } else { Element::Bf16 }
     }
@@ -209,11 +210,14 @@ fn lowest(first: usize, size: usize, mut others: Vec<Range<usize>>) -> Range<usi
 fn check(plan: &Plan) -> Result<(), Unsupported> {
     for op in &plan.ops {
         let mut width = plan[op.output()].width;
+        if let Some(lacking) = lacking(op) {
+            return Err(Unsupported::Op(lacking));
+        }
         let has_kernel = match op {
             Op::Embed { .. } => Embed::kernel(width).is_some(),
             Op::AddNorm { .. } => AddNorm::kernel(width).is_some(),
-            Op::Attend { heads, .. } if Attend::kernel(width / heads).is_none() => {
-                return Err(Unsupported::Head(width / heads));
+            Op::Attend { heads, .. } if Attend::kernel(heads.width).is_none() => {
+                return Err(Unsupported::Head(heads.width));
             }
             Op::Pool { .. } | Op::Pick { .. } => width.is_multiple_of(8),
             // cublasLt reads rows of whole 16 bytes.
@@ -221,13 +225,26 @@ fn check(plan: &Plan) -> Result<(), Unsupported> {
                 width = plan[*input].width;
                 width.is_multiple_of(8)
             }
-            Op::Attend { .. } => true,
+            Op::Attend { .. } | Op::Gate { .. } | Op::Rotate { .. } => true,
         };
         if !has_kernel {
             return Err(Unsupported::Width(width));
         }
     }
     Ok(())
+}
+
+/// What of an op no kernel does yet.
+fn lacking(op: &Op) -> Option<&'static str> {
+    match op {
+        Op::Gate { .. } | Op::Rotate { .. } => Some(op.name()),
+        Op::Embed { positions: None, .. } | Op::Embed { norm: None, .. } => Some("embed without positions or norm"),
+        Op::Gemm { residual: Some(_), .. } => Some("gemm onto a residual"),
+        Op::Attend { mask, heads, .. } if *mask != Mask::None || heads.shared != heads.count => Some("masked attend"),
+        Op::Pool { pooling: Pooling::Last, .. } => Some("last-token pool"),
+        _ if op.norms().any(|norm| norm.kind == NormKind::Rms || norm.shift.is_none()) => Some("RMS norm"),
+        _ => None,
+    }
 }
 
 /// Everything an op's commands are made from.
@@ -248,6 +265,7 @@ impl At<'_> {
         let element = self.program.element_at(op.output());
         match *op {
             Op::Embed { words, positions, types, norm, .. } => {
+                let (norm, positions) = (norm.expect("checked"), positions.expect("checked"));
                 let (gain, shift) = self.norm(&norm);
                 let embed = Embed {
                     tokens: rows,
@@ -283,8 +301,8 @@ impl At<'_> {
             }
             Op::Attend { qkv, heads, scale, .. } => {
                 let attend = Attend {
-                    heads,
-                    head: width / heads,
+                    heads: heads.count,
+                    head: heads.width,
                     scale,
                     qkv: self.buffer(qkv),
                     tiles: tiles_max(self.shape.tokens, self.shape.sequences),
@@ -293,6 +311,7 @@ impl At<'_> {
                 };
                 vec![attend.command()]
             }
+            Op::Gate { .. } | Op::Rotate { .. } => Vec::new(),
             Op::AddNorm { input, residual, norm, .. } => {
                 let (gain, shift) = self.norm(&norm);
                 let (input, residual) = (self.buffer(input), residual.map(|residual| self.buffer(residual)));
@@ -323,6 +342,6 @@ impl At<'_> {
     }
 
     fn norm(&self, norm: &Norm) -> (Span, Span) {
-        (self.weight(norm.gain), self.weight(norm.shift))
+        (self.weight(norm.gain), self.weight(norm.shift.expect("checked")))
     }
 }

@@ -43,17 +43,14 @@ fn random(name: &str, heads: usize, seed: u64) -> Tiny {
     tiny.tensors.clear();
     let mut random = StdRng::seed_from_u64(seed);
     for weight in &plan.weights {
-        for tensor in &weight.tensors {
+        for crate::plan::Tensor { name, shape } in &weight.tensors {
             // Gains near 1 and small weights keep tokens apart, so that a mix-up of any two shows.
-            let is_gain = tensor.ends_with("orm.weight");
+            let is_gain = name.ends_with("orm.weight");
             let (centre, spread) =
-                if is_gain { (1.0, 0.3) } else { (0.0, if tensor.contains("embed") { 1.0 } else { 0.2 }) };
-            let count: usize = weight.shape.iter().product();
+                if is_gain { (1.0, 0.3) } else { (0.0, if name.contains("embed") { 1.0 } else { 0.2 }) };
+            let count: usize = shape.iter().product();
             let data = (0..count).flat_map(|_| (centre + spread * random.random_range(-1.0..1.0f32)).to_le_bytes());
-            tiny.tensors.insert(
-                tensor.clone(),
-                Stored { dtype: Dtype::F32, shape: weight.shape.clone(), data: data.collect() },
-            );
+            tiny.tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape: shape.clone(), data: data.collect() });
         }
     }
     tiny

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::Model;
 use crate::model::testing::{Stored, Tiny};
+use crate::plan::{Tensor, Weight};
 
 /// What is wrong with a checkpoint, once every weight of it was read.
 fn problem(tiny: &Tiny) -> String {
@@ -157,6 +158,11 @@ fn counting(tensors: &[(&str, Dtype, &[usize])], weight: Weight) -> (TempDir, Pl
     (folder, Plan { weights: vec![weight], ..Plan::default() })
 }
 
+fn weight_of(tensors: &[(&str, &[usize])], skip: usize) -> Weight {
+    let tensor = |(name, shape): &(&str, &[usize])| Tensor { name: (*name).to_owned(), shape: shape.to_vec() };
+    Weight { tensors: tensors.iter().map(tensor).collect(), skip }
+}
+
 fn read_all(folder: &TempDir, plan: &Plan) -> (usize, usize, Vec<f32>) {
     let checkpoint = Checkpoint::open(&folder.path().join("model.safetensors")).unwrap();
     let bound = checkpoint.bind(plan, &Names::default()).unwrap();
@@ -167,16 +173,31 @@ fn read_all(folder: &TempDir, plan: &Plan) -> (usize, usize, Vec<f32>) {
 #[test]
 fn stacks_tensors_and_leaves_out_the_rows_at_the_top_of_each() {
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
-        let tensors = ["a", "b"].map(str::to_owned).to_vec();
-        let weight = Weight { tensors: tensors.clone(), shape: vec![3, 2], skip: 1 };
+        let weight = weight_of(&[("a", &[3, 2]), ("b", &[3, 2])], 1);
         let (folder, plan) = counting(&[("a", dtype, &[3, 2]), ("b", dtype, &[3, 2])], weight);
         let expected = [3.0, 4.0, 5.0, 6.0, 9.0, 10.0, 11.0, 12.0];
         assert_eq!(read_all(&folder, &plan), (4, 2, expected.to_vec()), "{dtype:?}");
 
-        let weight = Weight { tensors, shape: vec![3], skip: 0 };
-        let (folder, plan) = counting(&[("a", dtype, &[3]), ("b", dtype, &[3])], weight);
-        assert_eq!(read_all(&folder, &plan), (1, 6, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "{dtype:?}");
+        let weight = weight_of(&[("a", &[3]), ("b", &[2])], 0);
+        let (folder, plan) = counting(&[("a", dtype, &[3]), ("b", dtype, &[2])], weight);
+        assert_eq!(read_all(&folder, &plan), (1, 5, vec![1.0, 2.0, 3.0, 4.0, 5.0]), "{dtype:?}");
     }
+}
+
+#[test]
+fn stacks_tensors_of_different_heights() {
+    let shapes: [(&str, &[usize]); 3] = [("a", &[3, 2]), ("b", &[1, 2]), ("c", &[2, 2])];
+    let stored = shapes.map(|(name, shape)| (name, Dtype::F32, shape));
+    let (folder, plan) = counting(&stored, weight_of(&shapes, 0));
+    let expected: Vec<f32> = (1..=12).map(|number| number as f32).collect();
+    assert_eq!(read_all(&folder, &plan), (6, 2, expected));
+    // And again, after their pages were given back in the middle of a tensor.
+    let checkpoint = Checkpoint::open(&folder.path().join("model.safetensors")).unwrap();
+    let bound = checkpoint.bind(&plan, &Names::default()).unwrap();
+    bound.weight(WeightId(0)).release(1..5);
+    let mut row = [0.0; 2];
+    bound.weight(WeightId(0)).read_row(3, &mut row).unwrap();
+    assert_eq!(row, [7.0, 8.0]);
 }
 
 #[test]
@@ -195,7 +216,7 @@ fn converts_every_number_of_sixteen_bits_exactly() {
 
 #[test]
 fn rows_read_the_same_after_their_pages_were_given_back() {
-    let weight = Weight { tensors: vec!["a".to_owned()], shape: vec![4096, 16], skip: 3 };
+    let weight = weight_of(&[("a", &[4096, 16])], 3);
     let (folder, plan) = counting(&[("a", Dtype::F32, &[4096, 16])], weight);
     let checkpoint = Checkpoint::open(&folder.path().join("model.safetensors")).unwrap();
     let bound = checkpoint.bind(&plan, &Names::default()).unwrap();
@@ -208,7 +229,7 @@ fn rows_read_the_same_after_their_pages_were_given_back() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_weight_that_is_done_with_is_no_longer_in_memory() {
-    let weight = Weight { tensors: vec!["a".to_owned()], shape: vec![4096, 256], skip: 0 };
+    let weight = weight_of(&[("a", &[4096, 256])], 0);
     let (folder, plan) = counting(&[("a", Dtype::F32, &[4096, 256])], weight);
     let path = folder.path().join("model.safetensors");
     let checkpoint = Checkpoint::open(&path).unwrap();

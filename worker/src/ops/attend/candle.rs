@@ -8,6 +8,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::ops::{expect_len, math, values, vectorize};
+use crate::plan::{Heads, Mask};
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,8 @@ const WORK_MIN: usize = 1 << 20;
 /// Attention within each sequence of a packed matrix.
 #[derive(Debug)]
 pub(crate) struct Attend<'a> {
-    pub(crate) heads: usize,
+    pub(crate) heads: Heads,
+    pub(crate) mask: Mask,
     /// What products of queries and keys are multiplied with.
     pub(crate) scale: f32,
     /// Where sequences begin and, last, where they end.
@@ -43,15 +45,13 @@ impl CustomOp1 for Attend<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, wide) = layout.shape().dims2()?;
-        if self.heads == 0 || wide % (3 * self.heads) != 0 {
-            bail!("attend: rows of {wide} are not three times a multiple of {} heads", self.heads);
-        }
-        let width = wide / 3;
+        expect_len("attend", "a row", wide, self.heads.row())?;
+        let width = self.heads.queries();
         expect_len("attend", "the last split", self.splits.last().copied().unwrap_or(0), tokens)?;
         let qkv = values("attend", storage, layout)?;
         let mut out = vec![0.0; tokens * width];
         let tasks = self.tasks(&mut out, width)?;
-        let work: usize = self.splits.windows(2).map(|pair| (pair[1] - pair[0]).pow(2) * width * 2).sum();
+        let work: usize = self.splits.windows(2).map(|pair| pair[1].saturating_sub(pair[0]).pow(2) * width * 2).sum();
         if work < WORK_MIN || rayon::current_num_threads() == 1 {
             let mut scores = Vec::new();
             tasks.into_iter().for_each(|task| self.run(qkv, width, task, &mut scores));
@@ -83,27 +83,34 @@ impl Attend<'_> {
 
     fn run(&self, qkv: &[f32], width: usize, task: Task<'_>, scores: &mut Vec<f32>) {
         let Task { start, end, first, out } = task;
-        let (rows, keys, head) = (out.len() / width, end - start, width / self.heads);
+        let (rows, head, wide) = (out.len() / width, self.heads.width, self.heads.row());
+        // What any of the queries looks at, and each of them.
+        let seen = |query: usize| self.mask.seen(first - start + query, end - start);
+        let (begin, keys) = (start + seen(0).start, seen(rows - 1).end - seen(0).start);
         scores.resize(rows * keys, 0.0);
-        for at in (0..width).step_by(head) {
-            let query = Matrix { values: &qkv[first * 3 * width + at..], rows: (rows, 3 * width), columns: (head, 1) };
-            let key = &qkv[start * 3 * width + width + at..];
-            let key = Matrix { values: key, rows: (head, 1), columns: (keys, 3 * width) };
-            let value = &qkv[start * 3 * width + 2 * width + at..];
-            let value = Matrix { values: value, rows: (keys, 3 * width), columns: (head, 1) };
+        for index in 0..self.heads.count {
+            let [q, k, v] = self.heads.columns(index);
+            let query = Matrix { values: &qkv[first * wide + q..], rows: (rows, wide), columns: (head, 1) };
+            let key = Matrix { values: &qkv[begin * wide + k..], rows: (head, 1), columns: (keys, wide) };
+            let value = Matrix { values: &qkv[begin * wide + v..], rows: (keys, wide), columns: (head, 1) };
             // [rows, keys] = [rows, D] · [D, keys]
             multiply(scores, keys, self.scale, &query, &key);
             vectorize(
                 #[inline(always)]
                 || {
-                    for row in scores.chunks_exact_mut(keys) {
+                    for (query, row) in scores.chunks_exact_mut(keys).enumerate() {
+                        let seen = seen(query);
+                        let (before, rest) = row.split_at_mut(seen.start + start - begin);
+                        let (row, after) = rest.split_at_mut(seen.len());
                         softmax(row);
+                        before.fill(0.0);
+                        after.fill(0.0);
                     }
                 },
             );
             // [rows, D] = [rows, keys] · [keys, D]
             let weights = Matrix { values: scores, rows: (rows, keys), columns: (keys, 1) };
-            multiply(&mut out[at..], width, 1.0, &weights, &value);
+            multiply(&mut out[q..], width, 1.0, &weights, &value);
         }
     }
 }

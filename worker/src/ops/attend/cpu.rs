@@ -2,7 +2,8 @@
 //! blocks, with a running maximum and sum (online softmax), so that what it needs beside them is as large as a block.
 //!
 //! Blocks are counted from the start of the sequence and a row's numbers are summed up in the same order in any tile, so an
-//! output row is the same bits with whatever queries it is computed.
+//! output row is the same bits with whatever queries it is computed. What only its neighbours in a tile look at has a weight
+//! of 0, or of anything in a block before its own first one, after which its sums are multiplied by 0.
 
 mod pack;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use crate::cpu::dot::VECTORS;
 use crate::cpu::memory::{Aligned, Rows};
 use crate::cpu::simd::{Number, Simd};
 use crate::ops::activate::cpu::exp2;
+use crate::plan::Mask;
 
 /// Keys of a block: as many as sequences mostly have, so that most have one block.
 pub(crate) const BLOCK: usize = 512;
@@ -74,45 +76,67 @@ fn grow<T: crate::cpu::memory::Plain>(memory: &mut Aligned<T>, len: usize) {
     }
 }
 
-/// `out[i] = Σ_j softmax_j(q[i] · k[j]) v[j]` over all keys of a sequence, for some of its queries, with the softmax to the
-/// base 2: queries come scaled by log2(e) and whatever else.
+/// One head of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    /// Columns of queries, keys and values
+    pub(crate) width: usize,
+    /// Tokens of the sequence; there is one.
+    pub(crate) keys: usize,
+    pub(crate) mask: Mask,
+}
+
+/// Packs keys and values, for [`attend`] to be called with any queries that look at them.
 ///
-/// Views begin at the head's first column in the sequence's first row. `head` columns are read of rows `0..keys`, of `q` of
-/// rows `queries`; written are these rows of `out`, `head` columns and `pad` more, which become 0.
+/// Views begin at the head's first column in the sequence's first row.
 ///
 /// # Safety
-/// The processor has the instructions of `D`. What is read lies in the views' memory and nobody writes it; what is written
-/// lies in it, too, and nobody else uses it. There is a key.
-#[expect(clippy::too_many_arguments, reason = "three matrices in, one out, and which part of them")]
-pub(crate) unsafe fn attend<D: Attends>(
-    scratch: &mut Scratch<D>,
-    q: Rows<D::Element>,
-    k: Rows<D::Element>,
-    v: Rows<D::Element>,
-    head: usize,
-    keys: usize,
-    queries: Range<usize>,
-    out: Rows<D::Element>,
-    pad: usize,
-) {
-    scratch.reserve(head, keys);
+/// The processor has the instructions of `D`. The head's columns of the sequence's rows lie in the views' memory, and nobody
+/// writes them.
+pub(crate) unsafe fn pack<D: Attends>(scratch: &mut Scratch<D>, k: Rows<D::Element>, v: Rows<D::Element>, head: Head) {
+    scratch.reserve(head.width, head.keys);
     // SAFETY: the processor has the instructions; the rest is as the caller promises, and the scratch is large enough.
     unsafe {
         D::run(
             #[inline(always)]
             || {
-                pack::keys::<D>(k, keys, head, scratch.keys.as_mut_ptr());
-                pack::values::<D>(v, keys, head, scratch.values.as_mut_ptr());
+                pack::keys::<D>(k, head.keys, head.width, scratch.keys.as_mut_ptr());
+                pack::values::<D>(v, head.keys, head.width, scratch.values.as_mut_ptr());
             },
         );
+    }
+}
+
+/// `out[i] = Σ_j softmax_j(q[i] · k[j]) v[j]` over the keys of a sequence that the mask lets be seen, for some of its
+/// queries, with the softmax to the base 2: queries come scaled by log2(e) and whatever else.
+///
+/// Views begin at the head's first column in the sequence's first row. Written are rows `queries` of `out`, the head's
+/// columns and `pad` more, which become 0.
+///
+/// # Safety
+/// The processor has the instructions of `D`, and the scratch holds the packed keys and values of such a head. What is read
+/// lies in the views' memory and nobody writes it; what is written lies in it, too, and nobody else uses it.
+pub(crate) unsafe fn attend<D: Attends>(
+    scratch: &mut Scratch<D>,
+    q: Rows<D::Element>,
+    head: Head,
+    queries: Range<usize>,
+    out: Rows<D::Element>,
+    pad: usize,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
         // Tiles of nearly the same height: 16 rows go as 8 and 8, 9 as 5 and 4.
         let count = queries.len().div_ceil(D::ROWS);
         let first = |tile: usize| queries.start + queries.len() * tile / count;
         for index in 0..count {
             let (row, end) = (first(index), first(index + 1));
             let (q, out) = (q.starting_at(row), out.starting_at(row));
-            let (left, stride) = left::<D>(&mut scratch.queries, q, end - row, head);
-            let mut tile = Tile { scratch: &mut *scratch, left, stride, head, keys, out };
+            let (left, stride) = left::<D>(&mut scratch.queries, q, end - row, head.width);
+            let seen = |query: usize| head.mask.seen(query, head.keys);
+            let whole = PANEL * D::V::LANES;
+            let keys = seen(row).start / whole * whole..seen(end - 1).end;
+            let mut tile = Tile { scratch: &mut *scratch, left, stride, head, first: row, keys, out };
             macro_rules! sized {
                 ($($rows:literal)*) => {
                     match end - row {
@@ -124,7 +148,7 @@ pub(crate) unsafe fn attend<D: Attends>(
             sized!(1 2 3 4 5 6 7 8);
             if pad > 0 {
                 for row in 0..end - row {
-                    out.at(row, head).write_bytes(0, pad);
+                    out.at(row, head.width).write_bytes(0, pad);
                 }
             }
         }
@@ -153,14 +177,17 @@ unsafe fn left<D: Attends>(
     }
 }
 
-/// Some queries, on their way through all keys.
+/// Some queries, on their way through the keys.
 struct Tile<'a, D: Attends> {
     scratch: &'a mut Scratch<D>,
     /// Words of the first query, and from one query to the next.
     left: *const u32,
     stride: usize,
-    head: usize,
-    keys: usize,
+    head: Head,
+    /// Where in the sequence the first query stands.
+    first: usize,
+    /// What any of the queries looks at, from a whole panel on. What a query does not look at has no weight.
+    keys: Range<usize>,
     /// From the first query's row on.
     out: Rows<D::Element>,
 }
@@ -179,8 +206,10 @@ impl<D: Attends> Tile<'_, D> {
                 || {
                     let mut largest = [LOWEST; ROWS];
                     let mut totals = [D::zero(); ROWS];
-                    for start in (0..self.keys).step_by(BLOCK) {
-                        let end = (start + BLOCK).min(self.keys);
+                    // Blocks are counted from the start of the sequence, whatever of the first one is left out.
+                    let first = self.keys.start / BLOCK * BLOCK;
+                    for block in (first..self.keys.end).step_by(BLOCK) {
+                        let (start, end) = (block.max(self.keys.start), (block + BLOCK).min(self.keys.end));
                         let tops = self.scores::<ROWS>(start..end);
                         let shrink = self.weigh::<ROWS>(start..end, tops, &mut largest, &mut totals);
                         self.mix::<ROWS>(start..end, &shrink, &totals);
@@ -198,7 +227,8 @@ impl<D: Attends> Tile<'_, D> {
         unsafe {
             let mut tops = [D::V::splat(LOWEST); ROWS];
             for first in keys.clone().step_by(PANEL * lanes) {
-                if first + lanes < self.keys {
+                // As they are packed, whether or not all of them are looked at.
+                if first + lanes < self.head.keys {
                     self.panel::<ROWS, PANEL>(first, first - keys.start, &mut tops);
                 } else {
                     self.panel::<ROWS, 1>(first, first - keys.start, &mut tops);
@@ -211,25 +241,42 @@ impl<D: Attends> Tile<'_, D> {
     /// Scores of one panel, whose first key is `first` in the sequence and `at` in its block.
     #[inline(always)]
     unsafe fn panel<const ROWS: usize, const WIDE: usize>(&mut self, first: usize, at: usize, tops: &mut [F<D>; ROWS]) {
-        let (lanes, steps) = (D::V::LANES, self.head.div_ceil(D::DEPTH));
+        let (lanes, steps) = (D::V::LANES, self.head.width.div_ceil(D::DEPTH));
         // SAFETY: as for `scores`.
         unsafe {
             let keys = self.scratch.keys.as_ptr().add(first / lanes * steps);
             let mut sums = [[D::zero(); WIDE]; ROWS];
             multiply::<D, ROWS, WIDE>(self.left, self.stride, steps, keys, &mut sums);
             let scores = self.scratch.scores.as_mut_ptr().add(at);
-            for vector in 0..WIDE {
-                let left = self.keys - first - vector * lanes;
-                if left < lanes {
-                    for sums in &mut sums {
-                        sums[vector] = D::V::first(left, sums[vector], D::V::splat(LOWEST));
-                    }
-                }
-            }
+            self.hide(first, &mut sums);
             for (row, (sums, top)) in sums.iter().zip(tops).enumerate() {
                 for (vector, sum) in sums.iter().enumerate() {
                     *top = D::V::max(*top, *sum);
                     D::V::store(scores.add(row * BLOCK + vector * lanes), *sum);
+                }
+            }
+        }
+    }
+
+    /// Makes scores of keys that a query does not look at, or that are none, lower than any other.
+    #[inline(always)]
+    unsafe fn hide<const ROWS: usize, const WIDE: usize>(&self, first: usize, sums: &mut [[F<D>; WIDE]; ROWS]) {
+        let (lanes, end) = (D::V::LANES, first + WIDE * D::V::LANES);
+        // Most panels are seen by all queries: by the last one from their start, by the first one to their end.
+        let seen = |row: usize| self.head.mask.seen(self.first + row, self.head.keys);
+        if seen(ROWS - 1).start <= first && end <= seen(0).end {
+            return;
+        }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let seen = seen(row);
+            for (vector, sum) in sums.iter_mut().enumerate() {
+                let first = first + vector * lanes;
+                let (before, until) = (seen.start.saturating_sub(first), seen.end.saturating_sub(first));
+                // SAFETY: as for `scores`.
+                unsafe {
+                    let lowest = D::V::splat(LOWEST);
+                    *sum = D::V::first(until.min(lanes), *sum, lowest);
+                    *sum = D::V::first(before.min(lanes), lowest, *sum);
                 }
             }
         }
@@ -252,8 +299,10 @@ impl<D: Attends> Tile<'_, D> {
             let mut shrink = [D::zero(); ROWS];
             for (row, top) in tops.into_iter().enumerate() {
                 let top = largest[row].max(D::V::largest(top));
-                if keys.start > 0 {
-                    shrink[row] = power::<D>(D::V::splat(largest[row] - top));
+                if keys.start > self.keys.start {
+                    // Exactly 1 where nothing was larger, so that a block of which a row sees nothing leaves it as it was.
+                    let is_same = top == largest[row];
+                    shrink[row] = if is_same { D::V::splat(1.0) } else { power::<D>(D::V::splat(largest[row] - top)) };
                     totals[row] = D::V::mul(totals[row], shrink[row]);
                 }
                 largest[row] = top;
@@ -287,11 +336,11 @@ impl<D: Attends> Tile<'_, D> {
     /// writes them.
     #[inline(always)]
     unsafe fn mix<const ROWS: usize>(&mut self, keys: Range<usize>, shrink: &[F<D>; ROWS], totals: &[F<D>; ROWS]) {
-        let vectors = self.head.div_ceil(D::V::LANES);
+        let vectors = self.head.width.div_ceil(D::V::LANES);
         // SAFETY: as the caller promises.
         unsafe {
             let mut scales = [D::zero(); ROWS];
-            if keys.end == self.keys {
+            if keys.end == self.keys.end {
                 for (scale, total) in scales.iter_mut().zip(totals) {
                     *scale = D::V::splat(1.0 / D::V::sum(*total));
                 }
@@ -316,13 +365,13 @@ impl<D: Attends> Tile<'_, D> {
         scales: &[F<D>; ROWS],
     ) {
         let lanes = D::V::LANES;
-        let width = self.head.next_multiple_of(lanes);
+        let width = self.head.width.next_multiple_of(lanes);
         // SAFETY: values are packed up to the last key's word, and the weights of keys that fill it up are followed by no
         // value; sums have room for whole vectors of the head.
         unsafe {
             let mut sums = [[D::zero(); WIDE]; ROWS];
             let kept = self.scratch.sums.as_mut_ptr().add(first * lanes);
-            if keys.start > 0 {
+            if keys.start > self.keys.start {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (vector, sum) in sums.iter_mut().enumerate() {
                         *sum = D::V::mul(D::V::load(kept.add(row * width + vector * lanes)), shrink[row]);
@@ -330,19 +379,19 @@ impl<D: Attends> Tile<'_, D> {
                 }
             }
             let values = self.scratch.values.as_ptr();
-            let values = values.add(first * self.keys.div_ceil(D::DEPTH) + keys.start / D::DEPTH * WIDE);
+            let values = values.add(first * self.head.keys.div_ceil(D::DEPTH) + keys.start / D::DEPTH * WIDE);
             let weights = self.scratch.weights.as_ptr().cast();
             multiply::<D, ROWS, WIDE>(weights, BLOCK / D::DEPTH, keys.len().div_ceil(D::DEPTH), values, &mut sums);
             for (row, sums) in sums.iter().enumerate() {
                 for (vector, sum) in sums.iter().enumerate() {
                     let column = (first + vector) * lanes;
-                    if keys.end < self.keys {
+                    if keys.end < self.keys.end {
                         D::V::store(kept.add(row * width + vector * lanes), *sum);
-                    } else if column + lanes <= self.head {
+                    } else if column + lanes <= self.head.width {
                         D::Element::store::<D::V>(self.out.at(row, column), D::V::mul(*sum, scales[row]));
                     } else {
                         let result = D::V::mul(*sum, scales[row]);
-                        D::Element::store_first::<D::V>(self.out.at(row, column), self.head - column, result);
+                        D::Element::store_first::<D::V>(self.out.at(row, column), self.head.width - column, result);
                     }
                 }
             }

@@ -14,15 +14,15 @@ mod tests;
 pub(crate) struct Embed {
     /// A tensor, because a model may multiply with it as well.
     pub(crate) words: Tensor,
-    pub(crate) positions: Vec<f32>,
+    pub(crate) positions: Option<Vec<f32>>,
     pub(crate) types: Option<Vec<f32>>,
-    pub(crate) norm: Norm,
+    pub(crate) norm: Option<Norm>,
 }
 
 impl Embed {
     /// Each id, type and length must be within its table.
     pub(crate) fn forward(&self, batch: &Packed<'_>) -> Result<Tensor> {
-        let (width, Packed { ids, types, splits, .. }) = (self.norm.gain.len(), *batch);
+        let (width, Packed { ids, types, splits, .. }) = (self.words.dim(1)?, *batch);
         let (storage, layout) = self.words.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else { bail!("embed: takes tables in memory only") };
         let words = values("embed", storage, layout)?;
@@ -30,7 +30,10 @@ impl Embed {
         let places: Vec<usize> = splits.windows(2).flat_map(|pair| 0..pair[1].saturating_sub(pair[0])).collect();
         expect_len("embed", "the sequences", places.len(), ids.len())?;
         expect_below("id", ids.iter().map(|id| *id as usize), words.len() / width)?;
-        expect_below("place", places.iter().copied(), self.positions.len() / width)?;
+        let positions = self.positions.as_deref();
+        if let Some(positions) = positions {
+            expect_below("place", places.iter().copied(), positions.len() / width)?;
+        }
         let kinds = self.types.as_deref().unwrap_or_default();
         if !types.is_empty() && !kinds.is_empty() {
             expect_len("embed", "the types", types.len(), ids.len())?;
@@ -43,9 +46,11 @@ impl Embed {
                 || {
                     for (token, row) in (first..).zip(block.chunks_exact_mut(width)) {
                         let word = &words[ids[token] as usize * width..][..width];
-                        let position = &self.positions[places[token] * width..][..width];
-                        for ((x, word), position) in row.iter_mut().zip(word).zip(position) {
-                            *x = word + position;
+                        row.copy_from_slice(word);
+                        if let Some(positions) = positions {
+                            for (x, position) in row.iter_mut().zip(&positions[places[token] * width..][..width]) {
+                                *x += position;
+                            }
                         }
                         if !kinds.is_empty() {
                             let kind = types.get(token).copied().unwrap_or(0) as usize;
@@ -53,7 +58,9 @@ impl Embed {
                                 *x += kind;
                             }
                         }
-                        self.norm.apply(row);
+                        if let Some(norm) = &self.norm {
+                            norm.apply(row);
+                        }
                     }
                 },
             );

@@ -1,4 +1,4 @@
-//! Embedding of tokens: rows of tables summed up and normalised on the way.
+//! Embedding of tokens: rows of tables summed up, and normalised on the way where there is a norm.
 
 #[cfg(test)]
 mod tests;
@@ -18,10 +18,11 @@ const AHEAD: usize = 4;
 /// What is looked up, each a matrix whose rows are padded with zeros to a multiple of [`PADDING`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tables<'a, W> {
+    pub(crate) width: usize,
     pub(crate) words: &'a [W],
-    pub(crate) positions: &'a [W],
+    pub(crate) positions: Option<&'a [W]>,
     pub(crate) types: Option<&'a [W]>,
-    pub(crate) norm: Norm<'a>,
+    pub(crate) norm: Option<Norm<'a>>,
 }
 
 /// Embeds tokens `rows` of a batch into the same rows of `wide` and `narrow`, padded with zeros to a multiple of 16 columns.
@@ -42,7 +43,7 @@ pub(crate) unsafe fn embed<V: Simd, W: Number>(
     wide: Option<Rows<f32>>,
     narrow: Option<Rows<bf16>>,
 ) {
-    let stride = tables.norm.gain.len().next_multiple_of(PADDING);
+    let stride = tables.width.next_multiple_of(PADDING);
     let results = Results { wide, narrow };
     // The last sequence that begins at the first row or before it; empty ones before it end there, too.
     let mut sequence = splits.partition_point(|split| *split <= rows.start).saturating_sub(1);
@@ -62,34 +63,65 @@ pub(crate) unsafe fn embed<V: Simd, W: Number>(
                         sequence += 1;
                     }
                     let word = of(tables.words, ids[row] as usize, stride);
-                    let position = of(tables.positions, row - splits[sequence], stride);
+                    let position = tables.positions.map(|table| of(table, row - splits[sequence], stride));
                     let kind = types.get(row).map_or(0, |kind| *kind as usize);
-                    match tables.types {
-                        Some(table) => {
-                            let kind = of(table, kind, stride);
-                            normalize::<V>(
-                                &tables.norm,
-                                row,
-                                &results,
-                                #[inline(always)]
-                                |column, _| {
-                                    let pair =
-                                        V::add(W::load::<V>(word.add(column)), W::load::<V>(position.add(column)));
-                                    V::add(pair, W::load::<V>(kind.add(column)))
-                                },
-                            )
-                        }
-                        None => normalize::<V>(
-                            &tables.norm,
+                    let kind = tables.types.map(|table| of(table, kind, stride));
+                    match (position, kind) {
+                        (Some(position), Some(kind)) => finish::<V>(
+                            tables.norm.as_ref(),
+                            tables.width,
                             row,
                             &results,
                             #[inline(always)]
-                            |column, _| V::add(W::load::<V>(word.add(column)), W::load::<V>(position.add(column))),
+                            |column, _| {
+                                let pair = V::add(W::load::<V>(word.add(column)), W::load::<V>(position.add(column)));
+                                V::add(pair, W::load::<V>(kind.add(column)))
+                            },
+                        ),
+                        (Some(other), None) | (None, Some(other)) => finish::<V>(
+                            tables.norm.as_ref(),
+                            tables.width,
+                            row,
+                            &results,
+                            #[inline(always)]
+                            |column, _| V::add(W::load::<V>(word.add(column)), W::load::<V>(other.add(column))),
+                        ),
+                        (None, None) => finish::<V>(
+                            tables.norm.as_ref(),
+                            tables.width,
+                            row,
+                            &results,
+                            #[inline(always)]
+                            |column, _| W::load::<V>(word.add(column)),
                         ),
                     }
                 }
             },
         );
+    }
+}
+
+/// Writes a row of the results, normalised if there is a norm. Tables are padded with zeros, and so are rows without one.
+#[inline(always)]
+unsafe fn finish<V: Simd>(
+    norm: Option<&Norm<'_>>,
+    width: usize,
+    row: usize,
+    results: &Results,
+    numbers: impl Fn(usize, usize) -> V::F,
+) {
+    // SAFETY: as the caller of `embed` promises.
+    unsafe {
+        match norm {
+            Some(norm) => normalize::<V>(norm, row, results, numbers),
+            None => {
+                for column in (0..width.next_multiple_of(PADDING)).step_by(V::LANES) {
+                    let x = numbers(column, V::LANES);
+                    results.wide.into_iter().for_each(|wide| V::store(wide.at(row, column), x));
+                    results.narrow.into_iter().for_each(|narrow| V::store_bf16(narrow.at(row, column), x));
+                }
+            }
+        }
     }
 }
 

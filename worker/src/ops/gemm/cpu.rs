@@ -21,6 +21,20 @@ pub(crate) struct Left<D: super::pack::Product> {
     pub(crate) each: Rows<D::Row>,
 }
 
+/// What becomes of a product's sums.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Then {
+    pub(crate) activation: Activation,
+    /// What results are added onto, in the same rows and columns.
+    pub(crate) residual: Option<Rows<f32>>,
+}
+
+impl Then {
+    pub(crate) fn only(activation: Activation) -> Self {
+        Self { activation, residual: None }
+    }
+}
+
 /// Rows `rows` of `left` times panels `panels` of `right`, finished, into the same rows and columns of `out`. `soon` is
 /// where the weights begin that this thread probably reads next; they are asked for meanwhile.
 ///
@@ -29,13 +43,14 @@ pub(crate) struct Left<D: super::pack::Product> {
 ///
 /// # Safety
 /// The processor has the instructions of `D`. Rows of `left` hold whole words, and those of `out` reach to the next
-/// multiple of 16 columns; nobody else uses these rows and columns of `out` meanwhile.
+/// multiple of 16 columns, as do those of the residual; nobody else uses these rows and columns of `out` meanwhile, nor
+/// writes those of the residual.
 pub(crate) unsafe fn multiply<D: Finish, N: Number>(
     left: &Left<D>,
     rows: Range<usize>,
     right: &Packed<D>,
     panels: Range<usize>,
-    activation: Activation,
+    then: Then,
     out: Rows<N>,
     soon: *const u8,
 ) {
@@ -63,7 +78,8 @@ pub(crate) unsafe fn multiply<D: Finish, N: Number>(
                         let (soon, pace) =
                             if index < asking { (soon.wrapping_add(index * steps * part), part) } else { (soon, 0) };
                         let operands = Operands { left: from, stride, steps, panel: words, soon, pace };
-                        let place = Place { right, each: left.each, activation, out, row, column };
+                        let Then { activation, residual } = then;
+                        let place = Place { right, each: left.each, activation, residual, out, row, column };
                         tile::<D, N>(end - row, vectors, &operands, &place);
                     }
                 }

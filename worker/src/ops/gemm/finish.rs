@@ -1,4 +1,4 @@
-//! From the sums of a tile to numbers in memory: scales, bias, activation, rounding.
+//! From the sums of a tile to numbers in memory: scales, bias, activation, what they are added onto, rounding.
 
 use std::arch::x86_64::{_mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps};
 
@@ -66,6 +66,8 @@ pub(super) struct Place<'a, D: Product, N> {
     /// What the rows of the left operand need, in column 0.
     pub(super) each: Rows<D::Row>,
     pub(super) activation: Activation,
+    /// What results are added onto, where `out` is.
+    pub(super) residual: Option<Rows<f32>>,
     pub(super) out: Rows<N>,
     pub(super) row: usize,
     pub(super) column: usize,
@@ -83,20 +85,26 @@ pub(super) unsafe fn finish<D: Finish, N: Number, const ROWS: usize, const COLUM
     // The activations that a layer has many rows of get a loop each, in which sums come from registers.
     // SAFETY: as the caller promises.
     unsafe {
-        match place.activation {
-            Activation::Identity => write(
+        match (place.activation, place.residual) {
+            (Activation::Identity, None) => write(
                 sums,
                 place,
                 #[inline(always)]
-                |x| x,
+                |_, _, x| x,
             ),
-            Activation::Gelu => write(
+            (Activation::Identity, Some(residual)) => write(
                 sums,
                 place,
                 #[inline(always)]
-                |x| activate::<D, N>(Activation::Gelu, x),
+                |row, column, x| D::V::add(x, D::V::load(residual.at(row, column))),
             ),
-            other => finish_rare(sums.as_flattened(), COLUMNS, place, other),
+            (Activation::Gelu, None) => write(
+                sums,
+                place,
+                #[inline(always)]
+                |_, _, x| activate::<D, N>(Activation::Gelu, x),
+            ),
+            (other, residual) => finish_rare(sums.as_flattened(), COLUMNS, place, other, residual),
         }
     }
 }
@@ -111,7 +119,7 @@ unsafe fn activate<D: Finish, N: Number>(activation: Activation, x: <D::V as Sim
 unsafe fn write<D: Finish, N: Number, const ROWS: usize, const COLUMNS: usize>(
     sums: &[[D::Sums; COLUMNS]; ROWS],
     place: &Place<'_, D, N>,
-    activation: impl Fn(<D::V as Simd>::F) -> <D::V as Simd>::F,
+    then: impl Fn(usize, usize, <D::V as Simd>::F) -> <D::V as Simd>::F,
 ) {
     for (row, sums) in sums.iter().enumerate() {
         // SAFETY: as the caller of `finish` promises.
@@ -121,7 +129,7 @@ unsafe fn write<D: Finish, N: Number, const ROWS: usize, const COLUMNS: usize>(
             // SAFETY: as above.
             unsafe {
                 let x = D::finish(*sum, each, place.right, column);
-                N::store::<D::V>(place.out.at(place.row + row, column), activation(x));
+                N::store::<D::V>(place.out.at(place.row + row, column), then(place.row + row, column, x));
             }
         }
     }
@@ -134,6 +142,7 @@ unsafe fn finish_rare<D: Finish, N: Number>(
     columns: usize,
     place: &Place<'_, D, N>,
     activation: Activation,
+    residual: Option<Rows<f32>>,
 ) {
     // SAFETY: as the caller of `finish` promises; this is within `D::run`, but compiled apart from it.
     unsafe {
@@ -143,7 +152,11 @@ unsafe fn finish_rare<D: Finish, N: Number>(
                 for (index, sum) in sums.iter().enumerate() {
                     let (row, column) = (place.row + index / columns, place.column + index % columns * D::V::LANES);
                     let x = D::finish(*sum, place.each.at(row, 0).read(), place.right, column);
-                    N::store::<D::V>(place.out.at(row, column), activate::<D, N>(activation, x));
+                    let mut x = activate::<D, N>(activation, x);
+                    if let Some(residual) = residual {
+                        x = D::V::add(x, D::V::load(residual.at(row, column)));
+                    }
+                    N::store::<D::V>(place.out.at(row, column), x);
                 }
             },
         );

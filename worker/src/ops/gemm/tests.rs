@@ -3,7 +3,7 @@ use std::ptr::NonNull;
 use half::bf16;
 use proptest::prelude::*;
 
-use super::cpu::{Left, multiply};
+use super::cpu::{Left, Then, multiply};
 use super::finish::Finish;
 use super::pack::Packed;
 use super::quantise::quantise;
@@ -90,7 +90,7 @@ fn run<D: Finish, N: Number + Plain>(
     case: &Case,
     left: &Left<D>,
     packed: &Packed<D>,
-    activation: Activation,
+    then: Then,
     piece: usize,
     number: impl Fn(N) -> f32,
 ) -> Vec<f32> {
@@ -100,7 +100,7 @@ fn run<D: Finish, N: Number + Plain>(
         let end = case.rows.min(start + piece);
         for panel in 0..packed.panels() {
             // SAFETY: the caller asks for what the processor has; rows have the room they need.
-            unsafe { multiply(left, start..end, packed, panel..panel + 1, activation, rows, packed.at(panel)) };
+            unsafe { multiply(left, start..end, packed, panel..panel + 1, then, rows, packed.at(panel)) };
         }
     }
     let mut numbers = Vec::new();
@@ -124,13 +124,34 @@ fn float<D: Finish<Element = f32, Row = ()>>(case: &Case) {
     let (mut left, stride) = matrix(case.rows, case.inputs, |row, column| case.left[row * case.inputs + column]);
     let left = Left::<D> { rows: Rows::new(left.as_mut_ptr(), stride), each: none() };
     let tolerance = case.scale() * 1e-6;
-    let whole = run(case, &left, &packed, Activation::Identity, case.rows, |x: f32| x);
+    let whole = run(case, &left, &packed, Then::only(Activation::Identity), case.rows, |x: f32| x);
     check(&whole, &case.reference(|x| x), |_| tolerance);
     for piece in [1, 3, 7] {
-        assert_eq!(run(case, &left, &packed, Activation::Identity, piece, |x: f32| x), whole, "in pieces of {piece}");
+        assert_eq!(
+            run(case, &left, &packed, Then::only(Activation::Identity), piece, |x: f32| x),
+            whole,
+            "in pieces of {piece}"
+        );
     }
-    let relu = run(case, &left, &packed, Activation::Relu, 8, |x: f32| x);
+    let relu = run(case, &left, &packed, Then::only(Activation::Relu), 8, |x: f32| x);
     check(&relu, &case.reference(|x| x.max(0.0)), |_| tolerance);
+    onto_residuals(case, &left, &packed, tolerance);
+}
+
+/// Behind the activation, in pieces of any height.
+fn onto_residuals<D: Finish<Row = ()>>(case: &Case, left: &Left<D>, packed: &Packed<D>, tolerance: f64) {
+    let of = |row: usize, column: usize| ((row * 31 + column) as f32 * 0.37).sin();
+    let (mut residual, stride) = matrix(case.rows, case.outputs, of);
+    let residual = Some(Rows::new(residual.as_mut_ptr(), stride));
+    for (activation, exact) in [(Activation::Identity, (|x| x) as fn(f64) -> f64), (Activation::Relu, |x| x.max(0.0))] {
+        let expected = case.reference(exact).into_iter().enumerate();
+        let add = |(at, x)| x + f64::from(of(at / case.outputs, at % case.outputs));
+        let expected: Vec<f64> = expected.map(add).collect();
+        let then = Then { activation, residual };
+        let whole = run(case, left, packed, then, case.rows, |x: f32| x);
+        check(&whole, &expected, |_| tolerance + 1e-6);
+        assert_eq!(run(case, left, packed, then, 3, |x: f32| x), whole, "in pieces of 3");
+    }
 }
 
 fn narrow(case: &Case) {
@@ -139,14 +160,19 @@ fn narrow(case: &Case) {
         matrix(case.rows, case.inputs, |row, column| bf16::from_f32(case.left[row * case.inputs + column]));
     let left = Left::<Bf16> { rows: Rows::new(left.as_mut_ptr(), stride), each: none() };
     let tolerance = case.scale() * 2e-6;
-    let whole = run(case, &left, &packed, Activation::Identity, case.rows, |x: f32| x);
+    let whole = run(case, &left, &packed, Then::only(Activation::Identity), case.rows, |x: f32| x);
     check(&whole, &case.reference(|x| x), |_| tolerance);
     for piece in [1, 3, 7] {
-        assert_eq!(run(case, &left, &packed, Activation::Identity, piece, |x: f32| x), whole, "in pieces of {piece}");
+        assert_eq!(
+            run(case, &left, &packed, Then::only(Activation::Identity), piece, |x: f32| x),
+            whole,
+            "in pieces of {piece}"
+        );
     }
     // Rounded to bfloat16, whose numbers are 2^-8 apart.
-    let rounded = run(case, &left, &packed, Activation::Tanh, 8, bf16::to_f32);
+    let rounded = run(case, &left, &packed, Then::only(Activation::Tanh), 8, bf16::to_f32);
     check(&rounded, &case.reference(f64::tanh), |x| tolerance + 2e-4 + x.abs() / 256.0);
+    onto_residuals(case, &left, &packed, tolerance);
 }
 
 fn bytes(case: &Case) {
@@ -166,9 +192,13 @@ fn bytes(case: &Case) {
         }
     }
     let left = Left::<Int8> { rows: to, each };
-    let whole = run(case, &left, &packed, Activation::Identity, case.rows, |x: f32| x);
+    let whole = run(case, &left, &packed, Then::only(Activation::Identity), case.rows, |x: f32| x);
     for piece in [1, 3, 7] {
-        assert_eq!(run(case, &left, &packed, Activation::Identity, piece, |x: f32| x), whole, "in pieces of {piece}");
+        assert_eq!(
+            run(case, &left, &packed, Then::only(Activation::Identity), piece, |x: f32| x),
+            whole,
+            "in pieces of {piece}"
+        );
     }
     // Half a step of each operand in every product.
     let (step, weight_step) = (4.0 / 255.0 / 2.0, 0.5 / 127.0 / 2.0);

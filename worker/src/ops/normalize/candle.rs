@@ -3,24 +3,30 @@
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, bail};
 
 use crate::ops::{expect_len, math, rows, values, values_mut, vectorize};
+use crate::plan::NormKind;
 
 #[cfg(test)]
 mod tests;
 
-/// What a layer norm learns.
+/// A norm and what it learnt.
 #[derive(Clone, Debug)]
 pub(crate) struct Norm {
+    pub(crate) kind: NormKind,
     pub(crate) gain: Vec<f32>,
+    /// Zeros for a norm that has none.
     pub(crate) shift: Vec<f32>,
     pub(crate) epsilon: f32,
 }
 
 impl Norm {
-    /// Normalises one row in place: to mean 0 and variance 1, then gain and shift.
+    /// Normalises one row in place: to mean 0 and variance 1, or to a mean square of 1; then gain and shift.
     #[inline(always)]
     pub(crate) fn apply(&self, row: &mut [f32]) {
         let width = row.len() as f32;
-        let mean = math::sum(row, |x| x) / width;
+        let mean = match self.kind {
+            NormKind::Layer => math::sum(row, |x| x) / width,
+            NormKind::Rms => 0.0,
+        };
         let variance = math::sum(row, |x| (x - mean) * (x - mean)) / width;
         let scale = 1.0 / (variance + self.epsilon).sqrt();
         for ((x, gain), shift) in row.iter_mut().zip(&self.gain).zip(&self.shift) {

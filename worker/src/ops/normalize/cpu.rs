@@ -1,4 +1,4 @@
-//! Layer norm of rows, of which the numbers may come from anywhere: read from the first cache in all passes but the first.
+//! Norms of rows, of which the numbers may come from anywhere: read from the first cache in all passes but the first.
 
 #[cfg(test)]
 mod tests;
@@ -7,10 +7,12 @@ use half::bf16;
 
 use crate::cpu::memory::{PADDING, Rows};
 use crate::cpu::simd::Simd;
+use crate::plan::NormKind;
 
-/// What rows are normalised with: `(x - mean) / √(variance + epsilon) · gain + shift`.
+/// What rows are normalised with: `(x - mean) / √(variance + epsilon) · gain + shift`; an RMS norm takes 0 for the mean.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Norm<'a> {
+    pub(crate) kind: NormKind,
     /// As long as rows are wide, as is `shift`.
     pub(crate) gain: &'a [f32],
     pub(crate) shift: &'a [f32],
@@ -25,26 +27,22 @@ pub(crate) struct Results {
     pub(crate) narrow: Option<Rows<bf16>>,
 }
 
-/// Normalises `input + residual` row by row, for the first `rows` rows of all views. `wide` may be the same memory as
+/// Normalises `input + residual` row by row, for the first `rows` rows of all views, as wide as the norm. `wide` may be the same memory as
 /// `input` or `residual`. What is written is padded with zeros to a multiple of 16 columns.
 ///
 /// # Safety
-/// The processor has the instructions of `V`. Rows that are read have `width` columns; rows that are written reach to the
-/// next multiple of 16, and nobody else uses them meanwhile. `gain` and `shift` are `width` long.
-#[expect(clippy::too_many_arguments, reason = "two matrices in, two out, and what a norm is")]
+/// The processor has the instructions of `V`. Rows that are read have the norm's columns; rows that are written reach to the
+/// next multiple of 16, and nobody else uses them meanwhile.
 pub(crate) unsafe fn add_norm<V: Simd>(
     rows: usize,
-    width: usize,
+    norm: &Norm<'_>,
     input: Rows<f32>,
     residual: Option<Rows<f32>>,
-    gain: &[f32],
-    shift: &[f32],
-    epsilon: f32,
     wide: Option<Rows<f32>>,
     narrow: Option<Rows<bf16>>,
 ) {
-    debug_assert_eq!((gain.len(), shift.len()), (width, width));
-    let (norm, results) = (Norm { gain, shift, epsilon }, Results { wide, narrow });
+    debug_assert_eq!(norm.gain.len(), norm.shift.len());
+    let results = Results { wide, narrow };
     // SAFETY: the processor has the instructions; rows and columns are those that the caller answers for. A vector of `wide`
     // is written after the last reading of the same columns.
     unsafe {
@@ -54,7 +52,7 @@ pub(crate) unsafe fn add_norm<V: Simd>(
                 None => {
                     for row in 0..rows {
                         normalize::<V>(
-                            &norm,
+                            norm,
                             row,
                             &results,
                             #[inline(always)]
@@ -65,7 +63,7 @@ pub(crate) unsafe fn add_norm<V: Simd>(
                 Some(residual) => {
                     for row in 0..rows {
                         normalize::<V>(
-                            &norm,
+                            norm,
                             row,
                             &results,
                             #[inline(always)]
@@ -93,13 +91,9 @@ pub(crate) unsafe fn normalize<V: Simd>(
     results: &Results,
     numbers: impl Fn(usize, usize) -> V::F,
 ) {
-    let width = norm.gain.len();
     // SAFETY: as the caller promises.
     unsafe {
-        let per_width = 1.0 / width as f32;
-        let mean = V::splat(sum::<V>(width, &numbers, V::splat(0.0), false) * per_width);
-        let variance = sum::<V>(width, &numbers, mean, true) * per_width;
-        let scale = V::splat(1.0 / (variance + norm.epsilon).sqrt());
+        let (mean, scale) = size::<V>(norm, norm.gain.len(), &numbers);
         let distances = Distances { numbers, mean, scale };
         // A loop for each: one that asks at every vector where it goes takes twice as long.
         match (results.wide, results.narrow) {
@@ -126,6 +120,28 @@ pub(crate) unsafe fn normalize<V: Simd>(
             ),
             (None, None) => {}
         }
+    }
+}
+
+/// The mean of a row's numbers, or 0 for an RMS norm, and what brings their distances from it to one size.
+///
+/// # Safety
+/// As for [`normalize`].
+#[inline(always)]
+pub(crate) unsafe fn size<V: Simd>(
+    norm: &Norm<'_>,
+    width: usize,
+    numbers: &impl Fn(usize, usize) -> V::F,
+) -> (V::F, V::F) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (per_width, zero) = (1.0 / width as f32, V::splat(0.0));
+        let mean = match norm.kind {
+            NormKind::Layer => V::splat(sum::<V>(width, numbers, zero, false) * per_width),
+            NormKind::Rms => zero,
+        };
+        let variance = sum::<V>(width, numbers, mean, true) * per_width;
+        (mean, V::splat(1.0 / (variance + norm.epsilon).sqrt()))
     }
 }
 
@@ -200,7 +216,7 @@ unsafe fn sum<V: Simd>(width: usize, numbers: &impl Fn(usize, usize) -> V::F, me
 
 /// A vector, or its first lanes where there are fewer.
 #[inline(always)]
-unsafe fn load<V: Simd>(from: *const f32, count: usize) -> V::F {
+pub(crate) unsafe fn load<V: Simd>(from: *const f32, count: usize) -> V::F {
     // SAFETY: as the caller promises.
     unsafe { if count < V::LANES { V::load_first(from, count) } else { V::load(from) } }
 }

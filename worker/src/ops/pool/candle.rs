@@ -47,6 +47,11 @@ impl Pool<'_> {
         let width = y.len();
         match self.pooling {
             Pooling::Cls => {}
+            Pooling::Last => {
+                if let Some(last) = rest.chunks_exact(width).next_back() {
+                    y.copy_from_slice(last);
+                }
+            }
             Pooling::Max => {
                 for row in rest.chunks_exact(width) {
                     for (y, x) in y.iter_mut().zip(row) {

@@ -61,9 +61,10 @@ unsafe fn strip<V: Simd, const VECTORS: usize>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let mut pooled = load::<V, VECTORS>(input.at(rows.start, column), count);
+        let first = if pooling == Pooling::Last { rows.end - 1 } else { rows.start };
+        let mut pooled = load::<V, VECTORS>(input.at(first, column), count);
         match pooling {
-            Pooling::Cls => {}
+            Pooling::Cls | Pooling::Last => {}
             Pooling::Max => {
                 for row in rows.start + 1..rows.end {
                     for (pooled, x) in pooled.iter_mut().zip(load::<V, VECTORS>(input.at(row, column), count)) {

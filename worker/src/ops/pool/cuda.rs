@@ -33,6 +33,7 @@ impl Pool {
         let pooling = match self.pooling {
             Pooling::Mean => 0,
             Pooling::Cls => 1,
+            Pooling::Last => 3,
             Pooling::Max => 2,
         };
         Command::Launch(Launch {

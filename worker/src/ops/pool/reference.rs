@@ -8,6 +8,7 @@ pub(crate) fn pool(rows: &[Vec<f64>], pooling: Pooling) -> Vec<f64> {
     let of = |at: usize| match pooling {
         Pooling::Mean => column(at).sum::<f64>() / rows.len() as f64,
         Pooling::Cls => rows[0][at],
+        Pooling::Last => rows[rows.len() - 1][at],
         Pooling::Max => column(at).fold(f64::NEG_INFINITY, f64::max),
     };
     (0..rows[0].len()).map(of).collect()

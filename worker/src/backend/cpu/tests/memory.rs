@@ -57,11 +57,12 @@ fn reads(task: &Task) -> Vec<SlotId> {
         Task::Embed { .. } => vec![],
         Task::Round { input, .. }
         | Task::Quantise { input, .. }
+        | Task::Gate { input, .. }
         | Task::Pool { input, .. }
         | Task::Pick { input, .. } => vec![input],
-        Task::Gemm { input, range, .. } => [Some(input), range].into_iter().flatten().collect(),
+        Task::Gemm { input, range, residual, .. } => [Some(input), range, residual].into_iter().flatten().collect(),
         Task::AddNorm { input, residual, .. } => [Some(input), residual].into_iter().flatten().collect(),
-        Task::Attend { qkv, .. } => vec![qkv],
+        Task::Rotate { qkv, .. } | Task::Attend { qkv, .. } => vec![qkv],
     }
 }
 
@@ -73,6 +74,8 @@ fn writes(task: &Task) -> Vec<SlotId> {
         Task::Quantise { bytes, range, .. } => vec![bytes, range],
         Task::Round { output, .. }
         | Task::Gemm { output, .. }
+        | Task::Gate { output, .. }
+        | Task::Rotate { output, .. }
         | Task::Attend { output, .. }
         | Task::Pool { output, .. }
         | Task::Pick { output, .. } => vec![output],

@@ -33,7 +33,9 @@ impl Walk<'_> {
     fn op(&self, op: &Op, buffers: &[Matrix]) -> Matrix {
         let sequences = || self.batch.splits.windows(2).map(|pair| pair[0]..pair[1]);
         match *op {
-            Op::Embed { words, positions, types, norm, .. } => self.embed(words, positions, types, norm),
+            Op::Embed { words, positions, types, norm, .. } => {
+                self.embed(words, positions.unwrap(), types, norm.unwrap())
+            }
             Op::Gemm { input, weight, bias, activation, .. } => {
                 let left: Vec<f32> = buffers[input.0].iter().flatten().map(|x| *x as f32).collect();
                 let outputs = self.plan[weight].size().0;
@@ -43,26 +45,27 @@ impl Walk<'_> {
             }
             Op::Attend { qkv, heads, scale, .. } => {
                 let rows = &buffers[qkv.0];
-                sequences().flat_map(|tokens| attend_sequence(&rows[tokens], heads, scale)).collect()
+                sequences().flat_map(|tokens| attend_sequence(&rows[tokens], heads.count, scale)).collect()
             }
             Op::AddNorm { input, residual, norm, .. } => {
-                let (gain, shift) = ((self.weights)(norm.gain), (self.weights)(norm.shift));
+                let (gain, shift) = ((self.weights)(norm.gain), (self.weights)(norm.shift.unwrap()));
                 let row = |(index, row): (usize, &Vec<f64>)| {
                     let other = |column: usize| residual.map_or(0.0, |residual| buffers[residual.0][index][column]);
                     let sums: Vec<f64> = row.iter().enumerate().map(|(column, x)| x + other(column)).collect();
-                    normalize(&sums, &gain, &shift, norm.epsilon)
+                    normalize(norm.kind, &sums, &gain, &shift, norm.epsilon)
                 };
                 buffers[input.0].iter().enumerate().map(row).collect()
             }
             Op::Pool { input, pooling, .. } => {
                 sequences().map(|tokens| pool(&buffers[input.0][tokens], pooling)).collect()
             }
+            Op::Gate { .. } | Op::Rotate { .. } => unimplemented!(),
             Op::Pick { input, .. } => pick(&buffers[input.0], self.batch.marks),
         }
     }
 
     fn embed(&self, words: WeightId, positions: WeightId, types: Option<WeightId>, norm: Norm) -> Matrix {
-        let (gain, shift) = ((self.weights)(norm.gain), (self.weights)(norm.shift));
+        let (gain, shift) = ((self.weights)(norm.gain), (self.weights)(norm.shift.unwrap()));
         let table = |id| -> Matrix {
             let wide = |row: &[f32]| row.iter().map(|x| f64::from(*x)).collect();
             (self.weights)(id).chunks_exact(gain.len()).map(wide).collect()
@@ -74,7 +77,7 @@ impl Walk<'_> {
             if let Some(types) = &types {
                 rows.push(&types[self.batch.types.get(token).copied().unwrap_or(0) as usize]);
             }
-            embed(&rows, &gain, &shift, norm.epsilon)
+            embed(norm.kind, &rows, &gain, &shift, norm.epsilon)
         };
         places.enumerate().map(row).collect()
     }

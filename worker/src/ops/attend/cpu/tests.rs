@@ -20,6 +20,7 @@ struct Case<E> {
     head: usize,
     heads: usize,
     keys: usize,
+    mask: Mask,
     stride: usize,
     qkv: Vec<E>,
     out: Vec<E>,
@@ -40,7 +41,7 @@ impl<E: Value> Case<E> {
             }
         }
         let out = vec![E::from_f32(7.0); (keys + 2) * stride];
-        Self { head, heads, keys, stride, qkv, out }
+        Self { head, heads, keys, mask: Mask::None, stride, qkv, out }
     }
 
     /// The numbers of one head in one row of the sequence: of queries (0), keys (1) or values (2).
@@ -64,7 +65,9 @@ impl<E: Value> Case<E> {
         unsafe {
             let part = |part: usize| Rows::new(input.at(1, part * width + head * self.head), stride);
             let out = Rows::new(out.at(1, head * self.head), stride);
-            attend(scratch, part(0), part(1), part(2), self.head, self.keys, queries, out, pad);
+            let head = Head { width: self.head, keys: self.keys, mask: self.mask };
+            pack(scratch, part(1), part(2), head);
+            attend(scratch, part(0), head, queries, out, pad);
         }
     }
 }
@@ -149,6 +152,42 @@ fn ranges_agree<D: Attends<Element: Value>>() {
 #[test]
 fn a_row_is_the_same_bits_with_whatever_queries_it_is_computed() {
     on_all!(ranges_agree);
+}
+
+fn masks_hide<D: Attends<Element: Value>>() {
+    let mut scratch = Scratch::<D>::new();
+    for (head, keys) in [(5, 9), (32, 50), (64, 130), (16, 1300)] {
+        for mask in [Mask::Causal, Mask::Window(0), Mask::Window(7), Mask::Window(64), Mask::Window(600)] {
+            let mut whole = Case::<D::Element> { mask, ..Case::new(head, 2, keys, 3.0) };
+            whole.attend::<D>(&mut scratch, 1, 0..keys, 0);
+            for query in (0..keys).step_by(1 + keys / 60) {
+                let seen = mask.seen(query, keys);
+                let (k, v): (Vec<_>, Vec<_>) = seen.map(|row| (whole.part(row, 1, 1), whole.part(row, 2, 1))).unzip();
+                let q = whole.part(query, 0, 1);
+                let expected = reference::attend(&q, k.iter().map(Vec::as_slice), v.iter().map(Vec::as_slice));
+                let at = (query + 1) * whole.stride + head;
+                for (found, expected) in whole.out[at..at + head].iter().zip(expected) {
+                    let distance = (found.value() - expected).abs();
+                    let what = format!("{mask:?}, head of {head}, {keys} keys, query {query}");
+                    assert!(distance <= error::<D::Element>(), "{what}: {found:?}, not {expected}");
+                }
+            }
+            // Whatever its neighbours in a tile look at: blocks before its own first key, and behind its own last one.
+            for (first, step) in [(0, 1), (3, 8), (1, 5)] {
+                let mut parts = Case::<D::Element> { mask, ..Case::new(head, 2, keys, 3.0) };
+                parts.attend::<D>(&mut scratch, 1, 0..first, 0);
+                for start in (first..keys).step_by(step) {
+                    parts.attend::<D>(&mut scratch, 1, start..(start + step).min(keys), 0);
+                }
+                assert!(whole.out == parts.out, "{mask:?}, head of {head}, {keys} keys, by {step} from {first}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_mask_hides_has_no_effect_on_any_bit() {
+    on_all!(masks_hide);
 }
 
 fn survives<D: Attends<Element: Value>>() {

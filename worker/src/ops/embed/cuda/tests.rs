@@ -35,7 +35,13 @@ fn follows_the_reference_for_every_width_class_with_and_without_types() {
             for (row, found) in bench.read::<bf16>(embed.output).chunks_exact(width).enumerate() {
                 let kind = if has_types { types[row] } else { 0 };
                 let rows = [words.row(ids[row], width), positions.row(places[row], width), kinds.row(kind, width)];
-                let expected = reference::embed(&[&rows[0], &rows[1], &rows[2]], &gain, &shift, 1e-5);
+                let expected = reference::embed(
+                    crate::plan::NormKind::Layer,
+                    &[&rows[0], &rows[1], &rows[2]],
+                    &gain,
+                    &shift,
+                    1e-5,
+                );
                 close(&format!("width {width}, types {has_types}, row {row}"), found, &expected, 0.0);
             }
         }

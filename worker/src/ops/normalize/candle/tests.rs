@@ -1,25 +1,17 @@
 use candle_core::{Device, Tensor};
 
 use super::*;
-
-/// The specification, in double precision.
-fn reference(x: &[f32], residual: &[f32], norm: &Norm) -> Vec<f64> {
-    let sums: Vec<f64> = x.iter().zip(residual).map(|(x, r)| f64::from(*x) + f64::from(*r)).collect();
-    let mean = sums.iter().sum::<f64>() / sums.len() as f64;
-    let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / sums.len() as f64;
-    let scale = 1.0 / (variance + f64::from(norm.epsilon)).sqrt();
-    sums.iter()
-        .zip(norm.gain.iter().zip(&norm.shift))
-        .map(|(x, (gain, shift))| (x - mean) * scale * f64::from(*gain) + f64::from(*shift))
-        .collect()
-}
+use crate::ops::normalize::reference;
 
 #[test]
 fn follows_the_reference_for_any_width() {
-    for (rows, width) in [(1, 1), (3, 16), (5, 37), (400, 384)] {
+    let sizes = [(1, 1), (3, 16), (5, 37), (400, 384)];
+    for (kind, (rows, width)) in
+        [NormKind::Layer, NormKind::Rms].into_iter().flat_map(|kind| sizes.map(|size| (kind, size)))
+    {
         let wave = |scale: f32, len: usize| (0..len).map(|index| (index as f32 * scale).sin()).collect::<Vec<f32>>();
         let (x, residual) = (wave(0.7, rows * width), wave(1.3, rows * width));
-        let norm = Norm { gain: wave(0.11, width), shift: wave(0.13, width), epsilon: 1e-12 };
+        let norm = Norm { kind, gain: wave(0.11, width), shift: wave(0.13, width), epsilon: 1e-12 };
         let op = AddNormalize { norm };
         let tensor = Tensor::from_vec(x.clone(), (rows, width), &Device::Cpu).unwrap();
         let other = Tensor::from_vec(residual.clone(), (rows, width), &Device::Cpu).unwrap();
@@ -27,10 +19,15 @@ fn follows_the_reference_for_any_width() {
         let found = tensor.to_vec2::<f32>().unwrap();
         for (row, found) in found.iter().enumerate() {
             let range = row * width..(row + 1) * width;
-            let expected = reference(&x[range.clone()], &residual[range], &op.norm);
+            let pairs = x[range.clone()].iter().zip(&residual[range]);
+            let sums: Vec<f64> = pairs.map(|(x, residual)| f64::from(*x) + f64::from(*residual)).collect();
+            let expected = reference::normalize(kind, &sums, &op.norm.gain, &op.norm.shift, 1e-12);
             for (found, expected) in found.iter().zip(expected) {
                 // A row of one number has no variance: what is left is the shift.
-                assert!((f64::from(*found) - expected).abs() < 1e-4, "{rows}x{width}: {found}, not {expected}");
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-4,
+                    "{kind:?} {rows}x{width}: {found}, not {expected}"
+                );
             }
         }
     }
@@ -38,7 +35,7 @@ fn follows_the_reference_for_any_width() {
 
 #[test]
 fn refuses_a_residual_of_another_shape() {
-    let norm = Norm { gain: vec![1.0; 3], shift: vec![0.0; 3], epsilon: 1e-12 };
+    let norm = Norm { kind: NormKind::Layer, gain: vec![1.0; 3], shift: vec![0.0; 3], epsilon: 1e-12 };
     let op = AddNormalize { norm };
     let x = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
     let residual = Tensor::zeros((1, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -48,7 +45,7 @@ fn refuses_a_residual_of_another_shape() {
 
 #[test]
 fn normalises_alone_as_with_a_residual_of_zeros() {
-    let norm = Norm { gain: vec![1.0, 2.0, -1.0], shift: vec![0.5; 3], epsilon: 1e-12 };
+    let norm = Norm { kind: NormKind::Layer, gain: vec![1.0, 2.0, -1.0], shift: vec![0.5; 3], epsilon: 1e-12 };
     let op = AddNormalize { norm };
     let make = || Tensor::new(&[[1f32, 2.0, 4.0], [-3.0, 0.0, 0.5]], &Device::Cpu).unwrap();
     let (alone, with) = (make(), make());

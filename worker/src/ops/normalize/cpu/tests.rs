@@ -6,6 +6,10 @@ const WIDTHS: [usize; 14] = [1, 5, 7, 8, 9, 15, 16, 17, 37, 64, 100, 384, 768, 1
 const STRIDE: usize = 1056;
 const ROWS: usize = 3;
 
+fn layer<'a>(gain: &'a [f32], shift: &'a [f32]) -> Norm<'a> {
+    Norm { kind: NormKind::Layer, gain, shift, epsilon: 1e-5 }
+}
+
 fn wave(step: f32, len: usize) -> Vec<f32> {
     (0..len).map(|index| 3.0 * (index as f32 * step).sin()).collect()
 }
@@ -30,7 +34,8 @@ fn check(found: &[f32], expected: &[f64], error: f64, before: f32, what: &str) {
 fn follows<V: Simd>() {
     for width in WIDTHS {
         let (gain, shift) = (wave(0.11, width), wave(0.13, width));
-        for with_residual in [false, true] {
+        for (with_residual, kind) in [(false, NormKind::Layer), (true, NormKind::Layer), (true, NormKind::Rms)] {
+            let norm = Norm { kind, ..layer(&gain, &shift) };
             let (mut input, mut residual) = (rows(0.7, width), rows(1.3, width));
             let mut wide = vec![7.0f32; ROWS * STRIDE];
             let mut narrow = vec![bf16::ONE; ROWS * STRIDE];
@@ -39,15 +44,15 @@ fn follows<V: Simd>() {
             let (wide_view, narrow_view) = (Some(view(&mut wide)), Some(Rows::new(narrow.as_mut_ptr(), STRIDE)));
             // SAFETY: `on_all_vectors` looked whether the processor has the instructions; all views have the rows and columns.
             unsafe {
-                add_norm::<V>(ROWS, width, view(&mut input), other, &gain, &shift, 1e-5, wide_view, narrow_view);
+                add_norm::<V>(ROWS, &norm, view(&mut input), other, wide_view, narrow_view);
             }
             for row in 0..ROWS {
                 let at = row * STRIDE;
                 let x: Vec<f64> = (at..at + width)
                     .map(|at| f64::from(input[at]) + if with_residual { f64::from(residual[at]) } else { 0.0 })
                     .collect();
-                let expected = reference::normalize(&x, &gain, &shift, 1e-5);
-                let what = format!("{width} columns, residual {with_residual}, row {row}");
+                let expected = reference::normalize(kind, &x, &gain, &shift, 1e-5);
+                let what = format!("{kind:?}, {width} columns, residual {with_residual}, row {row}");
                 // A row of one number has no variance, and what is left of its sum is blown up.
                 check(&wide[at..at + STRIDE], &expected, 1e-5, 7.0, &what);
                 let found: Vec<f32> = narrow[at..at + STRIDE].iter().map(|x| x.to_f32()).collect();
@@ -78,7 +83,7 @@ fn one_of_two<V: Simd>() {
                 let narrow_view = has_narrow.then(|| Rows::new(narrow.as_mut_ptr(), STRIDE));
                 // SAFETY: as above.
                 unsafe {
-                    add_norm::<V>(ROWS, width, view(&mut input), other, &gain, &shift, 1e-5, wide_view, narrow_view);
+                    add_norm::<V>(ROWS, &layer(&gain, &shift), view(&mut input), other, wide_view, narrow_view);
                 }
                 let wide: Vec<u32> = wide.into_iter().map(f32::to_bits).collect();
                 let narrow: Vec<u16> = narrow.into_iter().map(bf16::to_bits).collect();
@@ -108,7 +113,7 @@ fn in_place<V: Simd>() {
             let (first, second) = (view(&mut input), view(&mut residual));
             let wide = [view(&mut out), first, second][over];
             // SAFETY: as above.
-            unsafe { add_norm::<V>(ROWS, width, first, Some(second), &gain, &shift, 1e-5, Some(wide), None) };
+            unsafe { add_norm::<V>(ROWS, &layer(&gain, &shift), first, Some(second), Some(wide), None) };
             let written = vec![out, input, residual].swap_remove(over);
             written.chunks_exact(STRIDE).map(|row| row[..width].to_vec()).collect::<Vec<_>>()
         };
@@ -128,9 +133,15 @@ fn far_mean<V: Simd>() {
     let mut wide = vec![0.0; 384];
     let (view, out) = (Rows::new(input.as_mut_ptr(), 384), Rows::new(wide.as_mut_ptr(), 384));
     // SAFETY: as above.
-    unsafe { add_norm::<V>(1, 384, view, None, &gain, &shift, 1e-5, Some(out), None) };
+    unsafe { add_norm::<V>(1, &layer(&gain, &shift), view, None, Some(out), None) };
     let x: Vec<f64> = input.iter().map(|x| f64::from(*x)).collect();
-    check(&wide, &reference::normalize(&x, &gain, &shift, 1e-5), 1e-3, 0.0, "numbers about a thousand");
+    check(
+        &wide,
+        &reference::normalize(NormKind::Layer, &x, &gain, &shift, 1e-5),
+        1e-3,
+        0.0,
+        "numbers about a thousand",
+    );
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn follows_the_reference_for_every_width_class_with_and_without_a_residual() {
                 if has_residual {
                     sums.iter_mut().zip(residual.row(row as u32, width)).for_each(|(sum, other)| *sum += other);
                 }
-                let expected = reference::normalize(&sums, &gain, &shift, 1e-12);
+                let expected = reference::normalize(crate::plan::NormKind::Layer, &sums, &gain, &shift, 1e-12);
                 close(&format!("width {width}, residual {has_residual}, row {row}"), found, &expected, 0.0);
             }
         }

@@ -13,5 +13,6 @@ fn pools_each_sequence_by_itself() {
     assert_eq!(pool(Pooling::Mean, &[0, 2, 3]), [[2.0, -3.0], [5.0, 0.5]]);
     assert_eq!(pool(Pooling::Cls, &[0, 2, 3]), [[1.0, -2.0], [5.0, 0.5]]);
     assert_eq!(pool(Pooling::Max, &[0, 2, 3]), [[3.0, -2.0], [5.0, 0.5]]);
+    assert_eq!(pool(Pooling::Last, &[0, 2, 3]), [[3.0, -4.0], [5.0, 0.5]]);
     assert_eq!(pool(Pooling::Max, &[0, 3]), [[5.0, 0.5]]);
 }
