@@ -16,6 +16,8 @@ mod distilbert;
 mod encoder;
 mod folder;
 mod head;
+mod modernbert;
+mod qwen3;
 mod roberta;
 mod special;
 #[cfg(test)]
@@ -96,6 +98,10 @@ impl Model {
                 model.mask_token = Some(special::mask_token(path, encoded.vocabulary)?);
                 model.names.ignored.extend(architecture.beside_fill_mask);
                 (architecture.fill_mask)(config, &encoded, &mut plan)?
+            }
+            Head::Generate if folder.chain.is_none() => {
+                let what = "generates text, which is not served; an embedding model of its kind has a modules.json";
+                return Err(ReadError::Unsupported { path: config.path().to_owned(), what: what.to_owned() });
             }
             _ => {
                 // Without modules it is what sentence-transformers does with a plain encoder.

@@ -1,12 +1,18 @@
 //! The architectures there are, and what each file of one says.
 
 use super::config::Config;
-use super::{ReadError, bert, distilbert, roberta};
+use super::{ReadError, bert, distilbert, modernbert, qwen3, roberta};
 use crate::plan::{Activation, BufferId, Builder};
 
 /// Every architecture of this build.
-const ARCHITECTURES: [&Architecture; 4] =
-    [&bert::ARCHITECTURE, &roberta::ARCHITECTURE, &roberta::XLM, &distilbert::ARCHITECTURE];
+const ARCHITECTURES: [&Architecture; 6] = [
+    &bert::ARCHITECTURE,
+    &roberta::ARCHITECTURE,
+    &roberta::XLM,
+    &distilbert::ARCHITECTURE,
+    &modernbert::ARCHITECTURE,
+    &qwen3::ARCHITECTURE,
+];
 
 /// One architecture: its classes in transformers, and how their settings become plans.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub(super) enum Head {
     Bare,
     Classify,
     FillMask,
+    /// It continues texts; without it, it is an encoder whose tokens see what is before them.
+    Generate,
 }
 
 /// An encoder in a plan, as heads see it.

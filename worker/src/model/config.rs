@@ -95,6 +95,29 @@ impl Config {
         }
     }
 
+    pub(super) fn positive_or(&self, field: &'static str, default: f32) -> Result<f32, ReadError> {
+        let Some(value) = self.value(field) else { return Ok(default) };
+        positive(value).ok_or_else(|| self.wrong(field, "a number above 0"))
+    }
+
+    /// By what rotary positions turn, as `parameters`, which stand in a field, say; in newer configs they have it all.
+    pub(super) fn rotary_base(
+        &self,
+        field: &'static str,
+        parameters: Option<&Value>,
+        default: f32,
+    ) -> Result<f32, ReadError> {
+        let Some(parameters) = parameters.filter(|parameters| !parameters.is_null()) else { return Ok(default) };
+        let kind = parameters.get("rope_type").or_else(|| parameters.get("type"));
+        if kind.is_some_and(|kind| kind != "default") {
+            return Err(self.wrong(field, "of rope_type default"));
+        }
+        match parameters.get("rope_theta") {
+            None => Ok(default),
+            Some(theta) => positive(theta).ok_or_else(|| self.wrong(field, "of a rope_theta above 0")),
+        }
+    }
+
     pub(super) fn activation(&self, field: &'static str) -> Result<Activation, ReadError> {
         let name = if self.value(field).is_none() { Some("gelu") } else { self.text(field) };
         let known = ACTIVATIONS.iter().find(|(known, _)| Some(*known) == name);
@@ -130,6 +153,10 @@ impl Config {
     fn whole(&self, field: &str) -> Option<usize> {
         self.value(field)?.as_u64().and_then(|number| usize::try_from(number).ok())
     }
+}
+
+fn positive(value: &Value) -> Option<f32> {
+    value.as_f64().map(|value| value as f32).filter(|value| value.is_finite() && *value > 0.0)
 }
 
 /// What a JSON file says; none if there is no such file.

@@ -121,11 +121,12 @@ impl PoolingConfig {
             ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
             ["cls_token" | "cls"] => Ok(Pooling::Cls),
             ["max_tokens" | "max"] => Ok(Pooling::Max),
+            ["lasttoken"] => Ok(Pooling::Last),
             _ => Err(ReadError::Field {
                 path: path.to_owned(),
                 field: "pooling_mode",
                 found: if modes.is_empty() { "not set".to_owned() } else { modes.join(" with ") },
-                wanted: "one of mean, cls, max".to_owned(),
+                wanted: "one of mean, cls, max, lasttoken".to_owned(),
             }),
         }
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::testing::Tiny;
 use super::*;
-use crate::plan::Op;
+use crate::plan::{Mask, Op};
 
 fn read(tiny: &Tiny) -> Result<Model, ReadError> {
     Model::read(tiny.write().path())
@@ -71,6 +71,8 @@ fn reads_every_pooling_in_both_spellings() {
         (json!({ "pooling_mode_max_tokens": true }), Pooling::Max),
         (json!({ "pooling_mode": "cls" }), Pooling::Cls),
         (json!({ "pooling_mode": "mean" }), Pooling::Mean),
+        (json!({ "pooling_mode_lasttoken": true }), Pooling::Last),
+        (json!({ "pooling_mode": "lasttoken" }), Pooling::Last),
     ];
     for (settings, expected) in cases {
         let tiny = Tiny::read("bert-embed").edit("1_Pooling/config.json", |pooling| *pooling = settings);
@@ -83,7 +85,7 @@ fn refuses_a_pooling_it_does_not_know() {
     let both = json!({ "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true });
     for (settings, says) in [
         (both, "cls_token with mean_tokens"),
-        (json!({ "pooling_mode_lasttoken": true }), "`pooling_mode` is lasttoken"),
+        (json!({ "pooling_mode_weightedmean_tokens": true }), "`pooling_mode` is weightedmean_tokens"),
         (json!({}), "`pooling_mode` is not set"),
     ] {
         let error = problem(&Tiny::read("bert-embed").edit("1_Pooling/config.json", |pooling| *pooling = settings));
@@ -113,7 +115,39 @@ fn refuses_settings_it_cannot_run_by_name() {
         ("activation", json!(7), "`activation` is 7, but must be one of gelu"),
         ("n_layers", Value::Null, "`n_layers` is not set"),
     ];
-    let cases = [("bert-embed", &bert[..]), ("roberta-embed", &roberta), ("distilbert-embed", &distilbert)];
+    let modernbert = [
+        ("hidden_size", json!(34), "`hidden_size` is 34, but must be an even multiple of num_attention_heads"),
+        ("layer_types", json!(["full_attention"]), "but must be 5 times full_attention or sliding_attention"),
+        ("layer_types", json!(vec!["linear_attention"; 5]), "but must be 5 times full_attention or sliding_attention"),
+        ("local_attention", json!(0), "`local_attention` is 0"),
+        ("rope_parameters", json!({ "full_attention": { "rope_type": "yarn" } }), "but must be of rope_type default"),
+        (
+            "rope_parameters",
+            json!({ "sliding_attention": { "rope_theta": -1 } }),
+            "but must be of a rope_theta above 0",
+        ),
+        ("global_rope_theta", json!("far"), "`global_rope_theta` is far, but must be a number above 0"),
+        ("norm_bias", json!("no"), "`norm_bias` is no, but must be true or false"),
+    ];
+    let qwen3 = [
+        (
+            "num_key_value_heads",
+            json!(3),
+            "`num_key_value_heads` is 3, but must be a divisor of num_attention_heads, 4",
+        ),
+        ("head_dim", json!(15), "`head_dim` is 15, but must be even"),
+        ("use_sliding_window", json!(true), "`use_sliding_window` is true, but must be false"),
+        ("rope_scaling", json!({ "type": "linear", "factor": 2 }), "but must be of rope_type default"),
+        ("rope_parameters", json!({ "rope_theta": 0 }), "but must be of a rope_theta above 0"),
+        ("rms_norm_eps", json!(2), "`rms_norm_eps` is 2"),
+    ];
+    let cases = [
+        ("bert-embed", &bert[..]),
+        ("roberta-embed", &roberta),
+        ("distilbert-embed", &distilbert),
+        ("modernbert-embed", &modernbert),
+        ("qwen3-embed", &qwen3),
+    ];
     for (name, cases) in cases {
         for (field, value, says) in cases {
             let error = problem(&Tiny::read(name).set(field, value.clone()));
@@ -139,12 +173,62 @@ fn an_architecture_we_lack_is_one_error_that_names_those_we_have() {
     assert!(error.contains("(model_type `not set`)"), "{error}");
 }
 
+/// For each layer: its mask, and by what positions turn.
+fn turns(model: &Model) -> Vec<(Mask, f32)> {
+    let (mut turns, mut bases) = (Vec::new(), Vec::new());
+    for op in &model.plan.ops {
+        match op {
+            Op::Rotate { base, .. } => bases.push(*base),
+            Op::Attend { mask, .. } => turns.push((*mask, bases.pop().unwrap())),
+            _ => {}
+        }
+    }
+    turns
+}
+
+#[test]
+fn modernbert_looks_near_or_far_as_old_and_new_settings_say() {
+    let (far, near) = ((Mask::None, 160_000.0), (Mask::Window(8), 10_000.0));
+    let tiny = Tiny::read("modernbert-embed");
+    let layers = [far, near, near, far, near];
+    assert_eq!(turns(&read(&tiny).unwrap()), layers);
+    let old = tiny.clone().set("layer_types", Value::Null).set("rope_parameters", Value::Null);
+    assert_eq!(turns(&read(&old).unwrap()), layers);
+    let other = old.set("global_attn_every_n_layers", 4).set("global_rope_theta", 1e6).set("local_attention", 7);
+    let (far, near) = ((Mask::None, 1e6), (Mask::Window(3), 10_000.0));
+    assert_eq!(turns(&read(&other).unwrap()), [far, near, near, near, far]);
+    let new = tiny.set("rope_parameters", json!({ "sliding_attention": { "rope_theta": 50, "rope_type": "default" } }));
+    assert_eq!(turns(&read(&new).unwrap())[..2], [(Mask::None, 160_000.0), (Mask::Window(8), 50.0)]);
+}
+
+#[test]
+fn modernbert_classifies_by_the_first_token_unless_told_otherwise() {
+    let tiny = Tiny::read("modernbert-classify");
+    let pooled = |tiny: &Tiny| read(tiny).map(|model| pooling(&model));
+    assert_eq!(pooled(&tiny).unwrap(), Pooling::Mean);
+    assert_eq!(pooled(&tiny.clone().set("classifier_pooling", Value::Null)).unwrap(), Pooling::Cls);
+    let error = pooled(&tiny.set("classifier_pooling", "max")).unwrap_err().to_string();
+    assert!(error.contains("`classifier_pooling` is max, but must be one of cls, mean"), "{error}");
+}
+
+#[test]
+fn qwen3_turns_by_what_either_field_says_and_does_not_generate() {
+    let tiny = Tiny::read("qwen3-embed");
+    assert_eq!(turns(&read(&tiny).unwrap()), [(Mask::Causal, 10_000.0); 3]);
+    let old = tiny.clone().set("rope_parameters", Value::Null).set("rope_theta", 1e6);
+    assert_eq!(turns(&read(&old).unwrap()), [(Mask::Causal, 1e6); 3]);
+    let causal = Tiny::read("qwen3-embed-causal");
+    assert_eq!(read(&causal).unwrap().task, Task::Embed);
+    let error = problem(&causal.without("modules.json"));
+    assert!(error.contains("config.json: generates text, which is not served"), "{error}");
+}
+
 #[test]
 fn roberta_counts_positions_from_behind_the_padding() {
     // 80 positions and padding 1; then 70 and 3.
     let model = read(&Tiny::read("roberta-embed")).unwrap();
     assert_eq!(model.tokens_max, 78);
-    let Op::Embed { positions, .. } = model.plan.ops[0] else { panic!("{:?}", model.plan.ops[0]) };
+    let Op::Embed { positions: Some(positions), .. } = model.plan.ops[0] else { panic!("{:?}", model.plan.ops[0]) };
     assert_eq!((model.plan[positions].skip, model.plan[positions].size()), (2, (78, 40)));
     assert_eq!(read(&Tiny::read("xlm-roberta-classify-multi")).unwrap().tokens_max, 66);
 }
