@@ -216,7 +216,7 @@ fn title(op: &Op) -> String {
             Activation::Tanh => " tanh",
         },
         Op::Attend { mask: Mask::Causal, .. } => " causal",
-        Op::Attend { mask: Mask::Window(reach), .. } => return format!("attend window {reach}"),
+        Op::Attend { mask: Mask::Window(reach), .. } => return format!("attend ±{reach}"),
         _ => "",
     };
     format!("{}{activation}", op.name())

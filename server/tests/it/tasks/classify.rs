@@ -8,11 +8,12 @@ use tonic::Code;
 use super::{Scored, Tiny, assert_close, falling, numbers, scores, serve, texts, with};
 
 /// Labels that exclude each other, and labels that do not.
-const MODELS: [&str; 8] = [
+const MODELS: [&str; 9] = [
     "bert-classify",
     "bert-classify-multi",
     "distilbert-classify",
     "distilbert-classify-multi",
+    "modernbert-classify",
     "roberta-classify",
     "roberta-classify-multi",
     "xlm-roberta-classify",

@@ -5,11 +5,15 @@ use shoal_proto::v1 as wire;
 
 use super::{Tiny, assert_close, output, serve, texts};
 
-const MODELS: [&str; 6] = [
+const MODELS: [&str; 10] = [
     "bert-embed",
     "bert-embed-masked-lm",
     "distilbert-embed",
     "distilbert-embed-normalized",
+    "modernbert-embed",
+    "modernbert-embed-mean",
+    "qwen3-embed",
+    "qwen3-embed-causal",
     "roberta-embed",
     "xlm-roberta-embed",
 ];

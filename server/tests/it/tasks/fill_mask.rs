@@ -8,8 +8,16 @@ use tonic::Code;
 
 use super::{Tiny, assert_close, folder, numbers, output, scores, serve, texts, with};
 
-const MODELS: [&str; 6] =
-    ["bert-fill", "bert-fill-untied", "bert-pretraining", "distilbert-fill", "roberta-fill", "xlm-roberta-fill"];
+const MODELS: [&str; 8] = [
+    "bert-fill",
+    "bert-fill-untied",
+    "bert-pretraining",
+    "distilbert-fill",
+    "modernbert-fill",
+    "modernbert-fill-untied",
+    "roberta-fill",
+    "xlm-roberta-fill",
+];
 
 /// A text with masks: a row to each.
 #[derive(Deserialize)]

@@ -6,7 +6,8 @@ use tonic::Code;
 
 use super::{Scored, Tiny, assert_close, falling, scores, serve, texts, with};
 
-const MODELS: [&str; 4] = ["bert-rerank", "distilbert-rerank", "roberta-rerank", "xlm-roberta-rerank"];
+const MODELS: [&str; 5] =
+    ["bert-rerank", "distilbert-rerank", "modernbert-rerank", "roberta-rerank", "xlm-roberta-rerank"];
 
 /// What a client gets that does not ask for logits: these two say in their files that theirs are to be left alone.
 fn plain<'a>(model: &str, case: &'a Scored) -> &'a [f32] {
