@@ -89,15 +89,15 @@ impl Model {
         let encoded = (architecture.encode)(config, &mut plan)?;
         let mut model = Self::of_encoder(architecture, &folder, &encoded);
         let output = match head {
-            Head::Classify if folder.chain.is_none() => {
+            Head::Classify(classify) if folder.chain.is_none() => {
                 model.label(config, &encoded)?;
-                (architecture.classify)(config, &encoded, model.labels.len(), &mut plan)?
+                classify(config, &encoded, model.labels.len(), &mut plan)?
             }
-            Head::FillMask if folder.chain.is_none() => {
+            Head::FillMask(fill_mask) if folder.chain.is_none() => {
                 model.task = Task::FillMask;
                 model.mask_token = Some(special::mask_token(path, encoded.vocabulary)?);
                 model.names.ignored.extend(architecture.beside_fill_mask);
-                (architecture.fill_mask)(config, &encoded, &mut plan)?
+                fill_mask(config, &encoded, &mut plan)?
             }
             Head::Generate if folder.chain.is_none() => {
                 let what = "generates text, which is not served; an embedding model of its kind has a modules.json";
@@ -106,6 +106,9 @@ impl Model {
             _ => {
                 // Without modules it is what sentence-transformers does with a plain encoder.
                 let chain = folder.chain.unwrap_or(Chain { pooling: Pooling::Mean, normalizes: false });
+                if chain.pooling == Pooling::Last {
+                    special::expect_end(path)?;
+                }
                 (model.normalizes, model.dims) = (chain.normalizes, encoded.hidden);
                 model.names.ignored.extend(architecture.heads);
                 plan.pool(encoded.states, chain.pooling)

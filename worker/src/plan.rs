@@ -245,6 +245,14 @@ pub(crate) enum Op {
 }
 
 impl Plan {
+    /// The width of heads and the base of each rotation.
+    pub(crate) fn rotations(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::Rotate { heads, base, .. } => Some((heads.width, *base)),
+            _ => None,
+        })
+    }
+
     /// The heads of the attention that reads a buffer, and what it scales their products with.
     pub(crate) fn attention_over(&self, buffer: BufferId) -> Option<(Heads, f32)> {
         self.ops.iter().find_map(|op| match op {

@@ -20,7 +20,7 @@ use crate::ops::embed::candle::Embed;
 use crate::ops::gate::candle::Gate;
 use crate::ops::normalize::candle::{self as normalize, AddNormalize};
 use crate::ops::pool::candle::Pool;
-use crate::ops::rotate::angles::Angles;
+use crate::ops::rotate::angles::Tables;
 use crate::ops::rotate::candle::Rotate;
 use crate::plan::{BufferId, Heads, Mask, Norm, Op, Packed, Plan, Pooling, WeightId};
 use crate::source::Precision;
@@ -39,6 +39,7 @@ pub(crate) struct Candle {
     steps: Vec<Step>,
     lives: Vec<RangeInclusive<usize>>,
     output: BufferId,
+    angles: Tables,
     bytes: u64,
     pool: Arc<rayon::ThreadPool>,
 }
@@ -64,7 +65,7 @@ enum Kernel {
     Rotate {
         heads: Heads,
         norms: Option<[normalize::Norm; 2]>,
-        angles: Angles,
+        base: f32,
     },
     Attend {
         heads: Heads,
@@ -92,7 +93,10 @@ impl Executor for Candle {
             progress(index as f32 / plan.ops.len() as f32);
             steps.push(reader.step(op)?);
         }
-        Ok(Self { steps, lives: plan.lives(), output: plan.output, bytes: reader.bytes, pool: compute.pool()? })
+        let angles = Tables::of(plan.rotations());
+        // Of a text as long as a chunk mostly is.
+        let bytes = reader.bytes + angles.bytes(CHUNK_TOKENS_MAX.min(model.tokens_max)) as u64;
+        Ok(Self { steps, lives: plan.lives(), output: plan.output, angles, bytes, pool: compute.pool()? })
     }
 
     fn name(&self) -> &'static str {
@@ -110,11 +114,7 @@ impl Executor for Candle {
     fn run(&mut self, batch: &Packed<'_>, output: &mut Vec<f32>) -> Result<(), BatchError> {
         let chunks = chunks(batch.splits, self.pool.current_num_threads());
         let longest = batch.splits.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-        for step in &mut self.steps {
-            if let Kernel::Rotate { angles, .. } = &mut step.kernel {
-                angles.reserve(longest);
-            }
-        }
+        self.angles.reserve(longest);
         let run = || chunks.par_iter().map(|chunk| self.run_chunk(batch, chunk)).collect::<CandleResult<_>>();
         let parts: Vec<Vec<f32>> = self.pool.install(run).map_err(|error| BatchError::Device(error.to_string()))?;
         output.clear();
@@ -139,7 +139,7 @@ impl Candle {
             let input = step.input.map(|id| self.take(&mut buffers, id, index)).transpose()?;
             let residual = step.residual.map(|id| self.take(&mut buffers, id, index)).transpose()?;
             let is_last = step.input.is_some_and(|id| *self.lives[id.0].end() == index);
-            buffers[step.output.0] = Some(step.run(input, is_last, residual, &chunk)?);
+            buffers[step.output.0] = Some(step.run(input, is_last, residual, &chunk, &self.angles)?);
         }
         self.take(&mut buffers, self.output, self.steps.len())?.flatten_all()?.to_vec1()
     }
@@ -160,6 +160,7 @@ impl Step {
         is_last: bool,
         residual: Option<Tensor>,
         chunk: &Packed<'_>,
+        angles: &Tables,
     ) -> CandleResult<Tensor> {
         let input = || input.ok_or_else(|| Error::Msg("an op has no input".to_owned()));
         // To be changed in place.
@@ -176,7 +177,9 @@ impl Step {
                 residual.map_or(Ok(y.clone()), |residual| y + residual)
             }
             Kernel::Gate(gate) => input()?.apply_op1_no_bwd(gate),
-            Kernel::Rotate { heads, norms, angles } => {
+            Kernel::Rotate { heads, norms, base } => {
+                let angles = angles.find(heads.width, *base);
+                let angles = angles.ok_or_else(|| Error::Msg("a rotation has no angles".to_owned()))?;
                 let y = own(input()?)?;
                 y.inplace_op1(&Rotate { heads: *heads, norms: norms.as_ref(), angles, splits: chunk.splits })?;
                 Ok(y)
@@ -233,8 +236,7 @@ impl Reader<'_> {
             Op::Gate { input, activation, .. } => (Kernel::Gate(Gate { activation }), Some(input), None),
             Op::Rotate { qkv, heads, norms, base, .. } => {
                 let norms = norms.map(|[queries, keys]| Ok::<_, LoadError>([self.norm(queries)?, self.norm(keys)?]));
-                let (norms, angles) = (norms.transpose()?, Angles::new(heads.width, base));
-                (Kernel::Rotate { heads, norms, angles }, Some(qkv), None)
+                (Kernel::Rotate { heads, norms: norms.transpose()?, base }, Some(qkv), None)
             }
             Op::Attend { qkv, heads, mask, scale, .. } => (Kernel::Attend { heads, mask, scale }, Some(qkv), None),
             Op::AddNorm { input, residual, norm, .. } => {

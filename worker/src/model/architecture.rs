@@ -32,18 +32,15 @@ pub(super) struct Architecture {
     pub(super) aliases: &'static [(&'static str, &'static str)],
     /// Writes the encoder.
     pub(super) encode: fn(&Config, &mut Builder) -> Result<Encoded, ReadError>,
-    /// Writes a head for so many labels.
-    pub(super) classify: fn(&Config, &Encoded, usize, &mut Builder) -> Result<BufferId, ReadError>,
-    /// Writes a masked-LM head.
-    pub(super) fill_mask: fn(&Config, &Encoded, &mut Builder) -> Result<BufferId, ReadError>,
 }
 
-/// What stands on an encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What stands on an encoder, and what writes it.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Head {
     Bare,
-    Classify,
-    FillMask,
+    /// For so many labels.
+    Classify(fn(&Config, &Encoded, usize, &mut Builder) -> Result<BufferId, ReadError>),
+    FillMask(fn(&Config, &Encoded, &mut Builder) -> Result<BufferId, ReadError>),
     /// It continues texts; without it, it is an encoder whose tokens see what is before them.
     Generate,
 }

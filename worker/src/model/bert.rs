@@ -11,17 +11,15 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "bert",
     classes: &[
         ("BertModel", Head::Bare),
-        ("BertForSequenceClassification", Head::Classify),
-        ("BertForMaskedLM", Head::FillMask),
-        ("BertForPreTraining", Head::FillMask),
+        ("BertForSequenceClassification", Head::Classify(classify)),
+        ("BertForMaskedLM", Head::FillMask(fill_mask)),
+        ("BertForPreTraining", Head::FillMask(fill_mask)),
     ],
     prefix: "bert.",
     heads: &["pooler.", "cls.", "classifier.", "qa_outputs."],
     beside_fill_mask: &["pooler.", "cls.seq_relationship.", "cls.predictions.decoder.", "cls.predictions.bias"],
     aliases: &[("cls.predictions.bias", "cls.predictions.decoder.bias")],
     encode,
-    classify,
-    fill_mask,
 };
 
 const LAYER: LayerNames = LayerNames {
@@ -59,7 +57,7 @@ pub(super) fn read(config: &Config) -> Result<Encoder, ReadError> {
         heads,
         inner: config.size("intermediate_size")?,
         layers: config.layers("num_hidden_layers")?,
-        activation: config.activation("hidden_act")?,
+        activation: config.activation_or("hidden_act", "gelu")?,
         epsilon: config.epsilon_or("layer_norm_eps", 1e-12)?,
         names: &LAYER,
     })

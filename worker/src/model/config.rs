@@ -53,6 +53,11 @@ impl Config {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether a field is there, and null.
+    pub(super) fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
+    }
+
     pub(super) fn text(&self, field: &str) -> Option<&str> {
         self.value(field).and_then(Value::as_str)
     }
@@ -108,6 +113,9 @@ impl Config {
         default: f32,
     ) -> Result<f32, ReadError> {
         let Some(parameters) = parameters.filter(|parameters| !parameters.is_null()) else { return Ok(default) };
+        if !parameters.is_object() {
+            return Err(self.wrong(field, "an object"));
+        }
         let kind = parameters.get("rope_type").or_else(|| parameters.get("type"));
         if kind.is_some_and(|kind| kind != "default") {
             return Err(self.wrong(field, "of rope_type default"));
@@ -118,8 +126,8 @@ impl Config {
         }
     }
 
-    pub(super) fn activation(&self, field: &'static str) -> Result<Activation, ReadError> {
-        let name = if self.value(field).is_none() { Some("gelu") } else { self.text(field) };
+    pub(super) fn activation_or(&self, field: &'static str, default: &str) -> Result<Activation, ReadError> {
+        let name = if self.value(field).is_none() { Some(default) } else { self.text(field) };
         let known = ACTIVATIONS.iter().find(|(known, _)| Some(*known) == name);
         known
             .map(|(_, activation)| *activation)

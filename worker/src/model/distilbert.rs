@@ -11,8 +11,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "distilbert",
     classes: &[
         ("DistilBertModel", Head::Bare),
-        ("DistilBertForSequenceClassification", Head::Classify),
-        ("DistilBertForMaskedLM", Head::FillMask),
+        ("DistilBertForSequenceClassification", Head::Classify(classify)),
+        ("DistilBertForMaskedLM", Head::FillMask(fill_mask)),
     ],
     prefix: "distilbert.",
     heads: &[
@@ -26,8 +26,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     beside_fill_mask: &["vocab_projector."],
     aliases: &[],
     encode,
-    classify,
-    fill_mask,
 };
 
 const LAYER: LayerNames = LayerNames {
@@ -56,7 +54,7 @@ fn encode(config: &Config, plan: &mut Builder) -> Result<Encoded, ReadError> {
         heads,
         inner: config.size("hidden_dim")?,
         layers: config.layers("n_layers")?,
-        activation: config.activation("activation")?,
+        activation: config.activation_or("activation", "gelu")?,
         epsilon: EPSILON,
         names: &LAYER,
     };

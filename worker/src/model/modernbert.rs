@@ -26,16 +26,14 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "modernbert",
     classes: &[
         ("ModernBertModel", Head::Bare),
-        ("ModernBertForSequenceClassification", Head::Classify),
-        ("ModernBertForMaskedLM", Head::FillMask),
+        ("ModernBertForSequenceClassification", Head::Classify(classify)),
+        ("ModernBertForMaskedLM", Head::FillMask(fill_mask)),
     ],
     prefix: "model.",
     heads: &["head.", "classifier.", "decoder."],
     beside_fill_mask: &["decoder.weight"],
     aliases: &[],
     encode,
-    classify,
-    fill_mask,
 };
 
 /// Layers of one kind, and what transformers assumes for them.
@@ -104,7 +102,7 @@ impl Settings {
             heads: Heads { count, shared: count, width },
             hidden,
             inner: config.size("intermediate_size")?,
-            activation: config.activation("hidden_activation")?,
+            activation: config.activation_or("hidden_activation", "gelu")?,
             attention_has_bias: config.flag_or("attention_bias", false)?,
             inner_has_bias: config.flag_or("mlp_bias", false)?,
             norm_has_bias: config.flag_or("norm_bias", false)?,
@@ -165,9 +163,16 @@ fn kinds(config: &Config, layers: usize) -> Result<Vec<&'static Kind>, ReadError
 
 /// By what positions turn layers of a kind.
 fn theta(config: &Config, kind: &Kind) -> Result<f32, ReadError> {
-    let default = config.positive_or(kind.theta, kind.theta_default)?;
-    let of_kind = config.value("rope_parameters").and_then(|all| all.get(kind.name));
-    config.rotary_base("rope_parameters", of_kind, default)
+    // Older configs that leave the windows' out on purpose mean that of the others.
+    let named = if config.is_null(kind.theta) { &FULL } else { kind };
+    let default = config.positive_or(named.theta, named.theta_default)?;
+    let default = config.rotary_base("rope_scaling", config.value("rope_scaling"), default)?;
+    let all = config.value("rope_parameters");
+    // One for all kinds of layers is none of this architecture's.
+    if all.is_some_and(|all| !all.is_object() || all.get("rope_type").is_some() || all.get("rope_theta").is_some()) {
+        return Err(config.wrong("rope_parameters", format!("one object each for {} and {}", FULL.name, SLIDING.name)));
+    }
+    config.rotary_base("rope_parameters", all.and_then(|all| all.get(kind.name)), default)
 }
 
 /// Scores labels by the first token or by the mean of all.
@@ -202,7 +207,7 @@ fn fill_mask(config: &Config, encoded: &Encoded, plan: &mut Builder) -> Result<B
 /// What both heads begin with: a dense layer with an activation, and a norm.
 fn head(config: &Config, encoded: &Encoded, input: BufferId, plan: &mut Builder) -> Result<BufferId, ReadError> {
     let has_bias = config.flag_or("classifier_bias", false)?;
-    let activation = config.activation("classifier_activation")?;
+    let activation = config.activation_or("classifier_activation", "gelu")?;
     let dense = plan.linear(&[("head.dense".to_owned(), encoded.hidden)], encoded.hidden, has_bias);
     let dense = plan.gemm("head", input, Dense { activation, ..dense });
     let norm = Settings::read(config)?.norm("head.norm", plan);

@@ -7,7 +7,7 @@
 //! x    [T, H]   word
 //! for each layer:
 //!   qkv  [T, Q]   norm(x) · Wqkvᵀ; then each head of queries and keys normalised and turned by positions
-//!   ctx  [T, heads · D]  attention to the tokens before; several heads share keys and values
+//!   ctx  [T, heads · D]  attention to what is before; several heads share keys and values
 //!   y    [T, H]   x + ctx · Woᵀ
 //!   f    [T, 2F]  norm(y) · Wgateᵀ and norm(y) · Wupᵀ
 //!   x    [T, H]   y + (activation(first half of f) · second half) · Wdownᵀ
@@ -27,8 +27,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     beside_fill_mask: &[],
     aliases: &[],
     encode,
-    classify: |config, _, _, _| Err(config.wrong("architectures", "Qwen3Model or Qwen3ForCausalLM")),
-    fill_mask: |config, _, _| Err(config.wrong("architectures", "Qwen3Model or Qwen3ForCausalLM")),
 };
 
 /// What layers are made of.
@@ -40,6 +38,7 @@ struct Settings {
     inner: usize,
     activation: Activation,
     attention_has_bias: bool,
+    mask: Mask,
     /// By what positions turn.
     base: f32,
     epsilon: f32,
@@ -67,8 +66,10 @@ fn encode(config: &Config, plan: &mut Builder) -> Result<Encoded, ReadError> {
 
 impl Settings {
     fn read(config: &Config) -> Result<Self, ReadError> {
-        if config.flag_or("use_sliding_window", false)? {
-            return Err(config.wrong("use_sliding_window", "false"));
+        let layers = config.layers("num_hidden_layers")?;
+        let has_window = config.flag_or("use_sliding_window", false)? && config.value("sliding_window").is_some();
+        if has_window && config.index_or("max_window_layers", 28, usize::MAX)? < layers {
+            return Err(config.wrong("use_sliding_window", "false, or max_window_layers as many as layers"));
         }
         let count = config.size("num_attention_heads")?;
         let shared = config.size_or("num_key_value_heads", count)?;
@@ -86,8 +87,10 @@ impl Settings {
             heads: Heads { count, shared, width },
             hidden: config.size("hidden_size")?,
             inner: config.size("intermediate_size")?,
-            activation: config.activation("hidden_act")?,
+            activation: config.activation_or("hidden_act", "silu")?,
             attention_has_bias: config.flag_or("attention_bias", false)?,
+            // Some were trained on to look both ways.
+            mask: if config.flag_or("is_causal", true)? { Mask::Causal } else { Mask::None },
             base: config.rotary_base("rope_parameters", config.value("rope_parameters"), base)?,
             epsilon: config.epsilon_or("rms_norm_eps", 1e-6)?,
         })
@@ -111,7 +114,7 @@ impl Settings {
         let norms = ["self_attn.q_norm", "self_attn.k_norm"]
             .map(|name| plan.gain(&tensor(name), heads.width, NormKind::Rms, self.epsilon));
         let qkv = plan.rotate(&buffer("turned qkv"), qkv, heads, Some(norms), self.base);
-        let context = plan.attend(&buffer("context"), qkv, heads, Mask::Causal);
+        let context = plan.attend(&buffer("context"), qkv, heads, self.mask);
         let out = plan.linear(&[part("self_attn.o_proj", hidden)], heads.queries(), self.attention_has_bias);
         let y = plan.gemm_onto(&buffer("attention"), context, out, Some(x));
 

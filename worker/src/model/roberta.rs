@@ -12,24 +12,22 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "roberta",
     classes: &[
         ("RobertaModel", Head::Bare),
-        ("RobertaForSequenceClassification", Head::Classify),
-        ("RobertaForMaskedLM", Head::FillMask),
+        ("RobertaForSequenceClassification", Head::Classify(classify)),
+        ("RobertaForMaskedLM", Head::FillMask(fill_mask)),
     ],
     prefix: "roberta.",
     heads: &["pooler.", "lm_head.", "classifier.", "qa_outputs."],
     beside_fill_mask: &["pooler.", "lm_head.decoder.", "lm_head.bias"],
     aliases: &[("lm_head.bias", "lm_head.decoder.bias")],
     encode,
-    classify,
-    fill_mask,
 };
 
 pub(super) const XLM: Architecture = Architecture {
     name: "xlm-roberta",
     classes: &[
         ("XLMRobertaModel", Head::Bare),
-        ("XLMRobertaForSequenceClassification", Head::Classify),
-        ("XLMRobertaForMaskedLM", Head::FillMask),
+        ("XLMRobertaForSequenceClassification", Head::Classify(classify)),
+        ("XLMRobertaForMaskedLM", Head::FillMask(fill_mask)),
     ],
     ..ARCHITECTURE
 };

@@ -20,7 +20,7 @@ pub(crate) fn names() -> Vec<String> {
     let folders = entries.filter(|entry| entry.path().join("config.json").is_file());
     let mut names: Vec<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
-    assert!(names.len() >= 25, "{names:?}");
+    assert!(names.len() >= 34, "{names:?}");
     names
 }
 

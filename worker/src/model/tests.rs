@@ -127,6 +127,13 @@ fn refuses_settings_it_cannot_run_by_name() {
             "but must be of a rope_theta above 0",
         ),
         ("global_rope_theta", json!("far"), "`global_rope_theta` is far, but must be a number above 0"),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "yarn", "factor": 4 }),
+            "but must be one object each for full_attention",
+        ),
+        ("rope_parameters", json!("yarn"), "but must be one object each for full_attention"),
+        ("rope_scaling", json!({ "rope_type": "linear", "factor": 2 }), "but must be of rope_type default"),
         ("norm_bias", json!("no"), "`norm_bias` is no, but must be true or false"),
     ];
     let qwen3 = [
@@ -136,7 +143,7 @@ fn refuses_settings_it_cannot_run_by_name() {
             "`num_key_value_heads` is 3, but must be a divisor of num_attention_heads, 4",
         ),
         ("head_dim", json!(15), "`head_dim` is 15, but must be even"),
-        ("use_sliding_window", json!(true), "`use_sliding_window` is true, but must be false"),
+        ("is_causal", json!("no"), "`is_causal` is no, but must be true or false"),
         ("rope_scaling", json!({ "type": "linear", "factor": 2 }), "but must be of rope_type default"),
         ("rope_parameters", json!({ "rope_theta": 0 }), "but must be of a rope_theta above 0"),
         ("rms_norm_eps", json!(2), "`rms_norm_eps` is 2"),
@@ -197,6 +204,9 @@ fn modernbert_looks_near_or_far_as_old_and_new_settings_say() {
     let other = old.set("global_attn_every_n_layers", 4).set("global_rope_theta", 1e6).set("local_attention", 7);
     let (far, near) = ((Mask::None, 1e6), (Mask::Window(3), 10_000.0));
     assert_eq!(turns(&read(&other).unwrap()), [far, near, near, near, far]);
+    // Left out on purpose, windows turn as the others do.
+    let alike = other.edit("config.json", |config| config["local_rope_theta"] = Value::Null);
+    assert_eq!(turns(&read(&alike).unwrap())[..2], [far, (Mask::Window(3), 1e6)]);
     let new = tiny.set("rope_parameters", json!({ "sliding_attention": { "rope_theta": 50, "rope_type": "default" } }));
     assert_eq!(turns(&read(&new).unwrap())[..2], [(Mask::None, 160_000.0), (Mask::Window(8), 50.0)]);
 }
@@ -217,10 +227,44 @@ fn qwen3_turns_by_what_either_field_says_and_does_not_generate() {
     assert_eq!(turns(&read(&tiny).unwrap()), [(Mask::Causal, 10_000.0); 3]);
     let old = tiny.clone().set("rope_parameters", Value::Null).set("rope_theta", 1e6);
     assert_eq!(turns(&read(&old).unwrap()), [(Mask::Causal, 1e6); 3]);
+    let both_ways = tiny.clone().set("is_causal", false);
+    assert_eq!(turns(&read(&both_ways).unwrap())[0].0, Mask::None);
+    let window = tiny.clone().set("use_sliding_window", true).set("sliding_window", 64).set("max_window_layers", 3);
+    assert_eq!(turns(&read(&window).unwrap())[0].0, Mask::Causal);
+    let error = problem(&window.set("max_window_layers", 2));
+    assert!(error.contains("`use_sliding_window` is true, but must be false, or max_window_layers"), "{error}");
     let causal = Tiny::read("qwen3-embed-causal");
     assert_eq!(read(&causal).unwrap().task, Task::Embed);
     let error = problem(&causal.without("modules.json"));
     assert!(error.contains("config.json: generates text, which is not served"), "{error}");
+}
+
+#[test]
+fn what_stands_around_a_text_is_what_the_tokenizer_puts_there() {
+    let ends = |tiny: &Tiny| {
+        let folder = tiny.write();
+        Model::read(folder.path()).unwrap().sequence_ends()
+    };
+    let cases = [("bert-embed", [2, 3]), ("roberta-embed", [0, 2]), ("modernbert-embed", [2, 3])];
+    for (name, expected) in cases {
+        assert_eq!(ends(&Tiny::read(name)), expected.map(Some), "{name}");
+    }
+    let qwen3 = Tiny::read("qwen3-embed");
+    assert_eq!(ends(&qwen3), [None, Some(0)]);
+    let nested = qwen3.clone().edit("tokenizer.json", |tokenizer| {
+        let template = tokenizer["post_processor"].take();
+        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false });
+        tokenizer["post_processor"] = json!({ "type": "Sequence", "processors": [bytes, template] });
+    });
+    assert_eq!(ends(&nested), [None, Some(0)]);
+    // Without one it is what the settings name.
+    let bare = |tiny: Tiny| tiny.edit("tokenizer.json", |tokenizer| tokenizer["post_processor"] = Value::Null);
+    assert_eq!(ends(&bare(Tiny::read("bert-embed"))), [Some(2), Some(3)]);
+    assert_eq!(ends(&bare(qwen3.clone())), [None, None]);
+
+    let added = bare(qwen3).edit("tokenizer_config.json", |settings| settings["add_eos_token"] = true.into());
+    let error = problem(&added);
+    assert!(error.contains("tokenizer.json: puts no token behind a text, though"), "{error}");
 }
 
 #[test]

@@ -57,10 +57,8 @@ impl Builder {
 
     /// Several dense layers of the same shape and input as one.
     pub(crate) fn stacked(&mut self, names: &[String], shape: (usize, usize), activation: Activation) -> Dense {
-        let tensors = |kind: &str| names.iter().map(|name| format!("{name}.{kind}")).collect::<Vec<_>>();
-        let weight = self.weight(&tensors("weight"), &[shape.0, shape.1], 0);
-        let bias = self.weight(&tensors("bias"), &[shape.0], 0);
-        Dense { weight, bias: Some(bias), activation }
+        let parts: Vec<_> = names.iter().map(|name| (name.clone(), shape.0)).collect();
+        Dense { activation, ..self.linear(&parts, shape.1, true) }
     }
 
     /// `NAME.weight` and `NAME.bias` of a layer norm.

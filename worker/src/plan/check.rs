@@ -1,6 +1,6 @@
 //! What makes a list of ops a plan that can run.
 
-use super::{BufferId, Heads, Norm, Op, Plan, Rows, WeightId};
+use super::{BufferId, Heads, Norm, Op, Plan, Rows, Tensor, Weight, WeightId};
 
 /// Why a list of ops is no plan. A mistake of whoever wrote the architecture, never of a model's files.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(crate) enum PlanError {
     Unread(String),
     #[error("weight `{0}` is read by no op")]
     Idle(String),
+    #[error("tensors of weight `{0}` do not fit below each other")]
+    Uneven(String),
 }
 
 impl Plan {
@@ -24,6 +26,15 @@ impl Plan {
         let mut written = vec![false; self.buffers.len()];
         let mut read = vec![false; self.buffers.len()];
         let mut used = vec![false; self.weights.len()];
+        // Vectors go behind each other, matrices below each other.
+        let columns = |tensor: &Tensor| tensor.shape.get(1).copied();
+        let is_even = |weight: &Weight| {
+            let first = columns(&weight.tensors[0]);
+            weight.tensors.iter().all(|tensor| columns(tensor) == first && matches!(tensor.shape.len(), 1 | 2))
+        };
+        if let Some(uneven) = self.weights.iter().find(|weight| !is_even(weight)) {
+            return Err(PlanError::Uneven(names(uneven)));
+        }
         for (index, op) in self.ops.iter().enumerate() {
             let failed = |problem| PlanError::Op { op: index, name: op.name(), problem };
             for BufferId(buffer) in op.inputs() {
@@ -56,10 +67,7 @@ impl Plan {
             return Err(PlanError::Unread(self.buffers[unread].name.clone()));
         }
         match used.iter().position(|used| !used) {
-            Some(idle) => {
-                let names: Vec<&str> = self.weights[idle].tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-                Err(PlanError::Idle(names.join(" + ")))
-            }
+            Some(idle) => Err(PlanError::Idle(names(&self.weights[idle]))),
             None => Ok(()),
         }
     }
@@ -99,6 +107,13 @@ impl Plan {
             }
             Op::Attend { qkv, heads, output, .. } => {
                 self.expect_heads(heads)?;
+                let turned = self.ops.iter().find_map(|op| match op {
+                    Op::Rotate { heads, output, .. } if *output == qkv => Some(*heads),
+                    _ => None,
+                });
+                if let Some(turned) = turned.filter(|turned| *turned != heads) {
+                    return Err(format!("looks with {heads:?}, but {turned:?} were turned"));
+                }
                 self.expect(qkv, Rows::Tokens, Some(heads.row()))?;
                 self.expect(output, Rows::Tokens, Some(heads.queries())).map(drop)
             }
@@ -156,4 +171,9 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// What a weight is made of.
+fn names(weight: &Weight) -> String {
+    weight.tensors.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>().join(" + ")
 }

@@ -223,6 +223,16 @@ fn a_plan_may_rotate_gate_and_add_onto_what_there_was() {
         }
     });
     assert_eq!(odd, "op 3 (rotate): heads of 3 have no halves");
+    let other = broken(|op| {
+        if let Op::Attend { heads, .. } = op {
+            *heads = Heads { count: 1, shared: 1, width: 8 };
+        }
+    });
+    assert!(other.contains("op 4 (attend): looks with Heads { count: 1, "), "{other}");
+    let mut uneven = plan.clone();
+    uneven.weights.iter_mut().find(|weight| weight.tensors.len() == 3).unwrap().tensors[1].shape[1] = 7;
+    let uneven = uneven.check().unwrap_err().to_string();
+    assert_eq!(uneven, "tensors of weight `q.weight + k.weight + v.weight` do not fit below each other");
     let residual = broken(|op| {
         if let Op::Gemm { residual: Some(residual), .. } = op {
             *residual = BufferId(2);

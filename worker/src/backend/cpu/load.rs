@@ -11,7 +11,6 @@ use crate::cpu::simd::Number;
 use crate::model::ReadError;
 use crate::model::weights::Bound;
 use crate::ops::gemm::pack::{Packed, Product};
-use crate::ops::rotate::angles::Angles;
 use crate::plan::{self, Op, Plan, WeightId};
 
 /// Rows of a table after which their pages are given back.
@@ -36,20 +35,18 @@ pub(super) fn load<D: Kind>(
                 let types = types.map(|types| reader.table(types)).transpose()?;
                 Weights::Embed { width, words, positions, types, norm: norm.map(|norm| reader.norm(norm)).transpose()? }
             }
-            Task::Rotate { heads, norms, base, scale, .. } => {
-                let norms = norms.map(|[queries, keys]| {
-                    // They are what queries are made of last.
-                    let mut queries = reader.norm(queries)?;
-                    queries.gain.iter_mut().chain(&mut queries.shift).for_each(|x| *x *= scale * LOG2_E);
-                    Ok::<_, ReadError>([queries, reader.norm(keys)?])
-                });
-                Weights::Rotate { norms: norms.transpose()?, angles: Angles::new(heads.width, base) }
+            Task::Rotate { norms: Some([queries, keys]), scale, .. } => {
+                // It is what queries are made by last.
+                let mut queries = reader.norm(queries)?;
+                queries.gain.iter_mut().chain(&mut queries.shift).for_each(|x| *x *= scale);
+                Weights::Rotate([queries, reader.norm(keys)?])
             }
             Task::Gemm { weight, bias, .. } => Weights::Gemm(reader.matrix(weight, bias, None)?),
             Task::AddNorm { norm, .. } => Weights::Norm(reader.norm(norm)?),
             Task::Quantise { .. }
             | Task::Round { .. }
             | Task::Gate { .. }
+            | Task::Rotate { norms: None, .. }
             | Task::Attend { .. }
             | Task::Pool { .. }
             | Task::Pick { .. } => Weights::None,
@@ -78,12 +75,15 @@ pub(super) fn quantise<D: Kind>(
                 drop(weights.next());
                 Weights::GemmInt8(reader.matrix(*weight, *bias, factors(weight))?)
             }
-            Task::Embed { .. } | Task::Gemm { .. } | Task::Rotate { .. } | Task::AddNorm { .. } => {
+            Task::Embed { .. } | Task::Gemm { .. } | Task::Rotate { norms: Some(_), .. } | Task::AddNorm { .. } => {
                 weights.next().unwrap_or(Weights::None)
             }
-            Task::Round { .. } | Task::Gate { .. } | Task::Attend { .. } | Task::Pool { .. } | Task::Pick { .. } => {
-                Weights::None
-            }
+            Task::Round { .. }
+            | Task::Gate { .. }
+            | Task::Rotate { .. }
+            | Task::Attend { .. }
+            | Task::Pool { .. }
+            | Task::Pick { .. } => Weights::None,
         })
     };
     program.tasks.iter().map(quantise).collect()

@@ -16,7 +16,7 @@ use crate::ops::attend::cpu::{Attends, Scratch};
 use crate::ops::gemm::finish::Finish;
 use crate::ops::gemm::pack::Packed as Matrix;
 use crate::ops::normalize::cpu as normalize;
-use crate::ops::rotate::angles::Angles;
+use crate::ops::rotate::angles::Tables;
 use crate::plan::{NormKind, Packed, Rows};
 
 /// Tokens that memory is made for at first; it grows with the largest batch.
@@ -45,10 +45,8 @@ pub(super) enum Weights<D: Kind> {
     GemmInt8(Matrix<Int8>),
     /// What activations are multiplied with before they become bytes, in all columns up to a multiple of 16.
     Quantise(Option<Vec<f32>>),
-    Rotate {
-        norms: Option<[Norm; 2]>,
-        angles: Angles,
-    },
+    /// Of heads of queries and of keys.
+    Rotate([Norm; 2]),
     Norm(Norm),
     None,
 }
@@ -68,6 +66,7 @@ pub(super) struct Net<D: Kind> {
     /// One for each task.
     pub(super) weights: Vec<Weights<D>>,
     pub(super) arena: Arena,
+    pub(super) angles: Tables,
     schedule: Schedule,
     /// Where sequences and marks of a part of a batch are in it.
     own: Own,
@@ -86,6 +85,7 @@ impl<D: Kind> Net<D> {
     pub(super) fn new(program: Program, weights: Vec<Weights<D>>, threads: usize) -> Self {
         Self {
             arena: Arena::empty(&program),
+            angles: Tables::of(program.rotations()),
             schedule: Schedule::default(),
             own: Own::default(),
             scratch: (0..threads).map(|_| Mutex::new(Scratch::new())).collect(),
@@ -101,7 +101,9 @@ impl<D: Kind> Net<D> {
 
     /// Memory it comes to: its weights, and room for as many tokens as run together.
     pub(super) fn bytes(&self) -> usize {
-        arena_bytes(&self.program, self.scratch.len()) + self.weights.iter().map(Weights::bytes).sum::<usize>()
+        let threads = self.scratch.len();
+        let room = arena_bytes(&self.program, threads) + self.angles.bytes(TOKENS_TOGETHER * threads);
+        room + self.weights.iter().map(Weights::bytes).sum::<usize>()
     }
 
     /// Runs a batch; `output` becomes the rows of the program's output. An observer is shown the inputs of all products
@@ -152,11 +154,7 @@ impl<D: Kind> Net<D> {
     ) -> Result<(), BatchError> {
         self.fit(batch)?;
         let longest = batch.splits.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-        for weights in &mut self.weights {
-            if let Weights::Rotate { angles, .. } = weights {
-                angles.reserve(longest);
-            }
-        }
+        self.angles.reserve(longest);
         let start = Start(self.arena.start());
         let mut schedule = std::mem::take(&mut self.schedule);
         schedule.plan(&self.program, batch, team.threads(), |task| self.panels(task));
@@ -219,7 +217,7 @@ impl<D: Kind> Weights<D> {
                 let tables = positions.iter().chain(types).map(Aligned::bytes).sum::<usize>();
                 words.bytes() + tables + norm.as_ref().map_or(0, Norm::bytes)
             }
-            Self::Rotate { norms, angles } => angles.bytes() + norms.iter().flatten().map(Norm::bytes).sum::<usize>(),
+            Self::Rotate(norms) => norms.iter().map(Norm::bytes).sum(),
             Self::Gemm(matrix) => matrix.bytes(),
             Self::GemmInt8(matrix) => matrix.bytes(),
             Self::Quantise(factors) => factors.as_ref().map_or(0, |factors| factors.len() * size_of::<f32>()),

@@ -7,6 +7,7 @@
 //! Ops that are row-wise and follow each other make a group: a thread takes a block of rows through all of it while they
 //! are near, and what lives only within a group never leaves that thread's cache.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use crate::plan::{Activation, BufferId, Heads, Mask, Norm, Op, Plan, Pooling, Rows, WeightId};
@@ -96,7 +97,7 @@ pub(super) enum Task {
         heads: Heads,
         norms: Option<[Norm; 2]>,
         base: f32,
-        /// Of the attention that follows: where there are norms, queries are scaled by theirs.
+        /// What queries are scaled with by their norm, where there is one, for the attention that follows.
         scale: f32,
         output: SlotId,
     },
@@ -181,6 +182,14 @@ impl Program {
         let first = heads.next();
         assert!(heads.all(|heads| Some(heads) == first), "batches are cut by heads alike for all layers");
         Self { slots, tasks, groups, output }
+    }
+
+    /// The width of heads and the base of each rotation.
+    pub(super) fn rotations(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.tasks.iter().filter_map(|task| match task {
+            Task::Rotate { heads, base, .. } => Some((heads.width, *base)),
+            _ => None,
+        })
     }
 
     /// The group a task is in.
@@ -271,7 +280,7 @@ impl Build<'_> {
                 self.one(output, |output| Task::Gate { input, activation, output });
             }
             Op::Rotate { qkv, heads, norms, base, output } => {
-                let scale = self.plan.attention_over(output).map_or(1.0, |(_, scale)| scale);
+                let scale = self.plan.attention_over(output).map_or(1.0, |(_, scale)| scale * LOG2_E);
                 let qkv = self.wide(qkv);
                 self.one(output, |output| Task::Rotate { qkv, heads, norms, base, scale, output });
             }

@@ -100,7 +100,7 @@ impl<D: Kind> Run<'_, D> {
                     };
                     embed::<D::V, D::Element>(&tables, batch.ids, batch.types, batch.splits, rows, wide, operand);
                 }
-                (Task::Gate { input, activation, output }, _) => {
+                (Task::Gate { input, activation, output }, Weights::None) => {
                     let (input, slot) = (self.view(*input, area), &net.program.slots[output.0]);
                     match slot.form {
                         Form::Wide => {
@@ -109,8 +109,12 @@ impl<D: Kind> Run<'_, D> {
                         _ => gate::<D::V, D::Element>(rows, slot.width, *activation, input, self.view(*output, area)),
                     }
                 }
-                (Task::Rotate { qkv, heads, output, .. }, Weights::Rotate { norms, angles }) => {
-                    let norms = norms.as_ref().map(|norms| norms.each_ref().map(Norm::of));
+                (Task::Rotate { qkv, heads, base, output, .. }, weights) => {
+                    let norms = match weights {
+                        Weights::Rotate(norms) => Some(norms.each_ref().map(Norm::of)),
+                        _ => None,
+                    };
+                    let angles = net.angles.find(heads.width, *base).expect("a net has the angles of its program");
                     let (turn, splits) = (Turn { heads: *heads, norms, angles }, self.batch.splits);
                     let input = self.view(*qkv, area);
                     match net.program.slots[output.0].form {

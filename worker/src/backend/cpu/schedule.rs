@@ -10,7 +10,7 @@ mod tests;
 use std::ops::Range;
 
 use super::program::{Group, GroupKind, Program, Task};
-use crate::plan::{Packed, Rows};
+use crate::plan::{self, Packed, Rows};
 
 /// Rows of a block at most: what lives within a group stays in a core's second cache, and weights are read once for all.
 pub(super) const BLOCK_ROWS_MAX: usize = 96;
@@ -87,7 +87,7 @@ impl Schedule {
                     if self.heads.is_empty()
                         && let Some(Task::Attend { heads, .. }) = program.tasks.get(group.tasks.start)
                     {
-                        cut_heads(&mut self.heads, batch.splits, heads.count, threads);
+                        cut_heads(&mut self.heads, batch.splits, *heads, threads);
                     }
                     self.push(index, group.tasks.clone(), Cut::Heads, self.heads.len());
                 }
@@ -170,15 +170,20 @@ fn bounds(bounds: &mut Vec<usize>, rows: usize, threads: usize) {
     }
 }
 
-/// Cuts attention: by sequences, then by heads, then by queries, as far as threads need it.
-fn cut_heads(tiles: &mut Vec<Heads>, splits: &[usize], heads: usize, threads: usize) {
+/// Cuts attention: by sequences, then by heads, those that share keys together, then by queries, as far as threads need it.
+fn cut_heads(
+    tiles: &mut Vec<Heads>,
+    splits: &[usize],
+    plan::Heads { count: heads, shared, .. }: plan::Heads,
+    threads: usize,
+) {
     let work = |keys: usize| keys * keys * heads;
     let total: usize = splits.windows(2).map(|pair| work(pair[1] - pair[0])).sum();
     let fair = (total / (ATTEND_TILES * threads)).max(1);
     for (sequence, pair) in splits.windows(2).enumerate() {
         let keys = pair[1] - pair[0];
         let parts = work(keys).div_ceil(fair).clamp(1, heads);
-        let each = heads.div_ceil(parts);
+        let each = heads.div_ceil(parts).next_multiple_of(heads / shared);
         // Keys are packed anew for each range of queries, so queries are only cut when heads are not enough.
         let ranges = if heads >= threads { 1 } else { threads.div_ceil(heads).min(keys.div_ceil(QUERIES_MIN)) };
         for first in (0..heads).step_by(each) {

@@ -3,7 +3,8 @@
 //!
 //! Blocks are counted from the start of the sequence and a row's numbers are summed up in the same order in any tile, so an
 //! output row is the same bits with whatever queries it is computed. What only its neighbours in a tile look at has a weight
-//! of 0, or of anything in a block before its own first one, after which its sums are multiplied by 0.
+//! of 0, or of anything in a block before its own first one, after which its sums are multiplied by 0: so values must be
+//! finite, as those of models that were loaded are.
 
 mod pack;
 #[cfg(test)]
@@ -366,8 +367,8 @@ impl<D: Attends> Tile<'_, D> {
     ) {
         let lanes = D::V::LANES;
         let width = self.head.width.next_multiple_of(lanes);
-        // SAFETY: values are packed up to the last key's word, and the weights of keys that fill it up are followed by no
-        // value; sums have room for whole vectors of the head.
+        // SAFETY: values are packed up to the last key's word, where 0 stands for what fills it up; the weights of keys that
+        // nobody looks at are 0. Sums have room for whole vectors of the head.
         unsafe {
             let mut sums = [[D::zero(); WIDE]; ROWS];
             let kept = self.scratch.sums.as_mut_ptr().add(first * lanes);

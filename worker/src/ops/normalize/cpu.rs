@@ -27,8 +27,8 @@ pub(crate) struct Results {
     pub(crate) narrow: Option<Rows<bf16>>,
 }
 
-/// Normalises `input + residual` row by row, for the first `rows` rows of all views, as wide as the norm. `wide` may be the same memory as
-/// `input` or `residual`. What is written is padded with zeros to a multiple of 16 columns.
+/// Normalises `input + residual` row by row, for the first `rows` rows of all views, as wide as the norm. `wide` may be the
+/// same memory as `input` or `residual`. What is written is padded with zeros to a multiple of 16 columns.
 ///
 /// # Safety
 /// The processor has the instructions of `V`. Rows that are read have the norm's columns; rows that are written reach to the

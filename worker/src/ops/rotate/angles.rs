@@ -1,8 +1,40 @@
 //! Cosines and sines, once for each place.
 
+/// For all layers of a model, of which most turn alike.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tables(Vec<Angles>);
+
+impl Tables {
+    /// Those of all rotations, each by the width of its heads and its base.
+    pub(crate) fn of(rotations: impl Iterator<Item = (usize, f32)>) -> Self {
+        let mut tables = Self::default();
+        for (width, base) in rotations {
+            if tables.find(width, base).is_none() {
+                tables.0.push(Angles::new(width, base));
+            }
+        }
+        tables
+    }
+
+    /// Makes those of so many places, if they are not there.
+    pub(crate) fn reserve(&mut self, places: usize) {
+        self.0.iter_mut().for_each(|angles| angles.reserve(places));
+    }
+
+    pub(crate) fn find(&self, width: usize, base: f32) -> Option<&Angles> {
+        self.0.iter().find(|angles| angles.frequencies.len() == width / 2 && angles.base == base)
+    }
+
+    /// Bytes of so many places.
+    pub(crate) fn bytes(&self, places: usize) -> usize {
+        self.0.iter().map(|angles| 2 * angles.frequencies.len() * places * size_of::<f32>()).sum()
+    }
+}
+
 /// Of all places that were asked for. There are no more than the longest sequence so far had tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Angles {
+    base: f32,
     /// `base^(-2d/D)` for d below D/2
     frequencies: Vec<f32>,
     /// [P, D/2]
@@ -15,12 +47,15 @@ impl Angles {
     /// For heads of `width` numbers, which is even.
     pub(crate) fn new(width: usize, base: f32) -> Self {
         let of = |pair: usize| f64::from(base).powf(-2.0 * pair as f64 / width as f64) as f32;
-        Self { frequencies: (0..width / 2).map(of).collect(), cosines: Vec::new(), sines: Vec::new() }
+        Self { base, frequencies: (0..width / 2).map(of).collect(), cosines: Vec::new(), sines: Vec::new() }
     }
 
     /// Makes those of so many places, if they are not there.
     pub(crate) fn reserve(&mut self, places: usize) {
         let half = self.frequencies.len();
+        let more = (places * half).saturating_sub(self.cosines.len());
+        self.cosines.reserve_exact(more);
+        self.sines.reserve_exact(more);
         for place in self.cosines.len() / half.max(1)..places {
             let angles = self.frequencies.iter().map(|frequency| f64::from(place as f32 * frequency));
             self.cosines.extend(angles.clone().map(|angle| angle.cos() as f32));
@@ -36,11 +71,6 @@ impl Angles {
         let half = self.frequencies.len();
         (&self.cosines[place * half..][..half], &self.sines[place * half..][..half])
     }
-
-    /// Bytes of all of them.
-    pub(crate) fn bytes(&self) -> usize {
-        (self.cosines.len() + self.sines.len()) * size_of::<f32>()
-    }
 }
 
 #[cfg(test)]
@@ -52,11 +82,20 @@ mod tests {
         let mut angles = Angles::new(8, 1e4);
         angles.reserve(3);
         angles.reserve(1);
-        assert_eq!((angles.at(0), angles.bytes()), ((&[1.0; 4][..], &[0.0; 4][..]), 3 * 4 * 2 * 4));
+        assert_eq!(angles.at(0), (&[1.0; 4][..], &[0.0; 4][..]));
         for (pair, frequency) in [1.0f32, 0.1, 0.01, 0.001].into_iter().enumerate() {
             let (cosines, sines) = angles.at(2);
             assert!((cosines[pair] - (2.0 * frequency).cos()).abs() < 1e-6, "{cosines:?}");
             assert!((sines[pair] - (2.0 * frequency).sin()).abs() < 1e-6, "{sines:?}");
         }
+    }
+
+    #[test]
+    fn layers_that_turn_alike_share_a_table() {
+        let mut tables = Tables::of([(8, 1e4), (8, 1e4), (8, 1e6), (6, 1e4)].into_iter());
+        tables.reserve(5);
+        assert_eq!(tables.bytes(5), 5 * 2 * (4 + 4 + 3) * 4);
+        assert!(tables.find(8, 1e6).unwrap().at(4) != tables.find(8, 1e4).unwrap().at(4));
+        assert!(tables.find(6, 1e6).is_none());
     }
 }

@@ -14,7 +14,7 @@ use crate::model::testing::fixtures;
 use crate::source::Precision;
 
 /// One model for each task, architecture and pooling, and one whose rows and heads fill neither words nor vectors.
-const MODELS: [&str; 7] = [
+const MODELS: [&str; 9] = [
     "bert-embed",
     "bert-classify",
     "bert-classify-odd",
@@ -22,6 +22,8 @@ const MODELS: [&str; 7] = [
     "xlm-roberta-embed",
     "distilbert-embed",
     "distilbert-fill",
+    "modernbert-embed-mean",
+    "qwen3-embed-causal",
 ];
 
 fn precisions(isa: CpuIsa) -> &'static [Precision] {
@@ -91,7 +93,7 @@ fn a_row_is_the_same_bits_beside_thousands_of_tokens() {
         let lengths: Vec<usize> = (0..40).map(|index| 1 + index * 37 % 96).collect();
         assert!(lengths.iter().sum::<usize>() > 3 * TOKENS_TOGETHER);
         for precision in precisions(isa) {
-            for name in ["bert-embed", "bert-classify", "distilbert-fill"] {
+            for name in ["bert-embed", "bert-classify", "distilbert-fill", "modernbert-embed", "qwen3-embed"] {
                 check(name, *precision, &teams, &lengths);
             }
         }

@@ -141,7 +141,15 @@ fn simulate(program: &Program, batch: &Packed<'_>, threads: usize, backwards: bo
 #[test]
 fn every_task_reads_what_was_written_for_it() {
     let lengths: [&[usize]; 4] = [&[1], &[5, 11, 2], &[64, 64], &[130, 1, 70, 200]];
-    for folder in ["bert-embed", "bert-classify", "roberta-fill", "distilbert-rerank"] {
+    for folder in [
+        "bert-embed",
+        "bert-classify",
+        "roberta-fill",
+        "distilbert-rerank",
+        "modernbert-embed",
+        "modernbert-fill",
+        "qwen3-embed",
+    ] {
         let model = Model::read(&fixtures().join(folder)).unwrap();
         let kinds: [(Operands, Choose); 4] = [
             (Operands::F32, |_| Multiply::Operands),
