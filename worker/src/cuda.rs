@@ -11,8 +11,11 @@ mod compile;
 #[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod double;
 pub(crate) mod driver;
+#[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod emulated;
+pub(crate) mod health;
 pub(crate) mod ledger;
-mod library;
+pub(crate) mod library;
 pub(crate) mod memory;
 pub(crate) mod nvidia;
 pub(crate) mod queue;

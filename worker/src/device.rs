@@ -1,9 +1,14 @@
 //! What a worker computes on, found once when it starts.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::backend::{Compute, Gpu};
-use crate::cuda::driver::{Driver, DriverError};
+use crate::cuda::driver::{Driver, DriverError, Memory};
+#[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
+use crate::cuda::emulated::{self, Emulated};
+use crate::cuda::health::Meter;
+use crate::cuda::library::NoCuda;
 use crate::cuda::nvidia;
 use crate::link::memory;
 use crate::run::RunError;
@@ -11,10 +16,6 @@ use crate::{Budget, CpuIsa, DeviceChoice, Options};
 
 /// Of a GPU's free memory, so much is left to the driver and to whoever else is on it.
 const SPARE_PARTS: u64 = 20;
-
-/// Memory of the emulated GPU.
-#[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
-const EMULATED_BYTES: u64 = 1 << 30;
 
 /// A worker's device, as servers are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,22 +31,41 @@ pub(crate) struct Device {
     pub(crate) budget: Budget,
 }
 
-impl Device {
-    /// The device that the options ask for, and what computes on it.
-    pub(crate) fn open(options: &Options, compute: Compute) -> Result<(Self, Compute), RunError> {
-        let Some(driver) = open_gpu(options)? else { return Ok((Self::processor(options, &compute), compute)) };
-        match Self::gpu(options, driver, &compute) {
-            Ok(opened) => Ok(opened),
+/// A GPU, and what reads how it is.
+type Metered = (Arc<dyn Driver>, Meter);
+
+/// A device that was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) device: Device,
+    /// What computes on it.
+    pub(crate) compute: Compute,
+    /// What reads how it is; none of a processor.
+    pub(crate) meter: Option<Meter>,
+}
+
+impl Opened {
+    /// The device that the options ask for.
+    pub(crate) fn new(options: &Options, compute: Compute) -> Result<Self, RunError> {
+        let Some((driver, meter)) = open_gpu(options)? else { return Ok(Self::processor(options, compute)) };
+        match Device::gpu(options, driver, &compute) {
+            Ok((device, compute)) => Ok(Self { device, compute, meter: Some(meter) }),
             Err(error) if options.device == DeviceChoice::Auto => {
                 tracing::warn!(%error, "computes on the processor: the GPU fails");
-                Ok((Self::processor(options, &compute), compute))
+                Ok(Self::processor(options, compute))
             }
             Err(error) => Err(RunError::Broken(error.to_string())),
         }
     }
 
+    fn processor(options: &Options, compute: Compute) -> Self {
+        Self { device: Device::processor(options, &compute), compute, meter: None }
+    }
+}
+
+impl Device {
     fn gpu(options: &Options, driver: Arc<dyn Driver>, compute: &Compute) -> Result<(Self, Compute), DriverError> {
-        let (info, free) = (driver.device().clone(), driver.memory()?.free);
+        let (info, memory) = (driver.device().clone(), driver.memory()?);
         let budget = options.budget.unwrap_or_else(Budget::of_gpu);
         let (major, minor) = info.capability;
         let device = Self {
@@ -55,8 +75,8 @@ impl Device {
             threads: 0,
             budget,
         };
-        tracing::info!(gpu = %device.name, address = %info.address, free_mib = free >> 20, "computes on");
-        let memory_max = free - free / SPARE_PARTS;
+        tracing::info!(gpu = %device.name, address = %info.address, free_mib = memory.free >> 20, "computes on");
+        let memory_max = memory_max(memory, options.gpu_workers);
         let gpu = Gpu::new(driver, memory_max, budget.tokens as usize, budget.rows as usize)?;
         Ok((device, compute.clone().with_gpu(gpu, options.device == DeviceChoice::Auto)))
     }
@@ -73,21 +93,55 @@ impl Device {
     }
 }
 
+/// What one of so many workers on a GPU takes at most: of what is free, or of its part of the whole where that is less, for
+/// the others may not have taken theirs yet.
+fn memory_max(memory: Memory, workers: NonZeroU32) -> u64 {
+    let part = memory.free.min(memory.total / u64::from(workers.get()));
+    part - part / SPARE_PARTS
+}
+
 /// The GPU that the options ask for, if they ask for one and there is one.
-fn open_gpu(options: &Options) -> Result<Option<Arc<dyn Driver>>, RunError> {
+fn open_gpu(options: &Options) -> Result<Option<Metered>, RunError> {
     if options.device == DeviceChoice::Cpu {
         return Ok(None);
     }
     #[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
     if options.device == DeviceChoice::Emulated {
-        return Ok(Some(crate::cuda::double::Double::new(0, EMULATED_BYTES)));
+        let double = emulated::first();
+        return Ok(Some((double.clone(), emulated::meter(double, 0))));
     }
-    match nvidia::open(options.gpu, options.kernels.as_deref()) {
-        Ok(driver) => Ok(Some(driver)),
+    match open_numbered(options) {
+        Ok(opened) => Ok(Some(opened)),
         Err(missing) if options.device == DeviceChoice::Auto => {
             tracing::info!("computes on the processor: {missing}");
             Ok(None)
         }
         Err(missing) => Err(RunError::NoCuda(missing.to_string())),
+    }
+}
+
+/// The GPU of that number.
+fn open_numbered(options: &Options) -> Result<Metered, NoCuda> {
+    #[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
+    if let Some(emulated) = Emulated::of_environment() {
+        let double = emulated.open(options.gpu)?;
+        return Ok((double.clone(), emulated::meter(double, options.gpu)));
+    }
+    let driver = nvidia::open(options.gpu, options.kernels.as_deref())?;
+    let meter = nvidia::meter(driver.device());
+    Ok((driver, meter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_on_one_gpu_part_its_memory() {
+        let max = |free, workers| memory_max(Memory { free, total: 1000 }, NonZeroU32::new(workers).unwrap());
+        assert_eq!(max(900, 1), 855);
+        assert_eq!(max(900, 2), 475);
+        // Somebody else is there.
+        assert_eq!(max(200, 2), 190);
     }
 }

@@ -28,9 +28,11 @@ mod device;
 mod executor;
 #[cfg(feature = "gpu-check")]
 pub mod gpu_check;
+mod gpus;
 mod inspect;
 mod link;
 mod model;
+mod monitor;
 mod offline;
 mod ops;
 mod options;
@@ -41,6 +43,7 @@ mod source;
 
 pub use cpu::isa::{CpuIsa, UnknownIsa};
 pub use describe::{DescribeError, describe_plan};
+pub use gpus::{GpuInfo, NoGpus, gpus};
 pub use inspect::{Inspection, inspect};
 pub use offline::{Offline, OfflineError};
 pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, Options, Secret};

@@ -27,6 +27,7 @@ use tonic::transport::Channel;
 use crate::backend::Stack;
 use crate::device::Device;
 use crate::executor::{Event, Executor};
+use crate::monitor::Monitor;
 use crate::run::{Exit, Refusal, RunError};
 use crate::session::{Models, Session};
 use crate::{Endpoint, Options};
@@ -72,6 +73,8 @@ pub(crate) struct Link {
     options: Options,
     executor: Executor<Stack>,
     device: Device,
+    /// Of the GPU, where there is one.
+    monitor: Option<Monitor>,
     session: Session,
     models: Models,
     stop: watch::Receiver<Stop>,
@@ -140,11 +143,12 @@ impl Link {
         mut options: Options,
         executor: Executor<Stack>,
         device: Device,
+        monitor: Option<Monitor>,
         stop: watch::Receiver<Stop>,
     ) -> Self {
         let models = Models::new(std::mem::take(&mut options.offers));
         let incarnation = rand::random();
-        Self { options, executor, device, session: Session::new(), models, stop, incarnation }
+        Self { options, executor, device, monitor, session: Session::new(), models, stop, incarnation }
     }
 
     /// Until the worker's life is over.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Which GPU, of those that the driver shows this process.
     pub gpu: u32,
+    /// Workers on that GPU, this one among them, each of which takes its part of the memory.
+    pub gpu_workers: NonZeroU32,
     /// Where kernels are kept once they are compiled for the GPU; nowhere when unset.
     pub kernels: Option<PathBuf>,
     /// Instructions to compute with on the processor; the best it has when unset.
@@ -59,6 +61,7 @@ impl Options {
             auth: auth.into(),
             device: DeviceChoice::default(),
             gpu: 0,
+            gpu_workers: NonZeroU32::MIN,
             kernels: None,
             cpu_isa: None,
             threads: None,

@@ -6,9 +6,10 @@ use std::io;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::{Compute, Stack};
-use crate::device::Device;
+use crate::device::Opened;
 use crate::executor::Executor;
 use crate::link::{Link, Stop};
+use crate::monitor::Monitor;
 use crate::{CpuIsa, Options};
 
 /// How a worker's life ended in order.
@@ -87,12 +88,13 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         return Err(RunError::Instructions { asked, has });
     }
     let compute = Compute::new(options.threads, options.cpu_isa.unwrap_or(has)).map_err(RunError::Threads)?;
-    let (device, compute) = Device::open(&options, compute)?;
+    let Opened { device, compute, meter } = Opened::new(&options, compute)?;
+    let monitor = meter.map(Monitor::start).transpose()?;
     let stack = Stack::new(&compute);
     let executor = Executor::start(move || stack, compute)?;
     let (stop, stopped) = watch::channel(Stop::Not);
     // Boxed, or everyone who runs a worker would carry its whole state in a future of their own.
-    let mut link = Box::pin(Link::new(options, executor, device, stopped).run());
+    let mut link = Box::pin(Link::new(options, executor, device, monitor, stopped).run());
     let stdin_ended = async {
         match stdin_ends {
             Some(ends) => ends.await.unwrap_or(()),

@@ -5,6 +5,7 @@
 use std::alloc::{self, Layout};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use half::bf16;
@@ -19,6 +20,8 @@ use super::lock;
 /// The double of one GPU.
 pub(crate) struct Double {
     info: DeviceInfo,
+    /// Whoever finds a file here when a kernel is launched takes it away, and the GPU is broken.
+    fault: Option<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -129,7 +132,13 @@ impl Double {
             uuid: "GPU-00000000-0000-0000-0000-000000000000".to_owned(),
             address: "0000:00:00.0".to_owned(),
         };
-        Arc::new(Self { info, state: Mutex::new(State { seed, ..State::default() }) })
+        Arc::new(Self { info, fault: None, state: Mutex::new(State { seed, ..State::default() }) })
+    }
+
+    /// Of this GPU, which breaks when there is a file of this path.
+    #[cfg(feature = "emulator")]
+    pub(crate) fn of(info: DeviceInfo, fault: Option<PathBuf>) -> Arc<Self> {
+        Arc::new(Self { info, fault, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,6 +187,11 @@ impl Double {
         if let Some(broken) = &state.broken {
             return Err(broken.clone());
         }
+        if matches!(call, Call::Launch | Call::Replay) && self.takes_fault() {
+            let broken = DriverError::Broken("a test ordered an illegal address".to_owned());
+            state.broken = Some(broken.clone());
+            return Err(broken);
+        }
         *state.calls.entry(call).or_default() += 1;
         if let Some(index) = state.faults.iter().position(|fault| fault.call == call && fault.after == 0) {
             let fault = state.faults.remove(index);
@@ -188,6 +202,11 @@ impl Double {
         }
         state.faults.iter_mut().filter(|fault| fault.call == call).for_each(|fault| fault.after -= 1);
         Ok(state)
+    }
+
+    /// Whether a fault was left for whoever comes first, which is this one.
+    fn takes_fault(&self) -> bool {
+        self.fault.as_ref().is_some_and(|file| std::fs::remove_file(file).is_ok())
     }
 
     fn give(&self, call: Call, stream: Stream, work: Work) -> Result<(), DriverError> {

@@ -4,8 +4,7 @@ mod blas;
 mod context;
 mod device;
 mod fault;
-#[cfg_attr(not(test), expect(dead_code, reason = "metrics of a GPU come next"))]
-pub(crate) mod health;
+mod health;
 mod kernels;
 mod lanes;
 #[cfg(test)]
@@ -22,14 +21,16 @@ use cudarc::driver::sys;
 use self::blas::{Products, Refusal};
 use self::context::Context;
 use self::fault::Kind;
+use self::health::Nvml;
 use self::kernels::Kernels;
 use self::lanes::{Lane, Lanes, Leftover};
 use super::cache::KernelCache;
-use super::compile::Compiler;
+use super::compile::{Compiler, Nvrtc};
 use super::driver::{
     Argument, DeviceInfo, Driver, DriverError, Event, Graph, Launch, Memory, PinnedSpan, Product, Span, Stream,
 };
-use super::library::{self, NoCuda};
+use super::health::Meter;
+use super::library::{self, NoCuda, Version};
 use super::lock;
 
 /// The oldest GPUs with bfloat16 in their tensor cores, and with copies that go on by themselves.
@@ -59,27 +60,46 @@ unsafe impl Send for Nvidia {}
 // SAFETY: as above.
 unsafe impl Sync for Nvidia {}
 
-/// All GPUs that the driver shows, in the order of their numbers, also those too old to compute on.
-#[cfg_attr(not(test), expect(dead_code, reason = "a list of GPUs to choose from comes next"))]
-pub(crate) fn devices() -> Result<Vec<DeviceInfo>, NoCuda> {
-    library::driver()?;
-    device::all()
+/// A GPU, and what keeps a worker from computing on it.
+pub(crate) type Found = (DeviceInfo, Option<NoCuda>);
+
+/// All GPUs that the driver shows, in the order of their numbers. Leaves no context on any.
+pub(crate) fn devices() -> Result<Vec<Found>, NoCuda> {
+    let version = library::driver()?;
+    let judged = |info: DeviceInfo| {
+        let missing = compiler_for(&info, version).err();
+        (info, missing)
+    };
+    Ok(device::all()?.into_iter().map(judged).collect())
+}
+
+/// Reads the health of the GPU that this is, whose driver it does not touch.
+pub(crate) fn meter(info: &DeviceInfo) -> Meter {
+    let (uuid, mut library) = (info.uuid.clone(), None);
+    // Opened by whoever reads first, and tried once: a library that is not there does not come.
+    Meter::new(info, move || library.get_or_insert_with(Nvml::open).as_ref()?.health(&uuid))
 }
 
 /// Opens a GPU by its number among those that the driver shows, keeping compiled kernels in a folder if there is one.
 pub(crate) fn open(ordinal: u32, kernels: Option<&Path>) -> Result<Arc<dyn Driver>, NoCuda> {
     let version = library::driver()?;
     let (device, info) = device::find(ordinal)?;
-    if info.capability < CAPABILITY_MIN {
-        return Err(NoCuda::OldDevice { name: info.name, capability: info.capability });
-    }
-    let nvrtc = library::nvrtc(version)?;
-    library::cublas_lt(version)?;
+    let nvrtc = compiler_for(&info, version)?;
     let compiler = Compiler::new(nvrtc, info.capability, kernels.map(KernelCache::new));
     match Nvidia::new(device, info, compiler) {
         Ok(nvidia) => Ok(Arc::new(nvidia)),
         Err(error) => Err(NoCuda::Driver(error.to_string())),
     }
+}
+
+/// Looks whether there is all it takes to compute on a GPU, and answers the compiler.
+fn compiler_for(info: &DeviceInfo, version: Version) -> Result<Nvrtc, NoCuda> {
+    if info.capability < CAPABILITY_MIN {
+        return Err(NoCuda::OldDevice { name: info.name.clone(), capability: info.capability });
+    }
+    let nvrtc = library::nvrtc(version)?;
+    library::cublas_lt(version)?;
+    Ok(nvrtc)
 }
 
 impl Nvidia {

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use shoal_proto::link as wire;
 
+use super::memory::Held;
 use crate::Budget;
 use crate::batch::{
     BatchError, BatchKey, CancelFlags, Column, DataType, Finished, HostBatch, Item, ItemError, ItemOptions, ItemResult,
     Tensor,
 };
 use crate::card::{ModelCard, Task, TensorSpec};
+use crate::cuda::health::Health;
+use crate::monitor::Monitor;
 use crate::session::{ModelStatus, Totals};
 use crate::source::{ModelSource, SyntheticCurve};
 
@@ -316,7 +319,7 @@ fn tensor_spec(spec: &TensorSpec) -> wire::TensorSpec {
     }
 }
 
-pub(super) fn stats(totals: Totals, memory_bytes: u64, memory_bytes_max: u64) -> wire::Stats {
+pub(super) fn stats(totals: Totals, held: Held, gpu: Option<wire::Gpu>) -> wire::Stats {
     wire::Stats {
         batches: totals.batches,
         rows: totals.rows,
@@ -324,10 +327,27 @@ pub(super) fn stats(totals: Totals, memory_bytes: u64, memory_bytes_max: u64) ->
         busy: Some(duration(totals.busy)),
         dropped: totals.dropped,
         cancelled: totals.cancelled,
-        memory_bytes,
-        memory_bytes_max,
+        memory_bytes: held.now,
+        memory_bytes_max: held.most,
         energy_joules: 0.0,
-        temperature_celsius: 0.0,
+        gpu,
+    }
+}
+
+/// How the GPU is; nothing where that is not known.
+pub(super) fn gpu(monitor: &Monitor) -> Option<wire::Gpu> {
+    Some(gpu_health(&monitor.name, &monitor.uuid, &monitor.health()?))
+}
+
+fn gpu_health(name: &str, uuid: &str, health: &Health) -> wire::Gpu {
+    wire::Gpu {
+        name: name.to_owned(),
+        uuid: uuid.to_owned(),
+        memory_bytes: health.memory,
+        memory_used_bytes: health.memory_used,
+        power_watts: health.power_watts,
+        temperature_celsius: health.temperature_celsius.map(f64::from),
+        utilization_ratio: health.utilization,
     }
 }
 

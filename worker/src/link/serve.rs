@@ -445,7 +445,8 @@ impl<'a> Serving<'a> {
         let sent_micros = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
         let out = &self.connection.control_out;
         send(out, control_request::Message::Heartbeat(Heartbeat { sent_micros, reply: false }))?;
-        let stats = convert::stats(self.link.session.totals(), self.held.now, self.held.most);
+        let gpu = self.link.monitor.as_ref().and_then(convert::gpu);
+        let stats = convert::stats(self.link.session.totals(), self.held, gpu);
         send(out, control_request::Message::Stats(stats))
     }
 

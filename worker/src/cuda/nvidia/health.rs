@@ -1,29 +1,17 @@
 //! What NVIDIA's management library says of a GPU: how full, busy and warm it is. Without the library nothing is said,
 //! and nothing else is missing.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::ptr;
+
+use super::super::health::Health;
 
 /// The library, started.
 #[derive(Debug)]
-pub(crate) struct Nvml {
+pub(super) struct Nvml {
     functions: Functions,
     /// Kept open for as long as its functions may be called.
     _library: libloading::Library,
-}
-
-/// Of one GPU, now. A part of a GPU does not know all of it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Health {
-    pub(crate) name: Option<String>,
-    /// Bytes used by all processes.
-    pub(crate) memory_used: Option<u64>,
-    /// Bytes.
-    pub(crate) memory: Option<u64>,
-    pub(crate) power_watts: Option<f64>,
-    pub(crate) temperature_celsius: Option<u32>,
-    /// How much of the last moment any kernel ran, of 1.
-    pub(crate) utilisation: Option<f64>,
 }
 
 type Device = *mut c_void;
@@ -41,7 +29,7 @@ struct MemoryInfo {
 /// As the library has it, both of 100.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-struct Utilisation {
+struct Utilization {
     gpu: c_uint,
     memory: c_uint,
 }
@@ -50,11 +38,10 @@ struct Utilisation {
 struct Functions {
     shutdown: unsafe extern "C" fn() -> c_int,
     by_uuid: unsafe extern "C" fn(*const c_char, *mut Device) -> c_int,
-    name: unsafe extern "C" fn(Device, *mut c_char, c_uint) -> c_int,
     memory: unsafe extern "C" fn(Device, *mut MemoryInfo) -> c_int,
     power: Number,
     temperature: unsafe extern "C" fn(Device, c_int, *mut c_uint) -> c_int,
-    utilisation: unsafe extern "C" fn(Device, *mut Utilisation) -> c_int,
+    utilization: unsafe extern "C" fn(Device, *mut Utilization) -> c_int,
 }
 
 const SUCCESS: c_int = 0;
@@ -63,7 +50,7 @@ const ON_DIE: c_int = 0;
 
 impl Nvml {
     /// If the library is there and starts.
-    pub(crate) fn open() -> Option<Self> {
+    pub(super) fn open() -> Option<Self> {
         // SAFETY: what this loads is NVIDIA's own library, whose initialisers touch nothing of ours.
         let library = unsafe { libloading::Library::new("libnvidia-ml.so.1") }.ok()?;
         // SAFETY: the types are those of the library's header.
@@ -71,12 +58,12 @@ impl Nvml {
             let init = *library.get::<unsafe extern "C" fn() -> c_int>("nvmlInit_v2").ok()?;
             (init, Functions::of(&library).ok()?)
         };
-        // SAFETY: it takes nothing, and is undone once, when `self` is dropped.
-        (unsafe { init() } == SUCCESS).then_some(Self { functions, _library: library })
+        // SAFETY: it takes nothing, and is undone once, when `self` is dropped, which is none unless it began.
+        (unsafe { init() } == SUCCESS).then(|| Self { functions, _library: library })
     }
 
     /// Of the GPU with this UUID, as the driver's side of the seam names it.
-    pub(crate) fn health(&self, uuid: &str) -> Option<Health> {
+    pub(super) fn health(&self, uuid: &str) -> Option<Health> {
         let uuid = CString::new(uuid).ok()?;
         let mut device = ptr::null_mut();
         // SAFETY: the UUID ends in a zero, and the device is written during the call only.
@@ -91,26 +78,17 @@ impl Nvml {
         let power = read(|milliwatts| unsafe { (self.functions.power)(device, milliwatts) });
         // SAFETY: as above.
         let temperature = read(|celsius| unsafe { (self.functions.temperature)(device, ON_DIE, celsius) });
-        let utilisation = read(|utilisation: *mut Utilisation| {
+        let utilization = read(|utilization: *mut Utilization| {
             // SAFETY: as above.
-            unsafe { (self.functions.utilisation)(device, utilisation) }
+            unsafe { (self.functions.utilization)(device, utilization) }
         });
         Some(Health {
-            name: self.name(device),
             memory_used: memory.map(|memory: MemoryInfo| memory.used),
             memory: memory.map(|memory| memory.total),
             power_watts: power.map(|milliwatts: c_uint| f64::from(milliwatts) / 1000.0),
             temperature_celsius: temperature,
-            utilisation: utilisation.map(|utilisation| f64::from(utilisation.gpu) / 100.0),
+            utilization: utilization.map(|utilization| f64::from(utilization.gpu) / 100.0),
         })
-    }
-
-    fn name(&self, device: Device) -> Option<String> {
-        let mut name = [0u8; 256];
-        // SAFETY: the device is the library's, and the name has room for as many bytes as said.
-        let named = unsafe { (self.functions.name)(device, name.as_mut_ptr().cast(), 256) };
-        let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| named == SUCCESS)?;
-        Some(name.to_string_lossy().into_owned())
     }
 }
 
@@ -130,11 +108,10 @@ impl Functions {
             Ok(Self {
                 shutdown: *library.get("nvmlShutdown")?,
                 by_uuid: *library.get("nvmlDeviceGetHandleByUUID")?,
-                name: *library.get("nvmlDeviceGetName")?,
                 memory: *library.get("nvmlDeviceGetMemoryInfo")?,
                 power: *library.get("nvmlDeviceGetPowerUsage")?,
                 temperature: *library.get("nvmlDeviceGetTemperature")?,
-                utilisation: *library.get("nvmlDeviceGetUtilizationRates")?,
+                utilization: *library.get("nvmlDeviceGetUtilizationRates")?,
             })
         }
     }

@@ -148,3 +148,22 @@ fn a_card_says_task_labels_and_mask() {
     use wire::Task as Wire;
     assert_eq!(said, [Wire::Embed, Wire::Classify, Wire::Rerank, Wire::FillMask, Wire::Tensor]);
 }
+
+#[test]
+fn what_is_not_known_of_a_gpu_is_not_told() {
+    let health =
+        Health { memory_used: Some(1), power_watts: Some(2.5), temperature_celsius: Some(3), ..Health::default() };
+    let told = wire::Gpu {
+        uuid: "GPU-0".to_owned(),
+        name: "NVIDIA H200".to_owned(),
+        memory_used_bytes: Some(1),
+        power_watts: Some(2.5),
+        temperature_celsius: Some(3.0),
+        ..wire::Gpu::default()
+    };
+    assert_eq!(gpu_health("NVIDIA H200", "GPU-0", &health), told);
+    assert_eq!((told.memory_bytes, told.utilization_ratio), (None, None));
+    let health = Health { memory: Some(4), utilization: Some(0.5), ..health };
+    let told = wire::Gpu { memory_bytes: Some(4), utilization_ratio: Some(0.5), ..told };
+    assert_eq!(gpu_health("NVIDIA H200", "GPU-0", &health), told);
+}

@@ -345,11 +345,11 @@ fn cuda_gpu_is_broken_for_good_by_a_kernel_that_goes_astray() {
 fn cuda_gpu_is_described() {
     let Some(gpu) = Gpu::open() else { return };
     let info = gpu.driver.device();
-    assert_eq!(devices().unwrap().first(), Some(info));
+    assert_eq!(devices().unwrap().first(), Some(&(info.clone(), None)));
     assert!(info.capability >= CAPABILITY_MIN && info.multiprocessors > 0 && info.memory > 0, "{info:?}");
     let memory = gpu.driver.memory().unwrap();
     assert!(memory.free > 0 && memory.free <= memory.total, "{memory:?}");
-    if let Some(nvml) = health::Nvml::open() {
+    if let Some(nvml) = Nvml::open() {
         let health = nvml.health(&info.uuid).unwrap();
         assert!(health.memory.is_some_and(|bytes| bytes > 0), "{health:?}");
     }
