@@ -2,6 +2,8 @@
 //!
 //! Labels come from closed sets (configured models, connected workers, enum names), never from what a caller sent.
 
+mod gpus;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,7 +16,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use shoal_scheduler::{WaitCause, Waits};
 
+pub use gpus::GpuHealth;
+
 use crate::explain::wait_name;
+
+use gpus::GpuGauges;
 
 /// All instruments. Cheap to clone; every clone counts into the same.
 #[derive(Clone, Debug)]
@@ -38,6 +44,7 @@ pub struct Metrics {
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
     worker_restarts: Family<WorkerLabels, Counter>,
+    gpus: GpuGauges,
     /// Client connections open.
     pub connections: Gauge,
     /// Calls of clients from their headers to the last byte of their answer.
@@ -169,6 +176,7 @@ impl Metrics {
             model_workers: Family::default(),
             worker_up: Family::default(),
             worker_restarts: Family::default(),
+            gpus: GpuGauges::default(),
             connections: Gauge::default(),
             streams: Gauge::default(),
             tasks: Gauge::default(),
@@ -223,6 +231,11 @@ impl Metrics {
         self.worker_up.remove(&WorkerLabels { worker: worker.to_owned() });
     }
 
+    /// What is known of a worker's GPU now; none if that is nothing any more.
+    pub fn gpu(&self, worker: &Arc<str>, health: Option<GpuHealth>) {
+        self.gpus.set(worker, health);
+    }
+
     /// A local worker's process was started again.
     pub fn worker_restarted(&self, worker: &str) {
         self.worker_restarts.get_or_create(&WorkerLabels { worker: worker.to_owned() }).inc();
@@ -267,6 +280,7 @@ impl Metrics {
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
+        registry.register_collector(Box::new(self.gpus.clone()));
         registry.register("connections", "Client connections open", self.connections.clone());
         registry.register("streams", "Calls open, the reading of their answers included", self.streams.clone());
         registry.register("tasks", "Tasks alive that serve", self.tasks.clone());

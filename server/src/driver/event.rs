@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
 use crate::card::Card;
 use crate::explain::Report;
+use crate::metrics::GpuHealth;
 use crate::models::Place;
 use crate::tokenize::Vocabulary;
 
@@ -82,6 +83,8 @@ pub enum FromWorker {
     BatchFailed { batch: BatchId, attempt: Attempt, reason: BatchFailure, detail: String },
     /// An artifact it was asked for.
     Artifact { sha256: String, result: Result<Bytes, String> },
+    /// How its GPU is; none if it does not know any more.
+    Gpu(Option<GpuHealth>),
     /// Its connection is over.
     Gone { left: bool, reason: String },
 }

@@ -2,6 +2,7 @@
 
 mod costs;
 mod explain;
+mod gpus;
 mod quarantine;
 
 use std::num::NonZeroU32;

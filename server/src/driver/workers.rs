@@ -72,6 +72,11 @@ impl Driver {
                 }
             }
             FromWorker::Artifact { sha256, result } => self.artifact(epoch, sha256, result),
+            FromWorker::Gpu(health) => {
+                if let Some(worker) = self.fleet.by_epoch(epoch) {
+                    self.around.metrics.gpu(&worker.name, health);
+                }
+            }
             FromWorker::Gone { .. } => {}
         }
     }
@@ -94,6 +99,7 @@ impl Driver {
             // Names of workers elsewhere come and go; their labels must not pile up.
             false => self.around.metrics.forget_worker(&worker.name),
         }
+        self.around.metrics.gpu(&worker.name, None);
         let lost = |(_, flight): &(&BatchId, &Flight)| flight.dispatch.epoch == worker.epoch;
         let batches: Vec<BatchId> = self.batches.iter().filter(lost).map(|(id, _)| *id).collect();
         for batch in batches {

@@ -12,7 +12,11 @@ use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
 use crate::call::{DataType, RowOptions, Tensor};
 use crate::card::{Card, Task, TensorSpec};
 use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport};
+use crate::metrics::GpuHealth;
 use crate::models::{Place, Synthetic};
+
+/// Names of GPUs have fewer.
+const GPU_NAME_CHARS_MAX: usize = 96;
 
 /// A duration as the wire writes it. Those of the server are far below the wire's limit.
 pub(super) fn to_wire(duration: Duration) -> WireDuration {
@@ -252,6 +256,21 @@ pub(super) fn batch_failed(failed: wire::BatchFailed) -> Result<FromWorker, Stri
 pub(super) fn artifact(artifact: wire::Artifact) -> FromWorker {
     let result = if artifact.error.is_empty() { Ok(artifact.data) } else { Err(artifact.error) };
     FromWorker::Artifact { sha256: artifact.sha256, result }
+}
+
+/// How a worker's GPU is. What is said of it becomes a page that others read: names have an end, and numbers are some.
+pub(super) fn gpu(gpu: wire::Gpu) -> GpuHealth {
+    let name = |text: String| text.chars().take(GPU_NAME_CHARS_MAX).collect();
+    let number = |value: Option<f64>| value.filter(|value| value.is_finite());
+    GpuHealth {
+        uuid: name(gpu.uuid),
+        name: name(gpu.name),
+        memory_bytes: gpu.memory_bytes,
+        memory_used_bytes: gpu.memory_used_bytes,
+        power_watts: number(gpu.power_watts),
+        temperature_celsius: number(gpu.temperature_celsius),
+        utilization_ratio: number(gpu.utilization_ratio),
+    }
 }
 
 fn attempt(attempt: u32) -> Result<Attempt, String> {

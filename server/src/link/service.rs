@@ -114,7 +114,8 @@ impl wire::worker_link_server::WorkerLink for LinkService {
         request: Request<Streaming<wire::ControlRequest>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let (responses, stream) = mpsc::channel(CONTROL_QUEUE);
-        let session = Session { shared: self.shared.clone(), requests: request.into_inner(), responses };
+        let session =
+            Session { shared: self.shared.clone(), requests: request.into_inner(), responses, has_gpu: false };
         tokio::spawn(session.run());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

@@ -26,6 +26,8 @@ pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) requests: Streaming<wire::ControlRequest>,
     pub(super) responses: mpsc::Sender<Result<wire::ControlResponse, Status>>,
+    /// It said last how its GPU is.
+    pub(super) has_gpu: bool,
 }
 
 /// A session that both sides agreed on.
@@ -186,7 +188,7 @@ impl Session {
 
     /// Returns the end that a Goodbye announces.
     async fn control_request(
-        &self,
+        &mut self,
         epoch: u64,
         request: Result<Option<wire::ControlRequest>, Status>,
     ) -> Result<Option<End>, End> {
@@ -204,8 +206,16 @@ impl Session {
             }
             Some(Message::Goodbye(goodbye)) => return Ok(Some(End { left: goodbye.drained, reason: goodbye.reason })),
             Some(Message::Hello(_)) => return Err(End::lost("it said Hello twice")),
-            // Statistics are for `shoal top`; messages of later versions mean nothing here.
-            Some(Message::Stats(_)) | None => return Ok(None),
+            Some(Message::Stats(stats)) => {
+                let gpu = stats.gpu.map(convert::gpu);
+                // The other statistics are for `shoal top`. Of a worker without a GPU there is nothing to say each time.
+                if !std::mem::replace(&mut self.has_gpu, gpu.is_some()) && gpu.is_none() {
+                    return Ok(None);
+                }
+                FromWorker::Gpu(gpu)
+            }
+            // Messages of later versions mean nothing here.
+            None => return Ok(None),
         };
         self.tell(epoch, said).await;
         Ok(None)

@@ -9,7 +9,7 @@ use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES
 use shoal_proto::link::model_source::Source;
 use shoal_proto::link::model_state::State;
 use shoal_proto::link::{
-    Artifact, Column, DataType, Item, ItemOptions, ItemResult, ModelCard, ModelState, Results, Run, Task, Tensor,
+    Artifact, Column, DataType, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, Results, Run, Task, Tensor,
 };
 
 use shoal_scheduler::{Attempt, BatchId, Epoch, Slot};
@@ -189,4 +189,21 @@ fn a_child_needs_its_own_token_and_nobody_elses() {
 fn without_a_shared_token_only_children_get_in() {
     let tokens = Tokens::default();
     assert!(!tokens.admits("elsewhere", ""));
+}
+
+#[test]
+fn a_gpus_names_are_cut_and_its_numbers_are_some() {
+    let said = Gpu {
+        uuid: "GPU-1".into(),
+        name: "x".repeat(10_000),
+        memory_bytes: Some(2),
+        memory_used_bytes: Some(1),
+        power_watts: Some(f64::NAN),
+        temperature_celsius: Some(f64::INFINITY),
+        utilization_ratio: Some(0.5),
+    };
+    let gpu = convert::gpu(said);
+    assert_eq!((gpu.uuid.as_str(), gpu.name.len()), ("GPU-1", 96));
+    assert_eq!((gpu.memory_bytes, gpu.memory_used_bytes), (Some(2), Some(1)));
+    assert_eq!((gpu.power_watts, gpu.temperature_celsius, gpu.utilization_ratio), (None, None, Some(0.5)));
 }
