@@ -100,7 +100,7 @@ async fn serve() -> (SocketAddr, Server) {
     let home = tempfile::tempdir().expect("a folder");
     let log = shoal_server::telemetry::init("warn", Default::default()).expect("logs");
     let models = vec![ModelConfig::new("echo".parse().expect("a name"), Source::Echo).settings(None)];
-    let server = Server::start(&config, models, home.path().into(), "shoal".into(), Vec::new(), log).await;
+    let server = Server::start(&config, models, home.path().into(), None, log).await;
     let mut server = server.expect("the server starts");
     let LinkAddress::Tcp(link) = *server.link_address() else { unreachable!("asked for above") };
     std::thread::spawn(move || {

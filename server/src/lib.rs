@@ -12,6 +12,7 @@ pub mod driver;
 pub mod explain;
 mod failpoints;
 pub mod frontend;
+pub mod gpus;
 pub mod http;
 mod ids;
 pub mod lanes;

@@ -1,5 +1,5 @@
-//! `shoal`: one binary, several roles. This file starts a role, and hands over what only the worker knows of models; it
-//! alone knows the worker.
+//! `shoal`: one binary, several roles. This file starts a role, and hands over what only the worker knows of models and
+//! of GPUs; it alone knows the worker.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,14 +8,16 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use shoal_server::cli::{self, Cli, Command, StandardInput, WorkerArgs};
 use shoal_server::config::{CpuIsa, Device};
+use shoal_server::gpus::{Gpu, Gpus};
 use shoal_server::models::{Inspect, Inspection, Place};
 use shoal_server::telemetry;
-use shoal_worker::{Budget, DeviceChoice, Exit, ModelSource, Options, SyntheticCurve};
+use shoal_worker::{Budget, DeviceChoice, Exit, GpuInfo, ModelSource, Options, SyntheticCurve};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Worker(args) => worker(args),
+        Command::Devices(args) => args.show(&gpus()),
         command => cli::run(command, Inspect { check, plan }),
     };
     outcome.unwrap_or_else(|error| {
@@ -36,7 +38,7 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         Device::Cpu => DeviceChoice::Cpu,
         Device::Cuda => DeviceChoice::Cuda,
     };
-    options.gpu = args.gpu;
+    (options.gpu, options.gpu_workers) = (args.gpu, args.gpu_workers);
     options.kernels = args.kernels();
     options.cpu_isa = match args.cpu_isa {
         CpuIsa::Auto => None,
@@ -67,6 +69,24 @@ fn stop() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// What the worker says of this machine.
+fn gpus() -> Gpus {
+    let found = match shoal_worker::gpus() {
+        Ok(found) => found,
+        Err(missing) => return Gpus { gpus: Vec::new(), missing: Some(missing.to_string()) },
+    };
+    let numbered = |(index, gpu): (u32, GpuInfo)| Gpu {
+        index,
+        name: gpu.name,
+        uuid: gpu.uuid,
+        address: gpu.address,
+        compute_capability: format!("{}.{}", gpu.capability.0, gpu.capability.1),
+        memory_bytes: gpu.memory,
+        missing: gpu.missing,
+    };
+    Gpus { gpus: (0..).zip(found).map(numbered).collect(), missing: None }
 }
 
 /// What the worker says of a model's folder.

@@ -21,7 +21,7 @@ use tracing::{error, info};
 
 use crate::admin::Admin;
 use crate::artifacts;
-use crate::config::{Config, Workers};
+use crate::config::Config;
 use crate::costs;
 use crate::driver::{Driver, Handle, Inbox, ModelSettings, Surroundings, drive};
 use crate::frontend::Frontend;
@@ -31,7 +31,7 @@ use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
 use crate::rpc::{AdminService, HealthGate, InferenceService, Listener, OipService};
-use crate::supervisor::{ChildOptions, GivenUp, Supervisor};
+use crate::supervisor::{ChildOptions, GivenUp, LocalWorkers, Supervisor};
 use crate::telemetry::LogControl;
 use crate::tokenize::TokenizerPool;
 
@@ -136,7 +136,7 @@ struct Operators {
 }
 
 impl Server {
-    /// Binds every port and starts every part. `program` is run for local workers, with `worker_arguments`.
+    /// Binds every port and starts every part, with these local workers, if any.
     ///
     /// # Errors
     /// The first port or thread that could not be had.
@@ -144,11 +144,11 @@ impl Server {
         config: &Config,
         models: Vec<ModelSettings>,
         home: PathBuf,
-        program: PathBuf,
-        worker_arguments: Vec<String>,
+        local: Option<LocalWorkers>,
         log: LogControl,
     ) -> Result<Self, StartError> {
         let lanes = Lanes::start(config.server_threads)?;
+        let workers_left = local.as_ref().map_or(0, |local| local.arguments.len());
         let metrics = Metrics::new();
         let listener = Listener::bind(config.grpc, config.listener, metrics.clone());
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
@@ -171,10 +171,7 @@ impl Server {
             home,
             tokens: Tokens::shared(&config.worker_token),
             link: config.link.clone(),
-            children: match config.workers {
-                Workers::External => None,
-                Workers::Local(count) => Some((program, worker_arguments, count.get())),
-            },
+            local,
             given_up,
         };
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
@@ -212,10 +209,7 @@ impl Server {
             listeners,
             backstage,
             given_up: given_up_in,
-            workers_left: match config.workers {
-                Workers::Local(count) => count.get(),
-                Workers::External => 0,
-            },
+            workers_left,
             _lanes: lanes,
         })
     }
@@ -397,8 +391,7 @@ struct BackstagePlan {
     home: PathBuf,
     tokens: Tokens,
     link: Option<LinkAddress>,
-    /// Program, arguments and number of local workers.
-    children: Option<(PathBuf, Vec<String>, usize)>,
+    local: Option<LocalWorkers>,
     given_up: mpsc::UnboundedSender<GivenUp>,
 }
 
@@ -496,8 +489,8 @@ impl BackstagePlan {
             driving.await;
             "driver"
         });
-        let supervisor = self.children.map(|(program, arguments, count)| {
-            let options = ChildOptions { program, arguments, socket, count, stop_time_max: WORKER_STOP_TIME_MAX };
+        let supervisor = self.local.map(|workers| {
+            let options = ChildOptions { workers, socket, stop_time_max: WORKER_STOP_TIME_MAX };
             Supervisor::start(options, self.tokens, driver, self.metrics, told, self.given_up)
         });
         tokio::select! {
@@ -532,7 +525,7 @@ mod tests {
             home: home.path().into(),
             tokens: Tokens::shared("token"),
             link: None,
-            children: None,
+            local: None,
             given_up: mpsc::unbounded_channel().0,
         };
         let lanes = Lanes::start(NonZeroUsize::MIN).expect("a thread");

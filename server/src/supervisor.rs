@@ -40,17 +40,22 @@ const LINE_BYTES_MAX: u64 = 16 << 10;
 /// Lines of a child's last words that are kept.
 const LAST_WORDS: usize = 12;
 
+/// The local workers that there are to be.
+#[derive(Clone, Debug)]
+pub struct LocalWorkers {
+    /// The running executable.
+    pub program: PathBuf,
+    /// Of each, its arguments after `worker`: the same in all its lives.
+    pub arguments: Vec<Vec<String>>,
+}
+
 /// How local workers are started.
 #[derive(Clone, Debug)]
 pub struct ChildOptions {
-    /// The running executable.
-    pub program: PathBuf,
-    /// Arguments after `worker`, the same for all.
-    pub arguments: Vec<String>,
+    /// Which.
+    pub workers: LocalWorkers,
     /// The socket they dial.
     pub socket: PathBuf,
-    /// How many.
-    pub count: usize,
     /// How long one may take to end by itself when asked to.
     pub stop_time_max: Duration,
 }
@@ -96,7 +101,7 @@ impl Supervisor {
         given_up: mpsc::UnboundedSender<GivenUp>,
     ) -> Self {
         let stop = CancellationToken::new();
-        let (count, stop_time_max) = (options.count, options.stop_time_max);
+        let (count, stop_time_max) = (options.workers.arguments.len(), options.stop_time_max);
         let context = Context {
             options: Arc::new(options),
             tokens,
@@ -111,7 +116,7 @@ impl Supervisor {
             let name: Arc<str> = format!("local-{index}").into();
             let (news, news_in) = mpsc::unbounded_channel();
             children.push((name.clone(), news));
-            tasks.push(tokio::spawn(context.clone().keep_alive(name, news_in)));
+            tasks.push(tokio::spawn(context.clone().keep_alive(index, name, news_in)));
         }
         tokio::spawn(async move {
             while let Some(news) = told.recv().await {
@@ -145,13 +150,13 @@ enum Ended {
 }
 
 impl Context {
-    async fn keep_alive(self, name: Arc<str>, mut news: mpsc::UnboundedReceiver<ToSupervisor>) {
+    async fn keep_alive(self, index: usize, name: Arc<str>, mut news: mpsc::UnboundedReceiver<ToSupervisor>) {
         let (mut useless_lives, mut ever_useful) = (0, false);
         loop {
             // News of an earlier life is not about the next one.
             while news.try_recv().is_ok() {}
             useless_lives += 1;
-            let ended = self.live(&name, &mut news).await;
+            let ended = self.live(index, &name, &mut news).await;
             let mut lives_max = USELESS_LIVES_MAX;
             let reason = match ended {
                 Ended::Stopped => return,
@@ -190,9 +195,9 @@ impl Context {
     }
 
     /// Starts a child and stays with it to its end.
-    async fn live(&self, name: &Arc<str>, news: &mut mpsc::UnboundedReceiver<ToSupervisor>) -> Ended {
+    async fn live(&self, index: usize, name: &Arc<str>, news: &mut mpsc::UnboundedReceiver<ToSupervisor>) -> Ended {
         // Held apart from the child: waiting for a child closes its standard input.
-        let (mut child, stdin) = match self.spawn(name).await {
+        let (mut child, stdin) = match self.spawn(index, name).await {
             Ok(started) => started,
             Err(problem) => return Ended::NotStarted(problem),
         };
@@ -224,11 +229,11 @@ impl Context {
         }
     }
 
-    async fn spawn(&self, name: &Arc<str>) -> std::io::Result<(Child, Option<ChildStdin>)> {
+    async fn spawn(&self, index: usize, name: &Arc<str>) -> std::io::Result<(Child, Option<ChildStdin>)> {
         // A token is for one life.
         let token = format!("{:032x}", rand::rng().random::<u128>());
         self.tokens.admit_child(name, &token);
-        let mut child = Command::new(&self.options.program)
+        let mut child = Command::new(&self.options.workers.program)
             .arg("worker")
             .arg("--child-of")
             .arg(std::process::id().to_string())
@@ -236,7 +241,7 @@ impl Context {
             .arg(format!("unix:{}", self.options.socket.display()))
             .arg("--name")
             .arg(&**name)
-            .args(&self.options.arguments)
+            .args(&self.options.workers.arguments[index])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

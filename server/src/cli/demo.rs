@@ -46,7 +46,7 @@ async fn demo(args: DemoArgs, log: LogControl) -> Outcome {
         let (config, store) = (config.clone(), store.clone());
         tokio::task::spawn_blocking(move || serve::model_settings(&config, &store)).await??
     };
-    let mut server = serve::start(&config, models, &store, log).await?;
+    let mut server = serve::start(&config, models, &store, &[None], log).await?;
     let address = server.grpc_address();
     println!("server on {address}, one local worker");
     let result = tokio::select! {

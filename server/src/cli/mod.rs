@@ -2,7 +2,9 @@
 
 mod banner;
 mod demo;
+mod devices;
 mod plan;
+mod seats;
 mod serve;
 mod worker;
 
@@ -20,6 +22,7 @@ use crate::models::command::ModelsCommand;
 use crate::models::{Inspect, ModelArg, OnProgress, Renderer, Resolved, Store, resolve};
 use crate::telemetry::{self, LogFormat};
 
+pub use devices::DevicesArgs;
 pub use worker::{StandardInput, WorkerArgs};
 
 /// Serves many small models from one address.
@@ -55,6 +58,8 @@ pub enum Command {
     /// List, pull and check models, and see what they compute.
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// List the GPUs that workers on this machine could compute on, and what is missing.
+    Devices(DevicesArgs),
     /// Run models for a server. Local workers are started by the server itself.
     Worker(WorkerArgs),
 }
@@ -62,7 +67,7 @@ pub enum Command {
 /// How a verb ends: with an exit code, or an error for a person to read.
 pub type Outcome = anyhow::Result<ExitCode>;
 
-/// Runs every verb but `worker`, which the binary starts itself. What must know how models are built asks `inspect`.
+/// Runs every verb but `worker` and `devices`, which the binary starts itself. What must know how models are built asks `inspect`.
 pub fn run(command: Command, inspect: Inspect) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args),
@@ -99,7 +104,7 @@ pub fn run(command: Command, inspect: Inspect) -> Outcome {
             command.run(&store(None)?, inspect, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Worker(_) => anyhow::bail!("the worker role is started by the binary"),
+        Command::Worker(_) | Command::Devices(_) => anyhow::bail!("what only the worker knows is asked by the binary"),
     }
 }
 

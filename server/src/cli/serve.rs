@@ -1,6 +1,8 @@
 //! `shoal serve`: from flags to a running server, and back to nothing.
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -8,15 +10,18 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, CpuIsa, ModelConfig, Settings, Workers};
+use crate::config::{Config, CpuIsa, Device, ModelConfig, Settings, Workers};
 use crate::driver::ModelSettings;
+use crate::gpus::Gpus;
 use crate::link::LinkAddress;
 use crate::models::Store;
 use crate::server::Server;
+use crate::supervisor::LocalWorkers;
 use crate::telemetry::{self, LogControl};
 
 use super::Outcome;
 use super::banner;
+use super::seats::{self, Seat, seats};
 
 /// Arguments of `shoal serve`.
 #[derive(Args, Debug)]
@@ -44,19 +49,18 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
     outcome
 }
 
-async fn serve(config: Config, log: LogControl) -> Outcome {
+async fn serve(mut config: Config, log: LogControl) -> Outcome {
     // Asked for first, so that a signal during the start is not lost.
     let mut stops = Stops::listen()?;
     let store = super::store(config.home.as_ref())?;
-    let models = {
-        let (config, store) = (config.clone(), store.clone());
-        let find = tokio::task::spawn_blocking(move || model_settings(&config, &store));
-        tokio::select! {
-            models = find => models??,
-            () = stops.next() => return Ok(ExitCode::from(130)),
-        }
+    let (models, seats) = tokio::select! {
+        found = async { tokio::try_join!(find_models(&config, &store), find_seats(&config)) } => found?,
+        () = stops.next() => return Ok(ExitCode::from(130)),
     };
-    let mut server = start(&config, models, &store, log).await?;
+    if let Some(count) = NonZeroUsize::new(seats.len()) {
+        config.workers = Workers::Local(count);
+    }
+    let mut server = start(&config, models, &store, &seats, log).await?;
     if let LinkAddress::Tcp(address) = server.link_address() {
         println!("workers dial http://{address}");
     }
@@ -88,21 +92,35 @@ async fn serve(config: Config, log: LogControl) -> Outcome {
     Ok(stops.stop(server, ExitCode::SUCCESS).await)
 }
 
-/// Starts a server whose local workers are children of this executable.
+/// Starts a server whose local workers, one for each seat, are children of this executable.
 pub(super) async fn start(
     config: &Config,
     models: Vec<ModelSettings>,
     store: &Store,
+    seats: &[Option<Seat>],
     log: LogControl,
 ) -> anyhow::Result<Server> {
-    let program = std::env::current_exe().context("cannot find the running executable")?;
-    let home = store.home().to_owned();
-    Ok(Server::start(config, models, home, program, worker_arguments(config), log).await?)
+    let local = match seats {
+        [] => None,
+        seats => {
+            let arguments = seats.iter().map(|seat| worker_arguments(config, *seat)).collect();
+            Some(LocalWorkers { program: executable()?, arguments })
+        }
+    };
+    Ok(Server::start(config, models, store.home().to_owned(), local, log).await?)
 }
 
-fn worker_arguments(config: &Config) -> Vec<String> {
+fn executable() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find the running executable")
+}
+
+fn worker_arguments(config: &Config, seat: Option<Seat>) -> Vec<String> {
     let mut arguments = vec!["--device".to_owned(), config.device.to_string()];
     let mut push = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+    if let Some(Seat { gpu, workers }) = seat {
+        push("--gpu", gpu.to_string());
+        push("--gpu-workers", workers.to_string());
+    }
     if let Some(threads) = config.worker_threads {
         push("--worker-threads", threads.to_string());
     }
@@ -115,6 +133,24 @@ fn worker_arguments(config: &Config) -> Vec<String> {
     push("--log", config.log.clone());
     push("--log-format", format!("{:?}", config.log_format).to_lowercase());
     arguments
+}
+
+async fn find_models(config: &Config, store: &Store) -> anyhow::Result<Vec<ModelSettings>> {
+    let (config, store) = (config.clone(), store.clone());
+    tokio::task::spawn_blocking(move || model_settings(&config, &store)).await?
+}
+
+/// Where each local worker is to compute; none where there are no local workers.
+async fn find_seats(config: &Config) -> anyhow::Result<Vec<Option<Seat>>> {
+    let Workers::Local(count) = config.workers else { return Ok(Vec::new()) };
+    let stated = config.are_workers_stated.then_some(count);
+    if config.device == Device::Cpu {
+        return Ok(seats(stated, &[]));
+    }
+    let gpus = Gpus::find(&executable()?).await;
+    let seats = seats(stated, &gpus.usable());
+    info!("{gpus}; {}", seats::line(&seats));
+    Ok(seats)
 }
 
 /// The models as the driver wants them, with their files found, and pulled where they were not.

@@ -27,9 +27,12 @@ pub struct WorkerArgs {
     /// What to compute on.
     #[arg(long, value_enum, env = "SHOAL_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
-    /// Which GPU, of those that the driver shows [default: the first]
+    /// Which GPU, by its number in `shoal devices` [default: the first]
     #[arg(long, value_name = "N", env = "SHOAL_GPU", default_value_t = 0, hide_default_value = true)]
     pub gpu: u32,
+    /// Workers on that GPU, this one among them: each takes at most its part of the memory.
+    #[arg(long, value_name = "N", env = "SHOAL_GPU_WORKERS", default_value_t = NonZeroU32::MIN)]
+    pub gpu_workers: NonZeroU32,
     /// Instructions to compute with on the processor; less than it has only to compare.
     #[arg(long, value_enum, env = "SHOAL_CPU_ISA", default_value_t = CpuIsa::Auto)]
     pub cpu_isa: CpuIsa,

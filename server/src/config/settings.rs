@@ -269,7 +269,7 @@ settings! {
     /// Address and port for admin calls, which `shoal explain` makes: they show what every tenant waits for, so keep it to operators; port 0 picks a free one, `off` serves none [default: off]
     #[arg(value_name = "IP:PORT|off")]
     admin_listen: AdminListen = "SHOAL_ADMIN_LISTEN",
-    /// Local worker processes, or `external` for workers that dial in. More workers hide each other's faults and share one machine's memory and processors [default: 1]
+    /// Local worker processes, or `external` for workers that dial in. More workers hide each other's faults and share one machine's memory and processors; on a machine with GPUs they go round these [default: one for each GPU, or 1]
     #[arg(value_name = "N|external")]
     workers: Workers = "SHOAL_WORKERS",
     /// Address external workers dial [default: that of --address]
@@ -290,7 +290,7 @@ settings! {
     /// Compute threads of each local worker. Fewer leave processors to the server and to other workers [default: all]
     #[arg(value_name = "N")]
     worker_threads: NonZeroUsize = "SHOAL_WORKER_THREADS",
-    /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes next wait for longer [default: 2048 on a CPU]
+    /// Tokens in one batch at most. Larger batches raise throughput until the device is busy, and make whoever comes next wait for longer [default: 2048 on a CPU, 16384 on a GPU]
     #[arg(value_name = "N")]
     worker_batch_tokens: NonZeroU32 = "SHOAL_WORKER_BATCH_TOKENS",
     /// Threads that carry calls. One carries tens of thousands of small calls per second; each more takes a processor from the models [default: a quarter of the processors, 8 at most]
