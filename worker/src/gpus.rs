@@ -2,6 +2,7 @@
 
 #[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
 use crate::cuda::emulated::Emulated;
+use crate::cuda::library::NoCuda;
 use crate::cuda::nvidia::{self, Found};
 
 /// A GPU that the driver shows this process.
@@ -33,12 +34,16 @@ pub struct NoGpus(String);
 /// # Errors
 /// When the driver is missing, too old or broken, or finds none.
 pub fn gpus() -> Result<Vec<GpuInfo>, NoGpus> {
+    let found = found().map_err(|missing| NoGpus(missing.to_string()))?;
+    Ok(found.into_iter().map(GpuInfo::from).collect())
+}
+
+fn found() -> Result<Vec<Found>, NoCuda> {
     #[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
     if let Some(emulated) = Emulated::of_environment() {
-        return Ok(emulated.devices().into_iter().map(|info| GpuInfo::from((info, None))).collect());
+        return Ok(emulated.devices()?.into_iter().map(|info| (info, None)).collect());
     }
-    let found = nvidia::devices().map_err(|missing| NoGpus(missing.to_string()))?;
-    Ok(found.into_iter().map(GpuInfo::from).collect())
+    nvidia::devices()
 }
 
 impl From<Found> for GpuInfo {

@@ -7,6 +7,7 @@ mod costs;
 mod endurance;
 mod explain;
 mod faults;
+mod gpus;
 mod http;
 mod inference;
 mod interleavings;

@@ -67,6 +67,18 @@ impl Shoal {
         server
     }
 
+    /// As [`Self::serve`], on so many emulated GPUs. One breaks when it is to run a kernel and finds the file `fault`, which
+    /// it takes away. Only batches of calls are run: each takes the emulator long.
+    pub(crate) fn serve_on_gpus(count: u32, fault: &Path, args: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().expect("folder");
+        let mut command = shoal(scratch.path());
+        command.env("SHOAL_EMULATED_GPUS", count.to_string()).env("SHOAL_EMULATED_FAULT", fault);
+        command.env("SHOAL_FAILPOINTS", "probe=drop");
+        let mut server = Self::serving(command, args);
+        server.scratch.push(scratch);
+        server
+    }
+
     /// As [`Self::serve`], with models in `home`.
     pub(crate) fn serve_in(home: &Path, args: &[&str]) -> Self {
         Self::serving(shoal(home), args)

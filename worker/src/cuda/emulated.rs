@@ -35,8 +35,11 @@ impl Emulated {
         Some(Self { count, fault: std::env::var_os("SHOAL_EMULATED_FAULT").map(PathBuf::from) })
     }
 
-    pub(crate) fn devices(&self) -> Vec<DeviceInfo> {
-        (0..self.count).map(info).collect()
+    pub(crate) fn devices(&self) -> Result<Vec<DeviceInfo>, NoCuda> {
+        match self.count {
+            0 => Err(NoCuda::NoDevice),
+            count => Ok((0..count).map(info).collect()),
+        }
     }
 
     pub(crate) fn open(self, ordinal: u32) -> Result<Arc<Double>, NoCuda> {
