@@ -10,8 +10,9 @@ use shoal_server::cli::{self, Cli, Command, StandardInput, WorkerArgs};
 use shoal_server::config::{CpuIsa, Device};
 use shoal_server::gpus::{Gpu, Gpus};
 use shoal_server::models::{Inspect, Inspection, Place};
+use shoal_server::supervisor::DEVICE_BROKE;
 use shoal_server::telemetry;
-use shoal_worker::{Budget, DeviceChoice, Exit, GpuInfo, ModelSource, Options, SyntheticCurve};
+use shoal_worker::{Budget, DeviceChoice, Exit, GpuInfo, ModelSource, Options, RunError, SyntheticCurve};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -54,9 +55,15 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
     let models = args.find_models()?;
     options.offers = models.into_iter().map(|(name, place)| (name, source(place))).collect::<BTreeMap<_, _>>();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(async { shoal_worker::run(options, stop()?).await.map_err(anyhow::Error::from) })? {
-        Exit::Refused { detail, .. } => anyhow::bail!("the server refused this worker: {detail}"),
-        Exit::Drained | Exit::GraceEnded | Exit::ParentGone => Ok(ExitCode::SUCCESS),
+    match runtime.block_on(async { anyhow::Ok(shoal_worker::run(options, stop()?).await) })? {
+        Ok(Exit::Refused { detail, .. }) => anyhow::bail!("the server refused this worker: {detail}"),
+        Ok(Exit::Drained | Exit::GraceEnded | Exit::ParentGone) => Ok(ExitCode::SUCCESS),
+        // What it ran may not be to blame, which the server is to know.
+        Err(error @ RunError::Broken(_)) => {
+            eprintln!("shoal: {error}");
+            Ok(ExitCode::from(DEVICE_BROKE))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -35,6 +35,8 @@ const USELESS_LIVES_MAX: u32 = 8;
 /// The same for children that cannot be started, or say by their exit code that they cannot work, before any was of
 /// use: it would be the same again.
 const STILLBORN_LIVES_MAX: u32 = 3;
+/// The exit code of a worker whose device broke: EX_IOERR of sysexits.h.
+pub const DEVICE_BROKE: u8 = 74;
 /// Bytes of one line of a child's messages; longer ones are cut in several.
 const LINE_BYTES_MAX: u64 = 16 << 10;
 /// Lines of a child's last words that are kept.
@@ -311,6 +313,7 @@ fn cause_of(status: ExitStatus) -> DownCause {
         Some(SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGFPE | SIGSEGV | SIGSYS) => DownCause::Crashed,
         Some(_) => DownCause::Lost,
         None if status.success() => DownCause::Lost,
+        None if status.code() == Some(i32::from(DEVICE_BROKE)) => DownCause::DeviceBroke,
         None => DownCause::Crashed,
     }
 }
@@ -334,6 +337,11 @@ mod tests {
         assert_eq!(cause_of(ExitStatus::from_raw(6)), DownCause::Crashed);
         assert_eq!(cause_of(ExitStatus::from_raw(11)), DownCause::Crashed);
         assert_eq!(cause_of(ExitStatus::from_raw(1 << 8)), DownCause::Crashed);
+    }
+
+    #[test]
+    fn a_worker_says_by_its_exit_code_that_its_device_broke() {
+        assert_eq!(cause_of(ExitStatus::from_raw(i32::from(DEVICE_BROKE) << 8)), DownCause::DeviceBroke);
     }
 
     #[test]

@@ -24,6 +24,16 @@ impl Scheduler {
         self.bisect(unreported, is_alone, Failure::Poison);
     }
 
+    /// The batch ran when its device broke. Devices break by themselves as well, so a request alone in a batch that was no
+    /// suspect is lost rather than guilty, and runs again apart.
+    pub(super) fn suspect_break(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        if batch.isolated || batch.requests.len() > 1 || batch.has_company() {
+            return self.suspect_crash(batch, unreported);
+        }
+        let kept = self.count_losses(unreported);
+        self.isolate(&kept);
+    }
+
     /// The batch did not fit the worker's memory. Parts teach nothing: one request too large for any device would drag
     /// the cap down through all its halves.
     pub(super) fn shrink(&mut self, batch: &Batch, unreported: &[RequestId]) {
@@ -38,6 +48,12 @@ impl Scheduler {
 
     /// The batch was lost while it could have been running, through no fault of its own.
     pub(super) fn lose(&mut self, batch: &Batch, unreported: &[RequestId]) {
+        let kept = self.count_losses(unreported);
+        self.requeue(batch, &kept);
+    }
+
+    /// Gives up those that were lost too often, and returns the others.
+    fn count_losses(&mut self, unreported: &[RequestId]) -> Vec<RequestId> {
         let mut kept = Vec::with_capacity(unreported.len());
         for id in unreported {
             let losses = self.requests.count_loss(*id);
@@ -47,7 +63,7 @@ impl Scheduler {
                 kept.push(*id);
             }
         }
-        self.requeue(batch, &kept);
+        kept
     }
 
     /// The batch never ran. Its requests go back to where they were; a part stays apart.

@@ -129,6 +129,7 @@ impl Scheduler {
                 DownCause::Left => self.requeue(&batch, &unreported),
                 _ if position > 0 || !batch.begun => self.requeue(&batch, &unreported),
                 DownCause::Crashed => self.suspect_crash(&batch, &unreported),
+                DownCause::DeviceBroke => self.suspect_break(&batch, &unreported),
                 DownCause::Lost => self.lose(&batch, &unreported),
             }
         }

@@ -62,6 +62,47 @@ fn convicts_a_request_that_crashed_its_worker_alone() {
 }
 
 #[test]
+fn convicts_a_request_that_broke_two_devices_but_not_the_one_that_broke_one() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1]);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
+    stage.queue([2]);
+    stage.ready(WORKER);
+    let again = stage.take(WORKER);
+    assert_eq!((ids(&again), again.close), (vec![1], CloseReason::Isolated));
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, Failure::Poison)]);
+    stage.ready(WORKER);
+    assert_eq!(ids(&stage.take(WORKER)), [2]);
+}
+
+#[test]
+fn halves_a_batch_under_which_a_device_broke() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1, 2]);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
+    stage.ready(WORKER);
+    let one = stage.take(WORKER);
+    assert_eq!((ids(&one), one.close), (vec![1], CloseReason::Isolated));
+    assert_eq!(stage.finish(&one), [complete(1)]);
+    assert_eq!(ids(&stage.take(WORKER)), [2]);
+    // The second device that it broke.
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(2, Failure::Poison)]);
+}
+
+#[test]
+fn counts_a_broken_device_as_a_loss() {
+    let limits = Limits { attempts_max: NonZeroU16::new(1).unwrap(), ..Limits::default() };
+    let mut stage = Stage::new(limits, vec![config(MODEL)]);
+    stage.queue([1]);
+    stage.ready(WORKER);
+    stage.take(WORKER);
+    let lost = Failure::WorkerLost { attempts: Attempt(1) };
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, lost)]);
+}
+
+#[test]
 fn gives_the_last_unreported_of_a_crashed_batch_one_run_alone() {
     let mut stage = Stage::with_worker();
     stage.queue([1, 2]);
