@@ -67,7 +67,8 @@ pub enum Command {
 /// How a verb ends: with an exit code, or an error for a person to read.
 pub type Outcome = anyhow::Result<ExitCode>;
 
-/// Runs every verb but `worker` and `devices`, which the binary starts itself. What must know how models are built asks `inspect`.
+/// Runs every verb but `worker` and `devices`, which the binary starts itself. What must know how models are built asks
+/// `inspect`.
 pub fn run(command: Command, inspect: Inspect) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args),
