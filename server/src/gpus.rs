@@ -25,11 +25,11 @@ pub struct Gpus {
 /// A GPU that the driver shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// By which `shoal worker --gpu` takes it.
+    /// Counted from 0, as the driver counts.
     pub index: u32,
     /// Such as `NVIDIA H200`.
     pub name: String,
-    /// As NVIDIA's tools write it.
+    /// As NVIDIA's tools write it: by it or its number `shoal worker --gpu` takes it.
     pub uuid: String,
     /// On the bus.
     pub address: String,
@@ -60,9 +60,9 @@ impl Gpus {
         Self { gpus: Vec::new(), missing: Some(format!("cannot look for GPUs: {problem}")) }
     }
 
-    /// Numbers of those that a worker can compute on.
-    pub fn usable(&self) -> Vec<u32> {
-        self.gpus.iter().filter(|gpu| gpu.missing.is_none()).map(|gpu| gpu.index).collect()
+    /// Those that a worker can compute on.
+    pub fn usable(&self) -> Vec<&Gpu> {
+        self.gpus.iter().filter(|gpu| gpu.missing.is_none()).collect()
     }
 
     /// For people.
@@ -128,9 +128,9 @@ mod tests {
         assert_eq!(gpus(vec![gpu(0, "NVIDIA H200", None)]).to_string(), "1 GPU: 0 NVIDIA H200");
         let two = gpus(vec![gpu(0, "Tesla V100", Some("too old")), gpu(1, "NVIDIA H200", None)]);
         assert_eq!(two.to_string(), "2 GPUs: 0 Tesla V100 (of no use: too old), 1 NVIDIA H200");
-        assert_eq!(two.usable(), [1]);
+        assert_eq!(two.usable(), [&two.gpus[1]]);
         let none = Gpus { gpus: Vec::new(), missing: Some("no driver".into()) };
-        assert_eq!((none.to_string().as_str(), none.usable()), ("no GPU: no driver", vec![]));
+        assert_eq!(none.to_string(), "no GPU: no driver");
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         Device::Cpu => DeviceChoice::Cpu,
         Device::Cuda => DeviceChoice::Cuda,
     };
-    (options.gpu, options.gpu_workers) = (args.gpu, args.gpu_workers);
+    (options.gpu, options.gpu_workers) = (args.gpu.parse()?, args.gpu_workers);
     options.kernels = args.kernels();
     options.cpu_isa = match args.cpu_isa {
         CpuIsa::Auto => None,

@@ -12,7 +12,7 @@ use crate::cuda::library::NoCuda;
 use crate::cuda::nvidia;
 use crate::link::memory;
 use crate::run::RunError;
-use crate::{Budget, CpuIsa, DeviceChoice, Options};
+use crate::{Budget, CpuIsa, DeviceChoice, GpuChoice, Options};
 
 /// Of a GPU's free memory, so much is left to the driver and to whoever else is on it.
 const SPARE_PARTS: u64 = 20;
@@ -110,8 +110,10 @@ fn open_gpu(options: &Options) -> Result<Option<Metered>, RunError> {
         let double = emulated::first();
         return Ok(Some((double.clone(), emulated::meter(double, 0))));
     }
-    match open_numbered(options) {
+    match open_chosen(options) {
         Ok(opened) => Ok(Some(opened)),
+        // One that was named and is gone is told of, not worked around: whoever named it counts on it.
+        Err(missing @ NoCuda::NoSuchUuid { .. }) => Err(RunError::NoGpu(missing.to_string())),
         Err(missing) if options.device == DeviceChoice::Auto => {
             tracing::info!("computes on the processor: {missing}");
             Ok(None)
@@ -120,14 +122,22 @@ fn open_gpu(options: &Options) -> Result<Option<Metered>, RunError> {
     }
 }
 
-/// The GPU of that number.
-fn open_numbered(options: &Options) -> Result<Metered, NoCuda> {
+/// The GPU of that number or UUID.
+fn open_chosen(options: &Options) -> Result<Metered, NoCuda> {
     #[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
     if let Some(emulated) = Emulated::of_environment() {
-        let double = emulated.open(options.gpu)?;
-        return Ok((double.clone(), emulated::meter(double, options.gpu)));
+        let ordinal = match &options.gpu {
+            GpuChoice::Number(ordinal) => *ordinal,
+            GpuChoice::Uuid(uuid) => nvidia::ordinal_among(&emulated.devices()?, uuid)?,
+        };
+        let double = emulated.open(ordinal)?;
+        return Ok((double.clone(), emulated::meter(double, ordinal)));
     }
-    let driver = nvidia::open(options.gpu, options.kernels.as_deref())?;
+    let ordinal = match &options.gpu {
+        GpuChoice::Number(ordinal) => *ordinal,
+        GpuChoice::Uuid(uuid) => nvidia::ordinal(uuid)?,
+    };
+    let driver = nvidia::open(ordinal, options.kernels.as_deref())?;
     let meter = nvidia::meter(driver.device());
     Ok((driver, meter))
 }

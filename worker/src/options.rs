@@ -23,7 +23,7 @@ pub struct Options {
     /// What to compute on.
     pub device: DeviceChoice,
     /// Which GPU, of those that the driver shows this process.
-    pub gpu: u32,
+    pub gpu: GpuChoice,
     /// Workers on that GPU, this one among them, each of which takes its part of the memory.
     pub gpu_workers: NonZeroU32,
     /// Where kernels are kept once they are compiled for the GPU; nowhere when unset.
@@ -60,7 +60,7 @@ impl Options {
             name: name.into(),
             auth: auth.into(),
             device: DeviceChoice::default(),
-            gpu: 0,
+            gpu: GpuChoice::default(),
             gpu_workers: NonZeroU32::MIN,
             kernels: None,
             cpu_isa: None,
@@ -133,6 +133,38 @@ pub enum DeviceChoice {
     Emulated,
 }
 
+/// Which GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GpuChoice {
+    /// By its number, which may be another's once a GPU is gone.
+    Number(u32),
+    /// By its UUID, as NVIDIA's tools write it. No other will do, and neither will the processor.
+    Uuid(String),
+}
+
+impl Default for GpuChoice {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+impl FromStr for GpuChoice {
+    type Err = UnknownGpu;
+
+    fn from_str(text: &str) -> Result<Self, UnknownGpu> {
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text.starts_with("GPU-") || text.starts_with("MIG-") => Ok(Self::Uuid(text.to_owned())),
+            Err(_) => Err(UnknownGpu(text.to_owned())),
+        }
+    }
+}
+
+/// Text that names no GPU.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is neither a GPU's number nor its UUID, such as `shoal devices` shows")]
+pub struct UnknownGpu(String);
+
 /// What one batch may hold at most. Memory for a batch is bounded by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -194,6 +226,18 @@ mod tests {
         assert_eq!("http://[::1]:8003".parse::<Endpoint>().unwrap(), Endpoint::Tcp("http://[::1]:8003".into()));
         for bad in ["", "unix:", "host:8003", "http://", "http://host", "https://host:1"] {
             let error = bad.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{bad}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_is_named_by_its_number_or_its_uuid() {
+        assert_eq!("3".parse::<GpuChoice>().unwrap(), GpuChoice::Number(3));
+        for uuid in ["GPU-00112233-4455-6677-8899-aabbccddeeff", "MIG-00112233-4455-6677-8899-aabbccddeeff"] {
+            assert_eq!(uuid.parse::<GpuChoice>().unwrap(), GpuChoice::Uuid(uuid.to_owned()));
+        }
+        for bad in ["", "-1", "first", "0,1"] {
+            let error = bad.parse::<GpuChoice>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{bad}`")), "{error}");
         }
     }

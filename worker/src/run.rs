@@ -45,6 +45,9 @@ pub enum RunError {
     /// There is no GPU, and one was asked for.
     #[error("--device cuda: {0}")]
     NoCuda(String),
+    /// The GPU that was named is not there.
+    #[error("--gpu: {0}")]
+    NoGpu(String),
     /// The device is of no use any more.
     #[error("the device broke: {0}")]
     Broken(String),

@@ -103,7 +103,7 @@ pub(super) async fn start(
     let local = match seats {
         [] => None,
         seats => {
-            let arguments = seats.iter().map(|seat| worker_arguments(config, *seat)).collect();
+            let arguments = seats.iter().map(|seat| worker_arguments(config, seat.as_ref())).collect();
             Some(LocalWorkers { program: executable()?, arguments })
         }
     };
@@ -114,12 +114,12 @@ fn executable() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find the running executable")
 }
 
-fn worker_arguments(config: &Config, seat: Option<Seat>) -> Vec<String> {
+fn worker_arguments(config: &Config, seat: Option<&Seat>) -> Vec<String> {
     let mut arguments = vec!["--device".to_owned(), config.device.to_string()];
     let mut push = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-    if let Some(Seat { gpu, workers }) = seat {
-        push("--gpu", gpu.to_string());
-        push("--gpu-workers", workers.to_string());
+    if let Some(seat) = seat {
+        push("--gpu", seat.uuid.clone());
+        push("--gpu-workers", seat.workers.to_string());
     }
     if let Some(threads) = config.worker_threads {
         push("--worker-threads", threads.to_string());

@@ -27,9 +27,10 @@ pub struct WorkerArgs {
     /// What to compute on.
     #[arg(long, value_enum, env = "SHOAL_DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
-    /// Which GPU, by its number in `shoal devices` [default: the first]
-    #[arg(long, value_name = "N", env = "SHOAL_GPU", default_value_t = 0, hide_default_value = true)]
-    pub gpu: u32,
+    /// Which GPU, by its number or UUID in `shoal devices`. One named by its UUID is used or nothing is: another may get
+    /// its number once it is gone [default: the first]
+    #[arg(long, value_name = "N|UUID", env = "SHOAL_GPU", default_value = "0", hide_default_value = true)]
+    pub gpu: String,
     /// Workers on that GPU, this one among them: each takes at most its part of the memory.
     #[arg(long, value_name = "N", env = "SHOAL_GPU_WORKERS", default_value_t = NonZeroU32::MIN)]
     pub gpu_workers: NonZeroU32,

@@ -142,3 +142,15 @@ fn the_devices_there_are_can_be_asked_for() {
     assert_eq!(found["gpus"][0]["compute_capability"], "8.0");
     assert_eq!(devices("0", &[]), "no GPU: no CUDA: the driver finds no GPU\n");
 }
+
+#[test]
+fn a_worker_whose_gpu_is_gone_takes_no_other() {
+    let home = tempfile::tempdir().expect("folder");
+    let mut worker = shoal(home.path());
+    worker.args(["worker", "--connect", "unix:/nowhere", "--gpu", "GPU-00000000-0000-0000-0000-000000000001"]);
+    let output = worker.env("SHOAL_EMULATED_GPUS", "1").output().expect("shoal runs");
+    let told = String::from_utf8(output.stderr).expect("text");
+    let line =
+        "shoal: --gpu: there is no GPU GPU-00000000-0000-0000-0000-000000000001 among the 1 that the driver finds";
+    assert!(!output.status.success() && told.contains(line), "{told}");
+}

@@ -50,6 +50,8 @@ pub(crate) enum NoCuda {
     NoDevice,
     #[error("there is no GPU {ordinal}: the driver finds {count}, counted from 0")]
     NoSuchDevice { ordinal: u32, count: u32 },
+    #[error("there is no GPU {uuid} among the {count} that the driver finds")]
+    NoSuchUuid { uuid: String, count: usize },
     #[error("{name} has compute capability {}.{}, and 8.0 or newer is needed", .capability.0, .capability.1)]
     OldDevice { name: String, capability: (u32, u32) },
     #[error(

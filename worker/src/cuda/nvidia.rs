@@ -73,6 +73,18 @@ pub(crate) fn devices() -> Result<Vec<Found>, NoCuda> {
     Ok(device::all()?.into_iter().map(judged).collect())
 }
 
+/// The number of the GPU with this UUID.
+pub(crate) fn ordinal(uuid: &str) -> Result<u32, NoCuda> {
+    library::driver()?;
+    ordinal_among(&device::all()?, uuid)
+}
+
+/// Its number among these.
+pub(crate) fn ordinal_among(all: &[DeviceInfo], uuid: &str) -> Result<u32, NoCuda> {
+    let found = (0..).zip(all).find(|(_, info)| info.uuid == uuid).map(|(ordinal, _)| ordinal);
+    found.ok_or_else(|| NoCuda::NoSuchUuid { uuid: uuid.to_owned(), count: all.len() })
+}
+
 /// Reads the health of the GPU that this is, whose driver it does not touch.
 pub(crate) fn meter(info: &DeviceInfo) -> Meter {
     let (uuid, mut library) = (info.uuid.clone(), None);

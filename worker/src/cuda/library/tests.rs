@@ -49,6 +49,7 @@ fn cuda_that_is_missing_is_said_in_one_line() {
         NoCuda::NoSuchDevice { ordinal: 2, count: 1 },
         NoCuda::OldDevice { name: "Tesla T4".into(), capability: (7, 5) },
         NoCuda::NoLibrary { library: "libcublasLt", package: "nvidia-cublas" },
+        NoCuda::NoSuchUuid { uuid: "GPU-0".into(), count: 1 },
     ];
     let lines: Vec<_> = all.iter().map(NoCuda::to_string).collect();
     assert!(lines.iter().all(|line| !line.contains('\n') && !line.contains("  ")), "{lines:#?}");
@@ -60,6 +61,7 @@ fn cuda_that_is_missing_is_said_in_one_line() {
         "libcublasLt is not found: install the CUDA 12 or 13 runtime libraries, or `pip install nvidia-cublas` and name \
          the folder it lies in by SHOAL_CUDA_LIBRARIES"
     );
+    assert_eq!(lines[7], "there is no GPU GPU-0 among the 1 that the driver finds");
 }
 
 #[test]

@@ -122,6 +122,13 @@ fn cuda_that_is_not_there_is_one_line_and_no_panic() {
 }
 
 #[test]
+fn cuda_gpus_are_found_by_their_uuids() {
+    let all = ["GPU-a", "GPU-b"].map(|uuid| DeviceInfo { uuid: uuid.to_owned(), ..DeviceInfo::default() });
+    assert_eq!(ordinal_among(&all, "GPU-b"), Ok(1));
+    assert_eq!(ordinal_among(&all[..1], "GPU-b"), Err(NoCuda::NoSuchUuid { uuid: "GPU-b".to_owned(), count: 1 }));
+}
+
+#[test]
 fn cuda_errors_that_stay_break_the_context_and_others_do_not() {
     use sys::CUresult as Error;
     let all = |errors: &[Error], expected| errors.iter().all(|error| fault::kind(*error) == expected);
