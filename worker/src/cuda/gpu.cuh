@@ -150,6 +150,14 @@ DEVICE uint4 pack(const float (&x)[8]) {
     return make_uint4(pack2(x[0], x[1]), pack2(x[2], x[3]), pack2(x[4], x[5]), pack2(x[6], x[7]));
 }
 
+// Adds eight values of a row to those in registers.
+DEVICE void add8(float (&x)[8], const bf16* row) {
+    float other[8];
+    unpack(other, load8(row));
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] += other[i];
+}
+
 // Over the warp; every lane gets the sum, and adds in the same order as any other.
 DEVICE float warp_sum(float x) {
 #pragma unroll

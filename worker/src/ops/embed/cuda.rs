@@ -2,7 +2,7 @@
 
 use crate::cuda::driver::{Argument, Launch, Span};
 use crate::cuda::queue::Command;
-use crate::ops::normalize::cuda::{ROWS, width_class};
+use crate::ops::normalize::cuda::{Norm, ROWS, width_class};
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tests;
@@ -21,14 +21,10 @@ pub(crate) struct Embed {
     /// [V, H]
     pub(crate) words: Span,
     /// [P, H]
-    pub(crate) positions: Span,
+    pub(crate) positions: Option<Span>,
     /// [S, H]
     pub(crate) kinds: Option<Span>,
-    /// [H] f32
-    pub(crate) gain: Span,
-    /// [H] f32
-    pub(crate) shift: Span,
-    pub(crate) epsilon: f32,
+    pub(crate) norm: Option<Norm>,
     /// [T, H]
     pub(crate) output: Span,
 }
@@ -47,20 +43,18 @@ impl Embed {
             kernel: Self::kernel(self.width).expect("plans are checked for kernels"),
             grid: [self.tokens.div_ceil(ROWS) as u32, 1, 1],
             block: 32 * ROWS as u32,
-            arguments: vec![
+            arguments: [
                 Argument::Input(self.ids),
                 Argument::Input(self.places),
                 Argument::optional(self.types),
                 Argument::Input(self.words),
-                Argument::Input(self.positions),
+                Argument::optional(self.positions),
                 Argument::optional(self.kinds),
-                Argument::Input(self.gain),
-                Argument::Input(self.shift),
-                Argument::Output(self.output),
-                Argument::integer(self.tokens),
-                Argument::integer(self.width),
-                Argument::Real(self.epsilon),
-            ],
+            ]
+            .into_iter()
+            .chain(Norm::arguments(self.norm.as_ref()))
+            .chain([Argument::Output(self.output), Argument::integer(self.tokens), Argument::integer(self.width)])
+            .collect(),
         })
     }
 }

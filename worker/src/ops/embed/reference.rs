@@ -5,6 +5,10 @@ use crate::plan::NormKind;
 
 /// One token: the rows of its tables summed up and normalised.
 pub(crate) fn embed(kind: NormKind, rows: &[&[f64]], gain: &[f32], shift: &[f32], epsilon: f32) -> Vec<f64> {
-    let sums: Vec<f64> = (0..gain.len()).map(|column| rows.iter().map(|row| row[column]).sum()).collect();
-    normalize(kind, &sums, gain, shift, epsilon)
+    normalize(kind, &sum(rows), gain, shift, epsilon)
+}
+
+/// Where there is no norm.
+pub(crate) fn sum(rows: &[&[f64]]) -> Vec<f64> {
+    (0..rows[0].len()).map(|column| rows.iter().map(|row| row[column]).sum()).collect()
 }

@@ -7,8 +7,8 @@
 namespace {
 
 template <int EIGHTS>
-DEVICE void add_norm(const bf16* input, const bf16* residual, const float* gain, const float* shift, bf16* output,
-    int rows, int width, float epsilon) {
+DEVICE void add_norm(
+    const bf16* input, const bf16* residual, const Norm& norm, bf16* output, int rows, int width) {
     const int row = blockIdx.x * NORM_ROWS + threadIdx.x / 32;
     if (row >= rows) return;
     const size_t at = static_cast<size_t>(row) * width;
@@ -19,16 +19,17 @@ DEVICE void add_norm(const bf16* input, const bf16* residual, const float* gain,
         unpack(x[n], load8(input + at + column(n)));
         if (residual != nullptr) add8(x[n], residual + at + column(n));
     }
-    write_normalized(x, gain, shift, epsilon, width, output + at);
+    normalize(x, norm, width);
+    write(x, width, output + at);
 }
 
 }  // namespace
 
-#define ENTRY(width_max, eights)                                                                                   \
-    KERNEL(32 * NORM_ROWS)                                                                                         \
-    add_norm_##width_max(const bf16* input, const bf16* residual, const float* gain, const float* shift, bf16* output, \
-        int rows, int width, float epsilon) {                                                                      \
-        add_norm<eights>(input, residual, gain, shift, output, rows, width, epsilon);                              \
+#define ENTRY(width_max, eights)                                                                             \
+    KERNEL(32 * NORM_ROWS)                                                                                   \
+    add_norm_##width_max(const bf16* input, const bf16* residual, const float* gain, const float* shift,     \
+        float epsilon, int kind, bf16* output, int rows, int width) {                                        \
+        add_norm<eights>(input, residual, Norm{gain, shift, epsilon, kind}, output, rows, width);            \
     }
 FOR_EVERY_WIDTH(ENTRY)
 #undef ENTRY

@@ -2,12 +2,24 @@
 
 use crate::cuda::driver::{Argument, Launch, Span};
 use crate::cuda::queue::Command;
+use crate::plan::NormKind;
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tests;
 
 /// Rows of a block.
 pub(crate) const ROWS: usize = 4;
+
+/// A norm as kernels take it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Norm {
+    pub(crate) kind: NormKind,
+    /// [H] f32
+    pub(crate) gain: Span,
+    /// [H] f32
+    pub(crate) shift: Option<Span>,
+    pub(crate) epsilon: f32,
+}
 
 /// `output[r] = norm(input[r] + residual[r])`
 #[derive(Clone, Copy, Debug)]
@@ -18,11 +30,7 @@ pub(crate) struct AddNorm {
     pub(crate) input: Span,
     /// [R, H]
     pub(crate) residual: Option<Span>,
-    /// [H] f32
-    pub(crate) gain: Span,
-    /// [H] f32
-    pub(crate) shift: Span,
-    pub(crate) epsilon: f32,
+    pub(crate) norm: Norm,
     /// [R, H]; may be the input or the residual.
     pub(crate) output: Span,
 }
@@ -41,17 +49,27 @@ impl AddNorm {
             kernel: Self::kernel(self.width).expect("plans are checked for kernels"),
             grid: [self.rows.div_ceil(ROWS) as u32, 1, 1],
             block: 32 * ROWS as u32,
-            arguments: vec![
-                Argument::Input(self.input),
-                Argument::optional(self.residual),
-                Argument::Input(self.gain),
-                Argument::Input(self.shift),
-                Argument::Output(self.output),
-                Argument::integer(self.rows),
-                Argument::integer(self.width),
-                Argument::Real(self.epsilon),
-            ],
+            arguments: [Argument::Input(self.input), Argument::optional(self.residual)]
+                .into_iter()
+                .chain(Norm::arguments(Some(&self.norm)))
+                .chain([Argument::Output(self.output), Argument::integer(self.rows), Argument::integer(self.width)])
+                .collect(),
         })
+    }
+}
+
+impl Norm {
+    /// Gain, shift, epsilon and kind; where there is no norm, no gain.
+    pub(crate) fn arguments(norm: Option<&Self>) -> [Argument; 4] {
+        let Some(norm) = norm else {
+            return [Argument::Nothing, Argument::Nothing, Argument::Real(0.0), Argument::Integer(0)];
+        };
+        let kind = match norm.kind {
+            NormKind::Layer => 0,
+            NormKind::Rms => 1,
+        };
+        let (gain, shift) = (Argument::Input(norm.gain), Argument::optional(norm.shift));
+        [gain, shift, Argument::Real(norm.epsilon), Argument::Integer(kind)]
     }
 }
 

@@ -1,35 +1,51 @@
-// A row in the registers of one warp, and its layer norm: the end of `embed` and of `add_norm`.
+// A row in the registers of one warp, and its norm: the end of `embed` and of `add_norm`.
 #pragma once
 #include "gpu.cuh"
 
 // Rows, and warps, of a block.
 constexpr int NORM_ROWS = 4;
 
+enum NormKind { LAYER, RMS };
+
+// (x - mean) / sqrt(variance + epsilon) · gain + shift; an RMS norm takes 0 for the mean. No shift is a null pointer.
+struct Norm {
+    const float* gain;
+    const float* shift;
+    float epsilon;
+    int kind;
+
+    // Applies it to eight values, of which the first has the gain and shift `at`.
+    DEVICE void apply(float (&x)[8], float mean, float scale, int at) const {
+#pragma unroll
+        for (int half = 0; half < 8; half += 4) {
+            const float4 g = load4(gain + at + half);
+            const float4 s = shift == nullptr ? make_float4(0, 0, 0, 0) : load4(shift + at + half);
+            const float gains[4] = {g.x, g.y, g.z, g.w}, shifts[4] = {s.x, s.y, s.z, s.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) x[half + i] = (x[half + i] - mean) * scale * gains[i] + shifts[i];
+        }
+    }
+};
+
 // Where the n-th eight values of this lane stand in a row. A warp holds EIGHTS · 256 values.
 DEVICE int column(int n) {
     return (n * 32 + static_cast<int>(threadIdx.x & 31)) * 8;
 }
 
-// Adds eight values of a row to those in registers.
-DEVICE void add8(float (&x)[8], const bf16* row) {
-    float other[8];
-    unpack(other, load8(row));
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[i] += other[i];
-}
-
-// output = (x - mean) / sqrt(variance + epsilon) · gain + shift. `width` is a multiple of 8.
+// Puts the row through its norm. `width` is a multiple of 8.
 template <int EIGHTS>
-DEVICE void write_normalized(
-    const float (&x)[EIGHTS][8], const float* gain, const float* shift, float epsilon, int width, bf16* output) {
-    float sum = 0;
+DEVICE void normalize(float (&x)[EIGHTS][8], const Norm& norm, int width) {
+    float mean = 0;
+    if (norm.kind == LAYER) {
+        float sum = 0;
 #pragma unroll
-    for (int n = 0; n < EIGHTS; n++) {
-        if (column(n) >= width) break;
+        for (int n = 0; n < EIGHTS; n++) {
+            if (column(n) >= width) break;
 #pragma unroll
-        for (int i = 0; i < 8; i++) sum += x[n][i];
+            for (int i = 0; i < 8; i++) sum += x[n][i];
+        }
+        mean = warp_sum(sum) / static_cast<float>(width);
     }
-    const float mean = warp_sum(sum) / static_cast<float>(width);
     float squares = 0;
 #pragma unroll
     for (int n = 0; n < EIGHTS; n++) {
@@ -37,19 +53,20 @@ DEVICE void write_normalized(
 #pragma unroll
         for (int i = 0; i < 8; i++) squares += (x[n][i] - mean) * (x[n][i] - mean);
     }
-    const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(width) + epsilon);
+    const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(width) + norm.epsilon);
 #pragma unroll
     for (int n = 0; n < EIGHTS; n++) {
         if (column(n) >= width) break;
-        float y[8];
+        norm.apply(x[n], mean, scale, column(n));
+    }
+}
+
+template <int EIGHTS>
+DEVICE void write(const float (&x)[EIGHTS][8], int width, bf16* output) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const float4 g = load4(gain + column(n) + 4 * half), s = load4(shift + column(n) + 4 * half);
-            const float gains[4] = {g.x, g.y, g.z, g.w}, shifts[4] = {s.x, s.y, s.z, s.w};
-#pragma unroll
-            for (int i = 0; i < 4; i++) y[4 * half + i] = (x[n][4 * half + i] - mean) * scale * gains[i] + shifts[i];
-        }
-        store8(output + column(n), pack(y));
+    for (int n = 0; n < EIGHTS; n++) {
+        if (column(n) >= width) break;
+        store8(output + column(n), pack(x[n]));
     }
 }
 

@@ -4,66 +4,82 @@ use super::*;
 use crate::cuda::bench::Bench;
 use crate::ops::embed::reference;
 use crate::ops::emulation::{Bf16s, close};
+use crate::plan::NormKind;
+
+/// What of an op there is.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    has_positions: bool,
+    has_types: bool,
+    kind: Option<NormKind>,
+    has_shift: bool,
+}
+
+/// Seven tokens by the kernel, each held to the reference.
+fn follows(width: usize, case: Case, seed: u64) {
+    let tokens = 7;
+    let [words, positions, kinds] = [11, 5, 2].map(|count| Bf16s::wave(count * width, count as f32));
+    let ids: Vec<u32> = (0..tokens).map(|row| row * 5 % 11).collect();
+    let places: Vec<u32> = (0..tokens).map(|row| row % 5).collect();
+    let types: Vec<u32> = (0..tokens).map(|row| row % 2).collect();
+    let gain: Vec<f32> = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
+    let shift: Vec<f32> = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
+    let mut bench = Bench::new(seed);
+    let mut norm =
+        |kind| Norm { kind, gain: bench.put(&gain), shift: case.has_shift.then(|| bench.put(&shift)), epsilon: 1e-5 };
+    let norm = case.kind.map(&mut norm);
+    let embed = Embed {
+        tokens: tokens as usize,
+        width,
+        ids: bench.put(&ids),
+        places: bench.put(&places),
+        types: case.has_types.then(|| bench.put(&types)),
+        words: bench.put(&words.0),
+        positions: case.has_positions.then(|| bench.put(&positions.0)),
+        kinds: Some(bench.put(&kinds.0)),
+        norm,
+        output: bench.room::<bf16>(tokens as usize * width),
+    };
+    bench.run(embed.command()).unwrap_or_else(|fault| panic!("{fault}"));
+    for (row, found) in bench.read::<bf16>(embed.output).chunks_exact(width).enumerate() {
+        let mut rows = vec![words.row(ids[row], width)];
+        rows.extend(case.has_positions.then(|| positions.row(places[row], width)));
+        rows.push(kinds.row(if case.has_types { types[row] } else { 0 }, width));
+        let rows: Vec<&[f64]> = rows.iter().map(Vec::as_slice).collect();
+        let shift = if case.has_shift { &shift } else { &vec![0.0; width] };
+        let expected = match case.kind {
+            Some(kind) => reference::embed(kind, &rows, &gain, shift, 1e-5),
+            None => reference::sum(&rows),
+        };
+        close(&format!("width {width}, {case:?}, row {row}"), found, &expected, 0.0);
+    }
+}
 
 #[test]
-fn follows_the_reference_for_every_width_class_with_and_without_types() {
-    for (seed, width) in [8, 256, 264, 384, 768, 1000, 1024, 2048].into_iter().enumerate() {
-        for has_types in [false, true] {
-            let tokens = 7;
-            let [words, positions, kinds] = [11, 5, 2].map(|count| Bf16s::wave(count * width, count as f32));
-            let ids: Vec<u32> = (0..tokens).map(|row| row * 5 % 11).collect();
-            let places: Vec<u32> = (0..tokens).map(|row| row % 5).collect();
-            let types: Vec<u32> = (0..tokens).map(|row| row % 2).collect();
-            let gain: Vec<f32> = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
-            let shift: Vec<f32> = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
-            let mut bench = Bench::new(seed as u64);
-            let embed = Embed {
-                tokens: tokens as usize,
-                width,
-                ids: bench.put(&ids),
-                places: bench.put(&places),
-                types: has_types.then(|| bench.put(&types)),
-                words: bench.put(&words.0),
-                positions: bench.put(&positions.0),
-                kinds: Some(bench.put(&kinds.0)),
-                gain: bench.put(&gain),
-                shift: bench.put(&shift),
-                epsilon: 1e-5,
-                output: bench.room::<bf16>(tokens as usize * width),
-            };
-            bench.run(embed.command()).unwrap();
-            for (row, found) in bench.read::<bf16>(embed.output).chunks_exact(width).enumerate() {
-                let kind = if has_types { types[row] } else { 0 };
-                let rows = [words.row(ids[row], width), positions.row(places[row], width), kinds.row(kind, width)];
-                let expected = reference::embed(
-                    crate::plan::NormKind::Layer,
-                    &[&rows[0], &rows[1], &rows[2]],
-                    &gain,
-                    &shift,
-                    1e-5,
-                );
-                close(&format!("width {width}, types {has_types}, row {row}"), found, &expected, 0.0);
-            }
-        }
+fn follows_the_reference_for_every_width_class_and_all_that_may_be_missing() {
+    let all = Case { has_positions: true, has_types: true, kind: Some(NormKind::Layer), has_shift: true };
+    for (seed, width) in (0..).zip([8, 256, 264, 384, 768, 1000, 1024, 2048]) {
+        follows(width, all, seed);
+        follows(width, Case { has_types: false, ..all }, seed);
+        follows(width, Case { has_positions: false, has_shift: false, ..all }, seed);
+        follows(width, Case { kind: Some(NormKind::Rms), has_shift: false, ..all }, seed);
+        follows(width, Case { has_positions: false, has_types: false, kind: None, ..all }, seed);
     }
 }
 
 #[test]
 fn an_id_beyond_the_table_is_told() {
     let mut bench = Bench::new(0);
-    let table = bench.put(&[bf16::ONE; 3 * 8]);
     let embed = Embed {
         tokens: 1,
         width: 8,
         ids: bench.put(&[3_u32]),
         places: bench.put(&[0_u32]),
         types: None,
-        words: table,
-        positions: table,
+        words: bench.put(&[bf16::ONE; 3 * 8]),
+        positions: None,
         kinds: None,
-        gain: bench.put(&[1.0_f32; 8]),
-        shift: bench.put(&[0.0_f32; 8]),
-        epsilon: 1e-5,
+        norm: None,
         output: bench.room::<bf16>(8),
     };
     let fault = bench.run(embed.command()).unwrap_err();

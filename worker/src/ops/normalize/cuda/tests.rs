@@ -5,36 +5,76 @@ use crate::cuda::bench::Bench;
 use crate::ops::emulation::{Bf16s, close};
 use crate::ops::normalize::reference;
 
+/// A gain and a shift of numbers that f32 and bfloat16 have.
+fn gain_and_shift(width: usize) -> [Vec<f32>; 2] {
+    let gain = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
+    let shift = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
+    [gain, shift]
+}
+
 #[test]
-fn follows_the_reference_for_every_width_class_with_and_without_a_residual() {
+fn follows_the_reference_for_every_width_class_and_kind_with_and_without_a_residual_and_a_shift() {
     for (seed, width) in [8, 248, 256, 264, 384, 768, 1024, 1032, 2048].into_iter().enumerate() {
-        for has_residual in [false, true] {
+        for (has_residual, has_shift, kind) in [
+            (false, true, NormKind::Layer),
+            (true, true, NormKind::Layer),
+            (false, false, NormKind::Layer),
+            (true, false, NormKind::Rms),
+            (false, true, NormKind::Rms),
+        ] {
             let rows = 6;
             let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
-            let gain: Vec<f32> = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
-            let shift: Vec<f32> = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
+            let [gain, shift] = gain_and_shift(width);
             let mut bench = Bench::new(seed as u64);
+            let norm =
+                Norm { kind, gain: bench.put(&gain), shift: has_shift.then(|| bench.put(&shift)), epsilon: 1e-12 };
             let add_norm = AddNorm {
                 rows,
                 width,
                 input: bench.put(&input.0),
                 residual: has_residual.then(|| bench.put(&residual.0)),
-                gain: bench.put(&gain),
-                shift: bench.put(&shift),
-                epsilon: 1e-12,
+                norm,
                 output: bench.room::<bf16>(rows * width),
             };
             bench.run(add_norm.command()).unwrap();
+            let shift = if has_shift { shift } else { vec![0.0; width] };
             for (row, found) in bench.read::<bf16>(add_norm.output).chunks_exact(width).enumerate() {
                 let mut sums = input.row(row as u32, width);
                 if has_residual {
                     sums.iter_mut().zip(residual.row(row as u32, width)).for_each(|(sum, other)| *sum += other);
                 }
-                let expected = reference::normalize(crate::plan::NormKind::Layer, &sums, &gain, &shift, 1e-12);
-                close(&format!("width {width}, residual {has_residual}, row {row}"), found, &expected, 0.0);
+                let expected = reference::normalize(kind, &sums, &gain, &shift, 1e-12);
+                let what = format!("{kind:?}, width {width}, residual {has_residual}, shift {has_shift}, row {row}");
+                close(&what, found, &expected, 0.0);
             }
         }
     }
+}
+
+#[test]
+fn a_row_may_be_written_over_what_it_is_made_of() {
+    let (rows, width) = (5, 264);
+    let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
+    let [gain, shift] = gain_and_shift(width);
+    let run = |place: fn(&AddNorm) -> Span| {
+        let mut bench = Bench::new(1);
+        let norm =
+            Norm { kind: NormKind::Layer, gain: bench.put(&gain), shift: Some(bench.put(&shift)), epsilon: 1e-5 };
+        let apart = AddNorm {
+            rows,
+            width,
+            input: bench.put(&input.0),
+            residual: Some(bench.put(&residual.0)),
+            norm,
+            output: bench.room::<bf16>(rows * width),
+        };
+        let add_norm = AddNorm { output: place(&apart), ..apart };
+        bench.run(add_norm.command()).unwrap();
+        bench.read::<bf16>(add_norm.output)
+    };
+    let apart = run(|add_norm| add_norm.output);
+    assert_eq!(run(|add_norm| add_norm.input), apart);
+    assert_eq!(run(|add_norm| add_norm.residual.unwrap()), apart);
 }
 
 #[test]
