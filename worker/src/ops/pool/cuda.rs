@@ -33,8 +33,8 @@ impl Pool {
         let pooling = match self.pooling {
             Pooling::Mean => 0,
             Pooling::Cls => 1,
-            Pooling::Last => 3,
             Pooling::Max => 2,
+            Pooling::Last => 3,
         };
         Command::Launch(Launch {
             kernel: match self.into {

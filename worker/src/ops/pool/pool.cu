@@ -11,7 +11,7 @@ namespace {
 
 constexpr int WARPS = 4;
 
-enum Pooling { MEAN, CLS, MAX };
+enum Pooling { MEAN, CLS, MAX, LAST };
 
 DEVICE void write8(bf16* to, const float (&x)[8]) {
     store8(to, pack(x));
@@ -33,10 +33,11 @@ DEVICE void pool(const bf16* input, const unsigned* splits, T* output, int width
     const int at = blockIdx.y * 256 + lane * 8;
     const bool is_there = at < width;
     const unsigned begin = load(splits + blockIdx.x), end = load(splits + blockIdx.x + 1);
+    const unsigned first = pooling == LAST && begin < end ? end - 1 : begin;
     const unsigned last = pooling == CLS && begin < end ? begin + 1 : end;
     float sum[8];
     for (int i = 0; i < 8; i++) sum[i] = pooling == MAX ? MINUS_INFINITY : 0.0f;
-    for (unsigned row = begin + warp; row < last; row += WARPS) {
+    for (unsigned row = first + warp; row < last; row += WARPS) {
         if (!is_there) break;
         float x[8];
         unpack(x, load8(input + static_cast<size_t>(row) * width + at));
