@@ -55,6 +55,14 @@ inline int __ffs(int x) {
     return __builtin_ffs(x);
 }
 
+inline int min(int x, int y) {
+    return x < y ? x : y;
+}
+
+inline int max(int x, int y) {
+    return x < y ? y : x;
+}
+
 inline float rsqrtf(float x) {
     return 1.0f / sqrtf(x);
 }

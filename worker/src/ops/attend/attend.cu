@@ -1,18 +1,23 @@
 #include "gpu.cuh"
 
-// output[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h] over the tokens j of i's own sequence: rows of `qkv`
-// [T, 3 · heads · D] are query, key and value, head after head; output [T, heads · D].
+// output[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h] over the tokens j of i's own sequence that stand at most
+// `before` before it or `after` behind it. Rows of `qkv` [T, (heads + 2 · heads / sharing) · D] are queries, keys and
+// values, head after head; `sharing` heads of queries, side by side, look at the same keys and values. Output
+// [T, heads · D].
 //
 // A block takes one tile of the list: queries `first..first + 64` of the sequence `begin..end` of the batch, for one
 // head; a tile that ends where it begins is none. Each of its warps takes 16 of the queries. Keys and values come some
-// at a time, the next ones copied while these are computed with. Softmax is online: what is summed so far is scaled
-// down whenever a larger score is met. A row's sums depend on its sequence alone.
+// at a time, the next ones copied while these are computed with; those that no query of the tile sees do not come.
+// Softmax is online: what is summed so far is scaled down whenever a larger score is met. A row's sums depend on its
+// sequence alone: keys come in pieces that are counted from where it begins, and a key that is not seen weighs nothing.
 //
 // tiles: [·, 3], begin, end and first; `scale` has log₂ e in it, so that powers are of 2
 // grid = (tiles, heads), block = 128
 namespace {
 
 constexpr int THREADS = 128;
+constexpr int QUERIES = 64;
+constexpr float LEAST = -3.402823466e38f;
 
 // Keys and values of a stage. Of wider heads there are fewer: two stages must fit into 48 KiB.
 template <int D>
@@ -22,31 +27,45 @@ constexpr int KEYS = D <= 80 ? 64 : 32;
 template <int D>
 constexpr int STRIDE = D + 8;
 
+// One head's part in a batch of queries, keys and values.
+template <int D>
+struct Rows {
+    const bf16 *queries, *keys, *values;  // of the sequence's first token
+    size_t width;
+    int length;
+
+    DEVICE Rows(const bf16* qkv, int begin, int length, int heads, int sharing) : length(length) {
+        const int shared = heads / sharing;
+        width = static_cast<size_t>(heads + 2 * shared) * D;
+        queries = qkv + begin * width + blockIdx.y * D;
+        keys = qkv + begin * width + (heads + blockIdx.y / sharing) * D;
+        values = keys + shared * D;
+    }
+};
+
 // Begins to copy the keys and values `first..first + KEYS<D>` of a sequence; past its end are zeros.
 template <int D>
-DEVICE void copy_tile(bf16* keys, bf16* values, const bf16* sequence, int heads, int first, int length) {
-    const size_t row_width = 3 * heads * D;
+DEVICE void copy_tile(bf16* keys, bf16* values, const Rows<D>& rows, int first) {
     for (int i = threadIdx.x; i < KEYS<D> * D / 8; i += THREADS) {
         const int row = i / (D / 8), at = i % (D / 8) * 8;
-        const bool is_there = first + row < length;
-        const bf16* key = sequence + (is_there ? first + row : 0) * row_width + heads * D + at;
-        cp_async16(keys + row * STRIDE<D> + at, key, is_there);
-        cp_async16(values + row * STRIDE<D> + at, key + heads * D, is_there);
+        const bool is_there = first + row < rows.length;
+        const size_t from = (is_there ? first + row : 0) * rows.width + at;
+        cp_async16(keys + row * STRIDE<D> + at, rows.keys + from, is_there);
+        cp_async16(values + row * STRIDE<D> + at, rows.values + from, is_there);
     }
     cp_async_commit();
 }
 
 // The warp's 16 queries as operands of products; past the sequence's end they are 0.
 template <int D>
-DEVICE void load_queries(unsigned (&queries)[D / 16][4], const bf16* sequence, int heads, int row, int length) {
-    const size_t row_width = 3 * heads * D;
+DEVICE void load_queries(unsigned (&queries)[D / 16][4], const Rows<D>& rows, int row) {
     const int pair = (threadIdx.x & 3) * 2;
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int r = row + (i & 1) * 8, at = k * 16 + (i >> 1) * 8 + pair;
-            queries[k][i] = r < length ? load2(sequence + r * row_width + at) : 0u;
+            queries[k][i] = r < rows.length ? load2(rows.queries + r * rows.width + at) : 0u;
         }
     }
 }
@@ -70,24 +89,48 @@ DEVICE void score(float (&scores)[KEYS<D> / 8][4], const unsigned (&queries)[D /
     }
 }
 
-// Scales scores, and makes those of keys past the sequence's end, of which `left` are within it, -∞.
+// Keys that a row sees: those from `low` on and before `high`.
+struct Seen {
+    int low, high;
+
+    DEVICE Seen(int row, int before, int after, int length) : low(row - before), high(min(row + after + 1, length)) {}
+
+    DEVICE bool has(int key) const { return key >= low && key < high; }
+};
+
 template <int N>
-DEVICE void scale_and_mask(float (&scores)[N][4], float scale, int left) {
-    const int pair = (threadIdx.x & 3) * 2;
+DEVICE void scale_all(float (&scores)[N][4], float scale) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) scores[n][i] *= scale;
+    }
+}
+
+// Scales the scores of the keys from `first` on, and makes those that their row does not see -∞. A thread's second row is
+// 8 behind its first.
+template <int N>
+DEVICE void scale_and_mask(float (&scores)[N][4], float scale, int first, const Seen (&seen)[2]) {
+    first += (threadIdx.x & 3) * 2;
 #pragma unroll
     for (int n = 0; n < N; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const bool is_there = n * 8 + pair + (i & 1) < left || PLANTED(attend_without_mask);
-            scores[n][i] = is_there ? scores[n][i] * scale : MINUS_INFINITY;
+            const bool is_seen = seen[i >> 1].has(first + n * 8 + (i & 1)) || PLANTED(attend_without_mask);
+            scores[n][i] = is_seen ? scores[n][i] * scale : MINUS_INFINITY;
         }
     }
 }
 
-// Softmax of two rows, so far. A quad of lanes shares each row.
+// Softmax of two rows, so far. A quad of lanes shares each row. The largest score begins at the least number there is and
+// not at -∞, which a row that has seen no key yet would take from itself.
 struct Softmax {
-    float largest[2] = {MINUS_INFINITY, MINUS_INFINITY};
+    float largest[2];
     float total[2] = {0, 0};
+
+    DEVICE Softmax() {
+        largest[0] = largest[1] = PLANTED(attend_begins_at_minus_infinity) ? MINUS_INFINITY : LEAST;
+    }
 
     // Makes scores powers relative to the largest, and says how much less those before them are worth now.
     template <int N>
@@ -149,24 +192,30 @@ DEVICE void weigh(
 }
 
 template <int D>
-DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
+DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, int sharing, int before, int after,
+    float scale) {
     SHARED(bf16, keys, 2 * KEYS<D> * STRIDE<D>);
     SHARED(bf16, values, 2 * KEYS<D> * STRIDE<D>);
     const unsigned* tile = tiles + blockIdx.x * 3;
-    const int begin = load(tile), length = load(tile + 1) - begin;
+    const int begin = load(tile), length = load(tile + 1) - begin, query = load(tile + 2);
     if (length == 0) return;
-    const int lane = threadIdx.x & 31, row = load(tile + 2) + threadIdx.x / 32 * 16 + lane / 4;
-    const bf16* sequence = qkv + static_cast<size_t>(begin) * 3 * heads * D + blockIdx.y * D;
+    const Rows<D> rows(qkv, begin, length, heads, sharing);
+    const int lane = threadIdx.x & 31, warp_row = query + threadIdx.x / 32 * 16, row = warp_row + lane / 4;
+    const auto seen_by = [&](int row) { return Seen(row, before, after, length); };
+    const Seen seen[2] = {seen_by(row), seen_by(row + 8)};
+    const Seen first_row = seen_by(warp_row), last_row = seen_by(warp_row + 15);
 
     unsigned queries[D / 16][4];
-    load_queries<D>(queries, sequence, heads, row, length);
+    load_queries<D>(queries, rows, row);
     float sums[D / 8][4] = {};
     Softmax softmax;
-    copy_tile<D>(keys, values, sequence, heads, 0, length);
-    for (int first = 0, stage = 0; first < length; first += KEYS<D>, stage ^= 1) {
+    const int late = PLANTED(attend_begins_a_tile_late) ? KEYS<D> : 0;
+    const int from = max(query - before + late, 0) / KEYS<D> * KEYS<D>, to = min(query + QUERIES + after, length);
+    copy_tile<D>(keys, values, rows, from);
+    for (int first = from, stage = 0; first < to; first += KEYS<D>, stage ^= 1) {
         const int here = stage * KEYS<D> * STRIDE<D>, there = (stage ^ 1) * KEYS<D> * STRIDE<D>;
-        if (first + KEYS<D> < length) {
-            copy_tile<D>(keys + there, values + there, sequence, heads, first + KEYS<D>, length);
+        if (first + KEYS<D> < to) {
+            copy_tile<D>(keys + there, values + there, rows, first + KEYS<D>);
         } else {
             cp_async_commit();  // an empty group, so that waiting for all but one is waiting for this tile
         }
@@ -175,7 +224,11 @@ DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int hea
 
         float scores[KEYS<D> / 8][4], decay[2];
         score<D>(scores, queries, keys + here);
-        scale_and_mask(scores, scale, length - first);
+        if (first_row.has(first + KEYS<D> - 1) && last_row.has(first)) {
+            scale_all(scores, scale);
+        } else {
+            scale_and_mask(scores, scale, first, seen);
+        }
         softmax.update(scores, decay);
         weigh<D>(sums, decay, scores, values + here);
         if (!PLANTED(attend_copies_before_all_have_read)) __syncthreads();
@@ -197,30 +250,17 @@ DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int hea
 
 }  // namespace
 
-KERNEL(THREADS) attend_16(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<16>(qkv, tiles, output, heads, scale);
-}
-
-KERNEL(THREADS) attend_32(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<32>(qkv, tiles, output, heads, scale);
-}
-
-KERNEL(THREADS) attend_48(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<48>(qkv, tiles, output, heads, scale);
-}
-
-KERNEL(THREADS) attend_64(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<64>(qkv, tiles, output, heads, scale);
-}
-
-KERNEL(THREADS) attend_80(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<80>(qkv, tiles, output, heads, scale);
-}
-
-KERNEL(THREADS) attend_96(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<96>(qkv, tiles, output, heads, scale);
-}
-
-KERNEL(THREADS) attend_128(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, float scale) {
-    attend<128>(qkv, tiles, output, heads, scale);
-}
+#define ENTRY(width)                                                                                             \
+    KERNEL(THREADS)                                                                                              \
+    attend_##width(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, int sharing, int before,     \
+        int after, float scale) {                                                                                \
+        attend<width>(qkv, tiles, output, heads, sharing, before, after, scale);                                 \
+    }
+ENTRY(16)
+ENTRY(32)
+ENTRY(48)
+ENTRY(64)
+ENTRY(80)
+ENTRY(96)
+ENTRY(128)
+#undef ENTRY

@@ -4,6 +4,7 @@ use std::f32::consts::LOG2_E;
 
 use crate::cuda::driver::{Argument, Launch, Span};
 use crate::cuda::queue::Command;
+use crate::plan::{Heads, Mask};
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tests;
@@ -12,6 +13,8 @@ mod tests;
 const QUERIES: usize = 64;
 /// Threads of a block.
 const THREADS: u32 = 128;
+/// Further away than any token.
+const ANYWHERE: i32 = 1 << 30;
 /// Kernels by the width of the heads that they are for.
 const KERNELS: [(usize, &str); 7] = [
     (16, "attend_16"),
@@ -23,14 +26,13 @@ const KERNELS: [(usize, &str); 7] = [
     (128, "attend_128"),
 ];
 
-/// `output[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]`
+/// `output[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]` over what the mask lets t see
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attend {
-    pub(crate) heads: usize,
-    /// D
-    pub(crate) head: usize,
+    pub(crate) heads: Heads,
+    pub(crate) mask: Mask,
     pub(crate) scale: f32,
-    /// [T, 3 · heads · D]
+    /// [T, Q]
     pub(crate) qkv: Span,
     pub(crate) tiles: usize,
     /// [tiles, 3] u32: of the batch, by [`tiles`]; what is beyond them begins where it ends.
@@ -48,19 +50,32 @@ impl Attend {
     /// # Panics
     /// If there is no kernel for its heads.
     pub(crate) fn command(&self) -> Command {
+        let [before, after] = reach(self.mask);
         Command::Launch(Launch {
-            kernel: Self::kernel(self.head).expect("plans are checked for kernels"),
-            grid: [self.tiles as u32, self.heads as u32, 1],
+            kernel: Self::kernel(self.heads.width).expect("plans are checked for kernels"),
+            grid: [self.tiles as u32, self.heads.count as u32, 1],
             block: THREADS,
             arguments: vec![
                 Argument::Input(self.qkv),
                 Argument::Input(self.list),
                 Argument::Output(self.output),
-                Argument::integer(self.heads),
+                Argument::integer(self.heads.count),
+                Argument::integer(self.heads.count / self.heads.shared),
+                Argument::Integer(before),
+                Argument::Integer(after),
                 // Powers are of 2 there.
                 Argument::Real(self.scale * LOG2_E),
             ],
         })
+    }
+}
+
+/// How far a token looks back, and how far ahead.
+fn reach(mask: Mask) -> [i32; 2] {
+    match mask {
+        Mask::None => [ANYWHERE; 2],
+        Mask::Causal => [ANYWHERE, 0],
+        Mask::Window(reach) => [i32::try_from(reach).unwrap_or(ANYWHERE).min(ANYWHERE); 2],
     }
 }
 
