@@ -436,17 +436,14 @@ impl State {
     }
 
     fn multiply(&self, product: &Product) -> Result<(), String> {
-        let Product { rows, outputs, inputs, .. } = *product;
-        let needed = [
-            (product.input, rows * inputs * 2),
-            (product.weight, outputs * inputs * 2),
-            (product.bias.unwrap_or_default(), product.bias.map_or(0, |_| outputs * product.into.bytes())),
-            (product.output, rows * outputs * product.into.bytes()),
-        ];
-        for (span, bytes) in needed {
-            if bytes > span.bytes || bytes > 0 && self.at(span).is_null() {
-                return Err(format!("illegal address: a product needs {bytes} bytes of {span:?}"));
-            }
+        product.check()?;
+        let Product { rows, outputs, inputs, input, weight, bias, residual, output, .. } = *product;
+        if let Some(span) = [Some(input), Some(weight), bias, residual, Some(output)]
+            .into_iter()
+            .flatten()
+            .find(|span| self.at(*span).is_null())
+        {
+            return Err(format!("illegal address: a product is given {span:?}"));
         }
         let bytes = |span: Span, count: usize| -> &[u8] {
             // SAFETY: it is allocated, long enough, and nobody writes to it now.
@@ -458,17 +455,18 @@ impl State {
         let wide = |span, count: usize| -> Vec<f32> {
             bytes(span, count * 4).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
         };
-        let (input, weight) = (narrow(product.input, rows * inputs), narrow(product.weight, outputs * inputs));
-        let bias = match (product.bias, product.into) {
-            (None, _) => vec![0.0; outputs],
-            (Some(bias), Element::Bf16) => narrow(bias, outputs),
-            (Some(bias), Element::F32) => wide(bias, outputs),
+        let (input, weight) = (narrow(input, rows * inputs), narrow(weight, outputs * inputs));
+        let added = |span: Option<Span>, count: usize| match (span, product.into) {
+            (None, _) => vec![0.0; count],
+            (Some(span), Element::Bf16) => narrow(span, count),
+            (Some(span), Element::F32) => wide(span, count),
         };
+        let (bias, residual) = (added(bias, outputs), added(residual, rows * outputs));
         let mut output = Vec::with_capacity(rows * outputs * product.into.bytes());
-        for row in input.chunks_exact(inputs) {
-            for (weight, bias) in weight.chunks_exact(inputs).zip(&bias) {
+        for (row, residual) in input.chunks_exact(inputs).zip(residual.chunks_exact(outputs)) {
+            for ((weight, bias), residual) in weight.chunks_exact(inputs).zip(&bias).zip(residual) {
                 let sum: f64 = row.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                let value = finish(sum + f64::from(*bias), product.epilogue);
+                let value = finish(sum + f64::from(*bias) + f64::from(*residual), product.epilogue);
                 match product.into {
                     Element::Bf16 => output.extend(bf16::from_f64(value).to_le_bytes()),
                     Element::F32 => output.extend((value as f32).to_le_bytes()),

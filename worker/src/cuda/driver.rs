@@ -105,6 +105,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
 /// What every allocation begins at a multiple of, in bytes.
 pub(crate) const ALIGNMENT: usize = 256;
+/// What cublasLt may count on of a product's bias, which it asks nobody about.
+const BIAS_ALIGNMENT: u64 = 16;
 
 /// What a GPU is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -183,7 +185,7 @@ pub(crate) enum Argument {
     Real(f32),
 }
 
-/// `output = activation(input · weightᵀ + bias)`, of bfloat16 with sums in float.
+/// `output = activation(input · weightᵀ + bias + residual)`, of bfloat16 with sums in float.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Product {
     /// Rows of the input and the output.
@@ -198,6 +200,8 @@ pub(crate) struct Product {
     pub(crate) weight: Span,
     /// `[outputs]`, of what the output is.
     pub(crate) bias: Option<Span>,
+    /// `[rows, outputs]`, of what the output is: the output itself, or apart from it.
+    pub(crate) residual: Option<Span>,
     pub(crate) epilogue: Epilogue,
     /// `[rows, outputs]`
     pub(crate) output: Span,
@@ -242,9 +246,40 @@ impl Span {
         Self { address: self.address + range.start as u64, bytes: range.end - range.start }
     }
 
+    /// Whether any byte is in both.
+    fn overlaps(self, other: Self) -> bool {
+        self.address < other.address + other.bytes as u64 && other.address < self.address + self.bytes as u64
+    }
+
     /// Whether another piece lies within it.
     pub(super) fn holds(self, other: Self) -> bool {
         self.address <= other.address && other.address + other.bytes as u64 <= self.address + self.bytes as u64
+    }
+}
+
+impl Product {
+    /// Whether the operands are long enough, and where a product can use them.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { rows, outputs, inputs, input, weight, bias, residual, output, into, .. } = *self;
+        let operands = [
+            ("input", Some(input), rows * inputs * 2),
+            ("weight", Some(weight), outputs * inputs * 2),
+            ("bias", bias, outputs * into.bytes()),
+            ("residual", residual, rows * outputs * into.bytes()),
+            ("output", Some(output), rows * outputs * into.bytes()),
+        ];
+        for (name, span, bytes) in operands {
+            if let Some(span) = span.filter(|span| span.bytes < bytes) {
+                return Err(format!("a product's {name} has {} bytes of {bytes}", span.bytes));
+            }
+        }
+        if bias.is_some_and(|bias| !bias.address.is_multiple_of(BIAS_ALIGNMENT)) {
+            return Err(format!("a product's bias must begin at a multiple of {BIAS_ALIGNMENT} bytes"));
+        }
+        if residual.is_some_and(|residual| residual.address != output.address && residual.overlaps(output)) {
+            return Err("a product's residual must be its output or apart from it".to_owned());
+        }
+        Ok(())
     }
 }
 

@@ -368,7 +368,7 @@ impl Driver for Nvidia {
 
     unsafe fn multiply(&self, stream: Stream, product: &Product) -> Result<(), DriverError> {
         self.enter()?;
-        blas::check(product).map_err(DriverError::Failed)?;
+        product.check().map_err(DriverError::Failed)?;
         if product.rows == 0 {
             return Ok(());
         }

@@ -142,8 +142,10 @@ impl Command {
             Self::Launch(launch) => (&launch.arguments[..], None),
             Self::Multiply(product) => (&[][..], Some(product)),
         };
-        let of_product =
-            |product: &Product| [Some(product.input), Some(product.weight), product.bias, Some(product.output)];
+        let of_product = |product: &Product| {
+            let Product { input, weight, bias, residual, output, .. } = *product;
+            [Some(input), Some(weight), bias, residual, Some(output)]
+        };
         arguments
             .iter()
             .filter_map(super::driver::Argument::span)

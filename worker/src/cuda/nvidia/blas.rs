@@ -29,8 +29,6 @@ use crate::cuda::driver::{Element, Epilogue, Product};
 const TYPICAL_ROWS: usize = 2048;
 /// Algorithms that are looked at, the fastest by the library's reckoning first.
 const CANDIDATES: usize = 16;
-/// What cublasLt may count on of a bias, which it asks nobody about.
-const BIAS_ALIGNMENT: u64 = 16;
 /// The library's word for an operand that is used transposed.
 const TRANSPOSED: i32 = 1;
 /// More than this is of no use to it.
@@ -58,6 +56,7 @@ struct Form {
     inputs: usize,
     epilogue: Epilogue,
     has_bias: bool,
+    has_residual: bool,
     into: Element,
     /// Of all matrices, bytes.
     alignment: u32,
@@ -83,28 +82,6 @@ impl Refusal {
             Status::CUBLAS_STATUS_ALLOC_FAILED => DriverError::OutOfMemory { bytes: 0 },
             status => DriverError::Failed(format!("while {}: cublasLt answers {status:?}", self.doing)),
         }
-    }
-}
-
-/// Whether the operands are long enough, and where cublasLt can use them.
-pub(super) fn check(product: &Product) -> Result<(), String> {
-    let Product { rows, outputs, inputs, into, .. } = *product;
-    let operands = [
-        ("input", Some(product.input), rows * inputs * 2),
-        ("weight", Some(product.weight), outputs * inputs * 2),
-        ("bias", product.bias, outputs * into.bytes()),
-        ("output", Some(product.output), rows * outputs * into.bytes()),
-    ];
-    for (name, span, bytes) in operands {
-        if let Some(span) = span.filter(|span| span.bytes < bytes) {
-            return Err(format!("a product's {name} has {} bytes of {bytes}", span.bytes));
-        }
-    }
-    match product.bias {
-        Some(bias) if !bias.address.is_multiple_of(BIAS_ALIGNMENT) => {
-            Err(format!("a product's bias must begin at a multiple of {BIAS_ALIGNMENT} bytes"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -145,8 +122,10 @@ impl Products {
         prepared.description.set_bias(product)?;
         prepared.set_rows(product.rows)?;
         let algorithm = prepared.algorithm(self.handle, form, product.rows, self.workspace_bytes, is_captured)?;
-        let (one, zero) = (1.0f32, 0.0f32);
+        // A residual is of the same layout as the output, which stands in for one that is multiplied by 0 and not read.
+        let (one, of_residual) = (1.0f32, if form.has_residual { 1.0f32 } else { 0.0 });
         let output = product.output.address as *mut c_void;
+        let residual = product.residual.unwrap_or(product.output).address as *const c_void;
         // SAFETY: all handles are alive, and layouts say what the operands were checked to be; that these stay is the
         // caller's promise. The two factors are read during the call only.
         let given = unsafe {
@@ -158,8 +137,8 @@ impl Products {
                 prepared.weight.0,
                 product.input.address as *const c_void,
                 prepared.input.0,
-                (&raw const zero).cast(),
-                output,
+                (&raw const of_residual).cast(),
+                residual,
                 prepared.output.0,
                 output,
                 prepared.output.0,
@@ -192,7 +171,8 @@ impl Drop for Products {
 
 impl Form {
     fn of(product: &Product) -> Self {
-        let addresses = product.input.address | product.weight.address | product.output.address;
+        let residual = product.residual.map_or(0, |residual| residual.address);
+        let addresses = product.input.address | product.weight.address | residual | product.output.address;
         // The lowest bit that any of them has.
         let alignment = 1 << (addresses | ALIGNMENT_MAX).trailing_zeros();
         Self {
@@ -200,6 +180,7 @@ impl Form {
             inputs: product.inputs,
             epilogue: product.epilogue,
             has_bias: product.bias.is_some(),
+            has_residual: product.residual.is_some(),
             into: product.into,
             alignment,
         }

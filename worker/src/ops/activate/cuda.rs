@@ -10,7 +10,7 @@ mod tests;
 /// Threads of a block.
 const THREADS: u32 = 128;
 
-/// `x[r] = activation(x[r] + bias)`
+/// `x[r] = activation(x[r] + bias) + residual[r]`
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Activate {
     pub(crate) rows: usize,
@@ -19,6 +19,8 @@ pub(crate) struct Activate {
     pub(crate) matrix: Span,
     /// [L]
     pub(crate) bias: Option<Span>,
+    /// [R, L]
+    pub(crate) residual: Option<Span>,
     pub(crate) activation: Activation,
 }
 
@@ -39,18 +41,20 @@ impl Activate {
             arguments: vec![
                 Argument::Output(self.matrix),
                 Argument::optional(self.bias),
+                Argument::optional(self.residual),
                 Argument::integer(self.width),
             ],
         })
     }
 }
 
-/// What a product does of an activation, and what is left to be done after it. cublasLt's GELU is the one by tanh.
-pub(crate) fn split(activation: Activation) -> (Epilogue, Option<Activation>) {
+/// What a product does of an activation, and what is left to be done after it. cublasLt's GELU is the one by tanh. What
+/// it adds a residual to is not activated yet.
+pub(crate) fn split(activation: Activation, has_residual: bool) -> (Epilogue, Option<Activation>) {
     match activation {
         Activation::Identity => (Epilogue::Identity, None),
-        Activation::Relu => (Epilogue::Relu, None),
-        Activation::GeluTanh => (Epilogue::GeluTanh, None),
+        Activation::Relu if !has_residual => (Epilogue::Relu, None),
+        Activation::GeluTanh if !has_residual => (Epilogue::GeluTanh, None),
         other => (Epilogue::Identity, Some(other)),
     }
 }

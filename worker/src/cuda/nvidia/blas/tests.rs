@@ -11,6 +11,7 @@ fn product() -> Product {
         input: span(0x1000, 8 * 32 * 2),
         weight: span(0x2000, 64 * 32 * 2),
         bias: Some(span(0x3000, 64 * 2)),
+        residual: None,
         epilogue: Epilogue::Identity,
         output: span(0x4000, 8 * 64 * 2),
         into: Element::Bf16,
@@ -24,9 +25,9 @@ fn shorter(span: Span) -> Span {
 #[test]
 fn cuda_products_with_operands_that_are_too_short_are_refused() {
     let whole = product();
-    assert_eq!(check(&whole), Ok(()));
-    assert_eq!(check(&Product { bias: None, ..whole }), Ok(()));
-    let line = |product| check(&product).unwrap_err();
+    let line = |product: Product| product.check().unwrap_err();
+    assert_eq!(whole.check(), Ok(()));
+    assert_eq!(Product { bias: None, ..whole }.check(), Ok(()));
     assert_eq!(line(Product { input: shorter(whole.input), ..whole }), "a product's input has 511 bytes of 512");
     assert_eq!(line(Product { weight: shorter(whole.weight), ..whole }), "a product's weight has 4095 bytes of 4096");
     assert_eq!(line(Product { bias: whole.bias.map(shorter), ..whole }), "a product's bias has 127 bytes of 128");
@@ -39,9 +40,22 @@ fn cuda_products_with_operands_that_are_too_short_are_refused() {
 fn cuda_products_into_float_have_a_bias_in_float() {
     let output = Span { address: 0x4000, bytes: 8 * 64 * 4 };
     let product = Product { into: Element::F32, output, ..product() };
-    assert_eq!(check(&product).unwrap_err(), "a product's bias has 128 bytes of 256");
+    assert_eq!(product.check().unwrap_err(), "a product's bias has 128 bytes of 256");
     let bias = Some(Span { address: 0x3000, bytes: 64 * 4 });
-    assert_eq!(check(&Product { bias, ..product }), Ok(()));
+    assert_eq!(Product { bias, ..product }.check(), Ok(()));
+}
+
+#[test]
+fn cuda_products_add_a_residual_that_is_their_output_or_apart_from_it() {
+    let whole = product();
+    let with = |address, bytes| Product { residual: Some(Span { address, bytes }), ..whole };
+    assert_eq!(with(0x5000, 1024).check(), Ok(()));
+    assert_eq!(Product { residual: Some(whole.output), ..whole }.check(), Ok(()));
+    assert_eq!(with(0x5000, 1023).check().unwrap_err(), "a product's residual has 1023 bytes of 1024");
+    for address in [0x4000 - 1022, 0x4000 + 1022] {
+        let line = with(address, 1024).check().unwrap_err();
+        assert_eq!(line, "a product's residual must be its output or apart from it");
+    }
 }
 
 #[test]
@@ -50,6 +64,7 @@ fn cuda_products_of_any_rows_are_of_one_form() {
     assert_eq!(one.alignment, 256);
     assert_eq!(Form::of(&Product { rows: 7, ..product() }), one);
     assert_ne!(Form::of(&Product { bias: None, ..product() }), one);
+    assert_ne!(Form::of(&Product { residual: Some(product().output), ..product() }), one);
     assert_ne!(Form::of(&Product { into: Element::F32, ..product() }), one);
     assert_ne!(Form::of(&Product { epilogue: Epilogue::Relu, ..product() }), one);
     assert_ne!(Form::of(&Product { outputs: 32, ..product() }), one);
@@ -65,6 +80,8 @@ fn cuda_products_promise_no_more_alignment_than_their_matrices_have() {
     assert_eq!(Form::of(&Product { input, weight, ..whole }).alignment, 2);
     let output = Span { address: 0x4000 + 512, bytes: 1024 };
     assert_eq!(Form::of(&Product { output, ..whole }).alignment, 256);
+    let residual = Some(Span { address: 0x5000 + 64, bytes: 1024 });
+    assert_eq!(Form::of(&Product { residual, ..whole }).alignment, 64);
 }
 
 #[test]

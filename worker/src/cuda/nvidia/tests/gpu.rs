@@ -207,7 +207,9 @@ fn cuda_gpu_multiplies_as_a_plain_loop_does() {
             for epilogue in [Epilogue::Identity, Epilogue::Relu, Epilogue::GeluTanh] {
                 for bias in [Some(bias), None] {
                     let output = gpu.allocate(rows * outputs * into.bytes());
-                    let product = Product { rows, outputs, inputs, input, weight, bias, epilogue, output, into };
+                    let residual = None;
+                    let product =
+                        Product { rows, outputs, inputs, input, weight, bias, residual, epilogue, output, into };
                     gpu.multiply(&product).unwrap_or_else(|error| panic!("{error} of {product:?}"));
                     let got = gpu.download(output);
                     let got: Vec<f64> = match into {
@@ -246,12 +248,60 @@ fn cuda_gpu_multiplies_a_row_to_the_same_bits_in_any_batch() {
         let mut first: Option<Vec<u8>> = None;
         for rows in [rows_max, 1, 2, 3, 8, 17, 64, 100, 128, 300, 512, 1000, 2048, 4095] {
             let (epilogue, into) = (Epilogue::Identity, Element::Bf16);
-            gpu.multiply(&Product { rows, outputs, inputs, input, weight, bias, epilogue, output, into }).unwrap();
+            let residual = None;
+            let product = Product { rows, outputs, inputs, input, weight, bias, residual, epilogue, output, into };
+            gpu.multiply(&product).unwrap();
             let got = gpu.download(output.part(0..rows * outputs * 2));
             let first = first.get_or_insert_with(|| got.clone());
             assert!(got == first[..got.len()], "rows of {rows} differ from those of {rows_max}: {outputs}, {inputs}");
         }
         for span in [input, weight, output].into_iter().chain(bias) {
+            gpu.release(span);
+        }
+    }
+}
+
+#[test]
+fn cuda_gpu_adds_a_residual_to_a_product_there_or_elsewhere_and_to_the_same_bits_in_any_batch() {
+    let Some(gpu) = Gpu::open() else { return };
+    for (outputs, inputs) in [(768, 1152), (1024, 2048), (1024, 3072)] {
+        let rows_max = 1000;
+        let (x, w, more) =
+            (numbers(11, rows_max * inputs), numbers(12, outputs * inputs), numbers(13, rows_max * outputs));
+        let (input, weight, residual) = (gpu.upload_bf16(&x), gpu.upload_bf16(&w), gpu.upload_bf16(&more));
+        let apart = gpu.allocate(rows_max * outputs * 2);
+        let zeros = vec![bf16::ZERO; outputs];
+        let sums = expected(&x[..3 * inputs], &w, &zeros, inputs, Epilogue::Identity);
+        let mut first: Option<Vec<u8>> = None;
+        for rows in [rows_max, 1, 3, 64, 129] {
+            let product = Product {
+                rows,
+                outputs,
+                inputs,
+                input,
+                weight,
+                bias: None,
+                residual: Some(residual),
+                epilogue: Epilogue::Identity,
+                output: apart,
+                into: Element::Bf16,
+            };
+            gpu.multiply(&product).unwrap();
+            let got = gpu.download(apart.part(0..rows * outputs * 2));
+            let there = gpu.upload_bf16(&more);
+            gpu.multiply(&Product { residual: Some(there), output: there, ..product }).unwrap();
+            assert!(gpu.download(there.part(0..got.len())) == got, "{rows} rows onto themselves, {outputs}, {inputs}");
+            gpu.release(there);
+            let first = first.get_or_insert_with(|| got.clone());
+            assert!(got == first[..got.len()], "rows of {rows} differ from those of {rows_max}: {outputs}, {inputs}");
+        }
+        let first: Vec<_> =
+            first.unwrap().as_chunks::<2>().0.iter().map(|x| bf16::from_le_bytes(*x).to_f64()).collect();
+        for ((got, sum), more) in first.iter().zip(&sums).zip(&more) {
+            let expected = sum + more.to_f64();
+            assert!((got - expected).abs() <= 1e-2 + expected.abs() / 100.0, "{got}, not {expected}");
+        }
+        for span in [input, weight, residual, apart] {
             gpu.release(span);
         }
     }
@@ -272,6 +322,7 @@ fn cuda_gpu_replays_what_was_captured() {
         input,
         weight,
         bias: None,
+        residual: None,
         epilogue: Epilogue::Identity,
         output: between,
         into: Element::Bf16,
