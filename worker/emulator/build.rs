@@ -3,15 +3,17 @@
 use std::path::Path;
 
 /// Folders with kernels and headers, from here.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 11] = [
     "cuda",
     "../src/cuda",
     "../src/ops/activate",
     "../src/ops/attend",
     "../src/ops/embed",
+    "../src/ops/gate",
     "../src/ops/normalize",
     "../src/ops/pick",
     "../src/ops/pool",
+    "../src/ops/rotate",
     "../src/ops/top",
 ];
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "activation.cuh"
 #include "gpu.cuh"
 #include "norm.cuh"
 
@@ -18,6 +19,12 @@ namespace attend_file {
 }
 namespace activate_file {
 #include "activate.cu"
+}
+namespace gate_file {
+#include "gate.cu"
+}
+namespace rotate_file {
+#include "rotate.cu"
 }
 namespace pool_file {
 #include "pool.cu"
@@ -100,6 +107,9 @@ struct Kernel<kernel> {
 #define ENTRIES_OF_WIDTHS(file, name) \
     ENTRY(file, name##_256) ENTRY(file, name##_512) ENTRY(file, name##_768) \
     ENTRY(file, name##_1024) ENTRY(file, name##_2048)
+#define ENTRIES_OF_ACTIVATIONS(file, name) \
+    ENTRY(file, name##_identity) ENTRY(file, name##_gelu) ENTRY(file, name##_gelu_tanh) \
+    ENTRY(file, name##_silu) ENTRY(file, name##_relu) ENTRY(file, name##_tanh)
 
 const Entry ENTRIES[] = {
     ENTRIES_OF_WIDTHS(embed_file, embed)
@@ -111,12 +121,9 @@ const Entry ENTRIES[] = {
     ENTRY(attend_file, attend_80)
     ENTRY(attend_file, attend_96)
     ENTRY(attend_file, attend_128)
-    ENTRY(activate_file, activate_identity)
-    ENTRY(activate_file, activate_gelu)
-    ENTRY(activate_file, activate_gelu_tanh)
-    ENTRY(activate_file, activate_silu)
-    ENTRY(activate_file, activate_relu)
-    ENTRY(activate_file, activate_tanh)
+    ENTRIES_OF_ACTIVATIONS(activate_file, activate)
+    ENTRIES_OF_ACTIVATIONS(gate_file, gate)
+    ENTRY(rotate_file, rotate)
     ENTRY(pool_file, pool_bf16)
     ENTRY(pool_file, pool_f32)
     ENTRY(pick_file, pick)

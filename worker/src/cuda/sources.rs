@@ -10,10 +10,13 @@ pub(crate) struct KernelFile {
 }
 
 /// What files include, by name and text.
-pub(crate) const HEADERS: [(&str, &str); 2] =
-    [("gpu.cuh", include_str!("gpu.cuh")), ("norm.cuh", include_str!("../ops/normalize/norm.cuh"))];
+pub(crate) const HEADERS: [(&str, &str); 3] = [
+    ("gpu.cuh", include_str!("gpu.cuh")),
+    ("activation.cuh", include_str!("../ops/activate/activation.cuh")),
+    ("norm.cuh", include_str!("../ops/normalize/norm.cuh")),
+];
 
-pub(crate) const FILES: [KernelFile; 7] = [
+pub(crate) const FILES: [KernelFile; 9] = [
     KernelFile {
         name: "activate.cu",
         source: include_str!("../ops/activate/activate.cu"),
@@ -41,7 +44,13 @@ pub(crate) const FILES: [KernelFile; 7] = [
         source: include_str!("../ops/embed/embed.cu"),
         kernels: &["embed_256", "embed_512", "embed_768", "embed_1024", "embed_2048"],
     },
+    KernelFile {
+        name: "gate.cu",
+        source: include_str!("../ops/gate/gate.cu"),
+        kernels: &["gate_identity", "gate_gelu", "gate_gelu_tanh", "gate_silu", "gate_relu", "gate_tanh"],
+    },
     KernelFile { name: "pick.cu", source: include_str!("../ops/pick/pick.cu"), kernels: &["pick"] },
     KernelFile { name: "pool.cu", source: include_str!("../ops/pool/pool.cu"), kernels: &["pool_bf16", "pool_f32"] },
+    KernelFile { name: "rotate.cu", source: include_str!("../ops/rotate/rotate.cu"), kernels: &["rotate"] },
     KernelFile { name: "top.cu", source: include_str!("../ops/top/top.cu"), kernels: &["top"] },
 ];

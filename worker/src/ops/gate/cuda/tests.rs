@@ -1,0 +1,32 @@
+use half::bf16;
+
+use super::*;
+use crate::cuda::bench::Bench;
+use crate::ops::emulation::{Bf16s, close};
+use crate::ops::gate::reference;
+
+#[test]
+fn follows_the_reference_for_every_activation_and_width() {
+    for (seed, activation) in (0..).zip(Activation::ALL) {
+        // Less than a block and more, with rows that end anywhere in one.
+        for (rows, width) in [(1, 8), (7, 24), (3, 1152), (2, 2048)] {
+            // From -6 to 6: both tails.
+            let mut input = Bf16s::wave(rows * 2 * width, 0.5);
+            input.0.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() * 6.0));
+            let mut bench = Bench::new(seed);
+            let gate =
+                Gate { rows, width, activation, input: bench.put(&input.0), output: bench.room::<bf16>(rows * width) };
+            bench.run(gate.command()).unwrap();
+            for (row, found) in bench.read::<bf16>(gate.output).chunks_exact(width).enumerate() {
+                let expected = reference::gate(&input.row(row as u32, 2 * width), activation);
+                close(&format!("{activation:?}, {rows} x {width}, row {row}"), found, &expected, 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn there_is_a_kernel_for_multiples_of_8() {
+    assert!([8, 3072, 2624].into_iter().all(Gate::takes));
+    assert!([4, 12, 3071].into_iter().all(|width| !Gate::takes(width)));
+}

@@ -1,0 +1,115 @@
+use half::bf16;
+
+use super::*;
+use crate::cuda::bench::Bench;
+use crate::ops::emulation::{Bf16s, close};
+use crate::ops::normalize::reference::normalize;
+use crate::ops::rotate::reference::rotate;
+use crate::plan::NormKind;
+
+/// A norm of one head, by its numbers.
+struct HeadNorm {
+    kind: NormKind,
+    gain: Vec<f32>,
+    shift: Option<Vec<f32>>,
+}
+
+impl HeadNorm {
+    fn new(kind: NormKind, width: usize, phase: f32) -> Self {
+        let wave = |phase| Bf16s::wave(width, phase).wide().into_iter();
+        let shift = (kind == NormKind::Layer).then(|| wave(phase + 1.0).map(|x| x as f32).collect());
+        Self { kind, gain: wave(phase).map(|x| 1.0 + x as f32 / 4.0).collect(), shift }
+    }
+
+    fn put(&self, bench: &mut Bench) -> Norm {
+        let (gain, shift) = (bench.put(&self.gain), self.shift.as_ref().map(|shift| bench.put(shift)));
+        Norm { kind: self.kind, gain, shift, epsilon: 1e-6 }
+    }
+
+    fn apply(&self, x: &[f64]) -> Vec<f64> {
+        let none = vec![0.0; x.len()];
+        normalize(self.kind, x, &self.gain, self.shift.as_ref().unwrap_or(&none), 1e-6)
+    }
+}
+
+/// What the kernel makes of tokens at these places, in place or not.
+fn run(
+    qkv: &Bf16s,
+    places: &[u32],
+    heads: Heads,
+    norms: Option<&[HeadNorm; 2]>,
+    base: f32,
+    in_place: bool,
+    seed: u64,
+) -> Vec<bf16> {
+    let mut bench = Bench::new(seed);
+    let qkv_span = bench.put(&qkv.0);
+    let rotate = Rotate {
+        tokens: places.len(),
+        heads,
+        norms: norms.map(|norms| norms.each_ref().map(|norm| norm.put(&mut bench))),
+        base,
+        qkv: qkv_span,
+        places: bench.put(places),
+        output: if in_place { qkv_span } else { bench.room::<bf16>(qkv.0.len()) },
+    };
+    bench.run(rotate.command()).unwrap_or_else(|fault| panic!("{fault}"));
+    bench.read(rotate.output)
+}
+
+/// Holds each head of each token to the reference, and what is made in place to what is not.
+fn follows(places: &[u32], heads: Heads, norms: Option<&[HeadNorm; 2]>, base: f32, seed: u64) {
+    let qkv = Bf16s::wave(places.len() * heads.row(), seed as f32);
+    let found = run(&qkv, places, heads, norms, base, false, seed);
+    for (row, place) in places.iter().enumerate() {
+        let x = qkv.row(row as u32, heads.row());
+        let found = found[row * heads.row()..].chunks_exact(heads.width);
+        for (head, (x, found)) in x.chunks_exact(heads.width).zip(found).enumerate() {
+            let is_key = head >= heads.count;
+            let normed = || norms.map_or_else(|| x.to_vec(), |norms| norms[usize::from(is_key)].apply(x));
+            let expected =
+                if head >= heads.count + heads.shared { x.to_vec() } else { rotate(&normed(), *place as usize, base) };
+            let what = format!("{heads:?}, base {base}, norms {}, place {place}, head {head}", norms.is_some());
+            // Sums of two numbers may be of their last digits.
+            close(&what, found, &expected, 1e-5);
+        }
+    }
+    assert_eq!(run(&qkv, places, heads, norms, base, true, seed + 1), found, "in place");
+}
+
+#[test]
+fn follows_the_reference_for_heads_of_every_width_that_attention_takes() {
+    for (seed, width) in (0..).zip([16, 32, 48, 64, 80, 96, 112, 128]) {
+        for (count, shared) in [(1, 1), (6, 2)] {
+            follows(&[0, 1, 2, 77, 4, 510], Heads { count, shared, width }, None, 1e4, seed);
+        }
+    }
+}
+
+#[test]
+fn heads_are_normalised_before_they_are_turned() {
+    for (seed, width) in (0..).zip([16, 48, 64, 80, 96, 128]) {
+        let heads = Heads { count: 5, shared: 1, width };
+        for kinds in [[NormKind::Rms; 2], [NormKind::Layer, NormKind::Rms], [NormKind::Rms, NormKind::Layer]] {
+            let [queries, keys] = kinds;
+            let norms = [HeadNorm::new(queries, width, 0.1), HeadNorm::new(keys, width, 2.0)];
+            follows(&[0, 3, 90], heads, Some(&norms), 1e6, seed);
+        }
+    }
+}
+
+#[test]
+fn angles_are_as_precise_at_the_end_of_the_longest_sequences() {
+    let places: Vec<u32> = (0..40).map(|row| 40_959 - row * row * 25).collect();
+    for (seed, base) in (0..).zip([1e4, 1.6e5, 1e6]) {
+        for width in [64, 128] {
+            follows(&places, Heads { count: 1, shared: 1, width }, None, base, seed);
+        }
+    }
+}
+
+#[test]
+fn other_widths_have_no_kernel() {
+    assert!((16..=128).step_by(16).all(Rotate::takes));
+    assert!([0, 2, 8, 24, 72, 144, 256].into_iter().all(|width| !Rotate::takes(width)));
+}
