@@ -1,7 +1,8 @@
 //! A plan as commands for the device: where each buffer lies, which kernel runs on what. Pure: it touches no device.
 //!
-//! Buffers lie at the same place for every batch, and those that live at different times may lie in the same. What a batch
-//! gives to kernels comes first, without gaps, so that it is one copy.
+//! Buffers lie at the same place for every batch, and those that live at different times may lie in the same: an output
+//! also where an input lay, if its op reads each number before it writes there. What a batch gives to kernels comes first,
+//! without gaps, so that it is one copy.
 
 use std::ops::Range;
 
@@ -11,11 +12,13 @@ use crate::cuda::queue::Command;
 use crate::ops::activate::cuda::{Activate, split};
 use crate::ops::attend::cuda::{Attend, tiles_max};
 use crate::ops::embed::cuda::Embed;
-use crate::ops::normalize::cuda::AddNorm;
+use crate::ops::gate::cuda::Gate;
+use crate::ops::normalize::cuda::{AddNorm, Norm};
 use crate::ops::pick::cuda::Pick;
 use crate::ops::pool::cuda::Pool;
+use crate::ops::rotate::cuda::Rotate;
 use crate::ops::top::cuda::{self as top, Top};
-use crate::plan::{BufferId, Mask, Norm, NormKind, Op, Plan, Pooling, Rows, WeightId};
+use crate::plan::{self, Activation, BufferId, Op, Plan, Rows, WeightId};
 
 /// A plan that has kernels, and its memory.
 #[derive(Clone, Debug)]
@@ -35,11 +38,9 @@ pub(super) struct Program {
 /// What there is no kernel for.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum Unsupported {
-    #[error("there is no kernel for `{0}`")]
-    Op(&'static str),
     #[error("attention heads are {0} wide, and the GPU's kernels take 16, 32, 48, 64, 80, 96 and 128")]
     Head(usize),
-    #[error("rows are {0} wide, and the GPU's kernels take multiples of 8 up to 2048")]
+    #[error("rows are {0} wide, and the GPU's kernels take multiples of 8, with a norm up to 2048")]
     Width(usize),
 }
 
@@ -89,7 +90,7 @@ impl Program {
         let output = match plan.ops.iter().find(|op| op.output() == plan.output) {
             // These write what is handed out unrounded.
             Some(Op::Pool { .. }) => Element::F32,
-            Some(Op::Gemm { activation, .. }) if split(*activation).1.is_none() => Element::F32,
+            Some(Op::Gemm { activation, residual: None, .. }) if split(*activation, false).1.is_none() => Element::F32,
             _ => Element::Bf16,
         };
         let mut this = Self { plan: plan.clone(), max, places: Vec::new(), best: None, output, bytes: 0 };
@@ -168,16 +169,25 @@ impl Program {
         self.plan.ops.iter().filter(has_rows).map(move |op| (op, at.commands(op)))
     }
 
-    /// Finds a place for each buffer: the lowest at which nothing lies that is needed while it is.
+    /// Finds a place for each buffer: that of the input which it may be written over, if nobody needs it after, or the
+    /// lowest at which nothing lies that is needed while it is.
     fn place(&mut self) {
         let lives = self.plan.lives();
         let first = Inputs::of(&self.max).bytes().next_multiple_of(ALIGNMENT);
-        let mut taken: Vec<Range<usize>> = Vec::with_capacity(lives.len());
-        for (index, life) in lives.iter().enumerate() {
-            let size = self.size(BufferId(index), &self.max);
+        // Empty before they are written.
+        let mut taken = vec![first..first; lives.len()];
+        for (index, op) in self.plan.ops.iter().enumerate() {
+            let output = op.output();
+            let life = &lives[output.0];
             let overlaps = |other: &usize| lives[*other].start() <= life.end() && life.start() <= lives[*other].end();
-            let others = (0..index).filter(overlaps).map(|other| taken[other].clone()).collect();
-            taken.push(lowest(first, size, others));
+            let others = || (0..lives.len()).filter(overlaps).map(|other| taken[other].clone()).collect();
+            let is_free = |input: &BufferId| *lives[input.0].end() == index;
+            let is_as_large = |input: &BufferId| self.size(*input, &self.max) == self.size(output, &self.max);
+            let below = overwritten(op).filter(is_free).filter(is_as_large);
+            taken[output.0] = match below {
+                Some(input) => taken[input.0].clone(),
+                None => lowest(first, self.size(output, &self.max), others()),
+            };
         }
         // They are made when all is done that needs anything but the output.
         let has_best = self.plan[self.plan.output].rows == Rows::Marks && self.output == Element::F32;
@@ -206,45 +216,43 @@ fn lowest(first: usize, size: usize, mut others: Vec<Range<usize>>) -> Range<usi
     start..start + size
 }
 
+/// The input that an op's output may be written over: one of its size, of which each number is read before anything is
+/// written in its place.
+fn overwritten(op: &Op) -> Option<BufferId> {
+    match *op {
+        Op::Rotate { qkv, .. } => Some(qkv),
+        Op::AddNorm { input, .. } => Some(input),
+        // With an activation the product is written before the residual is read.
+        Op::Gemm { input, residual, activation: Activation::Identity, .. } => residual.filter(|other| *other != input),
+        _ => None,
+    }
+}
+
 /// Whether there are kernels for all ops.
 fn check(plan: &Plan) -> Result<(), Unsupported> {
     for op in &plan.ops {
         let mut width = plan[op.output()].width;
-        if let Some(lacking) = lacking(op) {
-            return Err(Unsupported::Op(lacking));
-        }
         let has_kernel = match op {
             Op::Embed { .. } => Embed::kernel(width).is_some(),
             Op::AddNorm { .. } => AddNorm::kernel(width).is_some(),
             Op::Attend { heads, .. } if Attend::kernel(heads.width).is_none() => {
                 return Err(Unsupported::Head(heads.width));
             }
+            Op::Rotate { heads, .. } if !Rotate::takes(heads.width) => return Err(Unsupported::Head(heads.width)),
+            Op::Gate { .. } => Gate::takes(width),
             Op::Pool { .. } | Op::Pick { .. } => width.is_multiple_of(8),
             // cublasLt reads rows of whole 16 bytes.
             Op::Gemm { input, .. } => {
                 width = plan[*input].width;
                 width.is_multiple_of(8)
             }
-            Op::Attend { .. } | Op::Gate { .. } | Op::Rotate { .. } => true,
+            Op::Attend { .. } | Op::Rotate { .. } => true,
         };
         if !has_kernel {
             return Err(Unsupported::Width(width));
         }
     }
     Ok(())
-}
-
-/// What of an op no kernel does yet.
-fn lacking(op: &Op) -> Option<&'static str> {
-    match op {
-        Op::Gate { .. } | Op::Rotate { .. } => Some(op.name()),
-        Op::Embed { positions: None, .. } | Op::Embed { norm: None, .. } => Some("embed without positions or norm"),
-        Op::Gemm { residual: Some(_), .. } => Some("gemm onto a residual"),
-        Op::Attend { mask, heads, .. } if *mask != Mask::None || heads.shared != heads.count => Some("masked attend"),
-        Op::Pool { pooling: Pooling::Last, .. } => Some("last-token pool"),
-        _ if op.norms().any(|norm| norm.kind == NormKind::Rms || norm.shift.is_none()) => Some("RMS norm"),
-        _ => None,
-    }
 }
 
 /// Everything an op's commands are made from.
@@ -265,8 +273,6 @@ impl At<'_> {
         let element = self.program.element_at(op.output());
         match *op {
             Op::Embed { words, positions, types, norm, .. } => {
-                let (norm, positions) = (norm.expect("checked"), positions.expect("checked"));
-                let (gain, shift) = self.norm(&norm);
                 let embed = Embed {
                     tokens: rows,
                     width,
@@ -274,17 +280,16 @@ impl At<'_> {
                     places: self.input(&self.inputs.places),
                     types: types.map(|_| self.input(&self.inputs.types)),
                     words: self.weight(words),
-                    positions: self.weight(positions),
+                    positions: positions.map(|positions| self.weight(positions)),
                     kinds: types.map(|types| self.weight(types)),
-                    gain,
-                    shift,
-                    epsilon: norm.epsilon,
+                    norm: norm.map(|norm| self.norm(&norm)),
                     output,
                 };
                 vec![embed.command()]
             }
-            Op::Gemm { input, weight, bias, activation, .. } => {
-                let (epilogue, after) = split(activation);
+            Op::Gemm { input, weight, bias, activation, residual, .. } => {
+                let residual = residual.map(|residual| self.buffer(residual));
+                let (epilogue, after) = split(activation, residual.is_some());
                 let product = Product {
                     rows,
                     outputs: width,
@@ -292,17 +297,34 @@ impl At<'_> {
                     input: self.buffer(input),
                     weight: self.weight(weight),
                     bias: bias.map(|bias| self.weight(bias)),
+                    residual: residual.filter(|_| after.is_none()),
                     epilogue,
                     output,
                     into: element,
                 };
-                let after = after.map(|activation| Activate { rows, width, matrix: output, bias: None, activation });
+                let activate = |activation| Activate { rows, width, matrix: output, bias: None, residual, activation };
+                let after = after.map(activate);
                 [Command::Multiply(product)].into_iter().chain(after.map(|after| after.command())).collect()
             }
-            Op::Attend { qkv, heads, scale, .. } => {
+            Op::Gate { input, activation, .. } => {
+                vec![Gate { rows, width, activation, input: self.buffer(input), output }.command()]
+            }
+            Op::Rotate { qkv, heads, norms, base, .. } => {
+                let rotate = Rotate {
+                    tokens: rows,
+                    heads,
+                    norms: norms.map(|norms| norms.map(|norm| self.norm(&norm))),
+                    base,
+                    qkv: self.buffer(qkv),
+                    places: self.input(&self.inputs.places),
+                    output,
+                };
+                vec![rotate.command()]
+            }
+            Op::Attend { qkv, heads, mask, scale, .. } => {
                 let attend = Attend {
-                    heads: heads.count,
-                    head: heads.width,
+                    heads,
+                    mask,
                     scale,
                     qkv: self.buffer(qkv),
                     tiles: tiles_max(self.shape.tokens, self.shape.sequences),
@@ -311,12 +333,9 @@ impl At<'_> {
                 };
                 vec![attend.command()]
             }
-            Op::Gate { .. } | Op::Rotate { .. } => Vec::new(),
             Op::AddNorm { input, residual, norm, .. } => {
-                let (gain, shift) = self.norm(&norm);
                 let (input, residual) = (self.buffer(input), residual.map(|residual| self.buffer(residual)));
-                let epsilon = norm.epsilon;
-                vec![AddNorm { rows, width, input, residual, gain, shift, epsilon, output }.command()]
+                vec![AddNorm { rows, width, input, residual, norm: self.norm(&norm), output }.command()]
             }
             Op::Pool { input, pooling, .. } => {
                 let (input, splits) = (self.buffer(input), self.input(&self.inputs.splits));
@@ -341,7 +360,8 @@ impl At<'_> {
         self.weights[weight.0]
     }
 
-    fn norm(&self, norm: &Norm) -> (Span, Span) {
-        (self.weight(norm.gain), self.weight(norm.shift.expect("checked")))
+    fn norm(&self, norm: &plan::Norm) -> Norm {
+        let plan::Norm { kind, gain, shift, epsilon } = *norm;
+        Norm { kind, gain: self.weight(gain), shift: shift.map(|shift| self.weight(shift)), epsilon }
     }
 }

@@ -16,7 +16,9 @@ use crate::cpu::isa::CpuIsa;
 use crate::cuda::double::{Call, Double};
 use crate::cuda::queue::Command;
 use crate::model::testing::{Stored, Tiny};
+use crate::plan::{Op, Plan};
 
+mod by_hand;
 mod ops;
 mod reference;
 
@@ -40,20 +42,27 @@ fn random(name: &str, heads: usize, seed: u64) -> Tiny {
     ];
     let mut tiny = sizes.into_iter().fold(Tiny::read(name), |tiny, (field, size)| tiny.set(field, size));
     let plan = Model::read(tiny.write().path()).unwrap().plan;
-    tiny.tensors.clear();
+    tiny.tensors = weights_of(&plan, seed);
+    tiny
+}
+
+/// Random tensors, by name.
+fn weights_of(plan: &Plan, seed: u64) -> BTreeMap<String, Stored> {
+    let mut tensors = BTreeMap::new();
     let mut random = StdRng::seed_from_u64(seed);
     for weight in &plan.weights {
-        for crate::plan::Tensor { name, shape } in &weight.tensors {
+        for tensor in &weight.tensors {
             // Gains near 1 and small weights keep tokens apart, so that a mix-up of any two shows.
-            let is_gain = name.ends_with("orm.weight");
+            let is_gain = tensor.ends_with("orm.weight");
             let (centre, spread) =
-                if is_gain { (1.0, 0.3) } else { (0.0, if name.contains("embed") { 1.0 } else { 0.2 }) };
-            let count: usize = shape.iter().product();
+                if is_gain { (1.0, 0.3) } else { (0.0, if tensor.contains("embed") { 1.0 } else { 0.2 }) };
+            let count: usize = weight.shape.iter().product();
             let data = (0..count).flat_map(|_| (centre + spread * random.random_range(-1.0..1.0f32)).to_le_bytes());
-            tiny.tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape: shape.clone(), data: data.collect() });
+            let stored = Stored { dtype: Dtype::F32, shape: weight.shape.clone(), data: data.collect() };
+            tensors.insert(tensor.clone(), stored);
         }
     }
-    tiny
+    tensors
 }
 
 /// A worker's part in it: the double, and the backend on it.

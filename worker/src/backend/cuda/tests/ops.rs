@@ -1,5 +1,6 @@
 //! Every buffer of a plan, op by op, against the reference loops, and every output against the other executors.
 
+use super::by_hand::{causal, forked, windowed, with_plan};
 use super::reference::buffers;
 use super::*;
 use crate::backend::candle::Candle;
@@ -10,7 +11,7 @@ use crate::cuda::driver::Element;
 use crate::cuda::memory::PinnedMemory;
 use crate::cuda::queue::Queue;
 use crate::model::weights::{Bound, Checkpoint};
-use crate::plan::{Packed, Rows};
+use crate::plan::{Packed, Plan, Rows};
 
 const LENGTHS: [usize; 6] = [1, 17, 63, 64, 65, 128];
 /// ‖Δ‖ / ‖reference‖ that bfloat16 may come to in any buffer. Most come to half of it; a handful of logits, each a small
@@ -40,6 +41,13 @@ impl Batch {
             marks: (0..tokens).filter(|token| token % 41 == 3).collect(),
             splits,
         }
+    }
+
+    /// One of its sequences by itself.
+    fn alone(&self, nth: usize) -> Self {
+        let tokens = self.splits[nth]..self.splits[nth + 1];
+        let (ids, types) = (self.ids[tokens.clone()].to_vec(), self.types[tokens.clone()].to_vec());
+        Self { ids, types, splits: vec![0, tokens.len()], marks: Vec::new() }
     }
 
     fn packed(&self, has_types: bool) -> Packed<'_> {
@@ -77,7 +85,7 @@ fn apart(found: &[f32], expected: impl IntoIterator<Item = f64>) -> f64 {
 
 /// Runs a batch op by op in a shape that has room for more, and gives every buffer to `watch` once it is written.
 fn walk(
-    model: &Model,
+    plan: &Plan,
     weights: &Bound<'_>,
     batch: &Packed<'_>,
     shape: &Shape,
@@ -86,8 +94,8 @@ fn walk(
     let bench = Bench::new(3, AMPLE);
     let gpu = bench.compute.gpu.clone().unwrap();
     let queue = Queue::new(gpu.driver()).unwrap();
-    let program = Program::new(&model.plan, *shape).unwrap();
-    let held = Weights::read(&model.plan, &program, weights, &gpu, &mut |_| {}).unwrap();
+    let program = Program::new(plan, *shape).unwrap();
+    let held = Weights::read(plan, &program, weights, &gpu, &mut |_| {}).unwrap();
     let resident = held.page_in(&gpu, &queue).unwrap().unwrap();
     let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()).unwrap();
     let (exact, inputs) = (Shape::of(batch), Inputs::of(shape));
@@ -105,41 +113,49 @@ fn walk(
         let mut slot = Slots::new(&queue, &queue).take(0, range.len()).unwrap();
         slot.copy_out(arena.span().part(range)).unwrap();
         assert!(slot.is_done().unwrap());
-        let element = if op.output() == model.plan.output { program.element() } else { Element::Bf16 };
+        let element = if op.output() == plan.output { program.element() } else { Element::Bf16 };
         output = values(slot.results(), element);
         watch(op.output(), &output);
     }
     output
 }
 
+/// Compares every buffer of the GPU's run with the reference loops. Gives their output and the GPU's.
+fn follows(what: &str, plan: &Plan, weights: &Bound<'_>, packed: &Packed<'_>) -> (Vec<f64>, Vec<f32>) {
+    let expected = buffers(plan, weights, packed);
+    let mut seen = 0;
+    let mut watch = |id: crate::plan::BufferId, found: &[f32]| {
+        let apart = apart(found, expected[id.0].iter().flatten().copied());
+        assert!(apart < APART_MAX, "{what}, `{}`: {apart}", plan[id].name);
+        seen += 1;
+    };
+    let output = walk(plan, weights, packed, &Shape::of(packed).bucket(), &mut watch);
+    assert_eq!(seen, plan.ops.len());
+    // Without room to spare it is the same.
+    assert_eq!(walk(plan, weights, packed, &Shape::of(packed), &mut |_, _| {}), output, "{what}");
+    (expected[plan.output.0].iter().flatten().copied().collect(), output)
+}
+
+/// Compares an executor's output, in f32, with the reference loops'.
+fn is_exact<E: Executor>(what: &str, model: &Model, weights: &Bound<'_>, packed: &Packed<'_>, exact: &[f64]) {
+    let apart = apart(&run::<E>(model, weights, Precision::F32, packed), exact.iter().copied());
+    assert!(apart < 1e-5, "{what}: {} is {apart}", std::any::type_name::<E>());
+}
+
 /// Runs a model everywhere and compares every buffer of the GPU's run, and every output.
 fn agrees(name: &str, heads: usize, has_types: bool) {
     with_model(&write(name, heads), |model, weights| {
-        let (plan, batch) = (&model.plan, Batch::of(&LENGTHS));
-        let has_marks = plan.buffers.iter().any(|buffer| buffer.rows == Rows::Marks);
+        let batch = Batch::of(&LENGTHS);
+        let has_marks = model.plan.buffers.iter().any(|buffer| buffer.rows == Rows::Marks);
         let packed = Packed { marks: if has_marks { &batch.marks } else { &[] }, ..batch.packed(has_types) };
-        let expected = buffers(plan, weights, &packed);
-        let mut seen = 0;
-        let mut watch = |id: crate::plan::BufferId, found: &[f32]| {
-            let apart = apart(found, expected[id.0].iter().flatten().copied());
-            assert!(apart < APART_MAX, "{name}, {heads} heads, `{}`: {apart}", plan[id].name);
-            seen += 1;
-        };
-        let output = walk(model, weights, &packed, &Shape::of(&packed).bucket(), &mut watch);
-        assert_eq!(seen, plan.ops.len());
-
-        let exact = || expected[plan.output.0].iter().flatten().copied();
-        let candle = run::<Candle>(model, weights, Precision::F32, &packed);
-        assert!(apart(&candle, exact()) < 1e-5, "{name}: candle is {}", apart(&candle, exact()));
+        let (exact, output) = follows(&format!("{name}, {heads} heads"), &model.plan, weights, &packed);
+        is_exact::<Candle>(name, model, weights, &packed, &exact);
         if CpuIsa::detect() > CpuIsa::Portable {
-            let cpu = run::<Cpu>(model, weights, Precision::F32, &packed);
-            assert!(apart(&cpu, exact()) < 1e-5, "{name}: cpu is {}", apart(&cpu, exact()));
+            is_exact::<Cpu>(name, model, weights, &packed, &exact);
             let narrow = run::<Cpu>(model, weights, Precision::Auto, &packed);
             let between = apart(&output, narrow.iter().copied().map(f64::from));
             assert!(between < APART_MAX, "{name}: cpu and gpu are {between} apart");
         }
-        // Without room to spare it is the same.
-        assert_eq!(walk(model, weights, &packed, &Shape::of(&packed), &mut |_, _| {}), output, "{name}");
     });
 }
 
@@ -170,13 +186,49 @@ fn a_masked_language_model_agrees_and_multiplies_with_its_table_of_words() {
 }
 
 #[test]
+fn plans_of_windows_and_gates_and_of_causal_attention_with_shared_keys_agree() {
+    for (what, plan) in [("windowed", windowed()), ("causal", causal())] {
+        with_plan(plan, |model, weights| {
+            let batch = Batch::of(&LENGTHS);
+            let (exact, _) = follows(what, &model.plan, weights, &batch.packed(false));
+            is_exact::<Candle>(what, model, weights, &batch.packed(false), &exact);
+        });
+    }
+}
+
+#[test]
+fn a_row_is_the_same_bits_alone_whatever_it_sees() {
+    for plan in [windowed(), causal()] {
+        with_plan(plan, |model, weights| {
+            let batch = Batch::of(&[65, 1, 130, 40]);
+            let run = |batch: &Batch| {
+                let packed = Packed { marks: &[], ..batch.packed(false) };
+                walk(&model.plan, weights, &packed, &Shape::of(&packed), &mut |_, _| {})
+            };
+            let together = run(&batch);
+            let rows = together.chunks_exact(together.len() / (batch.splits.len() - 1));
+            for (nth, row) in rows.enumerate() {
+                assert_eq!(run(&batch.alone(nth)), row, "row {nth}");
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_needed_after_is_not_written_over() {
+    with_plan(forked(), |model, weights| {
+        follows("forked", &model.plan, weights, &Batch::of(&LENGTHS).packed(false));
+    });
+}
+
+#[test]
 fn a_batch_without_marks_launches_nothing_over_them() {
     with_model(&write("bert-fill", 2), |model, weights| {
         let mut batch = Batch::of(&[5, 3]);
         batch.marks.clear();
         let packed = batch.packed(false);
         let mut rows = Vec::new();
-        walk(model, weights, &packed, &Shape::of(&packed), &mut |id, _| rows.push(model.plan[id].rows));
+        walk(&model.plan, weights, &packed, &Shape::of(&packed), &mut |id, _| rows.push(model.plan[id].rows));
         assert!(!rows.is_empty() && !rows.contains(&Rows::Marks), "{rows:?}");
     });
 }

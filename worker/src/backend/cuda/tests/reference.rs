@@ -3,12 +3,14 @@
 use crate::model::weights::Bound;
 use crate::ops::activate::reference::activate;
 use crate::ops::attend::reference::attend;
-use crate::ops::embed::reference::embed;
+use crate::ops::embed::reference::sum;
+use crate::ops::gate::reference::gate;
 use crate::ops::gemm::reference::gemm;
 use crate::ops::normalize::reference::normalize;
 use crate::ops::pick::reference::pick;
 use crate::ops::pool::reference::pool;
-use crate::plan::{Norm, Op, Packed, Plan, WeightId};
+use crate::ops::rotate::reference::rotate;
+use crate::plan::{Heads, Mask, Norm, Op, Packed, Plan, WeightId};
 
 /// A matrix by rows.
 pub(super) type Matrix = Vec<Vec<f64>>;
@@ -33,68 +35,98 @@ impl Walk<'_> {
     fn op(&self, op: &Op, buffers: &[Matrix]) -> Matrix {
         let sequences = || self.batch.splits.windows(2).map(|pair| pair[0]..pair[1]);
         match *op {
-            Op::Embed { words, positions, types, norm, .. } => {
-                self.embed(words, positions.unwrap(), types, norm.unwrap())
-            }
-            Op::Gemm { input, weight, bias, activation, .. } => {
+            Op::Embed { words, positions, types, norm, .. } => self.embed(words, positions, types, norm),
+            Op::Gemm { input, weight, bias, activation, residual, .. } => {
                 let left: Vec<f32> = buffers[input.0].iter().flatten().map(|x| *x as f32).collect();
                 let outputs = self.plan[weight].size().0;
                 let bias = bias.map_or_else(|| vec![0.0; outputs], self.weights);
                 let product = gemm(&left, &(self.weights)(weight), &bias, |x| activate(x, activation));
-                product.chunks_exact(outputs).map(<[f64]>::to_vec).collect()
+                let product: Matrix = product.chunks_exact(outputs).map(<[f64]>::to_vec).collect();
+                add(&product, residual.map(|residual| &buffers[residual.0]))
             }
-            Op::Attend { qkv, heads, scale, .. } => {
+            Op::Gate { input, activation, .. } => buffers[input.0].iter().map(|row| gate(row, activation)).collect(),
+            Op::Rotate { qkv, heads, norms, base, .. } => {
+                let norms = norms.map(|norms| norms.map(|norm| self.norm(norm)));
+                let of = |(row, place): (&Vec<f64>, usize)| {
+                    let head = |(index, head): (usize, &[f64])| {
+                        let is_key = index >= heads.count;
+                        let normed = || norms.as_ref().map_or(head.to_vec(), |norms| norms[usize::from(is_key)](head));
+                        let is_value = index >= heads.count + heads.shared;
+                        if is_value { head.to_vec() } else { rotate(&normed(), place, base) }
+                    };
+                    row.chunks_exact(heads.width).enumerate().flat_map(head).collect()
+                };
+                buffers[qkv.0].iter().zip(self.places()).map(of).collect()
+            }
+            Op::Attend { qkv, heads, mask, scale, .. } => {
                 let rows = &buffers[qkv.0];
-                sequences().flat_map(|tokens| attend_sequence(&rows[tokens], heads.count, scale)).collect()
+                sequences().flat_map(|tokens| attend_sequence(&rows[tokens], heads, mask, scale)).collect()
             }
             Op::AddNorm { input, residual, norm, .. } => {
-                let (gain, shift) = ((self.weights)(norm.gain), (self.weights)(norm.shift.unwrap()));
-                let row = |(index, row): (usize, &Vec<f64>)| {
-                    let other = |column: usize| residual.map_or(0.0, |residual| buffers[residual.0][index][column]);
-                    let sums: Vec<f64> = row.iter().enumerate().map(|(column, x)| x + other(column)).collect();
-                    normalize(norm.kind, &sums, &gain, &shift, norm.epsilon)
-                };
-                buffers[input.0].iter().enumerate().map(row).collect()
+                let sums = add(&buffers[input.0], residual.map(|residual| &buffers[residual.0]));
+                let norm = self.norm(norm);
+                sums.iter().map(|row| norm(row)).collect()
             }
             Op::Pool { input, pooling, .. } => {
                 sequences().map(|tokens| pool(&buffers[input.0][tokens], pooling)).collect()
             }
-            Op::Gate { .. } | Op::Rotate { .. } => unimplemented!(),
             Op::Pick { input, .. } => pick(&buffers[input.0], self.batch.marks),
         }
     }
 
-    fn embed(&self, words: WeightId, positions: WeightId, types: Option<WeightId>, norm: Norm) -> Matrix {
-        let (gain, shift) = ((self.weights)(norm.gain), (self.weights)(norm.shift.unwrap()));
+    fn embed(
+        &self,
+        words: WeightId,
+        positions: Option<WeightId>,
+        types: Option<WeightId>,
+        norm: Option<Norm>,
+    ) -> Matrix {
         let table = |id| -> Matrix {
             let wide = |row: &[f32]| row.iter().map(|x| f64::from(*x)).collect();
-            (self.weights)(id).chunks_exact(gain.len()).map(wide).collect()
+            (self.weights)(id).chunks_exact(self.plan[id].size().1).map(wide).collect()
         };
-        let (words, positions, types) = (table(words), table(positions), types.map(table));
-        let places = self.batch.splits.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
+        let (words, positions, types) = (table(words), positions.map(table), types.map(table));
+        let norm = norm.map(|norm| self.norm(norm));
         let row = |(token, place): (usize, usize)| {
-            let mut rows = vec![&words[self.batch.ids[token] as usize][..], &positions[place]];
-            if let Some(types) = &types {
-                rows.push(&types[self.batch.types.get(token).copied().unwrap_or(0) as usize]);
-            }
-            embed(norm.kind, &rows, &gain, &shift, norm.epsilon)
+            let mut rows = vec![&words[self.batch.ids[token] as usize][..]];
+            rows.extend(positions.iter().map(|positions| &positions[place][..]));
+            let kind = self.batch.types.get(token).copied().unwrap_or(0);
+            rows.extend(types.iter().map(|types| &types[kind as usize][..]));
+            norm.as_ref().map_or_else(|| sum(&rows), |norm| norm(&sum(&rows)))
         };
-        places.enumerate().map(row).collect()
+        self.places().enumerate().map(row).collect()
+    }
+
+    /// Of each token in its sequence.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        self.batch.splits.windows(2).flat_map(|pair| 0..pair[1] - pair[0])
+    }
+
+    /// A norm of one row.
+    fn norm(&self, norm: Norm) -> impl Fn(&[f64]) -> Vec<f64> + use<> {
+        let gain = (self.weights)(norm.gain);
+        let shift = norm.shift.map_or_else(|| vec![0.0; gain.len()], self.weights);
+        move |row| normalize(norm.kind, row, &gain, &shift, norm.epsilon)
     }
 }
 
-/// All heads of one sequence: `[L, 3 · heads · D]` in, `[L, heads · D]` out.
-fn attend_sequence(rows: &[Vec<f64>], heads: usize, scale: f32) -> Matrix {
-    let width = rows[0].len() / 3;
-    let head = width / heads;
+/// The sum of a matrix and another, if there is one.
+fn add(matrix: &[Vec<f64>], other: Option<&Matrix>) -> Matrix {
+    let Some(other) = other else { return matrix.to_vec() };
+    matrix.iter().zip(other).map(|(row, other)| sum(&[row, other])).collect()
+}
+
+/// All heads of one sequence: `[L, Q]` in, `[L, heads · D]` out.
+fn attend_sequence(rows: &[Vec<f64>], heads: Heads, mask: Mask, scale: f32) -> Matrix {
     let scale = f64::from(scale) * std::f64::consts::LOG2_E;
-    let of = |query: &Vec<f64>| {
-        let of_head = |at: usize| {
-            let q: Vec<f64> = query[at..at + head].iter().map(|x| x * scale).collect();
-            let part = |offset: usize| rows.iter().map(move |row| &row[offset + at..][..head]);
-            attend(&q, part(width), part(2 * width))
+    let of = |(place, row): (usize, &Vec<f64>)| {
+        let of_head = |head: usize| {
+            let [queries, keys, values] = heads.columns(head);
+            let q: Vec<f64> = row[queries..][..heads.width].iter().map(|x| x * scale).collect();
+            let part = |at: usize| rows[mask.seen(place, rows.len())].iter().map(move |row| &row[at..][..heads.width]);
+            attend(&q, part(keys), part(values))
         };
-        (0..heads).flat_map(|index| of_head(index * head)).collect()
+        (0..heads.count).flat_map(of_head).collect()
     };
-    rows.iter().map(of).collect()
+    rows.iter().enumerate().map(of).collect()
 }
