@@ -4,15 +4,12 @@ use std::time::Instant;
 
 use half::bf16;
 
-use super::{CheckError, Encoder, GpuCheck};
+use super::{CheckError, GpuCheck};
 use crate::cuda::driver::{Element, Epilogue, Product};
 use crate::cuda::memory::DeviceMemory;
 use crate::cuda::queue::{Command, Queue};
-use crate::ops::activate::cuda::Activate;
-use crate::ops::attend::cuda::{Attend, tiles};
-use crate::ops::normalize::cuda::AddNorm;
-use crate::ops::pool::cuda::Pool;
-use crate::plan::{Activation, Pooling};
+
+mod ops;
 
 /// Side of the square product that the ceiling is measured with.
 const SIDE: usize = 8_192;
@@ -84,6 +81,7 @@ impl GpuCheck {
             input: input.span(),
             weight: weight.span(),
             bias: None,
+            residual: None,
             epilogue: Epilogue::Identity,
             output: output.span(),
             into: Element::Bf16,
@@ -101,99 +99,6 @@ impl GpuCheck {
             best = best.min(Self::seconds(started.elapsed(), TIMES));
         }
         Ok(Ceilings { flop, bytes: 2.0 * bytes as f64 / best })
-    }
-
-    /// The ops of an encoder over `count` sequences of `length` tokens.
-    ///
-    /// # Errors
-    /// When one does not run.
-    pub fn op_speeds(&self, encoder: &Encoder, count: usize, length: usize) -> Result<Vec<OpSpeed>, CheckError> {
-        let room = Room::new(self)?;
-        let Encoder { hidden, heads, inner, .. } = *encoder;
-        let tokens = count * length;
-        let widest = (3 * hidden).max(inner);
-        let (input, residual) = (room.random(tokens * widest)?, room.random(tokens * widest)?);
-        let output = room.empty(2 * tokens * widest)?;
-        let weight = room.random(widest * widest)?;
-        let splits: Vec<usize> = (0..=count).map(|index| index * length).collect();
-        let list: Vec<u32> = tiles(&splits).flatten().collect();
-        let (list, tile_count) = (room.put(&list)?, list.len() / 3);
-        let bounds = room.put(&splits.iter().map(|split| *split as u32).collect::<Vec<_>>())?;
-        let memory = [&input, &residual, &output, &weight, &list, &bounds];
-        let part = |memory: &DeviceMemory, numbers: usize| memory.span().part(0..2 * numbers);
-        let vector = |at: usize| weight.span().part(4 * at * hidden..4 * (at + 1) * hidden);
-
-        let mut found = Vec::new();
-        let mut time = |op, case: String, command: Command, flop: f64, numbers: usize| -> Result<(), CheckError> {
-            let seconds = room.time(&command, &memory)?;
-            found.push(OpSpeed { op, case, seconds, flop, bytes: 2.0 * numbers as f64 });
-            Ok(())
-        };
-        let products = [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)];
-        for (outputs, inputs) in products {
-            let product = Product {
-                rows: tokens,
-                outputs,
-                inputs,
-                input: part(&input, tokens * inputs),
-                weight: part(&weight, outputs * inputs),
-                bias: Some(part(&residual, outputs)),
-                epilogue: Epilogue::Identity,
-                output: part(&output, tokens * outputs),
-                into: Element::Bf16,
-            };
-            let (flop, numbers) =
-                (2.0 * (tokens * outputs * inputs) as f64, tokens * (outputs + inputs) + outputs * inputs);
-            time(
-                "gemm",
-                format!("[{tokens}, {inputs}] x [{outputs}, {inputs}]"),
-                Command::Multiply(product),
-                flop,
-                numbers,
-            )?;
-        }
-        let attend = Attend {
-            heads,
-            head: hidden / heads,
-            scale: 0.1,
-            qkv: part(&input, 3 * tokens * hidden),
-            tiles: tile_count,
-            list: list.span(),
-            output: part(&output, tokens * hidden),
-        };
-        let flop = 4.0 * (count * length * length * hidden) as f64;
-        let case = format!("{count} x {length}, {heads} heads of {}", hidden / heads);
-        time("attend", case, attend.command(), flop, 4 * tokens * hidden)?;
-        let add_norm = AddNorm {
-            rows: tokens,
-            width: hidden,
-            input: part(&input, tokens * hidden),
-            residual: Some(part(&residual, tokens * hidden)),
-            gain: vector(0),
-            shift: vector(1),
-            epsilon: 1e-12,
-            output: part(&output, tokens * hidden),
-        };
-        time("add-norm", format!("{tokens} x {hidden}"), add_norm.command(), 0.0, 3 * tokens * hidden)?;
-        let activate = Activate {
-            rows: tokens,
-            width: inner,
-            matrix: part(&output, tokens * inner),
-            bias: None,
-            activation: Activation::Gelu,
-        };
-        time("activate", format!("{tokens} x {inner}"), activate.command(), 0.0, 2 * tokens * inner)?;
-        let pool = Pool {
-            sequences: count,
-            width: hidden,
-            pooling: Pooling::Mean,
-            input: part(&input, tokens * hidden),
-            splits: bounds.span(),
-            output: output.span().part(0..4 * count * hidden),
-            into: Element::F32,
-        };
-        time("pool", format!("{count} x {length} x {hidden}"), pool.command(), 0.0, (tokens + 2 * count) * hidden)?;
-        Ok(found)
     }
 }
 
