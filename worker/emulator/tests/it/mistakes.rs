@@ -23,8 +23,12 @@ fn launch(
 /// Kernels whose keys come 64 and 32 at a time, and the width of their heads.
 const ATTEND: [(&str, usize); 2] = [("attend_32", 32), ("attend_128", 128)];
 
+/// How far tokens look to either side: everywhere, or in a window.
+const EVERYWHERE: usize = 1 << 30;
+const WINDOW: usize = 9;
+
 /// Sequences of 1, 65 and 130 tokens.
-fn attend(emulator: &Emulator, (kernel, head): (&str, usize)) -> Result<Vec<bf16>, Fault> {
+fn attend(emulator: &Emulator, (kernel, head): (&str, usize), reach: usize) -> Result<Vec<bf16>, Fault> {
     let tiles: [[u32; 3]; 6] = [[0, 1, 0], [1, 66, 0], [1, 66, 64], [66, 196, 0], [66, 196, 64], [66, 196, 128]];
     let mut output = vec![bf16::NAN; 196 * HEADS * head];
     let qkv = wave(3 * output.len());
@@ -33,6 +37,9 @@ fn attend(emulator: &Emulator, (kernel, head): (&str, usize)) -> Result<Vec<bf16
         Argument::input(&tiles),
         Argument::output(&mut output),
         Argument::integer(HEADS),
+        Argument::integer(1),
+        Argument::integer(reach),
+        Argument::integer(reach),
         // So that what a wide head scores is not far above 0, which a key that is not there has.
         Argument::real(6.4 / head as f32 * std::f32::consts::LOG2_E),
     ];
@@ -54,6 +61,24 @@ fn pool(emulator: &Emulator) -> Result<Vec<f32>, Fault> {
     Ok(output)
 }
 
+/// Three tokens of a head of queries and one of keys and values each.
+fn rotate(emulator: &Emulator) -> Result<Vec<bf16>, Fault> {
+    const WIDTH: usize = 64;
+    let (qkv, places) = (wave(3 * 3 * WIDTH), [0_u32, 1, 70]);
+    let mut output = vec![bf16::NAN; qkv.len()];
+    let mut arguments = vec![Argument::input(&qkv), Argument::input(&places)];
+    for _ in 0..2 {
+        let norm = [Argument::nothing(), Argument::nothing(), Argument::real(0.0), Argument::integer(0)];
+        arguments.extend(norm);
+    }
+    arguments.push(Argument::output(&mut output));
+    // Tokens, heads of queries, of keys, and all that are written; a head's width, and lanes that have it.
+    arguments.extend([3, 1, 1, 3, WIDTH, 4].map(Argument::integer));
+    arguments.extend([-0.4, 0.0].map(Argument::real));
+    launch(emulator, "rotate", [1, 1, 1], 256, arguments)?;
+    Ok(output)
+}
+
 fn top(emulator: &Emulator) -> Result<Vec<u32>, Fault> {
     const COUNT: usize = 3;
     let logits: Vec<f32> = wave(2 * 600).iter().map(|logit| logit.to_f32()).collect();
@@ -69,13 +94,13 @@ fn seeds(mistake: &str) -> impl Iterator<Item = Emulator> {
 }
 
 /// What attention comes to with a mistake, whatever the schedule and the kernel.
-fn attend_with(mistake: &str) -> impl Iterator<Item = Result<Vec<bf16>, Fault>> {
-    seeds(mistake).flat_map(|emulator| ATTEND.map(|kernel| attend(&emulator, kernel)))
+fn attend_with(mistake: &str, reach: usize) -> impl Iterator<Item = Result<Vec<bf16>, Fault>> {
+    seeds(mistake).flat_map(move |emulator| ATTEND.map(|kernel| attend(&emulator, kernel, reach)))
 }
 
 #[test]
 fn a_missing_barrier_before_keys_are_read_is_found() {
-    for attended in attend_with("attend_reads_before_all_have_copied") {
+    for attended in attend_with("attend_reads_before_all_have_copied", EVERYWHERE) {
         let fault = attended.unwrap_err().to_string();
         assert!(fault.contains("ldmatrix") || fault.contains("read of 16 bytes"), "{fault}");
     }
@@ -83,7 +108,7 @@ fn a_missing_barrier_before_keys_are_read_is_found() {
 
 #[test]
 fn a_missing_barrier_before_keys_are_copied_over_is_found() {
-    for attended in attend_with("attend_copies_before_all_have_read") {
+    for attended in attend_with("attend_copies_before_all_have_read", EVERYWHERE) {
         let fault = attended.unwrap_err().to_string();
         assert!(fault.contains("no barrier between") || fault.contains("still being copied"), "{fault}");
     }
@@ -91,7 +116,7 @@ fn a_missing_barrier_before_keys_are_copied_over_is_found() {
 
 #[test]
 fn a_wait_for_too_few_copies_is_found() {
-    for attended in attend_with("attend_waits_for_the_tile_before") {
+    for attended in attend_with("attend_waits_for_the_tile_before", EVERYWHERE) {
         let fault = attended.unwrap_err().to_string();
         assert!(fault.contains("still being copied"), "{fault}");
     }
@@ -99,11 +124,38 @@ fn a_wait_for_too_few_copies_is_found() {
 
 #[test]
 fn keys_that_are_not_masked_are_seen_in_the_numbers() {
-    let right = ATTEND.map(|kernel| attend(&Emulator::new(0), kernel).unwrap());
-    for (wrong, right) in attend_with("attend_without_mask").zip(right.iter().cycle()) {
-        let wrong = wrong.unwrap();
+    for reach in [EVERYWHERE, WINDOW] {
+        differs("attend_without_mask", reach);
+    }
+}
+
+#[test]
+fn keys_of_a_window_that_do_not_come_are_seen_in_the_numbers() {
+    differs("attend_begins_a_tile_late", WINDOW);
+}
+
+#[test]
+fn rows_that_have_seen_no_key_yet_are_no_numbers_if_nothing_is_done_about_them() {
+    for attended in attend_with("attend_begins_at_minus_infinity", WINDOW) {
+        assert!(attended.unwrap().iter().any(|x| x.is_nan()));
+    }
+}
+
+/// Fails unless a mistake that no rule is broken by makes attention far from right.
+fn differs(mistake: &str, reach: usize) {
+    let right = ATTEND.map(|kernel| attend(&Emulator::new(0), kernel, reach));
+    for attended in attend_with(mistake, reach).zip(right.iter().cycle()) {
+        let (Ok(wrong), Ok(right)) = attended else { panic!("{mistake}: {attended:?}") };
         let apart = right.iter().zip(&wrong).map(|(right, wrong)| (right.to_f32() - wrong.to_f32()).abs());
-        assert!(apart.fold(0.0, f32::max) > 0.1);
+        assert!(apart.fold(0.0, f32::max) > 0.1, "{mistake}");
+    }
+}
+
+#[test]
+fn a_missing_barrier_before_angles_are_made_is_found() {
+    for emulator in seeds("rotate_without_barrier") {
+        let fault = rotate(&emulator).unwrap_err().to_string();
+        assert!(fault.contains("nobody has written") || fault.contains("no barrier between"), "{fault}");
     }
 }
 
@@ -125,9 +177,13 @@ fn a_missing_barrier_before_the_best_are_joined_is_found() {
 
 #[test]
 fn without_mistakes_every_schedule_gives_the_same_bits() {
-    let attended = |seed| ATTEND.map(|kernel| attend(&Emulator::new(seed), kernel).unwrap());
+    let attended = |seed| {
+        [EVERYWHERE, WINDOW].map(|reach| ATTEND.map(|kernel| attend(&Emulator::new(seed), kernel, reach).unwrap()))
+    };
+    let rotated = |seed| rotate(&Emulator::new(seed)).unwrap();
     let pooled = |seed| pool(&Emulator::new(seed)).unwrap();
     let best = |seed| top(&Emulator::new(seed)).unwrap();
-    let first = (attended(0), pooled(0), best(0));
-    assert!((1..9).all(|seed| (attended(seed), pooled(seed), best(seed)) == first));
+    let all = |seed| (attended(seed), rotated(seed), pooled(seed), best(seed));
+    let first = all(0);
+    assert!((1..9).all(|seed| all(seed) == first));
 }
