@@ -137,8 +137,13 @@ impl Candle {
         let mut buffers: Vec<Option<Tensor>> = vec![None; self.lives.len()];
         for (index, step) in self.steps.iter().enumerate() {
             let input = step.input.map(|id| self.take(&mut buffers, id, index)).transpose()?;
-            let residual = step.residual.map(|id| self.take(&mut buffers, id, index)).transpose()?;
-            let is_last = step.input.is_some_and(|id| *self.lives[id.0].end() == index);
+            // One that is both has been taken already, and must not be changed while it is read.
+            let is_both = step.residual.is_some() && step.residual == step.input;
+            let residual = match step.residual {
+                Some(_) if is_both => input.clone(),
+                residual => residual.map(|id| self.take(&mut buffers, id, index)).transpose()?,
+            };
+            let is_last = !is_both && step.input.is_some_and(|id| *self.lives[id.0].end() == index);
             buffers[step.output.0] = Some(step.run(input, is_last, residual, &chunk, &self.angles)?);
         }
         self.take(&mut buffers, self.output, self.steps.len())?.flatten_all()?.to_vec1()

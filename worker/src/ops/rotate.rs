@@ -8,6 +8,8 @@
 
 pub(crate) mod angles;
 pub(crate) mod candle;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod cpu;
 pub(crate) mod cuda;
 #[cfg(any(test, feature = "gpu-check"))]
 pub(crate) mod reference;

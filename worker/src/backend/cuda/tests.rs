@@ -26,7 +26,7 @@ const HIDDEN: usize = 128;
 /// Memory of the device, where it does not matter.
 const AMPLE: u64 = 1 << 30;
 
-/// One layer of a tiny checkpoint's architecture and head, of a size that the kernels take, with random weights.
+/// One layer of each kind of a tiny checkpoint's architecture and head, of a size that the kernels take, with random weights.
 fn write(name: &str, heads: usize) -> TempDir {
     random(name, heads, 7).write()
 }
@@ -41,6 +41,14 @@ fn random(name: &str, heads: usize, seed: u64) -> Tiny {
         ("max_position_embeddings", 160),
     ];
     let mut tiny = sizes.into_iter().fold(Tiny::read(name), |tiny, (field, size)| tiny.set(field, size));
+    if name.starts_with("modernbert") {
+        tiny = tiny
+            .set("num_hidden_layers", 2)
+            .set("layer_types", serde_json::Value::Null)
+            .set("global_attn_every_n_layers", 2);
+    } else if name.starts_with("qwen3") {
+        tiny = tiny.set("num_key_value_heads", heads.div_ceil(2)).set("head_dim", HIDDEN / heads);
+    }
     let plan = Model::read(tiny.write().path()).unwrap().plan;
     tiny.tensors = weights_of(&plan, seed);
     tiny
@@ -51,15 +59,14 @@ fn weights_of(plan: &Plan, seed: u64) -> BTreeMap<String, Stored> {
     let mut tensors = BTreeMap::new();
     let mut random = StdRng::seed_from_u64(seed);
     for weight in &plan.weights {
-        for tensor in &weight.tensors {
+        for crate::plan::Tensor { name, shape } in &weight.tensors {
             // Gains near 1 and small weights keep tokens apart, so that a mix-up of any two shows.
-            let is_gain = tensor.ends_with("orm.weight");
+            let is_gain = name.contains("norm") && name.ends_with("weight") || name.ends_with("orm.weight");
             let (centre, spread) =
-                if is_gain { (1.0, 0.3) } else { (0.0, if tensor.contains("embed") { 1.0 } else { 0.2 }) };
-            let count: usize = weight.shape.iter().product();
+                if is_gain { (1.0, 0.3) } else { (0.0, if name.contains("embed") { 1.0 } else { 0.2 }) };
+            let count: usize = shape.iter().product();
             let data = (0..count).flat_map(|_| (centre + spread * random.random_range(-1.0..1.0f32)).to_le_bytes());
-            let stored = Stored { dtype: Dtype::F32, shape: weight.shape.clone(), data: data.collect() };
-            tensors.insert(tensor.clone(), stored);
+            tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape: shape.clone(), data: data.collect() });
         }
     }
     tensors

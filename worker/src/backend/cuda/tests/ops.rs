@@ -1,6 +1,6 @@
 //! Every buffer of a plan, op by op, against the reference loops, and every output against the other executors.
 
-use super::by_hand::{causal, forked, windowed, with_plan};
+use super::by_hand::{forked, with_plan};
 use super::reference::buffers;
 use super::*;
 use crate::backend::candle::Candle;
@@ -11,12 +11,12 @@ use crate::cuda::driver::Element;
 use crate::cuda::memory::PinnedMemory;
 use crate::cuda::queue::Queue;
 use crate::model::weights::{Bound, Checkpoint};
-use crate::plan::{Packed, Plan, Rows};
+use crate::plan::{Activation, Packed, Plan, Rows};
 
 const LENGTHS: [usize; 6] = [1, 17, 63, 64, 65, 128];
 /// ‖Δ‖ / ‖reference‖ that bfloat16 may come to in any buffer. Most come to half of it; a handful of logits, each a small
 /// difference of large sums behind three more roundings, do not.
-const APART_MAX: f64 = 1.5e-2;
+const APART_MAX: f64 = 2e-2;
 
 /// Sequences of all lengths, with marks in some of them.
 struct Batch {
@@ -186,20 +186,22 @@ fn a_masked_language_model_agrees_and_multiplies_with_its_table_of_words() {
 }
 
 #[test]
-fn plans_of_windows_and_gates_and_of_causal_attention_with_shared_keys_agree() {
-    for (what, plan) in [("windowed", windowed()), ("causal", causal())] {
-        with_plan(plan, |model, weights| {
-            let batch = Batch::of(&LENGTHS);
-            let (exact, _) = follows(what, &model.plan, weights, &batch.packed(false));
-            is_exact::<Candle>(what, model, weights, &batch.packed(false), &exact);
-        });
-    }
+fn modernbert_agrees_in_layers_that_look_far_and_near() {
+    agrees("modernbert-embed", 2, false);
+    agrees("modernbert-fill", 8, false);
+    agrees("modernbert-classify", 4, false);
+}
+
+#[test]
+fn qwen3_agrees_with_heads_that_share_keys_and_with_heads_that_do_not() {
+    agrees("qwen3-embed", 4, false);
+    agrees("qwen3-embed-causal", 1, false);
 }
 
 #[test]
 fn a_row_is_the_same_bits_alone_whatever_it_sees() {
-    for plan in [windowed(), causal()] {
-        with_plan(plan, |model, weights| {
+    for name in ["modernbert-embed", "qwen3-embed"] {
+        with_model(&write(name, 4), |model, weights| {
             let batch = Batch::of(&[65, 1, 130, 40]);
             let run = |batch: &Batch| {
                 let packed = Packed { marks: &[], ..batch.packed(false) };
@@ -208,8 +210,40 @@ fn a_row_is_the_same_bits_alone_whatever_it_sees() {
             let together = run(&batch);
             let rows = together.chunks_exact(together.len() / (batch.splits.len() - 1));
             for (nth, row) in rows.enumerate() {
-                assert_eq!(run(&batch.alone(nth)), row, "row {nth}");
+                assert_eq!(run(&batch.alone(nth)), row, "{name}, row {nth}");
             }
+        });
+    }
+}
+
+#[test]
+fn an_output_lies_where_the_input_lay_that_it_may_be_written_over() {
+    for name in ["modernbert-embed", "qwen3-embed"] {
+        with_model(&write(name, 4), |model, _| {
+            let (plan, shape) = (&model.plan, Shape { tokens: 512, sequences: 8, marks: 0 });
+            let program = Program::new(plan, shape).unwrap();
+            let range = |id| program.range(id, &shape);
+            let lives = plan.lives();
+            let (mut over, mut apart) = (0, 0);
+            for (index, op) in plan.ops.iter().enumerate() {
+                let inputs = op.inputs().filter(|input| range(*input) == range(op.output()));
+                let shared: Vec<_> = inputs.collect();
+                assert!(
+                    shared.iter().all(|input| *lives[input.0].end() == index),
+                    "{op:?} is written over what is needed"
+                );
+                match op {
+                    Op::Rotate { .. } => assert_eq!(shared.len(), 1, "{op:?}"),
+                    Op::Gemm { residual: Some(residual), activation: Activation::Identity, .. } => {
+                        assert_eq!(shared, [*residual]);
+                    }
+                    Op::AddNorm { .. } if shared.is_empty() => apart += 1,
+                    Op::AddNorm { .. } => over += 1,
+                    _ => assert!(shared.is_empty(), "{op:?}"),
+                }
+            }
+            // Only the last norm's input is not needed for the sum that goes on.
+            assert!(over == 1 && apart > 1, "{name}: {over}, {apart}");
         });
     }
 }
@@ -217,7 +251,12 @@ fn a_row_is_the_same_bits_alone_whatever_it_sees() {
 #[test]
 fn what_is_needed_after_is_not_written_over() {
     with_plan(forked(), |model, weights| {
-        follows("forked", &model.plan, weights, &Batch::of(&LENGTHS).packed(false));
+        let batch = Batch::of(&LENGTHS);
+        let (exact, _) = follows("forked", &model.plan, weights, &batch.packed(false));
+        is_exact::<Candle>("forked", model, weights, &batch.packed(false), &exact);
+        if CpuIsa::detect() > CpuIsa::Portable {
+            is_exact::<Cpu>("forked", model, weights, &batch.packed(false), &exact);
+        }
     });
 }
 
