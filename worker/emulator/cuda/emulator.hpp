@@ -71,6 +71,7 @@ namespace emulator {
 
 template <class T>
 T* shared(const void* place, size_t count, CALLER) {
+    const Unwatched unwatched;
     void* array = machine->memory.array(place, count * sizeof(T));
     if (array == nullptr) machine->fail(site, "shared arrays are larger than %zu bytes", Memory::SHARED_BYTES);
     return static_cast<T*>(array);
@@ -85,14 +86,24 @@ template <class T>
 T read(const void* from, Site site) {
     machine->touch(from, sizeof(T), false, site);
     T value;
-    memcpy(&value, from, sizeof(T));
+    if (machine->memory.is_shared(from)) {
+        const Unwatched unwatched;
+        memcpy(&value, from, sizeof(T));
+    } else {
+        memcpy(&value, from, sizeof(T));
+    }
     return value;
 }
 
 template <class T>
 void write(void* to, const T& value, Site site) {
     machine->touch(to, sizeof(T), true, site);
-    memcpy(to, &value, sizeof(T));
+    if (machine->memory.is_shared(to)) {
+        const Unwatched unwatched;
+        memcpy(to, &value, sizeof(T));
+    } else {
+        memcpy(to, &value, sizeof(T));
+    }
 }
 
 inline unsigned lane() {
@@ -258,8 +269,7 @@ inline void gather_matrices(bf16 (&matrices)[4][8][8], const char* what, const b
         const bf16* row;
         bf16 (*matrices)[8][8];
     };
-    const bool is_shared = machine->memory.is_shared(reinterpret_cast<uintptr_t>(row));
-    if (!is_shared) machine->fail(site, "%s reads no shared memory", what);
+    if (!machine->memory.is_shared(row)) machine->fail(site, "%s reads no shared memory", what);
     machine->touch(row, 16, false, site);
     Request request{row, matrices};
     machine->meet_warp(what, ~0u, &request, [](void** lanes, unsigned) {
@@ -294,6 +304,7 @@ inline void ldmatrix_x4_trans(unsigned (&registers)[4], const bf16* row, CALLER)
 
 inline void cp_async16(bf16* to, const bf16* from, bool is_there, CALLER) {
     emulator::machine->begin_copy(to, from, is_there, site);
+    if (is_there) emulator::tell_read(from, 16);
 }
 
 inline void cp_async_commit() {

@@ -4,44 +4,80 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
+
+#include "sanitizer.hpp"
 
 namespace emulator {
 
 // Leaves one stack, noting where, and goes on where another was left. Twenty times quicker than ucontext, which asks the
 // kernel for the signal mask twice.
-__attribute__((naked, noinline)) inline void switch_stacks(
+__attribute__((naked, noinline, no_sanitize("address", "thread", "undefined"))) inline void switch_stacks(
     [[maybe_unused]] void** leave, [[maybe_unused]] void* enter) {
     asm("pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15;"
         "movq %rsp, (%rdi); movq %rsi, %rsp;"
         "popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp; ret");
 }
 
-// Stacks of equal size, each above a page that cannot be touched.
-class Stacks {
+// A thread of control: where it goes on, and its stack.
+struct Fiber {
+    void* at = nullptr;
+    Context context;
+};
+
+// The one that runs, where launches are.
+inline thread_local Fiber* current = nullptr;
+
+inline void switch_fibers(Fiber& from, Fiber& to) {
+    current = &to;
+    void* enter = to.at;
+    // From here on sanitizers take this for the other.
+    from.context.leave_for(to.context);
+    switch_stacks(&from.at, enter);
+    from.context.arrive();
+}
+
+// While there is one, the thread that made it does what is the emulator's affair.
+class Unwatched {
 public:
-    explicit Stacks(unsigned count) : bytes(count * EACH) {
+    Unwatched() { current->context.unwatch(); }
+    ~Unwatched() { current->context.watch(); }
+    Unwatched(const Unwatched&) = delete;
+    Unwatched& operator=(const Unwatched&) = delete;
+};
+
+// Fibers that have begun nothing yet, with stacks of equal size, each above a page that cannot be touched; and the one that
+// runs them.
+class Fibers {
+public:
+    Fiber home{nullptr, Context::own()};
+
+    // Each begins at `entry`, as if it had been called, and must not return.
+    Fibers(unsigned count, void (*entry)()) : bytes(count * EACH) {
         void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         memory = mapped == MAP_FAILED ? nullptr : static_cast<char*>(mapped);
-        for (unsigned i = 0; memory != nullptr && i < count; i++) mprotect(memory + i * EACH, GUARD, PROT_NONE);
+        current = &home;
+        const Unwatched unwatched;
+        fibers.reserve(count);
+        for (unsigned i = 0; memory != nullptr && i < count; i++) {
+            char* stack = memory + i * EACH;
+            mprotect(stack, GUARD, PROT_NONE);
+            fibers.push_back({begin(stack + EACH, entry), Context::of(stack + GUARD, EACH - GUARD)});
+        }
     }
 
-    Stacks(const Stacks&) = delete;
-    Stacks& operator=(const Stacks&) = delete;
+    Fibers(const Fibers&) = delete;
+    Fibers& operator=(const Fibers&) = delete;
 
-    ~Stacks() {
+    ~Fibers() {
+        for (Fiber& fiber : fibers) fiber.context.end(home.context);
         if (memory != nullptr) munmap(memory, bytes);
+        current = nullptr;
     }
 
     bool are_there() const { return memory != nullptr; }
 
-    // Where to switch to, so that `entry` begins on stack `index` as if it had been called. It must not return.
-    void* begin(unsigned index, void (*entry)()) const {
-        auto* top = reinterpret_cast<uint64_t*>(memory + (index + 1) * EACH);
-        top[-1] = 0;
-        top[-2] = reinterpret_cast<uint64_t>(entry);
-        for (int saved = 3; saved <= 8; saved++) top[-saved] = 0;
-        return top - 8;
-    }
+    Fiber& operator[](size_t index) { return fibers[index]; }
 
 private:
     static constexpr size_t GUARD = 4096;
@@ -49,6 +85,16 @@ private:
 
     size_t bytes;
     char* memory;
+    std::vector<Fiber> fibers;
+
+    // Where to switch to.
+    static void* begin(char* end, void (*entry)()) {
+        auto* top = reinterpret_cast<uint64_t*>(end);
+        top[-1] = 0;
+        top[-2] = reinterpret_cast<uint64_t>(entry);
+        for (int saved = 3; saved <= 8; saved++) top[-saved] = 0;
+        return top - 8;
+    }
 };
 
 }  // namespace emulator

@@ -94,7 +94,7 @@ struct Kernel<kernel> {
         kernel(Taken<T>::from(arguments[i])...);
     }
 
-    static Entry entry(const char* name) {
+    static constexpr Entry entry(const char* name) {
         return {name, sizeof...(T),
             [](const Argument* arguments) { return fits_each(arguments, std::index_sequence_for<T...>{}); },
             [](const void* arguments) {
@@ -111,7 +111,7 @@ struct Kernel<kernel> {
     ENTRY(file, name##_identity) ENTRY(file, name##_gelu) ENTRY(file, name##_gelu_tanh) \
     ENTRY(file, name##_silu) ENTRY(file, name##_relu) ENTRY(file, name##_tanh)
 
-const Entry ENTRIES[] = {
+constexpr Entry ENTRIES[] = {
     ENTRIES_OF_WIDTHS(embed_file, embed)
     ENTRIES_OF_WIDTHS(add_norm_file, add_norm)
     ENTRY(attend_file, attend_16)
@@ -136,6 +136,13 @@ const Entry ENTRIES[] = {
     ENTRY(probes_file, probe_unwritten)
     ENTRY(probes_file, probe_write_after_read)
     ENTRY(probes_file, probe_exchange)
+    ENTRY(probes_file, probe_plain_write)
+    ENTRY(probes_file, probe_plain_shared_write)
+    ENTRY(probes_file, probe_plain_misaligned)
+    ENTRY(probes_file, probe_overflow)
+    ENTRY(probes_file, probe_shift)
+    ENTRY(probes_file, probe_global_exchange)
+    ENTRY(probes_file, probe_blocks_share)
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdarg>
 #include <deque>
+#include <memory>
 
 #include "fiber.hpp"
 #include "memory.hpp"
@@ -35,7 +36,7 @@ struct Copy {
 };
 
 struct Thread {
-    void* at;
+    Fiber* fiber;
     uint3 index;
     unsigned id;
     State state;
@@ -54,6 +55,7 @@ struct Meeting {
     void* arguments[WARP];
     // How many __syncwarp there were.
     unsigned barriers;
+    Clock clock;
 };
 
 struct Machine;
@@ -88,23 +90,24 @@ struct Machine {
         if (count == 0 || count % WARP != 0 || count > 1024) return refuse("blocks of %u threads", count);
         const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
         if (blocks == 0) return refuse("a grid of %u x %u x %u blocks", grid.x, grid.y, grid.z);
-        Stacks own(count);
+        Fibers own(count, [] { machine->run_threads(); });
         if (!own.are_there()) return refuse("no memory for %u stacks", count);
-        stacks = &own;
+        fibers = &own;
+        const Unwatched unwatched;
         random_state = seed * 0x9e3779b97f4a7c15 | 1;
         order = static_cast<Order>(seed % 3);
         threads.resize(count);
-        warps.resize(count / WARP);
         for (uint64_t i = 0; i < blocks && fault[0] == 0; i++) {
             // Nothing may depend on the order of blocks.
             const uint64_t index = seed & 1 ? blocks - 1 - i : i;
             at = {unsigned(index % grid.x), unsigned(index / grid.x % grid.y), unsigned(index / grid.x / grid.y)};
-            run_block();
+            run_block(static_cast<unsigned>(i));
         }
         return fault[0] == 0;
     }
 
     [[noreturn]] __attribute__((format(printf, 3, 4))) void fail(Site site, const char* format, ...) {
+        const Unwatched unwatched;
         const Thread& thread = *running;
         int length = snprintf(fault, sizeof fault, "%s, block (%u, %u, %u), thread %u, seed %llu, %s:%d: ", kernel, at.x,
             at.y, at.z, thread.id, static_cast<unsigned long long>(seed), name(site.file), site.line);
@@ -112,14 +115,14 @@ struct Machine {
         va_start(values, format);
         vsnprintf(fault + length, sizeof fault - length, format, values);
         va_end(values);
-        void* nowhere;
-        switch_stacks(&nowhere, home);
+        switch_fibers(*running->fiber, fibers->home);
         __builtin_unreachable();
     }
 
     Stamp stamp() const { return {running->id, barriers, warps[running->id / WARP].barriers}; }
 
     void touch(const void* address, size_t bytes, bool writes, Site site) {
+        const Unwatched unwatched;
         if (const char* wrong = memory.touch(address, bytes, writes, stamp())) {
             fail(site, "%s of %zu bytes %s", writes ? "write" : "read", bytes, wrong);
         }
@@ -134,19 +137,15 @@ struct Machine {
 
     // __syncthreads: waits for all threads that have not ended.
     void meet_block(Site site) {
-        if (arrived == 0) {
-            barrier = site;
-        } else if (site.line != barrier.line || strcmp(site.file, barrier.file) != 0) {
-            fail(site, "threads wait at different barriers: others are at %s:%d", name(barrier.file), barrier.line);
-        }
-        arrived++;
-        wait(State::at_barrier, "__syncthreads", site);
-        if (arrived == live) release_barrier();
-        next();
+        const unsigned turn = barriers;
+        clock->come(turn);
+        wait_for_block(site);
+        clock->go(turn);
     }
 
     // An operation of a warp: the last lane to come does it for all.
     void meet_warp(const char* what, unsigned mask, void* argument, void (*act)(void**, unsigned), Site site) {
+        const Unwatched unwatched;
         Meeting& meeting = warps[running->id / WARP];
         const unsigned lane = running->id % WARP;
         if ((mask >> lane & 1) == 0) fail(site, "lane %u is not in the mask %#x of its own %s", lane, mask, what);
@@ -173,14 +172,19 @@ struct Machine {
     }
 
     void sync_warp(unsigned mask, Site site) {
+        Meeting& meeting = warps[running->id / WARP];
+        const unsigned turn = meeting.barriers;
+        meeting.clock.come(turn);
         // Counted before anyone goes on.
-        meet_warp("__syncwarp", mask, &warps[running->id / WARP], [](void** meetings, unsigned mask) {
+        meet_warp("__syncwarp", mask, &meeting, [](void** meetings, unsigned mask) {
             static_cast<Meeting*>(meetings[__builtin_ctz(mask)])->barriers++;
         }, site);
+        meeting.clock.go(turn);
     }
 
     // cp.async: lands at once or not before it is waited for, and nobody may rely on either.
     void begin_copy(void* to, const void* from, bool is_there, Site site) {
+        const Unwatched unwatched;
         if (is_there) touch(from, 16, false, site);
         if (const char* wrong = memory.begin_copy(to, stamp())) fail(site, "cp.async %s", wrong);
         const Copy copy{to, from, is_there, running->groups};
@@ -189,6 +193,7 @@ struct Machine {
     }
 
     void wait_copies(unsigned keep) {
+        const Unwatched unwatched;
         size_t done = 0;
         std::vector<Copy>& copies = running->copies;
         while (done < copies.size() && copies[done].group + keep < running->groups) {
@@ -202,13 +207,14 @@ struct Machine {
 private:
     Body body;
     const void* arguments;
-    Stacks* stacks = nullptr;
+    Fibers* fibers = nullptr;
     std::vector<Thread> threads;
     std::vector<Meeting> warps;
     std::deque<unsigned> ready;
-    void* home = nullptr;
     unsigned live = 0, arrived = 0;
     uint32_t barriers = 0;
+    // The block's barrier. Like those of warps it is made anew for each block: another's orders nothing in this one.
+    std::unique_ptr<Clock> clock;
     Site barrier{};
     uint64_t random_state = 1;
     Order order = Order::in_turn;
@@ -225,15 +231,17 @@ private:
         return slash == nullptr ? path : slash + 1;
     }
 
-    void run_block() {
+    void run_block(unsigned turn) {
         memory.clear_shared();
-        for (Meeting& warp : warps) warp = Meeting{};
+        clock = std::make_unique<Clock>();
+        warps = std::vector<Meeting>(threads.size() / WARP);
         ready.clear();
         live = static_cast<unsigned>(threads.size());
         arrived = barriers = 0;
         for (unsigned id = 0; id < live; id++) {
             Thread& thread = threads[id];
-            thread.at = stacks->begin(id, [] { machine->run_thread(); });
+            // Another thread's each time, so that what two blocks do is seen to be unordered.
+            thread.fiber = &(*fibers)[(id + turn) % live];
             thread.index = {id % block.x, id / block.x % block.y, id / block.x / block.y};
             thread.id = id;
             thread.groups = 0;
@@ -241,17 +249,34 @@ private:
             make_ready(id);
         }
         running = take_next();
-        switch_stacks(&home, running->at);
+        switch_fibers(fibers->home, *running->fiber);
     }
 
-    [[noreturn]] void run_thread() {
-        body(arguments);
-        running->state = State::done;
-        running->what = "its end";
-        live--;
-        if (arrived > 0 && arrived == live) release_barrier();
+    // A fiber's whole life: one thread of each block.
+    [[noreturn]] void run_threads() {
+        current->context.arrive();
+        for (;;) {
+            body(arguments);
+            const Unwatched unwatched;
+            running->state = State::done;
+            running->what = "its end";
+            live--;
+            if (arrived > 0 && arrived == live) release_barrier();
+            next();
+        }
+    }
+
+    void wait_for_block(Site site) {
+        const Unwatched unwatched;
+        if (arrived == 0) {
+            barrier = site;
+        } else if (site.line != barrier.line || strcmp(site.file, barrier.file) != 0) {
+            fail(site, "threads wait at different barriers: others are at %s:%d", name(barrier.file), barrier.line);
+        }
+        arrived++;
+        wait(State::at_barrier, "__syncthreads", site);
+        if (arrived == live) release_barrier();
         next();
-        __builtin_unreachable();
     }
 
     void wait(State state, const char* what, Site site) {
@@ -288,13 +313,13 @@ private:
         Thread* last = running;
         if (ready.empty()) {
             if (live == 0) {
-                switch_stacks(&last->at, home);
+                switch_fibers(*last->fiber, fibers->home);
                 return;
             }
             tell_deadlock();
         }
         running = take_next();
-        if (running != last) switch_stacks(&last->at, running->at);
+        if (running != last) switch_fibers(*last->fiber, *running->fiber);
     }
 
     [[noreturn]] void tell_deadlock() {

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "sanitizer.hpp"
+
 namespace emulator {
 
 // Where in a kernel something was done.
@@ -46,7 +48,9 @@ public:
 
     // Another block begins: nothing of the last one's is left. All bits set is no number, as any kind of float.
     void clear_shared() {
+        open_memory(shared, sizeof shared);
         memset(shared, 0xff, used);
+        close_memory(shared, sizeof shared);
         std::fill(words.begin(), words.begin() + used / 4, Word{});
         arrays.clear();
         used = 0;
@@ -60,6 +64,7 @@ public:
         if (used + bytes > SHARED_BYTES) return nullptr;
         arrays.push_back({place, used, bytes});
         used = (used + bytes + 15) / 16 * 16;
+        open_memory(shared + arrays.back().at, bytes);
         return shared + arrays.back().at;
     }
 
@@ -69,6 +74,10 @@ public:
         if (at % bytes != 0) return "is misaligned";
         if (const char* wrong = bounds(at, bytes, writes)) return wrong;
         return is_shared(at) ? (writes ? write(at, bytes, who) : read(at, bytes, who)) : nullptr;
+    }
+
+    bool is_shared(const void* address) const {
+        return is_shared(reinterpret_cast<uintptr_t>(address));
     }
 
     bool is_shared(uintptr_t at) const {

@@ -47,3 +47,40 @@ KERNEL(64) probe_exchange(unsigned* output, int with_barrier) {
     if (with_barrier != 0) __syncwarp();
     store(output + threadIdx.x, load(words + (threadIdx.x ^ 1)));
 }
+
+// What follows the emulator lets be, and sanitizers do not: plain accesses, what C++ leaves undefined, and global memory
+// that threads share.
+KERNEL(64) probe_plain_write(unsigned* output) {
+    output[threadIdx.x * 4 + 4] = threadIdx.x;
+}
+
+KERNEL(64) probe_plain_shared_write(unsigned* output) {
+    SHARED(unsigned, words, 64);
+    words[threadIdx.x + 1] = threadIdx.x;
+    store(output + threadIdx.x, 0u);
+}
+
+KERNEL(64) probe_plain_misaligned(const float* input, float* output) {
+    store4(output + threadIdx.x * 4, *reinterpret_cast<const float4*>(input + 1));
+}
+
+KERNEL(64) probe_overflow(int* output, int factor) {
+    store(output + threadIdx.x, factor * factor);
+}
+
+KERNEL(64) probe_shift(unsigned* output) {
+    store(output + threadIdx.x, 1u << threadIdx.x);
+}
+
+// Threads read what others wrote, in another warp: right with a barrier, wrong without.
+KERNEL(64) probe_global_exchange(unsigned* output, int with_barrier) {
+    unsigned* own = output + blockIdx.x * 64;
+    store(own + threadIdx.x, static_cast<unsigned>(threadIdx.x));
+    if (with_barrier != 0) __syncthreads();
+    store(output + 128 + blockIdx.x * 64 + threadIdx.x, load(own + (threadIdx.x ^ 32)));
+}
+
+// Every block writes the same numbers.
+KERNEL(64) probe_blocks_share(unsigned* output) {
+    store(output + threadIdx.x, static_cast<unsigned>(blockIdx.x));
+}

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint};
 use std::ptr;
+use std::sync::LazyLock;
 
 /// Bytes of a message, with the zero at its end.
 const FAULT_BYTES: usize = 768;
@@ -38,6 +39,19 @@ pub struct Argument {
     bytes: usize,
 }
 
+/// `shoal_emulator_launch` of launch.cpp.
+type Entry = unsafe extern "C" fn(
+    kernel: *const c_char,
+    grid: *const c_uint,
+    block: c_uint,
+    arguments: *const Argument,
+    count: usize,
+    seed: u64,
+    mistake: *const c_char,
+    fault: *mut c_char,
+    fault_bytes: usize,
+) -> c_int;
+
 unsafe extern "C" {
     fn shoal_emulator_launch(
         kernel: *const c_char,
@@ -51,6 +65,20 @@ unsafe extern "C" {
         fault_bytes: usize,
     ) -> c_int;
 }
+
+/// Names a library to launch in instead of what is built in: the same, compiled with sanitizers.
+const LIBRARY: &str = "SHOAL_EMULATOR_LIBRARY";
+
+static ENTRY: LazyLock<Entry> = LazyLock::new(|| {
+    let Some(library) = std::env::var_os(LIBRARY) else { return shoal_emulator_launch };
+    // SAFETY: it is built from the same source, and its constructors are a sanitizer's own.
+    let library = unsafe { libloading::Library::new(library) }.expect("the library can be loaded");
+    // SAFETY: by this name the source has a function of this type. The library is never unloaded.
+    let entry = unsafe { library.get::<Entry>("shoal_emulator_launch") };
+    let entry = *entry.expect("the library is the emulator");
+    std::mem::forget(library);
+    entry
+});
 
 impl Emulator {
     /// Threads run in turn, at random, or each as far as it can, by `seed % 3`.
@@ -87,7 +115,7 @@ impl Emulator {
         // as many as is said, and there is room for `FAULT_BYTES`. What the arguments point to is the caller's promise;
         // that the kernel stays within it is checked at each access.
         let failed = unsafe {
-            shoal_emulator_launch(
+            ENTRY(
                 kernel.as_ptr(),
                 grid.as_ptr(),
                 block,

@@ -1,6 +1,31 @@
 //! Numbers for kernels on the emulator, and how near they must come to the reference.
 
 use half::bf16;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// Shapes to come, the same each time.
+#[derive(Debug)]
+pub(crate) struct Shapes(SmallRng);
+
+impl Shapes {
+    /// With a seed of the emulator for each order in which it runs threads: in turn, at random, ahead.
+    pub(crate) fn of_each_schedule() -> impl Iterator<Item = (u64, Self)> {
+        (0..3).map(|seed| (seed, Self(SmallRng::seed_from_u64(seed))))
+    }
+
+    /// From 1 to this.
+    pub(crate) fn up_to(&mut self, max: usize) -> usize {
+        self.0.random_range(1..=max)
+    }
+
+    /// A multiple of 8 for each class of widths.
+    pub(crate) fn of_each_class(&mut self) -> impl Iterator<Item = usize> {
+        [(0, 256), (256, 512), (512, 768), (768, 1024), (1024, 2048)]
+            .into_iter()
+            .map(|(above, max)| above + 8 * self.up_to((max - above) / 8))
+    }
+}
 
 /// Numbers as the kernels have them.
 #[derive(Clone, Debug)]

@@ -4,6 +4,8 @@
 mod mistakes;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod rules;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod sanitizers;
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 #[test]

@@ -3,7 +3,7 @@ use half::bf16;
 use super::*;
 use crate::cuda::bench::Bench;
 use crate::ops::attend::reference;
-use crate::ops::emulation::{Bf16s, close};
+use crate::ops::emulation::{Bf16s, Shapes, close};
 
 /// Sequences of these lengths, one after the other.
 fn splits(lengths: &[usize]) -> Vec<usize> {
@@ -73,6 +73,16 @@ fn follows_the_reference_at_every_edge_of_a_tile() {
     for (seed, (width, _)) in (0..).zip(KERNELS) {
         // Queries come 64 at a time; keys 64 or 32.
         follows(&[1, 17, 31, 32, 33, 63, 64, 65, 128, 2], heads(2, width), Mask::None, seed);
+    }
+}
+
+#[test]
+fn follows_the_reference_at_any_lengths_with_every_schedule() {
+    for (seed, mut shapes) in Shapes::of_each_schedule() {
+        for (head, _) in KERNELS {
+            let lengths = [shapes.up_to(80), shapes.up_to(20)];
+            follows(&lengths, shapes.up_to(2), head, seed);
+        }
     }
 }
 

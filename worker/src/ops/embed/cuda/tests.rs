@@ -3,7 +3,7 @@ use half::bf16;
 use super::*;
 use crate::cuda::bench::Bench;
 use crate::ops::embed::reference;
-use crate::ops::emulation::{Bf16s, close};
+use crate::ops::emulation::{Bf16s, Shapes, close};
 use crate::plan::NormKind;
 
 /// What of an op there is.
@@ -15,9 +15,10 @@ struct Case {
     has_shift: bool,
 }
 
-/// Seven tokens by the kernel, each held to the reference.
-fn follows(width: usize, case: Case, seed: u64) {
-    let tokens = 7;
+const ALL: Case = Case { has_positions: true, has_types: true, kind: Some(NormKind::Layer), has_shift: true };
+
+/// Runs the kernel and holds each row to the reference.
+fn follows(tokens: u32, width: usize, case: Case, seed: u64) {
     let [words, positions, kinds] = [11, 5, 2].map(|count| Bf16s::wave(count * width, count as f32));
     let ids: Vec<u32> = (0..tokens).map(|row| row * 5 % 11).collect();
     let places: Vec<u32> = (0..tokens).map(|row| row % 5).collect();
@@ -57,13 +58,22 @@ fn follows(width: usize, case: Case, seed: u64) {
 
 #[test]
 fn follows_the_reference_for_every_width_class_and_all_that_may_be_missing() {
-    let all = Case { has_positions: true, has_types: true, kind: Some(NormKind::Layer), has_shift: true };
     for (seed, width) in (0..).zip([8, 256, 264, 384, 768, 1000, 1024, 2048]) {
-        follows(width, all, seed);
-        follows(width, Case { has_types: false, ..all }, seed);
-        follows(width, Case { has_positions: false, has_shift: false, ..all }, seed);
-        follows(width, Case { kind: Some(NormKind::Rms), has_shift: false, ..all }, seed);
-        follows(width, Case { has_positions: false, has_types: false, kind: None, ..all }, seed);
+        follows(7, width, ALL, seed);
+        follows(7, width, Case { has_types: false, ..ALL }, seed);
+        follows(7, width, Case { has_positions: false, has_shift: false, ..ALL }, seed);
+        follows(7, width, Case { kind: Some(NormKind::Rms), has_shift: false, ..ALL }, seed);
+        follows(7, width, Case { has_positions: false, has_types: false, kind: None, ..ALL }, seed);
+    }
+}
+
+#[test]
+fn follows_the_reference_at_any_shape_with_every_schedule() {
+    for (seed, mut shapes) in Shapes::of_each_schedule() {
+        let tokens = shapes.up_to(9) as u32;
+        for width in shapes.of_each_class() {
+            follows(tokens, width, Case { has_types: width % 16 == 0, ..ALL }, seed);
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use half::bf16;
 
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, close};
+use crate::ops::emulation::{Bf16s, Shapes, close};
 use crate::ops::normalize::reference;
 
 /// A gain and a shift of numbers that f32 and bfloat16 have.
@@ -12,41 +12,64 @@ fn gain_and_shift(width: usize) -> [Vec<f32>; 2] {
     [gain, shift]
 }
 
+/// What of an op there is.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    has_residual: bool,
+    has_shift: bool,
+    kind: NormKind,
+}
+
+const CASES: [Case; 5] = [
+    Case { has_residual: false, has_shift: true, kind: NormKind::Layer },
+    Case { has_residual: true, has_shift: true, kind: NormKind::Layer },
+    Case { has_residual: false, has_shift: false, kind: NormKind::Layer },
+    Case { has_residual: true, has_shift: false, kind: NormKind::Rms },
+    Case { has_residual: false, has_shift: true, kind: NormKind::Rms },
+];
+
+/// Runs the kernel and holds each row to the reference.
+fn follows(rows: usize, width: usize, case: Case, seed: u64) {
+    let Case { has_residual, has_shift, kind } = case;
+    let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
+    let [gain, shift] = gain_and_shift(width);
+    let mut bench = Bench::new(seed);
+    let norm = Norm { kind, gain: bench.put(&gain), shift: has_shift.then(|| bench.put(&shift)), epsilon: 1e-12 };
+    let add_norm = AddNorm {
+        rows,
+        width,
+        input: bench.put(&input.0),
+        residual: has_residual.then(|| bench.put(&residual.0)),
+        norm,
+        output: bench.room::<bf16>(rows * width),
+    };
+    bench.run(add_norm.command()).unwrap();
+    let shift = if has_shift { shift } else { vec![0.0; width] };
+    for (row, found) in bench.read::<bf16>(add_norm.output).chunks_exact(width).enumerate() {
+        let mut sums = input.row(row as u32, width);
+        if has_residual {
+            sums.iter_mut().zip(residual.row(row as u32, width)).for_each(|(sum, other)| *sum += other);
+        }
+        let expected = reference::normalize(kind, &sums, &gain, &shift, 1e-12);
+        close(&format!("width {width}, {case:?}, row {row}"), found, &expected, 0.0);
+    }
+}
+
 #[test]
 fn follows_the_reference_for_every_width_class_and_kind_with_and_without_a_residual_and_a_shift() {
-    for (seed, width) in [8, 248, 256, 264, 384, 768, 1024, 1032, 2048].into_iter().enumerate() {
-        for (has_residual, has_shift, kind) in [
-            (false, true, NormKind::Layer),
-            (true, true, NormKind::Layer),
-            (false, false, NormKind::Layer),
-            (true, false, NormKind::Rms),
-            (false, true, NormKind::Rms),
-        ] {
-            let rows = 6;
-            let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
-            let [gain, shift] = gain_and_shift(width);
-            let mut bench = Bench::new(seed as u64);
-            let norm =
-                Norm { kind, gain: bench.put(&gain), shift: has_shift.then(|| bench.put(&shift)), epsilon: 1e-12 };
-            let add_norm = AddNorm {
-                rows,
-                width,
-                input: bench.put(&input.0),
-                residual: has_residual.then(|| bench.put(&residual.0)),
-                norm,
-                output: bench.room::<bf16>(rows * width),
-            };
-            bench.run(add_norm.command()).unwrap();
-            let shift = if has_shift { shift } else { vec![0.0; width] };
-            for (row, found) in bench.read::<bf16>(add_norm.output).chunks_exact(width).enumerate() {
-                let mut sums = input.row(row as u32, width);
-                if has_residual {
-                    sums.iter_mut().zip(residual.row(row as u32, width)).for_each(|(sum, other)| *sum += other);
-                }
-                let expected = reference::normalize(kind, &sums, &gain, &shift, 1e-12);
-                let what = format!("{kind:?}, width {width}, residual {has_residual}, shift {has_shift}, row {row}");
-                close(&what, found, &expected, 0.0);
-            }
+    for (seed, width) in (0..).zip([8, 248, 256, 264, 384, 768, 1024, 1032, 2048]) {
+        for case in CASES {
+            follows(6, width, case, seed);
+        }
+    }
+}
+
+#[test]
+fn follows_the_reference_at_any_shape_with_every_schedule() {
+    for (seed, mut shapes) in Shapes::of_each_schedule() {
+        let rows = shapes.up_to(9);
+        for (width, case) in shapes.of_each_class().zip(CASES) {
+            follows(rows, width, case, seed);
         }
     }
 }

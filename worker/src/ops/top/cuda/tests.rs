@@ -1,5 +1,6 @@
 use super::*;
 use crate::cuda::bench::Bench;
+use crate::ops::emulation::Shapes;
 use crate::ops::top::reference;
 
 /// The best of each row, by the kernel.
@@ -43,6 +44,15 @@ fn follows_the_reference_for_any_vocabulary_and_count() {
         for count in [1, 5, 32] {
             follows("wave", &rows, count, seed);
         }
+    }
+}
+
+#[test]
+fn follows_the_reference_at_any_shape_with_every_schedule() {
+    for (seed, mut shapes) in Shapes::of_each_schedule() {
+        let vocabulary = shapes.up_to(3_000);
+        let rows: Vec<_> = (0..shapes.up_to(3)).map(|row| wave(vocabulary, row as f32 + 0.25)).collect();
+        follows("any", &rows, shapes.up_to(32), seed);
     }
 }
 
