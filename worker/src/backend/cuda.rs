@@ -82,7 +82,7 @@ pub(crate) struct Ticket {
 impl Cuda {
     pub(crate) fn new(gpu: Arc<Gpu>) -> Self {
         Self {
-            slots: Slots::new(&gpu.compute, &gpu.copies),
+            slots: Slots::new(&gpu.compute, &gpu.copies, &gpu.ledger),
             gpu,
             models: BTreeMap::new(),
             arena: None,
@@ -124,9 +124,14 @@ impl Cuda {
         self.gpu.check_room(most(|loaded| loaded.weights.bytes()), most(|loaded| loaded.program.bytes()))
     }
 
-    /// Sees to it that the arena is large enough for a model.
+    /// Bytes of arena that the largest batch of any model takes.
+    fn arena_needed(&self) -> usize {
+        self.models.values().map(|loaded| loaded.program.bytes()).max().unwrap_or(0)
+    }
+
+    /// Sees to it that the arena is as large as all models need. It is for one of them.
     fn grow_arena(&mut self, name: &Arc<str>) -> Result<(), BatchError> {
-        let Some(needed) = self.models.get(name).map(|loaded| loaded.program.bytes()) else { return Ok(()) };
+        let needed = self.arena_needed();
         if self.arena.as_ref().is_some_and(|arena| arena.memory.span().bytes >= needed) {
             return Ok(());
         }
@@ -159,10 +164,8 @@ impl Cuda {
     fn run(&mut self, name: &Arc<str>, rows: Vec<Row>) -> Result<Run, BatchError> {
         self.clock += 1;
         let Self { gpu, models, arena, slots, packer, clock, .. } = self;
-        let (Some(loaded), Some(arena)) = (models.get_mut(name), arena) else {
-            return Err(BatchError::Device(format!("model `{name}` is not in memory")));
-        };
-        loaded.needed = *clock;
+        let missing = || BatchError::Device(format!("model `{name}` is not in memory"));
+        let (Some(loaded), Some(arena)) = (models.get(name), arena) else { return Err(missing()) };
         let packed = packer.packed();
         let exact = Shape::of(&packed);
         let shape = Loaded::shape_for(&exact);
@@ -178,13 +181,21 @@ impl Cuda {
         let count = loaded.finish.best_of(rows.iter().map(|row| &row.options));
         let top = count.and_then(|count| loaded.program.top(&exact, count, space));
         let output = top.map_or_else(|| space.part(loaded.program.output(&exact)), |top| top.output);
-        let mut slot = slots.take(inputs.bytes(), output.bytes)?;
-        slot.copy_in(|to| staging::write(&packed, &shape, to), space.part(0..inputs.bytes()))?;
+        let mut slot = loop {
+            match slots.take(inputs.bytes(), output.bytes) {
+                // What was given back comes free when the device is done with it.
+                Err(DriverError::OutOfMemory { .. }) if page_one_out(models, name) => gpu.compute.synchronize()?,
+                slot => break slot?,
+            }
+        };
+        let loaded = models.get_mut(name).ok_or_else(missing)?;
+        loaded.needed = *clock;
+        slot.copy_in(|to| staging::write(&packed, &shape, to), arena.memory.part(space.part(0..inputs.bytes())))?;
         loaded.compute(gpu, &arena.memory, &shape, *clock)?;
         if let Some(top) = &top {
             gpu.compute.run(&[top.command()], &[&arena.memory])?;
         }
-        slot.copy_out(output)?;
+        slot.copy_out(arena.memory.part(output))?;
         let results = top.map_or(Results::Output(loaded.program.element()), |top| Results::Best(top.count));
         Ok(Run { slot, rows, results })
     }
@@ -242,6 +253,11 @@ impl Backend for Cuda {
 
     fn evict(&mut self, name: &str) {
         self.models.remove(name);
+        // The arena was the largest model's. What is under way keeps its memory; the next batch allocates a smaller one.
+        let needed = self.arena_needed();
+        if self.arena.take_if(|arena| arena.memory.span().bytes > needed).is_some() {
+            self.models.values_mut().for_each(|loaded| loaded.shapes.clear());
+        }
     }
 
     fn launch(&mut self, batch: &HostBatch, live: &[u32]) -> Result<Ticket, BatchError> {

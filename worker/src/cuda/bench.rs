@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::driver::{Driver, DriverError, Span};
-use super::memory::{DeviceMemory, PinnedMemory};
+use super::memory::{DeviceMemory, Part, PinnedMemory};
 use super::queue::{Command, Queue};
 
 /// A device with memory of exactly the sizes that were asked for, and no numbers in it where none were put.
@@ -63,7 +63,7 @@ impl Bench {
         };
         let host = PinnedMemory::filled(&self.driver, bytes.len(), fill).expect("the device works");
         let span = self.room::<u8>(bytes.len());
-        self.queue.copy_in(&host, span).expect("the device works");
+        self.queue.copy_in(&host, self.part(span)).expect("the device works");
         span
     }
 
@@ -71,15 +71,15 @@ impl Bench {
     pub(crate) fn room<T>(&mut self, count: usize) -> Span {
         let (stream, bytes) = (self.queue.stream(), count * size_of::<T>());
         let memory = DeviceMemory::new(&self.driver, stream, stream, bytes).expect("the device works");
-        let span = memory.span();
-        self.kept.push(memory);
         // All bits set is no number, as any kind of float.
         let fill = |to: &mut [u8]| {
             to.fill(0xff);
             Ok::<_, DriverError>(())
         };
         let nothing = PinnedMemory::filled(&self.driver, bytes, fill).expect("the device works");
-        self.queue.copy_in(&nothing, span).expect("the device works");
+        self.queue.copy_in(&nothing, memory.whole()).expect("the device works");
+        let span = memory.span();
+        self.kept.push(memory);
         span
     }
 
@@ -92,9 +92,14 @@ impl Bench {
 
     pub(crate) fn read<T: Number>(&self, span: Span) -> Vec<T> {
         let host = PinnedMemory::new(&self.driver, span.bytes).expect("the device works");
-        self.queue.copy_out(span, &host).expect("the device works");
+        self.queue.copy_out(self.part(span), &host).expect("the device works");
         self.queue.synchronize().expect("the device works");
         // SAFETY: the stream is done with it.
         T::read(unsafe { host.bytes() })
+    }
+
+    fn part(&self, span: Span) -> Part<'_> {
+        let memory = self.kept.iter().find(|memory| memory.span().holds(span));
+        memory.expect("it was put here, or room was made for it").part(span)
     }
 }

@@ -38,6 +38,7 @@ pub(crate) enum Call {
     Capture,
     Replay,
     IsDone,
+    Synchronize,
 }
 
 /// A failure to come.
@@ -57,9 +58,13 @@ struct State {
     device: BTreeMap<u64, Block>,
     pinned: BTreeMap<usize, Block>,
     used: u64,
+    /// What it says that it takes for each stream.
+    workspace: u64,
     streams: Vec<Lane>,
     events: Vec<Noted>,
     graphs: BTreeMap<usize, Vec<Work>>,
+    /// Which of them are replayed, and not to the end.
+    replayed: Vec<Graph>,
     graphs_made: usize,
     calls: BTreeMap<Call, usize>,
     copied_out: u64,
@@ -86,6 +91,7 @@ struct Noted {
 #[derive(Clone, Debug)]
 enum Task {
     Work(Work),
+    Replayed(Graph),
     Record(Event, u64),
     Wait(Event, u64),
     Release(u64),
@@ -174,6 +180,16 @@ impl Double {
         self.state().copied_out
     }
 
+    /// Says from now on that it takes so much for each stream.
+    pub(crate) fn set_workspace(&self, bytes: u64) {
+        self.state().workspace = bytes;
+    }
+
+    /// Graphs that are not destroyed.
+    pub(crate) fn graphs(&self) -> usize {
+        self.state().graphs.len()
+    }
+
     /// Bytes of device memory that are allocated.
     pub(crate) fn used(&self) -> u64 {
         self.state().used
@@ -227,6 +243,10 @@ impl Driver for Double {
 
     fn memory(&self) -> Result<Memory, DriverError> {
         Ok(Memory { free: self.info.memory - self.state().used, total: self.info.memory })
+    }
+
+    fn workspace(&self) -> u64 {
+        self.state().workspace
     }
 
     fn stream(&self) -> Result<Stream, DriverError> {
@@ -319,12 +339,18 @@ impl Driver for Double {
     unsafe fn replay(&self, stream: Stream, graph: Graph) -> Result<(), DriverError> {
         let mut state = self.called(Call::Replay)?;
         let work = state.graphs.get(&graph.0).expect("the graph is there").clone();
-        state.streams[stream.0].tasks.extend(work.into_iter().map(Task::Work));
+        state.replayed.push(graph);
+        let tasks = &mut state.streams[stream.0].tasks;
+        tasks.extend(work.into_iter().map(Task::Work));
+        tasks.push_back(Task::Replayed(graph));
         Ok(())
     }
 
     unsafe fn destroy_graph(&self, graph: Graph) {
-        assert!(self.state().graphs.remove(&graph.0).is_some(), "{graph:?} is not there");
+        let mut state = self.state();
+        assert!(state.graphs.remove(&graph.0).is_some(), "{graph:?} is not there");
+        let is_unfinished = state.replayed.contains(&graph) && state.broken.is_none();
+        assert!(!is_unfinished || std::thread::panicking(), "{graph:?} is being replayed");
     }
 
     fn record(&self, event: Event, stream: Stream) -> Result<(), DriverError> {
@@ -355,10 +381,7 @@ impl Driver for Double {
     }
 
     fn synchronize(&self, stream: Stream) -> Result<(), DriverError> {
-        let mut state = self.state();
-        if let Some(broken) = &state.broken {
-            return Err(broken.clone());
-        }
+        let mut state = self.called(Call::Synchronize)?;
         assert!(!state.hangs || std::thread::panicking(), "waits for a device that hangs");
         while state.step(stream.0)? {}
         Ok(())
@@ -380,6 +403,10 @@ impl State {
         let Some(task) = self.streams[stream].tasks.pop_front() else { return Ok(false) };
         match task {
             Task::Work(work) => self.work(&work)?,
+            Task::Replayed(graph) => {
+                let first = self.replayed.iter().position(|replayed| *replayed == graph).expect("it was replayed");
+                self.replayed.remove(first);
+            }
             Task::Record(event, count) => self.events[event.0].done = count,
             Task::Wait(event, count) => self.reach(event, count)?,
             Task::Release(address) => {

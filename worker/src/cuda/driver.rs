@@ -18,6 +18,9 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// Free device memory, of all that the device has.
     fn memory(&self) -> Result<Memory, DriverError>;
 
+    /// Bytes that the driver takes by itself for each stream that is given products.
+    fn workspace(&self) -> u64;
+
     /// A new stream, which waits for no other.
     fn stream(&self) -> Result<Stream, DriverError>;
 

@@ -1,9 +1,12 @@
 //! Memory that gives itself back.
 
+use std::marker::PhantomData;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::driver::{Driver, DriverError, Graph, PinnedSpan, Span, Stream};
+use super::lock;
+use super::queue::Mark;
 
 /// Device memory. It is given back when the stream that uses it has done what it was given before.
 #[derive(Debug)]
@@ -28,6 +31,23 @@ impl DeviceMemory {
     pub(crate) fn span(&self) -> Span {
         self.span
     }
+
+    pub(crate) fn whole(&self) -> Part<'_> {
+        self.part(self.span)
+    }
+
+    /// # Panics
+    /// If the span is not within.
+    pub(crate) fn part(&self, span: Span) -> Part<'_> {
+        assert!(self.span.holds(span), "{span:?} is not within {:?}", self.span);
+        Part { span, memory: PhantomData }
+    }
+}
+
+impl Part<'_> {
+    pub(crate) fn span(self) -> Span {
+        self.span
+    }
 }
 
 impl Drop for DeviceMemory {
@@ -36,6 +56,13 @@ impl Drop for DeviceMemory {
         // ordered before by an event that the stream waits for: whoever hands it to other streams sees to that.
         unsafe { self.driver.release(self.user, self.span) }
     }
+}
+
+/// What of device memory is copied: a span that lies within it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    span: Span,
+    memory: PhantomData<&'a DeviceMemory>,
 }
 
 /// Pinned memory of the host, all of it initialised.
@@ -104,6 +131,7 @@ impl Drop for PinnedMemory {
 pub(crate) struct Captured {
     driver: Arc<dyn Driver>,
     stream: Stream,
+    dropped: Arc<Dropped>,
     /// What it uses.
     memory: Vec<Span>,
     pub(super) graph: Graph,
@@ -114,6 +142,7 @@ impl Captured {
     pub(super) fn of(
         driver: &Arc<dyn Driver>,
         stream: Stream,
+        dropped: &Arc<Dropped>,
         memory: Vec<Span>,
         work: impl FnOnce() -> Result<(), DriverError>,
     ) -> Result<Self, DriverError> {
@@ -121,7 +150,7 @@ impl Captured {
         let worked = work();
         // Ended also if it failed, or the stream would be of no use any more.
         let graph = driver.end_capture(stream)?;
-        let this = Self { driver: driver.clone(), stream, memory, graph };
+        let this = Self { driver: driver.clone(), stream, dropped: dropped.clone(), memory, graph };
         worked.map(|()| this)
     }
 
@@ -133,9 +162,91 @@ impl Captured {
 
 impl Drop for Captured {
     fn drop(&mut self) {
-        // What replays it may still be under way. A stream that cannot be waited for has no use of the graph either.
+        // What replays it may still be under way: the device needs the graph until the stream is past this place.
+        let mark =
+            Mark::new(&self.driver).and_then(|mark| self.driver.record(mark.event(), self.stream).map(|()| mark));
+        match mark {
+            Ok(mark) => lock(&self.dropped.graphs).push((mark, self.graph)),
+            // A stream that can be given nothing has no use of the graph either.
+            // SAFETY: made in `of`, destroyed only here, and nothing runs it.
+            Err(_) => unsafe { self.driver.destroy_graph(self.graph) },
+        }
+    }
+}
+
+/// Graphs of one stream that nobody has any more, and the places that it must be past before they are destroyed. So nobody
+/// waits for the device to be rid of one.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    driver: Arc<dyn Driver>,
+    stream: Stream,
+    graphs: Mutex<Vec<(Mark, Graph)>>,
+}
+
+impl Dropped {
+    pub(super) fn new(driver: &Arc<dyn Driver>, stream: Stream) -> Arc<Self> {
+        Arc::new(Self { driver: driver.clone(), stream, graphs: Mutex::default() })
+    }
+
+    /// Destroys those that the stream is past. The stream must not be being captured.
+    pub(super) fn clear(&self) {
+        lock(&self.graphs).retain(|(mark, graph)| {
+            let is_past = mark.is_past().unwrap_or(false);
+            if is_past {
+                // SAFETY: it was captured and dropped, is destroyed only here, and what ran it is done.
+                unsafe { self.driver.destroy_graph(*graph) }
+            }
+            !is_past
+        });
+    }
+}
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let graphs = std::mem::take(&mut *lock(&self.graphs));
+        if graphs.is_empty() {
+            return;
+        }
+        // A stream that cannot be waited for has no use of the graphs either.
         let _: Result<(), DriverError> = self.driver.synchronize(self.stream);
-        // SAFETY: made in `of`, destroyed only here, and its stream is done with it.
-        unsafe { self.driver.destroy_graph(self.graph) }
+        for (_, graph) in graphs {
+            // SAFETY: as in `clear`.
+            unsafe { self.driver.destroy_graph(graph) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::double::{Call, Double};
+    use crate::cuda::queue::Queue;
+
+    #[test]
+    #[should_panic(expected = "is not within")]
+    fn what_is_not_within_memory_is_no_part_of_it() {
+        let driver: Arc<dyn Driver> = Double::new(0, 1 << 20);
+        let stream = driver.stream().unwrap();
+        let [one, other] = [(), ()].map(|()| DeviceMemory::new(&driver, stream, stream, 64).unwrap());
+        let _ = one.part(other.span());
+    }
+
+    #[test]
+    fn a_copy_to_less_room_than_it_needs_never_reaches_the_driver() {
+        let double = Double::new(0, 1 << 20);
+        let driver: Arc<dyn Driver> = double.clone();
+        let queue = Queue::new(&driver).unwrap();
+        let host = PinnedMemory::new(&driver, 32).unwrap();
+        let [small, large] =
+            [32, 64].map(|bytes| DeviceMemory::new(&driver, queue.stream(), queue.stream(), bytes).unwrap());
+        let copies: [&dyn Fn() -> Result<(), DriverError>; 3] =
+            [&|| queue.copy_in(&host, large.whole()), &|| queue.copy_out(large.whole(), &host), &|| {
+                queue.copy(large.whole(), small.whole())
+            }];
+        for copy in copies {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy)).unwrap_err();
+        }
+        assert_eq!([Call::CopyIn, Call::CopyOut, Call::Copy].map(|call| double.calls(call)), [0; 3]);
+        queue.copy(small.whole(), large.whole()).unwrap();
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Nvidia {
     compiler: Compiler,
     kernels: RwLock<Kernels>,
     lanes: Mutex<Lanes>,
+    /// What each stream lends to products.
+    workspace_bytes: usize,
     products: Mutex<Products>,
     /// Held while a graph is used: one may not be by two threads at once.
     graphs: Mutex<()>,
@@ -127,6 +129,7 @@ impl Nvidia {
             compiler,
             kernels: RwLock::default(),
             lanes: Mutex::default(),
+            workspace_bytes,
             products: Mutex::new(products),
             graphs: Mutex::default(),
             broken: OnceLock::new(),
@@ -203,6 +206,10 @@ impl Driver for Nvidia {
             self.check(device::pool_unused(pool, &mut kept), format_args!("asking for unused memory"))?;
         }
         Ok(Memory { free: (free as u64 + kept).min(total as u64), total: total as u64 })
+    }
+
+    fn workspace(&self) -> u64 {
+        self.workspace_bytes as u64
     }
 
     fn stream(&self) -> Result<Stream, DriverError> {
@@ -373,7 +380,7 @@ impl Driver for Nvidia {
             return Ok(());
         }
         let mut products = lock(&self.products);
-        let (workspace, is_captured) = self.workspace(stream, products.workspace_bytes())?;
+        let (workspace, is_captured) = self.workspace_of(stream)?;
         // SAFETY: the operands were just seen to be long enough, and stay until it is done, as the caller promises. The
         // workspace is this stream's alone.
         unsafe { products.multiply(raw(stream), workspace, is_captured, product) }.map_err(Refusal::error)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::driver::{Driver, DriverError, Event, Launch, Product, Span, Stream};
-use super::memory::{Captured, DeviceMemory, PinnedMemory};
+use super::memory::{Captured, DeviceMemory, Dropped, Part, PinnedMemory};
 
 /// One step of what a stream does.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,11 +17,14 @@ pub(crate) enum Command {
 pub(crate) struct Queue {
     driver: Arc<dyn Driver>,
     stream: Stream,
+    /// Of what was captured.
+    dropped: Arc<Dropped>,
 }
 
 impl Queue {
     pub(crate) fn new(driver: &Arc<dyn Driver>) -> Result<Self, DriverError> {
-        Ok(Self { driver: driver.clone(), stream: driver.stream()? })
+        let stream = driver.stream()?;
+        Ok(Self { driver: driver.clone(), stream, dropped: Dropped::new(driver, stream) })
     }
 
     pub(crate) fn driver(&self) -> &Arc<dyn Driver> {
@@ -67,25 +70,33 @@ impl Queue {
     pub(crate) fn capture(&self, commands: &[Command], memory: &[&DeviceMemory]) -> Result<Captured, DriverError> {
         // Before it begins: a capture that is left by a panic never ends.
         check(commands, memory);
+        self.dropped.clear();
         let spans = memory.iter().map(|memory| memory.span()).collect();
-        Captured::of(&self.driver, self.stream, spans, || self.run(commands, memory))
+        Captured::of(&self.driver, self.stream, &self.dropped, spans, || self.run(commands, memory))
     }
 
     /// Copies the first bytes of what is on the host. Nobody writes them until it is done.
-    pub(crate) fn copy_in(&self, from: &PinnedMemory, to: Span) -> Result<(), DriverError> {
+    ///
+    /// # Panics
+    /// If there are not so many, as in all copies.
+    pub(crate) fn copy_in(&self, from: &PinnedMemory, to: Part<'_>) -> Result<(), DriverError> {
+        let to = to.span();
         // SAFETY: as in `run`; pinned memory outlives what is done with it, as `PinnedMemory` says.
         unsafe { self.driver.copy_in(self.stream, from.span().part(0..to.bytes), to) }
     }
 
     /// Copies to the first bytes of what is on the host. Nobody reads them until it is done.
-    pub(crate) fn copy_out(&self, from: Span, to: &PinnedMemory) -> Result<(), DriverError> {
+    pub(crate) fn copy_out(&self, from: Part<'_>, to: &PinnedMemory) -> Result<(), DriverError> {
+        let from = from.span();
         // SAFETY: as above.
         unsafe { self.driver.copy_out(self.stream, from, to.span().part(0..from.bytes)) }
     }
 
-    pub(crate) fn copy(&self, from: Span, to: Span) -> Result<(), DriverError> {
+    /// Copies to the first bytes of another place on the device.
+    pub(crate) fn copy(&self, from: Part<'_>, to: Part<'_>) -> Result<(), DriverError> {
+        let (from, to) = (from.span(), to.span());
         // SAFETY: as in `run`.
-        unsafe { self.driver.copy(self.stream, from, to) }
+        unsafe { self.driver.copy(self.stream, from, to.part(0..from.bytes)) }
     }
 
     /// Notes in `event` what was handed over so far.
@@ -121,6 +132,10 @@ pub(crate) struct Mark {
 impl Mark {
     pub(crate) fn new(driver: &Arc<dyn Driver>) -> Result<Self, DriverError> {
         Ok(Self { driver: driver.clone(), event: driver.event()? })
+    }
+
+    pub(super) fn event(&self) -> Event {
+        self.event
     }
 
     /// Whether the stream is past it.

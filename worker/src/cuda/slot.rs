@@ -1,18 +1,22 @@
 //! Where a batch's inputs and results lie on their way: pinned memory of the host, and memory of the device in which the
 //! results wait while the next batch is computed. Kept from batch to batch.
 
-use super::driver::{DriverError, Span};
-use super::memory::{DeviceMemory, PinnedMemory};
+use std::sync::Arc;
+
+use super::driver::DriverError;
+use super::ledger::{Ledger, Reservation};
+use super::memory::{DeviceMemory, Part, PinnedMemory};
 use super::queue::{Mark, Queue};
 
 /// Sizes grow in these steps, so that they soon grow no more.
-const STEP_BYTES: usize = 64 << 10;
+pub(crate) const STEP_BYTES: usize = 64 << 10;
 
 /// Slots that no batch has.
 #[derive(Debug)]
 pub(crate) struct Slots {
     compute: Queue,
     copies: Queue,
+    ledger: Arc<Ledger>,
     free: Vec<Slot>,
 }
 
@@ -24,6 +28,7 @@ pub(crate) struct Slot {
     input: PinnedMemory,
     output: PinnedMemory,
     results: DeviceMemory,
+    _reservation: Reservation,
     /// Bytes of inputs, and of results.
     used: (usize, usize),
     computed: Mark,
@@ -34,11 +39,14 @@ pub(crate) struct Slot {
 
 impl Slots {
     /// For batches that are computed on one queue and copied back on the other, which may be the same.
-    pub(crate) fn new(compute: &Queue, copies: &Queue) -> Self {
-        Self { compute: compute.clone(), copies: copies.clone(), free: Vec::new() }
+    pub(crate) fn new(compute: &Queue, copies: &Queue, ledger: &Arc<Ledger>) -> Self {
+        Self { compute: compute.clone(), copies: copies.clone(), ledger: ledger.clone(), free: Vec::new() }
     }
 
     /// One with room for so many bytes of inputs and of results.
+    ///
+    /// # Errors
+    /// When the ledger or the device has no room for the results, among others.
     pub(crate) fn take(&mut self, input: usize, output: usize) -> Result<Slot, DriverError> {
         let fits = |slot: &Slot| slot.input.span().bytes >= input && slot.output.span().bytes >= output;
         if let Some(index) = self.free.iter().position(fits) {
@@ -50,6 +58,7 @@ impl Slots {
         let before =
             self.free.pop().map(|slot| (slot.input.span().bytes, slot.output.span().bytes)).unwrap_or_default();
         let room = [before.0.max(input), before.1.max(output)].map(|bytes| bytes.next_multiple_of(STEP_BYTES));
+        let reservation = self.ledger.reserve(room[1] as u64).ok_or(DriverError::OutOfMemory { bytes: room[1] })?;
         let (driver, compute) = (self.compute.driver(), self.compute.stream());
         Ok(Slot {
             compute: self.compute.clone(),
@@ -57,6 +66,7 @@ impl Slots {
             input: PinnedMemory::new(driver, room[0])?,
             output: PinnedMemory::new(driver, room[1])?,
             results: DeviceMemory::new(driver, compute, compute, room[1])?,
+            _reservation: reservation,
             used: (input, output),
             computed: Mark::new(driver)?,
             copied: Mark::new(driver)?,
@@ -84,7 +94,7 @@ impl Slot {
     ///
     /// # Panics
     /// If the device is at it.
-    pub(crate) fn copy_in(&mut self, write: impl FnOnce(&mut [u8]), to: Span) -> Result<(), DriverError> {
+    pub(crate) fn copy_in(&mut self, write: impl FnOnce(&mut [u8]), to: Part<'_>) -> Result<(), DriverError> {
         assert!(!self.is_away, "the device may be reading it");
         // SAFETY: the device was done with it when it was put back, or never had it.
         let bytes = unsafe { self.input.bytes_mut() };
@@ -94,9 +104,9 @@ impl Slot {
     }
 
     /// Has the results copied to the host, which are there when the queue has come so far.
-    pub(crate) fn copy_out(&mut self, from: Span) -> Result<(), DriverError> {
+    pub(crate) fn copy_out(&mut self, from: Part<'_>) -> Result<(), DriverError> {
+        let results = self.results.part(self.results.span().part(0..from.span().bytes));
         self.is_away = true;
-        let results = self.results.span().part(0..from.bytes);
         // Within the device, which is quick, so that the next batch need not wait for the bus.
         self.compute.copy(from, results)?;
         self.compute.record(&self.computed)?;

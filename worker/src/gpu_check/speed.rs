@@ -93,7 +93,7 @@ impl GpuCheck {
         for _ in 0..REPLAYS {
             let started = Instant::now();
             for _ in 0..TIMES {
-                self.queue.copy(from.span(), to.span())?;
+                self.queue.copy(from.whole(), to.whole())?;
             }
             self.queue.synchronize()?;
             best = best.min(Self::seconds(started.elapsed(), TIMES));
@@ -143,7 +143,7 @@ impl<'a> Room<'a> {
             Ok::<_, CheckError>(())
         };
         let host = crate::cuda::memory::PinnedMemory::filled(self.queue.driver(), bytes.len(), fill)?;
-        self.queue.copy_in(&host, memory.span())?;
+        self.queue.copy_in(&host, memory.whole())?;
         self.queue.synchronize()?;
         Ok(memory)
     }

@@ -7,8 +7,9 @@ use super::weights::Backbones;
 use crate::backend::LoadError;
 use crate::backend::planned::pack::Limits;
 use crate::cuda::driver::{Driver, DriverError};
-use crate::cuda::ledger::Ledger;
+use crate::cuda::ledger::{Ledger, Reservation};
 use crate::cuda::queue::Queue;
+use crate::cuda::slot;
 use crate::model::Model;
 
 /// A device as all threads of a worker share it.
@@ -22,6 +23,8 @@ pub(crate) struct Gpu {
     /// The thread's that reads models: nobody waits for it.
     pub(super) loading: Queue,
     pub(super) backbones: Backbones,
+    /// What the driver takes for the streams that compute: batches, and what is timed at load.
+    _workspaces: Reservation,
     /// Held while the compute stream is captured: nobody else may give it anything then.
     pub(super) capturing: Arc<Mutex<()>>,
     /// The largest batch that comes.
@@ -39,6 +42,9 @@ impl Gpu {
     ) -> Result<Arc<Self>, DriverError> {
         let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
         let ledger = Ledger::new(memory_max);
+        let workspaces = 2 * driver.workspace();
+        let out_of_memory = DriverError::OutOfMemory { bytes: workspaces as usize };
+        let _workspaces = ledger.reserve(workspaces).ok_or(out_of_memory)?;
         let backbones = Backbones::default();
         Ok(Arc::new(Self {
             driver,
@@ -47,6 +53,7 @@ impl Gpu {
             copies,
             loading,
             backbones,
+            _workspaces,
             capturing: Arc::default(),
             tokens_max,
             rows_max,
@@ -60,12 +67,13 @@ impl Gpu {
     /// The same device with room for small batches and half as many weights as these.
     #[cfg(feature = "gpu-check")]
     pub(crate) fn half_of(&self, weights: u64) -> Result<Arc<Self>, DriverError> {
-        Self::new(self.driver.clone(), weights / 2 + (64 << 20), 512, 16)
+        Self::new(self.driver.clone(), weights / 2 + (64 << 20) + 2 * self.driver.workspace(), 512, 16)
     }
 
-    /// Whether so many bytes of weights can be there beside an arena.
+    /// Whether so many bytes of weights can be there beside an arena, and the results of one batch.
     pub(super) fn check_room(&self, bytes: u64, arena: u64) -> Result<(), LoadError> {
-        let max = self.ledger.total();
+        let max = self.ledger.total() - 2 * self.driver.workspace();
+        let arena = arena + slot::STEP_BYTES as u64;
         if bytes + arena > max { Err(LoadError::Device { bytes, arena, max }) } else { Ok(()) }
     }
 

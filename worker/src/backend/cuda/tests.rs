@@ -373,6 +373,87 @@ fn models_of_one_backbone_have_it_on_the_device_once_and_answers_of_their_own() 
 }
 
 #[test]
+fn the_ledger_has_every_byte_that_the_device_gave() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    let is_even = |bench: &Bench| {
+        // Once streams have come to what was given back.
+        bench.cuda.gpu.compute.synchronize().unwrap();
+        bench.cuda.gpu.loading.synchronize().unwrap();
+        assert_eq!(bench.cuda.gpu.ledger.used(), bench.double.used());
+    };
+    bench.load("tiny", folder.path());
+    is_even(&bench);
+    // Results of one size, and of another.
+    bench.embed(&rows(&[9], 4));
+    is_even(&bench);
+    bench.embed(&rows(&[3; 60], 4));
+    is_even(&bench);
+    bench.cuda.evict("tiny");
+    assert_eq!(bench.cuda.models.len(), 0);
+    is_even(&bench);
+    // Of two streams that multiply.
+    let double = Double::new(0, AMPLE);
+    double.set_workspace(1_000);
+    let gpu = Gpu::new(double.clone(), AMPLE, 256, 64).unwrap();
+    assert_eq!(gpu.ledger.used(), 2_000);
+    let error = Gpu::new(double, 1_999, 256, 64).unwrap_err();
+    assert_eq!(error, DriverError::OutOfMemory { bytes: 2_000 });
+}
+
+#[test]
+fn another_model_makes_room_for_results() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    bench.load("other", random("bert-embed", 2, 8).write().path());
+    let asked = rows(&[9], 4);
+    let expected = bench.embed_with("tiny", &asked).unwrap();
+    bench.cuda.slots = Slots::new(&bench.cuda.gpu.compute, &bench.cuda.gpu.copies, &bench.cuda.gpu.ledger);
+    let ledger = bench.cuda.gpu.ledger.clone();
+    let _all = ledger.reserve(ledger.total() - ledger.used()).unwrap();
+    assert_eq!(bench.embed_with("tiny", &asked).unwrap(), expected);
+    assert!(bench.cuda.models["other"].resident.is_none());
+}
+
+#[test]
+fn nobody_waits_for_the_device_to_be_rid_of_what_was_captured() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("tiny", folder.path());
+    let asked = rows(&[9], 4);
+    let expected = bench.embed_with("tiny", &asked).unwrap();
+    bench.embed_with("tiny", &asked).unwrap();
+    let mut ticket = bench.cuda.launch(&batch(&asked), &[0]).unwrap();
+    let waits = bench.double.calls(Call::Synchronize);
+    bench.cuda.models.get_mut("tiny").unwrap().shapes.clear();
+    assert_eq!((bench.double.calls(Call::Synchronize), bench.double.graphs()), (waits, 1), "it is being replayed");
+    let results = bench.cuda.poll(&mut ticket).unwrap().unwrap();
+    assert_eq!(numbers(results[0].outcome.as_ref().unwrap(), "embedding"), expected[0]);
+    // The next one that is captured finds that nobody replays it any more.
+    for _ in 0..2 {
+        assert_eq!(bench.embed_with("tiny", &asked).unwrap(), expected);
+    }
+    assert_eq!((bench.double.calls(Call::Synchronize), bench.double.graphs()), (waits, 1));
+}
+
+#[test]
+fn the_arena_is_the_largest_models_and_no_larger() {
+    let mut bench = Bench::new(0, AMPLE);
+    bench.load("small", write("bert-embed", 2).path());
+    let arena = |bench: &Bench| bench.cuda.arena.as_ref().map(|arena| arena.memory.span().bytes);
+    let small = arena(&bench);
+    let asked = rows(&[9], 4);
+    let expected = bench.embed_with("small", &asked).unwrap();
+    bench.load("large", random("bert-fill", 2, 8).write().path());
+    assert!(arena(&bench) > small, "logits of a vocabulary");
+    assert_eq!(bench.embed_with("small", &asked).unwrap(), expected);
+    bench.cuda.evict("large");
+    assert_eq!(bench.embed_with("small", &asked).unwrap(), expected);
+    assert_eq!(arena(&bench), small);
+}
+
+#[test]
 fn an_evicted_model_gives_its_memory_back() {
     let folder = write("bert-embed", 2);
     let mut bench = Bench::new(0, AMPLE);

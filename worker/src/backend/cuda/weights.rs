@@ -148,7 +148,7 @@ impl Piece {
             Err(DriverError::OutOfMemory { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        queue.copy_in(&self.host, memory.span())?;
+        queue.copy_in(&self.host, memory.whole())?;
         queue.record(&ready)?;
         let copied = Arc::new(Copied {
             span: memory.span(),

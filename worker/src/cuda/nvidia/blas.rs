@@ -38,6 +38,7 @@ const ALIGNMENT_MAX: u64 = 256;
 #[derive(Debug)]
 pub(super) struct Products {
     handle: lt::cublasLtHandle_t,
+    /// Bytes that a stream lends to each product.
     workspace_bytes: usize,
     prepared: HashMap<Form, Prepared>,
 }
@@ -92,11 +93,6 @@ impl Products {
         // SAFETY: the library is there, and the handle is written during the call only.
         done(unsafe { lt::cublasLtCreate(&raw mut handle) }, "opening cublasLt")?;
         Ok(Self { handle, workspace_bytes, prepared: HashMap::new() })
-    }
-
-    /// Bytes that a stream lends to each product.
-    pub(super) fn workspace_bytes(&self) -> usize {
-        self.workspace_bytes
     }
 
     /// Gives a product to a stream. Its operands were checked, and it has rows.

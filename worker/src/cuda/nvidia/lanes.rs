@@ -36,7 +36,8 @@ impl Nvidia {
     }
 
     /// What products of a stream use besides their operands, allocated once; and whether it is being captured.
-    pub(super) fn workspace(&self, stream: Stream, bytes: usize) -> Result<(sys::CUdeviceptr, bool), DriverError> {
+    pub(super) fn workspace_of(&self, stream: Stream) -> Result<(sys::CUdeviceptr, bool), DriverError> {
+        let bytes = self.workspace_bytes;
         let mut lanes = self.lanes();
         let lane = lanes.lanes.entry(stream).or_default();
         if let Some(workspace) = lane.workspace {

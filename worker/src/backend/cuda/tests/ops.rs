@@ -104,14 +104,14 @@ fn walk(
         Ok::<_, DriverError>(())
     };
     let staged = PinnedMemory::filled(gpu.driver(), inputs.bytes(), fill).unwrap();
-    queue.copy_in(&staged, arena.span().part(0..inputs.bytes())).unwrap();
+    queue.copy_in(&staged, arena.part(arena.span().part(0..inputs.bytes()))).unwrap();
     let spans = held.spans(&resident);
     let mut output = Vec::new();
     for (op, commands) in program.commands_by_op(shape, arena.span(), &spans) {
         queue.run(&commands, &resident.memory().chain([&arena]).collect::<Vec<_>>()).unwrap();
         let range = program.range(op.output(), &exact);
-        let mut slot = Slots::new(&queue, &queue).take(0, range.len()).unwrap();
-        slot.copy_out(arena.span().part(range)).unwrap();
+        let mut slot = Slots::new(&queue, &queue, &gpu.ledger).take(0, range.len()).unwrap();
+        slot.copy_out(arena.part(arena.span().part(range))).unwrap();
         assert!(slot.is_done().unwrap());
         let element = if op.output() == plan.output { program.element() } else { Element::Bf16 };
         output = values(slot.results(), element);
