@@ -32,6 +32,8 @@ pub(crate) struct Batch {
     pub(crate) expected: Duration,
     /// When the worker came to it.
     pub(crate) started: Option<Timestamp>,
+    /// How much later it began because of its model's weights, as far as that was told.
+    pub(crate) page_in: Duration,
     /// It is a part of a batch that failed.
     pub(crate) isolated: bool,
     /// It runs requests of a batch that was slow for a second time.
@@ -71,6 +73,11 @@ impl Batch {
         size
     }
 
+    /// How long the worker has had it, but for the time that its model's weights took to come.
+    pub(crate) fn computed(&self, now: Timestamp) -> Option<Duration> {
+        Some(now.since(self.started?).saturating_sub(self.page_in))
+    }
+
     /// Whether others have something in the batch as well: any of theirs may be what breaks it.
     pub(crate) fn has_company(&self) -> bool {
         self.others.rows > 0
@@ -104,6 +111,14 @@ impl InFlight {
             batch.slow_at = Some(now + patience);
             self.slow.insert((now + patience, id));
         }
+    }
+
+    /// A batch began so much later because of its model's weights: no later than it has been with its worker. Says whose,
+    /// and how much that is.
+    pub(crate) fn note_page_in(&mut self, id: BatchId, taken: Duration, now: Timestamp) -> Option<(ModelId, Duration)> {
+        let batch = self.batches.get_mut(&id)?;
+        batch.page_in = taken.min(now.since(batch.started.unwrap_or(batch.sent)));
+        Some((batch.model, batch.page_in))
     }
 
     /// A batch that has just become slow. Each is given once.

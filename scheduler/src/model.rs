@@ -179,10 +179,10 @@ impl Model {
         first.is_some_and(|first| now + self.costs.high(worker, first.cost.into()) > first.rank.due)
     }
 
-    /// Whether a worker takes clearly longer than the others.
+    /// Whether a worker takes clearly longer than the others, or has to bring the weights onto its device first.
     pub(crate) fn is_slow(&self, worker: WorkerId) -> bool {
         let one = Size { rows: 1, ..Size::default() };
-        self.costs.expected(worker, one) > self.costs.typical(one) / 2 * 3
+        !self.costs.page_in(worker).is_zero() || self.costs.expected(worker, one) > self.costs.typical(one) / 2 * 3
     }
 
     /// The time of a worker that so much takes in a large batch: its own, and its part of what each batch costs.

@@ -11,6 +11,7 @@ mod hedging;
 mod intake;
 mod invariants;
 mod late;
+mod paging;
 mod placement;
 mod places;
 mod probes;
@@ -302,6 +303,9 @@ impl Scheduler {
             }
             Input::ItemDone { worker, epoch, batch, attempt, request, outcome } => {
                 self.item_done((worker, epoch, batch, attempt), request, outcome);
+            }
+            Input::PagedIn { worker, epoch, batch, attempt, taken, absent } => {
+                self.paged_in((worker, epoch, batch, attempt), taken, &absent);
             }
             Input::BatchEnd { worker, epoch, batch, attempt, compute: _ } => {
                 self.batch_end((worker, epoch, batch, attempt));

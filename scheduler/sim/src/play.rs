@@ -84,6 +84,8 @@ enum Happening {
     Ended {
         worker: usize,
         dispatch: Dispatch,
+        /// What it says of weights that had to come first: how long they took, and which are not there now.
+        page_in: Option<(Duration, Vec<ModelId>)>,
         ending: Ending,
     },
     Killed(usize),
@@ -238,9 +240,13 @@ impl Play {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Ended { worker, dispatch, ending } => {
+            Happening::Ended { worker, dispatch, page_in, ending } => {
                 // The dead say nothing.
                 if self.workers[worker].epoch == dispatch.epoch && self.workers[worker].is_up {
+                    if let Some((taken, absent)) = page_in {
+                        let Dispatch { worker, epoch, batch, attempt, .. } = dispatch;
+                        self.tell(Input::PagedIn { worker, epoch, batch, attempt, taken, absent });
+                    }
                     self.report(worker, &dispatch, ending);
                 }
             }
@@ -271,7 +277,8 @@ impl Play {
     fn connect(&mut self, at: usize) {
         let now = self.agenda.now();
         let worker = &mut self.workers[at];
-        (worker.epoch, worker.is_up, worker.device.free) = (Epoch(worker.epoch.0 + 1), true, now);
+        (worker.epoch, worker.is_up) = (Epoch(worker.epoch.0 + 1), true);
+        worker.device.reset(now);
         let (id, epoch, spec) = (worker.id, worker.epoch, &worker.device.spec);
         let (budget, slots) = (spec.budget, spec.slots);
         let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model)).collect();
@@ -397,10 +404,15 @@ impl Play {
         let curve = self.curves[dispatch.model.0 as usize];
         let device = &mut self.workers[at].device;
         let link = device.spec.link_of(dispatch.requests.len());
-        let (compute, ending) = device.run(self.agenda.now() + link, curve, load, self.memory_max);
-        self.outcome.busy += compute;
+        let comes = self.agenda.now() + link;
+        let paged = device.page_in(comes, dispatch.model);
+        let (compute, ending) = device.run(comes, curve, load, self.memory_max);
+        self.outcome.busy += compute + paged.unwrap_or_default();
+        let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model));
+        let page_in = paged.filter(|_| device.spec.weights.is_some_and(|weights| weights.are_told));
+        let page_in = page_in.map(|taken| (taken, models.filter(|model| !device.has(*model)).collect()));
         let ends = device.free + link;
-        self.agenda.at(ends, Happening::Ended { worker: at, dispatch, ending });
+        self.agenda.at(ends, Happening::Ended { worker: at, dispatch, page_in, ending });
     }
 
     fn hash_dispatch(&mut self, dispatch: &Dispatch) {

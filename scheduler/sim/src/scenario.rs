@@ -17,7 +17,7 @@ pub use arrivals::{Gaps, Process, TwoState};
 pub use catalog::{Family, catalog, standard};
 pub use lengths::Lengths;
 pub use traffic::{Ask, Choice, Stream, Tenants, Traffic};
-pub use worker::{Absence, Change, Hang, WorkerSpec};
+pub use worker::{Absence, Change, Hang, Weights, WorkerSpec};
 
 use crate::math;
 
@@ -134,10 +134,11 @@ impl ModelSpec {
 }
 
 impl Scenario {
-    /// Whether calls are of one request, nobody asks again, and models are in memory at once: all that several schedulers
-    /// are played with.
+    /// Whether calls are of one request, nobody asks again, and models are in memory at once and for good: all that several
+    /// schedulers are played with.
     pub fn is_plain(&self) -> bool {
-        let are_loaded = self.models.iter().all(|model| model.load.is_zero());
+        let are_loaded = self.models.iter().all(|model| model.load.is_zero())
+            && self.workers.iter().all(|worker| worker.weights.is_none());
         are_loaded && self.traffic.iter().all(|stream| stream.call == (1, 1) && stream.retries == 0)
     }
 

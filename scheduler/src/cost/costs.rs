@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::cost::pace::Pace;
+use crate::cost::paging::Paging;
 use crate::cost::shape::{NEWS_MIN, Shape};
 use crate::cost::{Curve, Size};
 use crate::{LearnedCost, WorkerId};
@@ -31,6 +32,7 @@ pub(crate) struct Costs {
     shape: Shape,
     /// Bounded by the caller, who says which workers are gone.
     paces: BTreeMap<WorkerId, Pace>,
+    paging: Paging,
     samples: u64,
     /// How far the batches of the worker heard of last stray.
     margin: f64,
@@ -48,6 +50,7 @@ impl Costs {
         Self {
             shape: Shape::new(prior),
             paces: BTreeMap::new(),
+            paging: Paging::default(),
             samples: 0,
             margin: Pace::MODEL.high(),
             has_prior: prior.is_some_and(|prior| prior.is_known()),
@@ -60,12 +63,14 @@ impl Costs {
     pub(crate) fn suppose(&mut self, prior: Curve) -> bool {
         let is_taken = self.samples < SUPPOSED_BELOW && prior.is_known();
         if is_taken {
-            *self = Self { is_hearsay: true, ..Self::new(Some(prior)) };
+            let paging = core::mem::take(&mut self.paging);
+            *self = Self { is_hearsay: true, paging, ..Self::new(Some(prior)) };
         }
         is_taken
     }
 
-    /// Learns that a batch of this size took so long on this worker. Allocates for a new worker only.
+    /// Learns that a batch of this size took so long on this worker, once its weights were there. Allocates for a new
+    /// worker only.
     pub(crate) fn observe(&mut self, worker: WorkerId, size: Size, taken: Duration) {
         let taken = u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX).max(1) as f64;
         self.samples = self.samples.saturating_add(1);
@@ -98,17 +103,34 @@ impl Costs {
     /// Forgets a worker that is gone. If it comes back it starts at the model's pace.
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.paces.remove(&worker);
+        self.paging.note(worker, true);
     }
 
-    /// How long such a batch takes on this worker, in the middle. Zero as long as the curve is unknown.
+    /// Learns that a batch waited so long for the weights to come onto the device.
+    pub(crate) fn observe_page_in(&mut self, taken: Duration) {
+        self.paging.learn(taken);
+    }
+
+    /// Notes whether the weights are on a worker's device. Says whether that is news.
+    pub(crate) fn note_weights(&mut self, worker: WorkerId, are_there: bool) -> bool {
+        self.paging.note(worker, are_there)
+    }
+
+    /// How much longer a batch takes on this worker because its weights are not there.
+    pub(crate) fn page_in(&self, worker: WorkerId) -> Duration {
+        self.paging.delay(worker)
+    }
+
+    /// How long such a batch takes on this worker, in the middle, with what its weights take to come there. Zero as long as
+    /// the curve is unknown.
     pub(crate) fn expected(&self, worker: WorkerId, size: Size) -> Duration {
-        duration(self.shape.curve().time(size) * self.pace(worker).factor())
+        self.with_weights(worker, self.shape.curve().time(size) * self.pace(worker).factor())
     }
 
     /// The time that all but 2.5 % of such batches stay below on this worker. Zero as long as the curve is unknown.
     pub(crate) fn high(&self, worker: WorkerId, size: Size) -> Duration {
         let pace = self.pace(worker);
-        duration(self.shape.curve().time(size) * pace.factor() * pace.high())
+        self.with_weights(worker, self.shape.curve().time(size) * pace.factor() * pace.high())
     }
 
     /// The time that hardly any such batch stays below on this worker. Zero as long as nothing says that of such a size.
@@ -118,7 +140,7 @@ impl Costs {
         duration(self.shape.curve().time(size) * pace.factor() * low)
     }
 
-    /// How long such a batch takes on a worker not heard of. Zero as long as the curve is unknown.
+    /// How long such a batch takes on a worker not heard of, where its weights are. Zero as long as the curve is unknown.
     pub(crate) fn typical(&self, size: Size) -> Duration {
         duration(self.shape.curve().time(size))
     }
@@ -164,6 +186,12 @@ impl Costs {
     /// Batches observed.
     pub(crate) fn samples(&self) -> u64 {
         self.samples
+    }
+
+    /// With what the weights take to come to the worker, as long as anything is known of the rest.
+    fn with_weights(&self, worker: WorkerId, nanos: f64) -> Duration {
+        let page_in = if self.is_known() { self.page_in(worker) } else { Duration::ZERO };
+        duration(nanos).saturating_add(page_in)
     }
 
     fn pace(&self, worker: WorkerId) -> &Pace {

@@ -2,7 +2,8 @@
 //!
 //! A model's time is its [`Curve`], a sum of a base, rows, tokens and squared tokens, times the factor of the worker.
 //! [`Shape`](shape::Shape) fits the curve slowly from all workers, [`Pace`](pace::Pace) follows one worker quickly and
-//! knows how far its batches stray, and [`Costs`] holds both for one model.
+//! knows how far its batches stray, and [`Costs`] holds both for one model, beside what [`Paging`](paging::Paging) adds where the
+//! model's weights are not on the device.
 //!
 //! The only floats that the scheduler decides by are here. They are added, subtracted, multiplied, divided and compared, which IEEE 754
 //! fixes to the last bit, and no more than that: no `exp`, `ln` or `powf`, which differ from one library to another, and
@@ -14,6 +15,7 @@ mod costs;
 mod curve;
 mod factor;
 mod pace;
+mod paging;
 mod shape;
 mod size;
 mod sums;

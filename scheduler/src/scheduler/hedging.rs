@@ -82,6 +82,7 @@ impl Scheduler {
             sent: self.now,
             expected,
             started: None,
+            page_in: Duration::ZERO,
             isolated: false,
             is_hedge: true,
             is_probe: false,

@@ -351,6 +351,7 @@ impl Scheduler {
             sent: self.now,
             expected: formed.expected,
             started: None,
+            page_in: Duration::ZERO,
             isolated: matches!(choice.source, Source::Part(_)),
             is_hedge: false,
             twin: None,
@@ -369,6 +370,9 @@ impl Scheduler {
     /// Enters a batch that is in flight into the table of its worker.
     pub(super) fn hand_over(&mut self, worker: WorkerId, slot: Slot, batch: BatchId, rows: u32, expected: Duration) {
         self.fleet.spend(worker, slot, batch, rows);
+        if let Some(model) = self.inflight.get(batch).map(|batch| batch.model) {
+            self.expect_weights(model, worker);
+        }
         if let Some(link) = self.fleet.link_mut(worker) {
             link.free_at = link.free_at.max(self.now) + expected;
         }

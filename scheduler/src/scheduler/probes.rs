@@ -74,7 +74,7 @@ impl Scheduler {
         if calibration.batch != Some(id) {
             return; // Of a model that was taken out and put back meanwhile.
         }
-        let taken = batch.started.map_or(batch.expected, |started| self.now.since(started));
+        let taken = batch.computed(self.now).unwrap_or(batch.expected);
         calibration.learn(batch.worker, taken);
         if calibration.is_done(time_max) {
             self.end_calibration(batch.model);
@@ -173,6 +173,7 @@ impl Scheduler {
             begun: true,
             sent: self.now,
             started: None,
+            page_in: Duration::ZERO,
             isolated: false,
             is_hedge: false,
             twin: None,

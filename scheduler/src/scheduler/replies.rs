@@ -57,19 +57,19 @@ impl Scheduler {
         self.probe_failed(address.2, &batch);
     }
 
-    /// How long a batch took that went well, as seen from here: what its requests waited for.
+    /// How long a batch took that went well, as seen from here: what its requests waited for, but for weights.
     fn learn(&mut self, id: BatchId, batch: &Batch) {
         if batch.is_probe {
             return self.probe_ended(id, batch);
         }
-        if let (Some(model), Some(started)) = (self.models.get_mut(&batch.model), batch.started) {
+        if let (Some(model), Some(taken)) = (self.models.get_mut(&batch.model), batch.computed(self.now)) {
             // Workers leave out what nobody wants any more. What was hedged and took too long all the same did so at least.
             let is_whole = batch.withdrawn.is_empty() && batch.spared == 0;
-            let is_slow = || self.now.since(started) > model.costs.high(batch.worker, batch.size());
+            let is_slow = || taken > model.costs.high(batch.worker, batch.size());
             if !is_whole && (batch.spared == 0 || !is_slow()) {
                 return;
             }
-            model.observe(batch.worker, batch.size(), self.now.since(started));
+            model.observe(batch.worker, batch.size(), taken);
             self.stirred.insert(batch.model);
         }
     }

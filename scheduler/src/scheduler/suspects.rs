@@ -43,9 +43,8 @@ impl Scheduler {
     pub(super) fn reconsider(&mut self, worker: WorkerId, batch: &Batch) {
         self.stir_for_suspects();
         let suspect = self.fleet.link(worker).and_then(|link| link.suspect);
-        let (Some(suspect), Some(started)) = (suspect, batch.started) else { return };
+        let (Some(suspect), Some(taken)) = (suspect, batch.computed(self.now)) else { return };
         let Some(model) = self.models.get(&batch.model) else { return };
-        let taken = self.now.since(started);
         let (usual, own) = (model.costs.typical(batch.size()), model.costs.high(worker, batch.size()));
         if taken <= own.max(usual * FAR) || !model.costs.is_known() {
             self.fleet.suspect(worker, None);

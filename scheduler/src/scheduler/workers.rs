@@ -61,6 +61,9 @@ impl Scheduler {
             // It was configured again while it was being unloaded.
             self.load(worker, epoch, model);
         }
+        if state == ModelState::Ready {
+            self.expect_weights(model, worker);
+        }
         self.unload_if_unwanted(worker, model);
         self.regroup(worker);
         self.note_holders(model);

@@ -1,8 +1,9 @@
 //! The device of one worker: how long batches truly take on it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use shoal_scheduler::{BatchFailure, Cost, Timestamp};
+use shoal_scheduler::{BatchFailure, Cost, ModelId, Timestamp};
 
 use crate::rng::Rng;
 use crate::scenario::{Curve, WorkerSpec};
@@ -13,6 +14,8 @@ pub(super) struct Device {
     pub(super) spec: WorkerSpec,
     /// When it will have run everything it was sent.
     pub(super) free: Timestamp,
+    /// Models whose weights are there, the one that was not needed for longest first; of use only if not all can be.
+    resident: VecDeque<ModelId>,
     rng: Rng,
 }
 
@@ -42,7 +45,35 @@ impl Load {
 
 impl Device {
     pub(super) fn new(spec: &WorkerSpec, rng: Rng) -> Self {
-        Self { spec: spec.clone(), free: Timestamp::ZERO, rng }
+        Self { spec: spec.clone(), free: Timestamp::ZERO, resident: VecDeque::new(), rng }
+    }
+
+    /// The device is empty.
+    pub(super) fn reset(&mut self, now: Timestamp) {
+        self.free = now;
+        self.resident.clear();
+    }
+
+    /// Sees to it that a model's weights are there for a batch that comes at this time. Moves `free` to when they are, if
+    /// they were not.
+    pub(super) fn page_in(&mut self, comes: Timestamp, model: ModelId) -> Option<Duration> {
+        let weights = self.spec.weights?;
+        let there = self.resident.iter().position(|resident| *resident == model);
+        let was_there = there.and_then(|at| self.resident.remove(at)).is_some();
+        self.resident.push_back(model);
+        if was_there {
+            return None;
+        }
+        if self.resident.len() > weights.models_max {
+            self.resident.pop_front();
+        }
+        self.free = comes.max(self.free) + weights.page_in;
+        Some(weights.page_in)
+    }
+
+    /// Whether a model's weights are there.
+    pub(super) fn has(&self, model: ModelId) -> bool {
+        self.resident.contains(&model)
     }
 
     /// A batch that comes at this time: how long it takes and how it ends. Moves `free` to its end.

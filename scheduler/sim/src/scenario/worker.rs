@@ -19,12 +19,25 @@ pub struct WorkerSpec {
     pub link: Duration,
     /// How much longer for each request in it.
     pub link_row: Duration,
+    /// What of its models' weights is on its device; `None` where there is room for all.
+    pub weights: Option<Weights>,
     /// From when on its slowness is multiplied by what, in order of time.
     pub changes: Vec<Change>,
     /// When it is away.
     pub absences: Vec<Absence>,
     /// When it does nothing and says nothing, without being away, in order of time.
     pub hangs: Vec<Hang>,
+}
+
+/// A device that has not room for the weights of all models: those that were not needed for longest make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// So many models' are there at once.
+    pub models_max: usize,
+    /// How long a batch waits for those that are not.
+    pub page_in: Duration,
+    /// Whether the worker says so.
+    pub are_told: bool,
 }
 
 /// A worker stops, and goes on where it was.
@@ -64,6 +77,7 @@ impl Default for WorkerSpec {
             sigma: 0.0,
             link: Duration::ZERO,
             link_row: Duration::ZERO,
+            weights: None,
             changes: Vec::new(),
             absences: Vec::new(),
             hangs: Vec::new(),

@@ -11,6 +11,7 @@ mod hedging;
 mod late;
 mod loss;
 mod models;
+mod paging;
 mod probes;
 mod sharing;
 mod suspects;
