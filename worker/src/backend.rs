@@ -8,8 +8,9 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use crate::batch::{BatchError, HostBatch, ItemResult};
+use crate::batch::{BatchError, HostBatch, ItemResult, PageIn};
 use crate::card::ModelCard;
 use crate::cpu::isa::CpuIsa;
 use crate::cpu::team::Team;
@@ -69,6 +70,13 @@ pub(crate) trait Backend: Send {
 
     /// The results of a launched batch, one for each live row, once it is done. Not called again after that.
     fn poll(&mut self, ticket: &mut Self::Ticket) -> Option<Result<Vec<ItemResult>, BatchError>>;
+
+    /// What had to come onto the device for a batch that is done, and how long of the time after `since` that took. Nothing
+    /// where all models are there for good.
+    fn page_in(&self, ticket: &Self::Ticket, since: Instant) -> Option<PageIn> {
+        let _ = (ticket, since);
+        None
+    }
 }
 
 /// A model to read.

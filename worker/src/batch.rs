@@ -229,14 +229,25 @@ pub(crate) enum BatchError {
     Broken(String),
 }
 
+/// Weights that came onto the device for a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageIn {
+    /// How much later the batch was done for it.
+    pub(crate) taken: Duration,
+    /// Models whose weights are not there now.
+    pub(crate) absent: Vec<Arc<str>>,
+}
+
 /// A batch the executor is done with.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) key: BatchKey,
     /// From arrival of the last byte to the start of compute.
     pub(crate) waited: Duration,
-    /// Time the device spent on it; zero when nothing was left to compute.
+    /// Time the device spent on it, once the weights were there; zero when nothing was left to compute.
     pub(crate) compute: Duration,
+    /// What had to come onto the device first, if anything.
+    pub(crate) page_in: Option<PageIn>,
     /// Rows and tokens computed.
     pub(crate) rows: u64,
     pub(crate) tokens: u64,

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Compute, LoadError, PrepareRequest};
-use crate::batch::{BatchError, Finished, HostBatch, ItemError, ItemResult};
+use crate::batch::{BatchError, Finished, HostBatch, ItemError, ItemResult, PageIn};
 use crate::card::ModelCard;
 
 mod loader;
@@ -292,14 +292,14 @@ impl<B: Backend> Device<B> {
     fn start(&mut self, batch: HostBatch) -> Option<Finished> {
         let (report, live) = Report::open(batch, Instant::now());
         if live.is_empty() {
-            return Some(report.finish(Ok(Vec::new()), Duration::ZERO));
+            return Some(report.finish(Ok(Vec::new()), Duration::ZERO, None));
         }
         match caught(|| self.backend.launch(&report.batch, &live)) {
             Ok(ticket) => {
                 self.flight.push_back(Flight { ticket, report });
                 None
             }
-            Err(error) => Some(self.close(report, Err(error))),
+            Err(error) => Some(self.close(report, Err(error), None)),
         }
     }
 
@@ -311,17 +311,31 @@ impl<B: Backend> Device<B> {
                 self.flight.push_front(flight);
                 None
             }
-            Ok(Some(results)) => Some(self.close(flight.report, Ok(results))),
-            Err(error) => Some(self.close(flight.report, Err(error))),
+            Ok(Some(results)) => {
+                let page_in = self.backend.page_in(&flight.ticket, self.since(&flight.report));
+                Some(self.close(flight.report, Ok(results), page_in))
+            }
+            Err(error) => Some(self.close(flight.report, Err(error), None)),
         }
     }
 
     /// Ends a batch the device spent time on. With several in flight, each is charged from the end of the one before.
-    fn close(&mut self, report: Report, outcome: Result<Vec<ItemResult>, BatchError>) -> Finished {
+    fn close(
+        &mut self,
+        report: Report,
+        outcome: Result<Vec<ItemResult>, BatchError>,
+        page_in: Option<PageIn>,
+    ) -> Finished {
         let now = Instant::now();
-        let compute = now.saturating_duration_since(report.started.max(self.free_since));
+        let taken = now.saturating_duration_since(self.since(&report));
         self.free_since = now;
-        report.finish(outcome, compute)
+        let compute = taken.saturating_sub(page_in.as_ref().map_or(Duration::ZERO, |page_in| page_in.taken));
+        report.finish(outcome, compute, page_in)
+    }
+
+    /// When the device came to a batch.
+    fn since(&self, report: &Report) -> Instant {
+        report.started.max(self.free_since)
     }
 }
 
@@ -351,7 +365,12 @@ impl Report {
         (Self { batch, started: now, rows, tokens, cancelled, settled }, live)
     }
 
-    fn finish(self, outcome: Result<Vec<ItemResult>, BatchError>, compute: Duration) -> Finished {
+    fn finish(
+        self,
+        outcome: Result<Vec<ItemResult>, BatchError>,
+        compute: Duration,
+        page_in: Option<PageIn>,
+    ) -> Finished {
         let Self { batch, started, rows, tokens, cancelled, mut settled } = self;
         let outcome = outcome.map(|results| {
             settled.extend(results);
@@ -359,7 +378,7 @@ impl Report {
             settled
         });
         let waited = started.saturating_duration_since(batch.arrived);
-        Finished { key: batch.key, waited, compute, rows, tokens, cancelled, outcome }
+        Finished { key: batch.key, waited, compute, page_in, rows, tokens, cancelled, outcome }
     }
 }
 

@@ -18,7 +18,7 @@ use super::planned::finish::Finish;
 use super::planned::pack::{Limits, Packer};
 use super::planned::{Facts, build_with, card};
 use super::{Backend, Compute, LoadError, PrepareRequest, expect_precision};
-use crate::batch::{BatchError, HostBatch, ItemError, ItemResult};
+use crate::batch::{BatchError, HostBatch, ItemError, ItemResult, PageIn};
 use crate::card::ModelCard;
 use crate::cuda::driver::DriverError;
 use crate::cuda::ledger::Reservation;
@@ -43,7 +43,7 @@ pub(crate) use program::Unsupported;
 use program::{Inputs, Program};
 use run::{Results, Row, Run};
 use shape::Shape;
-use weights::Weights;
+use weights::{Resident, Weights};
 
 /// Batches in flight: one computes while the other is copied.
 const DEPTH: usize = 2;
@@ -77,6 +77,15 @@ pub(crate) struct Ticket {
     finish: Arc<Finish>,
     model: Arc<str>,
     launched: Instant,
+    paging: Option<Paging>,
+}
+
+/// Weights on their way.
+#[derive(Clone, Copy, Debug)]
+struct Paging {
+    began: Instant,
+    /// When they were seen to be there.
+    came: Option<Instant>,
 }
 
 impl Cuda {
@@ -91,20 +100,22 @@ impl Cuda {
         }
     }
 
-    /// Sees to it that a model's weights are on the device, or on their way there before what comes next.
-    fn page_in(&mut self, name: &Arc<str>) -> Result<(), BatchError> {
+    /// Sees to it that a model's weights are on the device, or on their way there before what comes next; says if they are
+    /// on their way.
+    fn bring_weights(&mut self, name: &Arc<str>) -> Result<Option<Paging>, BatchError> {
         let gpu = self.gpu.clone();
+        let began = Instant::now();
         let mut is_waited_for = false;
         loop {
             let Some(loaded) = self.models.get_mut(name).filter(|loaded| loaded.resident.is_none()) else {
-                return Ok(());
+                return Ok(None);
             };
             let bytes = loaded.weights.missing();
             if let Some(resident) = loaded.weights.page_in(&gpu, &gpu.copies)? {
                 resident.come_before(&gpu.compute)?;
                 loaded.resident = Some(resident);
                 tracing::debug!(model = %name, bytes, "paged in");
-                return Ok(());
+                return Ok(Some(Paging { began, came: None }));
             }
             if gpu.ledger.has(bytes as u64) && !is_waited_for {
                 // What was given back comes free when the device is done with it.
@@ -268,7 +279,7 @@ impl Backend for Cuda {
         let finish = loaded.finish.clone();
         let (mut runs, mut settled) = (Vec::new(), Vec::new());
         self.grow_arena(name)?;
-        self.page_in(name)?;
+        let paging = self.bring_weights(name)?;
         self.packer.clear();
         for (nth, &index) in (1..).zip(live) {
             let Some(loaded) = self.models.get(name) else { break };
@@ -288,10 +299,17 @@ impl Backend for Cuda {
             }
         }
         // Compiling and paging in take their time before it is launched.
-        Ok(Ticket { runs, settled, finish, model: name.clone(), launched: Instant::now() })
+        Ok(Ticket { runs, settled, finish, model: name.clone(), launched: Instant::now(), paging })
     }
 
     fn poll(&mut self, ticket: &mut Ticket) -> Option<Result<Vec<ItemResult>, BatchError>> {
+        if let Some(paging) = ticket.paging.as_mut().filter(|paging| paging.came.is_none()) {
+            let resident = self.models.get(&ticket.model).and_then(|loaded| loaded.resident.as_ref());
+            match resident.map_or(Ok(true), Resident::has_come) {
+                Ok(has_come) => paging.came = has_come.then(Instant::now),
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
         for run in &mut ticket.runs {
             match run.slot.is_done() {
                 Ok(true) => {}
@@ -312,6 +330,13 @@ impl Backend for Cuda {
             self.slots.put_back(run.slot);
         }
         Some(Ok(results))
+    }
+
+    fn page_in(&self, ticket: &Ticket, since: Instant) -> Option<PageIn> {
+        let Paging { began, came } = ticket.paging?;
+        let taken = came?.saturating_duration_since(began.max(since));
+        let absent = self.models.iter().filter(|(_, loaded)| loaded.resident.is_none());
+        Some(PageIn { taken, absent: absent.map(|(name, _)| name.clone()).collect() })
     }
 }
 

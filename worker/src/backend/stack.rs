@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::cuda::Cuda;
 use super::echo::Echo;
@@ -10,7 +11,7 @@ use super::engine::Engine;
 use super::planned::Planned;
 use super::synthetic::Synthetic;
 use super::{Backend, Compute, LoadError, PrepareRequest};
-use crate::batch::{BatchError, HostBatch, ItemResult};
+use crate::batch::{BatchError, HostBatch, ItemResult, PageIn};
 use crate::card::ModelCard;
 use crate::source::ModelSource;
 
@@ -167,6 +168,13 @@ impl Backend for Stack {
             Ticket::Model(ticket) => self.models.poll(ticket),
             Ticket::Echo(ticket) => self.echo.poll(ticket),
             Ticket::Synthetic(ticket) => self.synthetic.poll(ticket),
+        }
+    }
+
+    fn page_in(&self, ticket: &Ticket, since: Instant) -> Option<PageIn> {
+        match ticket {
+            Ticket::Gpu(ticket) => self.gpu.as_ref()?.page_in(ticket, since),
+            Ticket::Model(_) | Ticket::Echo(_) | Ticket::Synthetic(_) => None,
         }
     }
 }

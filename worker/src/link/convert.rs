@@ -211,6 +211,10 @@ pub(super) fn batch_end(finished: &Finished, memory_bytes: u64) -> wire::BatchEn
         compute: Some(duration(finished.compute)),
         memory_bytes,
         energy_joules: 0.0,
+        page_in: finished.page_in.as_ref().map(|page_in| wire::PageIn {
+            taken: Some(duration(page_in.taken)),
+            absent: page_in.absent.iter().map(|model| model.to_string()).collect(),
+        }),
     }
 }
 

@@ -9,7 +9,7 @@ fn key(epoch: u64, batch: u64) -> BatchKey {
 }
 
 fn finished(key: BatchKey, compute: Duration) -> Finished {
-    Finished { key, waited: MS, compute, rows: 2, tokens: 10, cancelled: 0, outcome: Ok(Vec::new()) }
+    Finished { key, waited: MS, compute, page_in: None, rows: 2, tokens: 10, cancelled: 0, outcome: Ok(Vec::new()) }
 }
 
 /// A connected session and a time to begin at.

@@ -11,10 +11,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::backend::planned::testing::{Row as Asked, batch, ids, numbers, run};
-use crate::batch::{ItemOptions, Tensor};
+use crate::batch::{Finished, ItemOptions, Tensor};
 use crate::cpu::isa::CpuIsa;
 use crate::cuda::double::{Call, Double};
 use crate::cuda::queue::Command;
+use crate::executor::{Event, Executor};
 use crate::model::testing::{Stored, Tiny};
 use crate::plan::{Op, Plan};
 
@@ -338,6 +339,60 @@ fn the_model_that_was_not_needed_for_longest_makes_room() {
     let copies = bench.double.calls(Call::CopyIn);
     bench.embed_with("a", &asked).unwrap();
     assert_eq!(bench.double.calls(Call::CopyIn), copies + 1, "its weights were there: only the batch was copied");
+}
+
+#[test]
+fn a_batch_says_what_came_onto_the_device_for_it_and_what_is_not_there_since() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, memory_for(2, folder.path()));
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        bench.load(name, random("bert-embed", 2, seed).write().path());
+    }
+    let asked = rows(&[9], 4);
+    let launch = |bench: &mut Bench, model: &str| {
+        let ticket = bench.cuda.launch(&HostBatch { model: model.into(), ..batch(&asked) }, &[0]).unwrap();
+        (ticket, Instant::now())
+    };
+    let absent = |page_in: PageIn| page_in.absent.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    let began = Instant::now();
+    for (model, gone) in [("a", None), ("b", None), ("c", Some("a")), ("b", None), ("a", Some("c")), ("b", None)] {
+        let (mut ticket, launched) = launch(&mut bench, model);
+        bench.cuda.poll(&mut ticket).unwrap().unwrap();
+        let page_in = bench.cuda.page_in(&ticket, began);
+        assert_eq!(page_in.clone().map(absent), gone.map(|name| vec![name.to_owned()]), "{model}");
+        if let Some(page_in) = page_in {
+            assert!(page_in.taken > Duration::ZERO && page_in.taken <= began.elapsed());
+            // Of what came while the device was at another batch nobody was late.
+            assert_eq!(bench.cuda.page_in(&ticket, Instant::now()).unwrap().taken, Duration::ZERO);
+            assert!(bench.cuda.page_in(&ticket, launched).unwrap().taken < page_in.taken);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_executor_tells_what_came_onto_the_device_apart_from_what_was_computed() {
+    let folder = write("bert-embed", 2);
+    let mut bench = Bench::new(0, memory_for(1, folder.path()));
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        bench.load(name, random("bert-embed", 2, seed).write().path());
+    }
+    let Bench { compute, cuda, double: _double } = bench;
+    let executor = Executor::start(|| cuda, compute).unwrap();
+    let asked = rows(&[9], 4);
+    for (model, gone) in [("b", Some("a")), ("b", None), ("a", Some("b")), ("a", None), ("b", Some("a"))] {
+        let began = Instant::now();
+        executor.queue(HostBatch { model: model.into(), ..batch(&asked) }).unwrap();
+        let Some(Event::Finished(Finished { page_in, compute, outcome, .. })) = executor.event().await else {
+            panic!("no batch has finished")
+        };
+        assert!(outcome.is_ok(), "{outcome:?}");
+        let absent: Option<Vec<String>> =
+            page_in.as_ref().map(|page_in| page_in.absent.iter().map(ToString::to_string).collect());
+        assert_eq!(absent, gone.map(|name| vec![name.to_owned()]), "{model}");
+        let taken = page_in.map_or(Duration::ZERO, |page_in| page_in.taken);
+        assert_eq!(taken > Duration::ZERO, gone.is_some(), "{model}");
+        assert!(compute > Duration::ZERO && taken + compute <= began.elapsed());
+    }
 }
 
 #[test]

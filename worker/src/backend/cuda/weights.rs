@@ -179,6 +179,11 @@ impl Resident {
         self.0.iter().try_for_each(|copied| queue.wait(&copied.ready))
     }
 
+    /// Whether they are there.
+    pub(super) fn has_come(&self) -> Result<bool, DriverError> {
+        self.0.iter().try_fold(true, |has_come, copied| Ok(has_come && copied.ready.is_past()?))
+    }
+
     pub(super) fn memory(&self) -> impl Iterator<Item = &DeviceMemory> {
         self.0.iter().filter_map(|copied| copied.memory.as_ref())
     }
