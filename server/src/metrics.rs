@@ -33,6 +33,8 @@ pub struct Metrics {
     queue_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
     waits: Family<ReasonLabels, Counter<f64, AtomicU64>>,
     compute_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    page_ins: Family<ModelLabels, Counter>,
+    page_in_seconds: Family<ModelLabels, Counter<f64, AtomicU64>>,
     batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
     batch_tokens: Family<ModelLabels, Histogram, fn() -> Histogram>,
     queued_rows: Family<ModelLabels, Gauge>,
@@ -70,6 +72,8 @@ pub struct ModelMetrics {
     pub call_duration: Histogram,
     pub queue_duration: Histogram,
     pub compute_duration: Histogram,
+    pub page_ins: Counter,
+    pub page_in_seconds: Counter<f64, AtomicU64>,
     pub batch_rows: Histogram,
     pub batch_tokens: Histogram,
     pub queued_rows: Gauge,
@@ -165,6 +169,8 @@ impl Metrics {
             queue_duration: duration(),
             waits: Family::default(),
             compute_duration: duration(),
+            page_ins: Family::default(),
+            page_in_seconds: Family::default(),
             batch_rows: Family::new_with_constructor(rows_histogram as fn() -> Histogram),
             batch_tokens: Family::new_with_constructor(tokens_histogram as fn() -> Histogram),
             queued_rows: Family::default(),
@@ -204,6 +210,8 @@ impl Metrics {
             call_duration: self.call_duration.get_or_create_owned(&labels),
             queue_duration: self.queue_duration.get_or_create_owned(&labels),
             compute_duration: self.compute_duration.get_or_create_owned(&labels),
+            page_ins: self.page_ins.get_or_create_owned(&labels),
+            page_in_seconds: self.page_in_seconds.get_or_create_owned(&labels),
             batch_rows: self.batch_rows.get_or_create_owned(&labels),
             batch_tokens: self.batch_tokens.get_or_create_owned(&labels),
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
@@ -261,6 +269,10 @@ impl Metrics {
         let waits = "What rows waited for, summed over rows";
         registry.register_with_unit("wait", waits, Unit::Seconds, self.waits.clone());
         seconds(&mut registry, "compute_duration", "Compute time, per batch", &self.compute_duration);
+        let page_ins = "Batches before which the model's weights had to come onto a device";
+        registry.register("model_page_ins", page_ins, self.page_ins.clone());
+        let page_in = "How much later those batches were done for it";
+        registry.register_with_unit("model_page_in", page_in, Unit::Seconds, self.page_in_seconds.clone());
         registry.register("batch_rows", "Rows per batch", self.batch_rows.clone());
         registry.register("batch_tokens", "Tokens per batch", self.batch_tokens.clone());
         registry.register("queued_rows", "Rows waiting", self.queued_rows.clone());

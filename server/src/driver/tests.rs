@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_scheduler::{
-    Attempt, BatchFailure, Budget, Class, CloseReason, DownCause, Epoch, GroupId, Limits, OnLate, PolicyConfig,
-    QueueLimit, Slot,
+    Attempt, BatchFailure, BatchId, Budget, Class, CloseReason, DownCause, Epoch, GroupId, Limits, OnLate,
+    PolicyConfig, QueueLimit, Slot,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, advance};
@@ -176,6 +176,17 @@ impl Scripted {
         self.commands.try_recv().expect("a command")
     }
 
+    /// The first batch, whatever it was told to load before.
+    fn run_behind_loads(&mut self) -> Batch {
+        loop {
+            match self.command() {
+                ToWorker::Load { .. } => {}
+                ToWorker::Run(batch) => return batch,
+                other => panic!("not a run: {other:?}"),
+            }
+        }
+    }
+
     fn run(&mut self) -> Batch {
         match self.command() {
             ToWorker::Run(batch) => batch,
@@ -218,6 +229,32 @@ fn ok(index: u32, data: &Bytes) -> ItemResult {
 
 fn outcome(reply: &mut Reply) -> Result<Answer, CallError> {
     reply.try_recv().expect("an outcome")
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_that_came_onto_a_device_are_counted_apart() {
+    let mut bench = Bench::new();
+    bench.configure(vec![settings("m"), settings("n")]);
+    let mut worker = bench.worker("a", 1);
+    let mut reply = bench.call(1);
+    let Batch { batch, attempt, .. } = worker.run_behind_loads();
+    advance(Duration::from_millis(32)).await;
+    // Of what is not configured nothing is known.
+    let absent: Vec<Arc<str>> = vec!["n".into(), "nobody".into()];
+    let taken = Duration::from_millis(30);
+    bench.say(&worker, FromWorker::PagedIn { batch, attempt, taken, absent: absent.clone() });
+    bench.say(&worker, FromWorker::PagedIn { batch: BatchId(99), attempt, taken, absent });
+    bench.say(&worker, FromWorker::Items { batch, attempt, items: vec![ok(0, &Bytes::new())] });
+    bench.say(&worker, FromWorker::BatchEnd { batch, attempt, compute: Duration::from_millis(2) });
+    outcome(&mut reply).expect("an answer");
+    let page = bench.driver.around.metrics.encode().expect("page");
+    for line in [
+        "shoal_model_page_ins_total{model=\"m\"} 1",
+        "shoal_model_page_in_seconds_total{model=\"m\"} 0.03",
+        "shoal_compute_duration_seconds_sum{model=\"m\"} 0.002",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in {page}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,6 +55,13 @@ impl Driver {
                     self.item(now, worker, epoch, batch, attempt, item);
                 }
             }
+            FromWorker::PagedIn { batch, attempt, taken, absent } => {
+                if self.is_flight(epoch, batch, attempt) {
+                    self.count_page_in(batch, taken);
+                }
+                let absent = absent.iter().filter_map(|name| self.models.id(name)).collect();
+                self.feed(now, Input::PagedIn { worker, epoch, batch, attempt, taken, absent }, None);
+            }
             FromWorker::BatchEnd { batch, attempt, compute } => {
                 let known = self.is_flight(epoch, batch, attempt);
                 self.feed(now, Input::BatchEnd { worker, epoch, batch, attempt, compute }, None);
@@ -151,6 +158,14 @@ impl Driver {
     }
 
     /// A batch is over: calls that waited only for its compute time can be answered.
+    fn count_page_in(&self, batch: BatchId, taken: Duration) {
+        let model = self.batches.get(&batch).map(|flight| flight.dispatch.model);
+        if let Some(metrics) = model.and_then(|model| self.model_metrics.get(&model)) {
+            metrics.page_ins.inc();
+            metrics.page_in_seconds.inc_by(taken.as_secs_f64());
+        }
+    }
+
     pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
         let Some(Flight { dispatch: flight, sent }) = self.batches.remove(&batch) else { return };
         if let Some(compute) = compute {

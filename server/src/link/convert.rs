@@ -233,6 +233,17 @@ fn tensor(tensor: wire::Tensor) -> Result<Tensor, String> {
     Ok(Tensor { name: tensor.name.into(), data_type, shape: tensor.shape, data: tensor.data })
 }
 
+/// What had to come onto the device before a batch that ended.
+pub(super) fn page_in(end: &wire::BatchEnd) -> Result<Option<FromWorker>, String> {
+    let Some(page_in) = &end.page_in else { return Ok(None) };
+    Ok(Some(FromWorker::PagedIn {
+        batch: BatchId(end.batch),
+        attempt: attempt(end.attempt)?,
+        taken: from_wire(page_in.taken),
+        absent: page_in.absent.iter().map(|name| name.as_str().into()).collect(),
+    }))
+}
+
 /// The end of a batch.
 pub(super) fn batch_end(end: &wire::BatchEnd) -> Result<FromWorker, String> {
     let compute = from_wire(end.compute);

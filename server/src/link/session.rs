@@ -237,6 +237,9 @@ impl Session {
             Some(Message::BatchEnd(end)) => {
                 assembly.check_closed().map_err(broken)?;
                 reach(Point::BatchEnd).await?;
+                if let Some(page_in) = convert::page_in(&end).map_err(End::lost)? {
+                    self.tell(epoch, page_in).await;
+                }
                 self.tell(epoch, convert::batch_end(&end).map_err(End::lost)?).await;
                 reach(Point::BatchEnded).await?;
                 None

@@ -9,7 +9,8 @@ use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES
 use shoal_proto::link::model_source::Source;
 use shoal_proto::link::model_state::State;
 use shoal_proto::link::{
-    Artifact, Column, DataType, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, Results, Run, Task, Tensor,
+    Artifact, BatchEnd, Column, DataType, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, PageIn, Results, Run,
+    Task, Tensor,
 };
 
 use shoal_scheduler::{Attempt, BatchId, Epoch, Slot};
@@ -97,6 +98,17 @@ fn a_card_keeps_labels_mask_and_instructions() {
     assert_eq!(card.labels, ["no", "yes"]);
     assert_eq!((&*card.mask_token, card.mask_token_id), ("<mask>", 50_264));
     assert_eq!(card.instructions, "avx2");
+}
+
+#[test]
+fn weights_that_came_are_read_where_a_worker_tells_of_them() {
+    let mut end = BatchEnd { batch: 7, attempt: 1, ..BatchEnd::default() };
+    assert!(convert::page_in(&end).unwrap().is_none(), "an older worker does not");
+    let taken = Some(prost_types::Duration { seconds: 0, nanos: 3_000_000 });
+    end.page_in = Some(PageIn { taken, absent: vec!["a".to_owned()] });
+    let told = convert::page_in(&end).unwrap();
+    let Some(FromWorker::PagedIn { batch, taken, absent, .. }) = told else { panic!("{told:?}") };
+    assert_eq!((batch.0, taken, &*absent), (7, Duration::from_millis(3), &["a".into()][..]));
 }
 
 #[test]
