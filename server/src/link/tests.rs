@@ -9,8 +9,8 @@ use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES
 use shoal_proto::link::model_source::Source;
 use shoal_proto::link::model_state::State;
 use shoal_proto::link::{
-    Artifact, BatchEnd, Column, DataType, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, PageIn, Results, Run,
-    Task, Tensor,
+    Artifact, BatchEnd, Column, DataType, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, PageIn, Results,
+    Run, Task, Tensor,
 };
 
 use shoal_scheduler::{Attempt, BatchId, Epoch, Slot};

@@ -26,7 +26,9 @@ fn follows(activation: Activation, (rows, width): (usize, usize), case: Case, se
     let matrix = bench.put(&before.0);
     let vector = case.has_bias.then(|| bench.put(&bias.0));
     let residual = case.has_residual.then(|| bench.put(&more.0));
-    bench.run(Activate { rows, width, matrix, bias: vector, residual, activation }.command()).unwrap();
+    bench
+        .run(Activate { rows, width, matrix, bias: vector, residual, activation }.command())
+        .unwrap_or_else(|fault| panic!("{fault}"));
     let nothing = |count: usize| vec![0.0; count];
     let shifts = if case.has_bias { bias.wide() } else { nothing(width) };
     let more = if case.has_residual { more.wide() } else { nothing(rows * width) };

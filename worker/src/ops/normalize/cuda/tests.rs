@@ -43,7 +43,7 @@ fn follows(rows: usize, width: usize, case: Case, seed: u64) {
         norm,
         output: bench.room::<bf16>(rows * width),
     };
-    bench.run(add_norm.command()).unwrap();
+    bench.run(add_norm.command()).unwrap_or_else(|fault| panic!("{fault}"));
     let shift = if has_shift { shift } else { vec![0.0; width] };
     for (row, found) in bench.read::<bf16>(add_norm.output).chunks_exact(width).enumerate() {
         let mut sums = input.row(row as u32, width);
@@ -92,7 +92,7 @@ fn a_row_may_be_written_over_what_it_is_made_of() {
             output: bench.room::<bf16>(rows * width),
         };
         let add_norm = AddNorm { output: place(&apart), ..apart };
-        bench.run(add_norm.command()).unwrap();
+        bench.run(add_norm.command()).unwrap_or_else(|fault| panic!("{fault}"));
         bench.read::<bf16>(add_norm.output)
     };
     let apart = run(|add_norm| add_norm.output);

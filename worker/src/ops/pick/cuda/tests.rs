@@ -16,7 +16,7 @@ fn follows(marks: &[u32], width: usize, seed: u64) {
         list: bench.put(marks),
         output: bench.room::<bf16>(marks.len() * width),
     };
-    bench.run(pick.command()).unwrap();
+    bench.run(pick.command()).unwrap_or_else(|fault| panic!("{fault}"));
     let rows: Vec<Vec<bf16>> = input.chunks_exact(width).map(<[bf16]>::to_vec).collect();
     let marks: Vec<usize> = marks.iter().map(|mark| *mark as usize).collect();
     assert_eq!(bench.read::<bf16>(pick.output), reference::pick(&rows, &marks).concat(), "width {width}");

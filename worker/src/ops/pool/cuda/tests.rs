@@ -20,7 +20,7 @@ fn follows(splits: &[u32], width: usize, pooling: Pooling, seed: u64) {
             output: bench.room::<u8>(sequences * width * into.bytes()),
             into,
         };
-        bench.run(pool.command()).unwrap();
+        bench.run(pool.command()).unwrap_or_else(|fault| panic!("{fault}"));
         pool.output
     });
     let (exact, rounded) = (bench.read::<f32>(exact), bench.read::<bf16>(rounded));
