@@ -81,7 +81,10 @@ fn follows_the_reference_at_any_lengths_with_every_schedule() {
     for (seed, mut shapes) in Shapes::of_each_schedule() {
         for (head, _) in KERNELS {
             let lengths = [shapes.up_to(80), shapes.up_to(20)];
-            follows(&lengths, shapes.up_to(2), head, seed);
+            let shared = shapes.up_to(2);
+            let heads = Heads { count: shared * shapes.up_to(2), shared, width: head };
+            let mask = [Mask::None, Mask::Causal, Mask::Window(shapes.up_to(70))][shapes.up_to(3) - 1];
+            follows(&lengths, heads, mask, seed);
         }
     }
 }

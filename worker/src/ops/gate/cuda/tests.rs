@@ -2,25 +2,38 @@ use half::bf16;
 
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, close};
+use crate::ops::emulation::{Bf16s, Shapes, close};
 use crate::ops::gate::reference;
+
+/// Runs the kernel and holds each row to the reference.
+fn follows(activation: Activation, rows: usize, width: usize, seed: u64) {
+    // From -6 to 6: both tails.
+    let mut input = Bf16s::wave(rows * 2 * width, 0.5);
+    input.0.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() * 6.0));
+    let mut bench = Bench::new(seed);
+    let gate = Gate { rows, width, activation, input: bench.put(&input.0), output: bench.room::<bf16>(rows * width) };
+    bench.run(gate.command()).unwrap_or_else(|fault| panic!("{fault}"));
+    for (row, found) in bench.read::<bf16>(gate.output).chunks_exact(width).enumerate() {
+        let expected = reference::gate(&input.row(row as u32, 2 * width), activation);
+        close(&format!("{activation:?}, {rows} x {width}, row {row}"), found, &expected, 0.0);
+    }
+}
 
 #[test]
 fn follows_the_reference_for_every_activation_and_width() {
     for (seed, activation) in (0..).zip(Activation::ALL) {
         // Less than a block and more, with rows that end anywhere in one.
         for (rows, width) in [(1, 8), (7, 24), (3, 1152), (2, 2048)] {
-            // From -6 to 6: both tails.
-            let mut input = Bf16s::wave(rows * 2 * width, 0.5);
-            input.0.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() * 6.0));
-            let mut bench = Bench::new(seed);
-            let gate =
-                Gate { rows, width, activation, input: bench.put(&input.0), output: bench.room::<bf16>(rows * width) };
-            bench.run(gate.command()).unwrap();
-            for (row, found) in bench.read::<bf16>(gate.output).chunks_exact(width).enumerate() {
-                let expected = reference::gate(&input.row(row as u32, 2 * width), activation);
-                close(&format!("{activation:?}, {rows} x {width}, row {row}"), found, &expected, 0.0);
-            }
+            follows(activation, rows, width, seed);
+        }
+    }
+}
+
+#[test]
+fn follows_the_reference_at_any_shape_with_every_schedule() {
+    for (seed, mut shapes) in Shapes::of_each_schedule() {
+        for activation in Activation::ALL {
+            follows(activation, shapes.up_to(9), 8 * shapes.up_to(100), seed);
         }
     }
 }

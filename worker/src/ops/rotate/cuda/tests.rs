@@ -2,7 +2,7 @@ use half::bf16;
 
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, close};
+use crate::ops::emulation::{Bf16s, Shapes, close};
 use crate::ops::normalize::reference::normalize;
 use crate::ops::rotate::reference::rotate;
 use crate::plan::NormKind;
@@ -82,6 +82,19 @@ fn follows_the_reference_for_heads_of_every_width_that_attention_takes() {
     for (seed, width) in (0..).zip([16, 32, 48, 64, 80, 96, 112, 128]) {
         for (count, shared) in [(1, 1), (6, 2)] {
             follows(&[0, 1, 2, 77, 4, 510], Heads { count, shared, width }, None, 1e4, seed);
+        }
+    }
+}
+
+#[test]
+fn follows_the_reference_at_any_shape_with_every_schedule() {
+    for (seed, mut shapes) in Shapes::of_each_schedule() {
+        for kinds in [None, Some([NormKind::Rms; 2]), Some([NormKind::Layer; 2])] {
+            let shared = shapes.up_to(3);
+            let heads = Heads { count: shared * shapes.up_to(3), shared, width: 16 * shapes.up_to(8) };
+            let places: Vec<u32> = (0..shapes.up_to(9)).map(|_| shapes.up_to(8192) as u32).collect();
+            let norms = kinds.map(|kinds| kinds.map(|kind| HeadNorm::new(kind, heads.width, 0.4)));
+            follows(&places, heads, norms.as_ref(), 1e4, seed);
         }
     }
 }
