@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use encoders::Encoder;
+pub use encoders::{Encoder, Family};
 pub use models::{Answers, Paging, Shape, Timed};
 pub use parity::Parity;
 pub use speed::{Ceilings, OpSpeed};

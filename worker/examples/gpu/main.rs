@@ -119,17 +119,21 @@ fn apart(parities: &[Parity]) -> Vec<Row> {
 impl Examination<'_> {
     fn answers(&self) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
-        let cases: &[(Encoder, Shape)] = if self.is_small {
-            &[(Encoder::TINY, Shape::Uniform { count: 3, length: 20 })]
+        let cases = if self.is_small {
+            let few = Shape::Uniform { count: 3, length: 20 };
+            vec![(Encoder::TINY, few), (Encoder::TINY_MODERNBERT, few), (Encoder::TINY_QWEN3, few)]
         } else {
-            &[
+            vec![
                 (Encoder::MINILM, Shape::Mixed { count: 64 }),
                 (Encoder::MINILM, Shape::Uniform { count: 1, length: 512 }),
                 (Encoder::BERT_BASE, Shape::Mixed { count: 16 }),
+                (Encoder::MODERNBERT_BASE, Shape::Mixed { count: 16 }),
+                (Encoder::MODERNBERT_BASE, Shape::Uniform { count: 1, length: 2048 }),
+                (Encoder::QWEN3_SMALL, Shape::Mixed { count: 8 }),
             ]
         };
         for (encoder, shape) in cases {
-            let answers = self.check.answers(&self.model(encoder)?, *shape)?;
+            let answers = self.check.answers(&self.model(&encoder)?, shape)?;
             let is_right = answers.apart < MODEL_APART_MAX && answers.cosine_min > COSINE_MIN && answers.is_invariant;
             let invariant = if answers.is_invariant { "the same bits alone" } else { "OTHER BITS ALONE" };
             rows.push(
@@ -180,7 +184,7 @@ impl Examination<'_> {
             (&[Encoder::TINY], &[uniform(1, 8)], 3)
         } else {
             (
-                &[Encoder::MINILM, Encoder::BERT_BASE, Encoder::LARGE],
+                &[Encoder::MINILM, Encoder::BERT_BASE, Encoder::LARGE, Encoder::MODERNBERT_BASE, Encoder::QWEN3_SMALL],
                 &[uniform(1, 32), uniform(32, 128), uniform(1024, 128), Shape::Mixed { count: 256 }],
                 50,
             )
