@@ -96,7 +96,8 @@ pub enum ModelState {
 pub enum DownCause {
     /// It ended by itself while running: an abort, a signal of its own making, an exit. Its batch is suspect.
     Crashed,
-    /// Its device broke, by what it ran or by itself. Its batch is suspect, but nothing in it guilty the first time.
+    /// Its device broke, by what it ran or by itself. Its batch is suspect, but nothing in it guilty until another worker's
+    /// device breaks under it as well.
     DeviceBroke,
     /// It was ended, cut off or lost from outside. Its batch is innocent.
     Lost,

@@ -52,6 +52,7 @@ impl Scheduler {
             late: false,
             attempt: 0,
             losses: 0,
+            broke: None,
             hedged: false,
             place: Place::Between,
             since: self.now,

@@ -24,10 +24,15 @@ impl Scheduler {
         self.bisect(unreported, is_alone, Failure::Poison);
     }
 
-    /// The batch ran when its device broke. Devices break by themselves as well, so a request alone in a batch that was no
-    /// suspect is lost rather than guilty, and runs again apart.
+    /// The batch ran when its device broke. Devices break by themselves as well, and one that is worn out again and again,
+    /// so a request is guilty only when two workers' broke under it. Until then one that is alone is lost, and runs again
+    /// apart.
     pub(super) fn suspect_break(&mut self, batch: &Batch, unreported: &[RequestId]) {
-        if batch.isolated || batch.requests.len() > 1 || batch.has_company() {
+        let mut broke_another = false;
+        for id in unreported {
+            broke_another |= self.requests.note_break(*id, batch.worker);
+        }
+        if broke_another || batch.requests.len() > 1 || batch.has_company() {
             return self.suspect_crash(batch, unreported);
         }
         let kept = self.count_losses(unreported);

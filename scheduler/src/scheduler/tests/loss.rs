@@ -64,21 +64,36 @@ fn convicts_a_request_that_crashed_its_worker_alone() {
 #[test]
 fn convicts_a_request_that_broke_two_devices_but_not_the_one_that_broke_one() {
     let mut stage = Stage::with_worker();
+    stage.ready(OTHER_WORKER);
     stage.queue([1]);
     stage.take(WORKER);
     assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
     stage.queue([2]);
-    stage.ready(WORKER);
-    let again = stage.take(WORKER);
+    let again = stage.take(OTHER_WORKER);
     assert_eq!((ids(&again), again.close), (vec![1], CloseReason::Isolated));
-    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, Failure::Poison)]);
+    assert_eq!(stage.down(OTHER_WORKER, DownCause::DeviceBroke), [failed(1, Failure::Poison)]);
     stage.ready(WORKER);
     assert_eq!(ids(&stage.take(WORKER)), [2]);
 }
 
 #[test]
+fn does_not_convict_a_request_under_which_the_same_device_broke_again() {
+    let mut stage = Stage::with_worker();
+    stage.queue([1]);
+    for _ in 1..3 {
+        assert_eq!(ids(&stage.take(WORKER)), [1]);
+        assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
+        stage.ready(WORKER);
+    }
+    assert_eq!(stage.take(WORKER).close, CloseReason::Isolated);
+    let lost = Failure::WorkerLost { attempts: Attempt(3) };
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, lost)]);
+}
+
+#[test]
 fn halves_a_batch_under_which_a_device_broke() {
     let mut stage = Stage::with_worker();
+    stage.ready(OTHER_WORKER);
     stage.queue([1, 2]);
     stage.take(WORKER);
     assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
@@ -86,9 +101,9 @@ fn halves_a_batch_under_which_a_device_broke() {
     let one = stage.take(WORKER);
     assert_eq!((ids(&one), one.close), (vec![1], CloseReason::Isolated));
     assert_eq!(stage.finish(&one), [complete(1)]);
-    assert_eq!(ids(&stage.take(WORKER)), [2]);
+    assert_eq!(ids(&stage.take(OTHER_WORKER)), [2]);
     // The second device that it broke.
-    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(2, Failure::Poison)]);
+    assert_eq!(stage.down(OTHER_WORKER, DownCause::DeviceBroke), [failed(2, Failure::Poison)]);
 }
 
 #[test]
