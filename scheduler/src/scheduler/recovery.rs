@@ -35,6 +35,11 @@ impl Scheduler {
         if broke_another || batch.requests.len() > 1 || batch.has_company() {
             return self.suspect_crash(batch, unreported);
         }
+        self.lose_apart(unreported);
+    }
+
+    /// The batch, or another that was with the same device, broke that: whichever it was, it runs again with nothing else in it.
+    pub(super) fn lose_apart(&mut self, unreported: &[RequestId]) {
         let kept = self.count_losses(unreported);
         self.isolate(&kept);
     }

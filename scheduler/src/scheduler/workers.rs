@@ -109,7 +109,8 @@ impl Scheduler {
     }
 
     /// Ends a worker's epoch. The first of its batches was running; those behind it had not begun, and neither had any of
-    /// a worker that left: it says goodbye when it runs nothing.
+    /// a worker that left: it says goodbye when it runs nothing. Only a device is given the next one while it still computes,
+    /// so when it broke, any of them may have done it.
     fn take_down(&mut self, worker: WorkerId, cause: DownCause) {
         self.list_unlisted();
         let Some(link) = self.fleet.disconnect(worker) else { return };
@@ -127,12 +128,15 @@ impl Scheduler {
             self.probe_failed(id, &batch);
             lost.push((batch, unreported));
         }
+        let is_one = lost.iter().filter(|(batch, _)| batch.begun).count() == 1;
         for (position, (batch, unreported)) in lost.into_iter().enumerate() {
             match cause {
                 DownCause::Left => self.requeue(&batch, &unreported),
-                _ if position > 0 || !batch.begun => self.requeue(&batch, &unreported),
+                _ if !batch.begun => self.requeue(&batch, &unreported),
+                DownCause::DeviceBroke if is_one => self.suspect_break(&batch, &unreported),
+                DownCause::DeviceBroke => self.lose_apart(&unreported),
+                _ if position > 0 => self.requeue(&batch, &unreported),
                 DownCause::Crashed => self.suspect_crash(&batch, &unreported),
-                DownCause::DeviceBroke => self.suspect_break(&batch, &unreported),
                 DownCause::Lost => self.lose(&batch, &unreported),
             }
         }

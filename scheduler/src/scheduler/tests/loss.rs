@@ -107,6 +107,27 @@ fn halves_a_batch_under_which_a_device_broke() {
 }
 
 #[test]
+fn convicts_nobody_when_a_device_broke_that_had_two_batches() {
+    let mut stage = Stage::with_worker();
+    stage.ready(OTHER_WORKER);
+    stage.queue([1]);
+    stage.take(WORKER);
+    stage.down(WORKER, DownCause::DeviceBroke);
+    assert_eq!(ids(&stage.take(OTHER_WORKER)), [1]);
+    stage.queue([2, 3]);
+    assert_eq!(ids(&only_dispatch(stage.credit(OTHER_WORKER, 1, AMPLE))), [2, 3]);
+    assert_eq!(stage.down(OTHER_WORKER, DownCause::DeviceBroke), []);
+    stage.ready(WORKER);
+    for expected in [vec![1], vec![2, 3]] {
+        let again = stage.take(WORKER);
+        assert_eq!((ids(&again), again.close), (expected, CloseReason::Isolated));
+    }
+    // All were lost once more, the first for the third time.
+    let lost = Failure::WorkerLost { attempts: Attempt(3) };
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, lost)]);
+}
+
+#[test]
 fn counts_a_broken_device_as_a_loss() {
     let limits = Limits { attempts_max: NonZeroU16::new(1).unwrap(), ..Limits::default() };
     let mut stage = Stage::new(limits, vec![config(MODEL)]);
