@@ -1,5 +1,6 @@
 //! Weights that come onto devices and go from there.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Scheduler;
@@ -26,12 +27,17 @@ impl Scheduler {
             model.costs.observe_page_in(taken);
         }
         let Some(link) = self.fleet.link(worker) else { return };
+        let mut absent = absent.to_vec();
+        absent.sort_unstable();
+        // One whose batch is on its way there will have brought its weights by the time another could follow.
+        let coming: Vec<ModelId> =
+            link.outstanding.iter().filter_map(|of| self.inflight.get(*of)).map(|of| of.model).collect();
         for (id, model) in &mut self.models {
-            // One whose batch is on its way there will have brought its weights by the time another could follow.
-            let is_coming =
-                || link.outstanding.iter().any(|of| self.inflight.get(*of).is_some_and(|of| of.model == *id));
-            let are_there = !absent.contains(id) || is_coming();
-            if link.is_ready(*id) && model.costs.note_weights(worker, are_there) {
+            if !link.is_ready(*id) {
+                continue;
+            }
+            let are_there = absent.binary_search(id).is_err() || coming.contains(id);
+            if model.costs.note_weights(worker, are_there) {
                 self.stirred.insert(*id);
             }
         }
