@@ -47,10 +47,15 @@ pub(crate) struct Opened {
 impl Opened {
     /// The device that the options ask for.
     pub(crate) fn new(options: &Options, compute: Compute) -> Result<Self, RunError> {
-        let Some((driver, meter)) = open_gpu(options)? else { return Ok(Self::processor(options, compute)) };
+        Self::on(open_gpu(options)?, options, compute)
+    }
+
+    /// That GPU, or the processor.
+    fn on(gpu: Option<Metered>, options: &Options, compute: Compute) -> Result<Self, RunError> {
+        let Some((driver, meter)) = gpu else { return Ok(Self::processor(options, compute)) };
         match Device::gpu(options, driver, &compute) {
             Ok((device, compute)) => Ok(Self { device, compute, meter: Some(meter) }),
-            Err(error) if options.device == DeviceChoice::Auto => {
+            Err(error) if is_replaceable(options) => {
                 tracing::warn!(%error, "computes on the processor: the GPU fails");
                 Ok(Self::processor(options, compute))
             }
@@ -100,6 +105,11 @@ fn memory_max(memory: Memory, workers: NonZeroU32) -> u64 {
     part - part / SPARE_PARTS
 }
 
+/// Whether the processor will do where the GPU does not. It does not for one that was named: whoever named it counts on it.
+fn is_replaceable(options: &Options) -> bool {
+    options.device == DeviceChoice::Auto && matches!(options.gpu, GpuChoice::Number(_))
+}
+
 /// The GPU that the options ask for, if they ask for one and there is one.
 fn open_gpu(options: &Options) -> Result<Option<Metered>, RunError> {
     if options.device == DeviceChoice::Cpu {
@@ -112,12 +122,11 @@ fn open_gpu(options: &Options) -> Result<Option<Metered>, RunError> {
     }
     match open_chosen(options) {
         Ok(opened) => Ok(Some(opened)),
-        // One that was named and is gone is told of, not worked around: whoever named it counts on it.
-        Err(missing @ NoCuda::NoSuchUuid { .. }) => Err(RunError::NoGpu(missing.to_string())),
-        Err(missing) if options.device == DeviceChoice::Auto => {
+        Err(missing) if is_replaceable(options) => {
             tracing::info!("computes on the processor: {missing}");
             Ok(None)
         }
+        Err(missing) if matches!(options.gpu, GpuChoice::Uuid(_)) => Err(RunError::NoGpu(missing.to_string())),
         Err(missing) => Err(RunError::NoCuda(missing.to_string())),
     }
 }
@@ -153,5 +162,25 @@ mod tests {
         assert_eq!(max(900, 2), 475);
         // Somebody else is there.
         assert_eq!(max(200, 2), 190);
+    }
+
+    #[test]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn the_processor_stands_in_for_a_gpu_that_fails_unless_that_was_named() {
+        use crate::cuda::double::Double;
+
+        let opened = |gpu| {
+            let double = Double::new(1, 1 << 20);
+            // More than there is memory.
+            double.set_workspace(2 << 20);
+            let meter = Meter::new(double.device(), || None);
+            let options = Options { gpu, ..Options::new("unix:/nowhere".parse().unwrap(), "worker", "") };
+            let compute = Compute::new(Some(std::num::NonZeroUsize::MIN), CpuIsa::detect()).unwrap();
+            let driver: Arc<dyn Driver> = double;
+            Opened::on(Some((driver, meter)), &options, compute).map(|opened| opened.device.kind)
+        };
+        assert_eq!(opened(GpuChoice::Number(0)).unwrap(), "cpu");
+        let named = opened(GpuChoice::Uuid("GPU-00000000-0000-0000-0000-000000000000".to_owned()));
+        assert!(matches!(named, Err(RunError::Broken(_))), "{named:?}");
     }
 }

@@ -146,11 +146,19 @@ fn the_devices_there_are_can_be_asked_for() {
 #[test]
 fn a_worker_whose_gpu_is_gone_takes_no_other() {
     let home = tempfile::tempdir().expect("folder");
-    let mut worker = shoal(home.path());
-    worker.args(["worker", "--connect", "unix:/nowhere", "--gpu", "GPU-00000000-0000-0000-0000-000000000001"]);
-    let output = worker.env("SHOAL_EMULATED_GPUS", "1").output().expect("shoal runs");
-    let told = String::from_utf8(output.stderr).expect("text");
-    let line =
-        "shoal: --gpu: there is no GPU GPU-00000000-0000-0000-0000-000000000001 among the 1 that the driver finds";
-    assert!(!output.status.success() && told.contains(line), "{told}");
+    let told = |gpus: &str, uuid: u32| {
+        let mut worker = shoal(home.path());
+        worker.args(["worker", "--connect", "unix:/nowhere", "--gpu"]);
+        worker.arg(format!("GPU-00000000-0000-0000-0000-{uuid:012}"));
+        let output = worker.env("SHOAL_EMULATED_GPUS", gpus).output().expect("shoal runs");
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let cases = [
+        (told("1", 1), "--gpu: there is no GPU GPU-00000000-0000-0000-0000-000000000001 among the 1"),
+        (told("0", 0), "--gpu: no CUDA: the driver finds no GPU"),
+    ];
+    for (told, line) in cases {
+        assert!(told.contains(&format!("shoal: {line}")), "{told}");
+    }
 }
