@@ -247,7 +247,7 @@ impl Server {
     /// Returns once every model can be served.
     ///
     /// # Errors
-    /// The first model or worker of which that will not come true.
+    /// The first model of which that will not come true, or the last local worker: one that was given up before is logged.
     pub async fn ready(&mut self) -> Result<(), NotReady> {
         let mut changes = self.registry.changes();
         loop {
@@ -263,7 +263,14 @@ impl Server {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                Some(given_up) = self.given_up.recv() => return Err(NotReady::Worker(given_up)),
+                Some(given_up) = self.given_up.recv() => {
+                    self.workers_left = self.workers_left.saturating_sub(1);
+                    let problem = NotReady::Worker(given_up);
+                    if self.workers_left == 0 {
+                        return Err(problem);
+                    }
+                    error!("{problem}");
+                }
                 _ = &mut self.backstage.ended => return Err(NotReady::Ended),
             }
         }
@@ -274,7 +281,7 @@ impl Server {
         tokio::select! {
             Some(given_up) = self.given_up.recv() => {
                 self.workers_left = self.workers_left.saturating_sub(1);
-                let what = format!("worker `{}` was given up: {}", given_up.worker, given_up.reason);
+                let what = NotReady::Worker(given_up).to_string();
                 Trouble { what, fatal: self.workers_left == 0 }
             }
             _ = &mut self.backstage.ended => {
@@ -507,9 +514,14 @@ impl BackstagePlan {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::num::NonZeroUsize;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::config::Settings;
     use crate::frontend::testing::settings;
 
     #[tokio::test]
@@ -532,5 +544,38 @@ mod tests {
         let (backstage, _) = Backstage::start(&lanes, plan, driver, inbox).await.expect("a start");
         assert!(registry.model("m").is_ok());
         backstage.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_start_goes_on_for_as_long_as_one_worker_is_left() {
+        let home = tempfile::tempdir().expect("folder");
+        let program = home.path().join("worker");
+        // One that never loads a model, and one that cannot work.
+        let script = "#!/bin/sh\nfor last; do :; done\ntest \"$last\" = lives && exec cat\nexit 1\n";
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).mode(0o700);
+        options.open(&program).and_then(|mut file| file.write_all(script.as_bytes())).expect("file");
+        let settings = Settings {
+            grpc_port: Some(0),
+            http_port: Some("off".parse().expect("a port")),
+            metrics_port: Some(0),
+            server_threads: Some(NonZeroUsize::MIN),
+            ..Settings::default()
+        };
+        let config = Config::load(settings).expect("a configuration");
+        let start = |arguments: &[&str]| {
+            let arguments = arguments.iter().map(|word| vec![(*word).to_owned()]).collect();
+            let local = Some(LocalWorkers { program: program.clone(), arguments });
+            Server::start(&config, vec![self::settings("m")], home.path().into(), local, LogControl::unheard())
+        };
+        let mut server = start(&["lives", "dies"]).await.expect("a start");
+        while server.workers_left > 1 {
+            let waited = timeout(Duration::from_millis(50), server.ready()).await;
+            assert!(waited.is_err(), "neither ready nor lost: {waited:?}");
+        }
+        server.stop().await;
+        let mut server = start(&["dies", "dies"]).await.expect("a start");
+        assert!(matches!(server.ready().await, Err(NotReady::Worker(_))));
+        server.stop().await;
     }
 }
