@@ -22,6 +22,11 @@ pub struct Gpus {
     pub missing: Option<String>,
 }
 
+/// Whether there are GPUs is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot look for GPUs: {0}")]
+pub struct CannotLook(String);
+
 /// A GPU that the driver shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
@@ -43,11 +48,14 @@ pub struct Gpu {
 
 impl Gpus {
     /// Asks `program`, the running executable, which takes a few milliseconds where there is no driver.
-    pub async fn find(program: &Path) -> Self {
+    ///
+    /// # Errors
+    /// When it does not answer, in time or at all: that there are none is an answer.
+    pub async fn find(program: &Path) -> Result<Self, CannotLook> {
         let asked = Command::new(program).args(["devices", "--json"]).stdin(Stdio::null()).kill_on_drop(true).output();
         let problem = match timeout(FIND_TIME_MAX, asked).await {
             Ok(Ok(output)) if output.status.success() => match serde_json::from_slice(&output.stdout) {
-                Ok(gpus) => return gpus,
+                Ok(gpus) => return Ok(gpus),
                 Err(error) => error.to_string(),
             },
             Ok(Ok(output)) => {
@@ -57,7 +65,7 @@ impl Gpus {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("the driver does not answer within {FIND_TIME_MAX:?}"),
         };
-        Self { gpus: Vec::new(), missing: Some(format!("cannot look for GPUs: {problem}")) }
+        Err(CannotLook(problem))
     }
 
     /// Those that a worker can compute on.
@@ -149,11 +157,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_cannot_be_asked_finds_none() {
+    async fn a_program_that_cannot_be_asked_is_no_word_of_there_being_none() {
         for program in ["/nowhere", "/bin/false", "/bin/echo"] {
-            let found = Gpus::find(Path::new(program)).await;
-            let missing = found.missing.expect("a reason");
-            assert!(missing.starts_with("cannot look for GPUs: ") && found.gpus.is_empty(), "{missing}");
+            let problem = Gpus::find(Path::new(program)).await.expect_err("no answer").to_string();
+            assert!(problem.starts_with("cannot look for GPUs: "), "{problem}");
         }
     }
 }

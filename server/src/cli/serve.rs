@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, CpuIsa, Device, ModelConfig, Settings, Workers};
 use crate::driver::ModelSettings;
-use crate::gpus::Gpus;
+use crate::gpus::{CannotLook, Gpus};
 use crate::link::LinkAddress;
 use crate::models::Store;
 use crate::server::Server;
@@ -53,10 +53,11 @@ async fn serve(mut config: Config, log: LogControl) -> Outcome {
     // Asked for first, so that a signal during the start is not lost.
     let mut stops = Stops::listen()?;
     let store = super::store(config.home.as_ref())?;
-    let (models, seats) = tokio::select! {
+    let (models, (device, seats)) = tokio::select! {
         found = async { tokio::try_join!(find_models(&config, &store), find_seats(&config)) } => found?,
         () = stops.next() => return Ok(ExitCode::from(130)),
     };
+    config.device = device;
     if let Some(count) = NonZeroUsize::new(seats.len()) {
         config.workers = Workers::Local(count);
     }
@@ -141,16 +142,35 @@ async fn find_models(config: &Config, store: &Store) -> anyhow::Result<Vec<Model
 }
 
 /// Where each local worker is to compute; none where there are no local workers.
-async fn find_seats(config: &Config) -> anyhow::Result<Vec<Option<Seat>>> {
-    let Workers::Local(count) = config.workers else { return Ok(Vec::new()) };
+async fn find_seats(config: &Config) -> anyhow::Result<(Device, Vec<Option<Seat>>)> {
+    let Workers::Local(count) = config.workers else { return Ok((config.device, Vec::new())) };
     let stated = config.are_workers_stated.then_some(count);
     if config.device == Device::Cpu {
-        return Ok(seats(stated, &[]));
+        return Ok((Device::Cpu, seats(stated, &[])));
     }
-    let gpus = Gpus::find(&executable()?).await;
-    let seats = seats(stated, &gpus.usable());
-    info!("{gpus}; {}", seats::line(&seats));
-    Ok(seats)
+    Ok(seated(config.device, stated, Gpus::find(&executable()?).await)?)
+}
+
+/// Workers on what was found. Where that is not known, one that may take a GPU is told not to: it would find the driver as
+/// it was just now, with nobody to end its wait.
+fn seated(
+    device: Device,
+    stated: Option<NonZeroUsize>,
+    found: Result<Gpus, CannotLook>,
+) -> Result<(Device, Vec<Option<Seat>>), CannotLook> {
+    match found {
+        Ok(gpus) => {
+            let seats = seats(stated, &gpus.usable());
+            info!("{gpus}; {}", seats::line(&seats));
+            Ok((device, seats))
+        }
+        Err(problem) if device == Device::Auto => {
+            let seats = seats(stated, &[]);
+            warn!("{problem}; {}, on the processor", seats::line(&seats));
+            Ok((Device::Cpu, seats))
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 /// The models as the driver wants them, with their files found, and pulled where they were not.
@@ -202,5 +222,20 @@ impl Stops {
             _ = self.interrupt.recv() => {}
             _ = self.hang_up.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn workers_compute_on_the_processor_where_nobody_can_look_for_gpus_unless_they_must_not() {
+        let cannot_look = || Gpus::find("/nowhere".as_ref());
+        let found = seated(Device::Auto, None, cannot_look().await).expect("a worker");
+        assert_eq!(found, (Device::Cpu, vec![None]));
+        assert!(seated(Device::Cuda, None, cannot_look().await).is_err());
+        let none = Gpus::default();
+        assert_eq!(seated(Device::Auto, None, Ok(none)).expect("a worker"), (Device::Auto, vec![None]));
     }
 }
