@@ -157,7 +157,6 @@ impl Driver {
         flight.is_some_and(|flight| flight.epoch == epoch && flight.attempt == attempt)
     }
 
-    /// A batch is over: calls that waited only for its compute time can be answered.
     fn count_page_in(&self, batch: BatchId, taken: Duration) {
         let model = self.batches.get(&batch).map(|flight| flight.dispatch.model);
         if let Some(metrics) = model.and_then(|model| self.model_metrics.get(&model)) {
@@ -166,6 +165,7 @@ impl Driver {
         }
     }
 
+    /// A batch is over: calls that waited only for its compute time can be answered.
     pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
         let Some(Flight { dispatch: flight, sent }) = self.batches.remove(&batch) else { return };
         if let Some(compute) = compute {
