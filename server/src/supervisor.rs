@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -35,6 +35,12 @@ const USELESS_LIVES_MAX: u32 = 8;
 /// The same for children that cannot be started, or say by their exit code that they cannot work, before any was of
 /// use: it would be the same again.
 const STILLBORN_LIVES_MAX: u32 = 3;
+/// Lives that ended with a broken device within [`BROKEN_TIME`], useful or not, after which a child is given up. An input
+/// that breaks devices is found in fewer, halving after halving; a device that goes on without it is worn out, and every
+/// life on it costs the time that models take to load, and whatever it runs one of its attempts.
+const BROKEN_LIVES_MAX: usize = 8;
+/// See there.
+const BROKEN_TIME: Duration = Duration::from_secs(600);
 /// The exit code of a worker whose device broke: EX_IOERR of sysexits.h.
 pub const DEVICE_BROKE: u8 = 74;
 /// Bytes of one line of a child's messages; longer ones are cut in several.
@@ -141,6 +147,19 @@ impl Supervisor {
     }
 }
 
+/// When a child's device broke, in the last [`BROKEN_TIME`].
+#[derive(Debug, Default)]
+struct Breaks(VecDeque<Instant>);
+
+impl Breaks {
+    /// Says how many there are with one more.
+    fn count(&mut self, now: Instant) -> usize {
+        self.0.retain(|at| now.duration_since(*at) < BROKEN_TIME);
+        self.0.push_back(now);
+        self.0.len()
+    }
+}
+
 /// How one life of a child ended.
 enum Ended {
     /// The server is stopping.
@@ -153,13 +172,13 @@ enum Ended {
 
 impl Context {
     async fn keep_alive(self, index: usize, name: Arc<str>, mut news: mpsc::UnboundedReceiver<ToSupervisor>) {
-        let (mut useless_lives, mut ever_useful) = (0, false);
+        let (mut useless_lives, mut ever_useful, mut breaks) = (0, false, Breaks::default());
         loop {
             // News of an earlier life is not about the next one.
             while news.try_recv().is_ok() {}
             useless_lives += 1;
             let ended = self.live(index, &name, &mut news).await;
-            let mut lives_max = USELESS_LIVES_MAX;
+            let (mut lives_max, mut broken_lives) = (USELESS_LIVES_MAX, 0);
             let reason = match ended {
                 Ended::Stopped => return,
                 Ended::NotStarted(problem) => {
@@ -177,12 +196,20 @@ impl Context {
                     }
                     // What it ran was judged when it was given up; the end of its process adds nothing to that.
                     let cause = if replaced { DownCause::Lost } else { cause_of(status) };
+                    if cause == DownCause::DeviceBroke {
+                        broken_lives = breaks.count(Instant::now());
+                    }
                     self.driver.tell(Event::ProcessEnded { worker: name.clone(), cause }).await;
                     format!("{status}{last_words}")
                 }
             };
-            if useless_lives >= lives_max {
-                error!(worker = %name, %reason, "worker given up: {useless_lives} lives in a row loaded no model");
+            let is_worn_out = broken_lives >= BROKEN_LIVES_MAX;
+            if is_worn_out || useless_lives >= lives_max {
+                let lives = match is_worn_out {
+                    true => format!("its device broke in {broken_lives} lives within {BROKEN_TIME:?}"),
+                    false => format!("{useless_lives} lives in a row loaded no model"),
+                };
+                error!(worker = %name, %reason, "worker given up: {lives}");
                 let _ = self.given_up.send(GivenUp { worker: name, reason: in_one_line(&reason) });
                 return;
             }
@@ -342,6 +369,15 @@ mod tests {
     #[test]
     fn a_worker_says_by_its_exit_code_that_its_device_broke() {
         assert_eq!(cause_of(ExitStatus::from_raw(i32::from(DEVICE_BROKE) << 8)), DownCause::DeviceBroke);
+    }
+
+    #[test]
+    fn breaks_are_forgotten_after_a_while() {
+        let (mut breaks, start) = (Breaks::default(), Instant::now());
+        assert_eq!(breaks.count(start), 1);
+        assert_eq!(breaks.count(start + BROKEN_TIME / 2), 2);
+        assert_eq!(breaks.count(start + BROKEN_TIME), 2);
+        assert_eq!(breaks.count(start + BROKEN_TIME * 3), 1);
     }
 
     #[test]
