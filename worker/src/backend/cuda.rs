@@ -111,7 +111,7 @@ impl Cuda {
                 return Ok(None);
             };
             let bytes = loaded.weights.missing();
-            if let Some(resident) = loaded.weights.page_in(&gpu, &gpu.copies)? {
+            if let Some(resident) = loaded.weights.page_in(&gpu, &gpu.paging)? {
                 resident.come_before(&gpu.compute)?;
                 loaded.resident = Some(resident);
                 tracing::debug!(model = %name, bytes, "paged in");
@@ -121,7 +121,7 @@ impl Cuda {
                 // What was given back comes free when the device is done with it.
                 gpu.compute.synchronize()?;
                 is_waited_for = true;
-            } else if !page_one_out(&mut self.models, name) {
+            } else if !page_one_out(&mut self.models, Some(name)) {
                 return Err(BatchError::Device(format!("no room for the weights of `{name}`: {}", gpu.account(bytes))));
             } else {
                 is_waited_for = false;
@@ -132,7 +132,8 @@ impl Cuda {
     /// Whether any model can be run beside the largest arena that any of them needs.
     fn fits_all(&self) -> Result<(), LoadError> {
         let most = |of: fn(&Loaded) -> usize| self.models.values().map(of).max().unwrap_or(0) as u64;
-        self.gpu.check_room(most(|loaded| loaded.weights.bytes()), most(|loaded| loaded.program.bytes()))
+        let (weights, arena) = (most(|loaded| loaded.weights.bytes()), most(|loaded| loaded.program.bytes()));
+        self.gpu.check_room(weights, arena, most(|loaded| loaded.program.results()))
     }
 
     /// Bytes of arena that the largest batch of any model takes.
@@ -163,7 +164,8 @@ impl Cuda {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if !page_one_out(&mut self.models, name) {
+            // Whosever weights: if they are needed next they come again, once there is an arena.
+            if !page_one_out(&mut self.models, None) {
                 let account = self.gpu.account(needed);
                 return Err(BatchError::OutOfMemory(format!("no room for the largest batch of `{name}`: {account}")));
             }
@@ -195,7 +197,9 @@ impl Cuda {
         let mut slot = loop {
             match slots.take(inputs.bytes(), output.bytes) {
                 // What was given back comes free when the device is done with it.
-                Err(DriverError::OutOfMemory { .. }) if page_one_out(models, name) => gpu.compute.synchronize()?,
+                Err(DriverError::OutOfMemory { .. }) if page_one_out(models, Some(name)) => {
+                    gpu.compute.synchronize()?
+                }
                 slot => break slot?,
             }
         };
@@ -230,7 +234,7 @@ impl Backend for Cuda {
         let (weights, weights_sha256) =
             build_with(&model, |bound| Weights::read(&model.plan, &program, bound, gpu, progress))?;
         let bytes = weights.bytes() as u64;
-        gpu.check_room(bytes, program.bytes() as u64)?;
+        gpu.check_room(bytes, program.bytes() as u64, program.results() as u64)?;
         let mut loaded = Loaded {
             program,
             weights,
@@ -324,6 +328,10 @@ impl Backend for Cuda {
                 Err(error) => return Some(Err(error.into())),
             }
         }
+        // What was computed with weights had them, whether or not anybody looked in between.
+        if let Some(paging) = &mut ticket.paging {
+            paging.came.get_or_insert_with(Instant::now);
+        }
         let mut results = std::mem::take(&mut ticket.settled);
         for run in ticket.runs.drain(..) {
             results.extend(run.results(&ticket.finish));
@@ -340,9 +348,10 @@ impl Backend for Cuda {
     }
 }
 
-/// Gives back the weights of the model that was not needed for longest, but for this one. Says whether there was one.
-fn page_one_out(models: &mut BTreeMap<Arc<str>, Loaded>, but: &Arc<str>) -> bool {
-    let others = models.iter_mut().filter(|(name, loaded)| *name != but && loaded.resident.is_some());
+/// Gives back the weights of the model that was not needed for longest, but for one if it is needed now. Says whether there
+/// was one.
+fn page_one_out(models: &mut BTreeMap<Arc<str>, Loaded>, but: Option<&Arc<str>>) -> bool {
+    let others = models.iter_mut().filter(|(name, loaded)| Some(*name) != but && loaded.resident.is_some());
     let Some((name, oldest)) = others.min_by_key(|(_, loaded)| loaded.needed) else { return false };
     tracing::debug!(model = %name, bytes = oldest.weights.bytes(), "paged out");
     // What was captured reads them where they lay.

@@ -5,6 +5,7 @@ use std::slice;
 use std::sync::{Arc, Mutex};
 
 use super::driver::{Driver, DriverError, Graph, PinnedSpan, Span, Stream};
+use super::ledger::Reservation;
 use super::lock;
 use super::queue::Mark;
 
@@ -135,6 +136,8 @@ pub(crate) struct Captured {
     /// What it uses.
     memory: Vec<Span>,
     pub(super) graph: Graph,
+    /// There until it is dropped.
+    reservation: Option<Reservation>,
 }
 
 impl Captured {
@@ -144,13 +147,15 @@ impl Captured {
         stream: Stream,
         dropped: &Arc<Dropped>,
         memory: Vec<Span>,
+        reservation: Option<Reservation>,
         work: impl FnOnce() -> Result<(), DriverError>,
     ) -> Result<Self, DriverError> {
         driver.begin_capture(stream)?;
         let worked = work();
         // Ended also if it failed, or the stream would be of no use any more.
         let graph = driver.end_capture(stream)?;
-        let this = Self { driver: driver.clone(), stream, dropped: dropped.clone(), memory, graph };
+        let (driver, dropped) = (driver.clone(), dropped.clone());
+        let this = Self { driver, stream, dropped, memory, graph, reservation };
         worked.map(|()| this)
     }
 
@@ -166,7 +171,7 @@ impl Drop for Captured {
         let mark =
             Mark::new(&self.driver).and_then(|mark| self.driver.record(mark.event(), self.stream).map(|()| mark));
         match mark {
-            Ok(mark) => lock(&self.dropped.graphs).push((mark, self.graph)),
+            Ok(mark) => lock(&self.dropped.graphs).push((mark, self.graph, self.reservation.take())),
             // A stream that can be given nothing has no use of the graph either.
             // SAFETY: made in `of`, destroyed only here, and nothing runs it.
             Err(_) => unsafe { self.driver.destroy_graph(self.graph) },
@@ -180,7 +185,7 @@ impl Drop for Captured {
 pub(super) struct Dropped {
     driver: Arc<dyn Driver>,
     stream: Stream,
-    graphs: Mutex<Vec<(Mark, Graph)>>,
+    graphs: Mutex<Vec<(Mark, Graph, Option<Reservation>)>>,
 }
 
 impl Dropped {
@@ -190,7 +195,7 @@ impl Dropped {
 
     /// Destroys those that the stream is past. The stream must not be being captured.
     pub(super) fn clear(&self) {
-        lock(&self.graphs).retain(|(mark, graph)| {
+        lock(&self.graphs).retain(|(mark, graph, _)| {
             let is_past = mark.is_past().unwrap_or(false);
             if is_past {
                 // SAFETY: it was captured and dropped, is destroyed only here, and what ran it is done.
@@ -209,7 +214,7 @@ impl Drop for Dropped {
         }
         // A stream that cannot be waited for has no use of the graphs either.
         let _: Result<(), DriverError> = self.driver.synchronize(self.stream);
-        for (_, graph) in graphs {
+        for (_, graph, _) in graphs {
             // SAFETY: as in `clear`.
             unsafe { self.driver.destroy_graph(graph) }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::driver::{Driver, DriverError, Event, Launch, Product, Span, Stream};
+use super::ledger::Reservation;
 use super::memory::{Captured, DeviceMemory, Dropped, Part, PinnedMemory};
 
 /// One step of what a stream does.
@@ -41,6 +42,12 @@ impl Queue {
     /// If a command is given anything else.
     pub(crate) fn run(&self, commands: &[Command], memory: &[&DeviceMemory]) -> Result<(), DriverError> {
         check(commands, memory);
+        self.dropped.clear();
+        self.give(commands)
+    }
+
+    /// Hands over commands that were checked.
+    fn give(&self, commands: &[Command]) -> Result<(), DriverError> {
         for command in commands {
             // SAFETY: all spans are within memory that is there, and stays until this stream has done what it is given now.
             // That each stream's work on the same memory is in order is what whoever owns the streams sees to.
@@ -62,17 +69,24 @@ impl Queue {
         for span in captured.memory() {
             assert!(memory.iter().any(|memory| memory.span() == *span), "{span:?} is none of what is kept");
         }
+        self.dropped.clear();
         // SAFETY: as in `run`.
         unsafe { self.driver.replay(self.stream, captured.graph) }
     }
 
-    /// Notes commands down instead of doing them.
-    pub(crate) fn capture(&self, commands: &[Command], memory: &[&DeviceMemory]) -> Result<Captured, DriverError> {
+    /// Notes commands down instead of doing them. What that takes of the device is what was reserved for it, if
+    /// anybody keeps count.
+    pub(crate) fn capture(
+        &self,
+        commands: &[Command],
+        memory: &[&DeviceMemory],
+        reservation: Option<Reservation>,
+    ) -> Result<Captured, DriverError> {
         // Before it begins: a capture that is left by a panic never ends.
         check(commands, memory);
         self.dropped.clear();
         let spans = memory.iter().map(|memory| memory.span()).collect();
-        Captured::of(&self.driver, self.stream, &self.dropped, spans, || self.run(commands, memory))
+        Captured::of(&self.driver, self.stream, &self.dropped, spans, reservation, || self.give(commands))
     }
 
     /// Copies the first bytes of what is on the host. Nobody writes them until it is done.

@@ -155,7 +155,7 @@ impl<'a> Room<'a> {
         self.queue.synchronize()?;
         let times = if self.check.is_emulated { 1 } else { TIMES };
         let commands = vec![command.clone(); times as usize];
-        let captured = self.queue.capture(&commands, memory)?;
+        let captured = self.queue.capture(&commands, memory, None)?;
         let mut best = f64::INFINITY;
         for _ in 0..if self.check.is_emulated { 1 } else { REPLAYS } {
             let started = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::DEPTH;
 use super::shape::Shape;
 use super::weights::Backbones;
 use crate::backend::LoadError;
@@ -18,8 +19,10 @@ pub(crate) struct Gpu {
     pub(super) driver: Arc<dyn Driver>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) compute: Queue,
-    /// Copies weights in and results out.
+    /// Copies results out, each behind the batch that makes it.
     pub(super) copies: Queue,
+    /// Brings weights in, behind nothing, so that they come while others compute.
+    pub(super) paging: Queue,
     /// The thread's that reads models: nobody waits for it.
     pub(super) loading: Queue,
     pub(super) backbones: Backbones,
@@ -40,7 +43,8 @@ impl Gpu {
         tokens_max: usize,
         rows_max: usize,
     ) -> Result<Arc<Self>, DriverError> {
-        let [compute, copies, loading] = [Queue::new(&driver)?, Queue::new(&driver)?, Queue::new(&driver)?];
+        let queue = || Queue::new(&driver);
+        let (compute, copies, paging, loading) = (queue()?, queue()?, queue()?, queue()?);
         let ledger = Ledger::new(memory_max);
         let workspaces = 2 * driver.workspace();
         let out_of_memory = DriverError::OutOfMemory { bytes: workspaces as usize };
@@ -51,6 +55,7 @@ impl Gpu {
             ledger,
             compute,
             copies,
+            paging,
             loading,
             backbones,
             _workspaces,
@@ -70,10 +75,10 @@ impl Gpu {
         Self::new(self.driver.clone(), weights / 2 + (64 << 20) + 2 * self.driver.workspace(), 512, 16)
     }
 
-    /// Whether so many bytes of weights can be there beside an arena, and the results of one batch.
-    pub(super) fn check_room(&self, bytes: u64, arena: u64) -> Result<(), LoadError> {
+    /// Whether so many bytes of weights can be there beside an arena, and the results of the batches in flight.
+    pub(super) fn check_room(&self, bytes: u64, arena: u64, results: u64) -> Result<(), LoadError> {
         let max = self.ledger.total() - 2 * self.driver.workspace();
-        let arena = arena + slot::STEP_BYTES as u64;
+        let arena = arena + DEPTH as u64 * results.next_multiple_of(slot::STEP_BYTES as u64);
         if bytes + arena > max { Err(LoadError::Device { bytes, arena, max }) } else { Ok(()) }
     }
 

@@ -14,7 +14,6 @@ use crate::backend::planned::finish::Finish;
 use crate::backend::planned::pack::Limits;
 use crate::batch::{BatchError, ItemOptions};
 use crate::cuda::driver::DriverError;
-use crate::cuda::ledger::Reservation;
 use crate::cuda::lock;
 use crate::cuda::memory::{Captured, DeviceMemory};
 use crate::cuda::slot::Slots;
@@ -50,7 +49,7 @@ pub(super) struct Seen {
     /// Whether it was run as it is: many shapes never come again, and what was never run cannot be captured.
     pub(super) has_run: bool,
     pub(super) needed: u64,
-    pub(super) captured: Option<(Captured, Reservation)>,
+    pub(super) captured: Option<Captured>,
 }
 
 impl Loaded {
@@ -78,14 +77,14 @@ impl Loaded {
         }
         let seen = self.shapes.entry(*shape).or_default();
         seen.needed = now;
-        if let Some((captured, _)) = &seen.captured {
+        if let Some(captured) = &seen.captured {
             return Ok(queue.replay(captured, &memory)?);
         }
         let reservation = if seen.has_run { gpu.ledger.reserve(CAPTURED_BYTES) } else { None };
         let captured = reservation.and_then(|reservation| {
             let _no_other = lock(&gpu.capturing);
-            match queue.capture(&commands(), &memory) {
-                Ok(captured) => Some((captured, reservation)),
+            match queue.capture(&commands(), &memory, Some(reservation)) {
+                Ok(captured) => Some(captured),
                 // What cannot be captured now is run as it is, and may be captured later.
                 Err(error) => {
                     tracing::warn!(%error, ?shape, "cannot capture");
@@ -94,13 +93,13 @@ impl Loaded {
                 }
             }
         });
-        let Some((captured, reservation)) = captured else {
+        let Some(captured) = captured else {
             queue.run(&commands(), &memory)?;
             seen.has_run = true;
             return Ok(());
         };
         queue.replay(&captured, &memory)?;
-        seen.captured = Some((captured, reservation));
+        seen.captured = Some(captured);
         let mut captured: Vec<_> = self.shapes.values_mut().filter(|seen| seen.captured.is_some()).collect();
         if captured.len() > CAPTURED_MAX
             && let Some(oldest) = captured.iter_mut().min_by_key(|seen| seen.needed)
@@ -115,6 +114,8 @@ impl Loaded {
     pub(super) fn time_smallest(&mut self, gpu: &Gpu, plan: &Plan) -> Result<Duration, LoadError> {
         let queue = &gpu.loading;
         let Some(resident) = self.weights.page_in(gpu, queue)? else { return Ok(Duration::ZERO) };
+        // A backbone may be on its way for another model.
+        resident.come_before(queue)?;
         let has_marks = self.program.max().marks > 0;
         let tokens = SMALLEST_TOKENS.min(self.program.max().tokens);
         let ids = [0; SMALLEST_TOKENS];

@@ -107,6 +107,14 @@ impl Program {
         self.bytes
     }
 
+    /// Bytes that are copied back of the largest batch: of logits of marks the best, as nearly everybody asks for them.
+    pub(super) fn results(&self) -> usize {
+        match self.best {
+            Some(_) => self.max.marks * top::bytes(top::COUNT_MAX),
+            None => self.size(self.plan.output, &self.max),
+        }
+    }
+
     /// What the output is made of.
     pub(super) fn element(&self) -> Element {
         self.output

@@ -148,8 +148,12 @@ impl Piece {
             Err(DriverError::OutOfMemory { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        queue.copy_in(&self.host, memory.whole())?;
-        queue.record(&ready)?;
+        let begun = queue.copy_in(&self.host, memory.whole()).and_then(|()| queue.record(&ready));
+        if let Err(error) = begun {
+            // Nobody would know when what is given back now is not written any more.
+            let _: Result<(), DriverError> = queue.synchronize();
+            return Err(error);
+        }
         let copied = Arc::new(Copied {
             span: memory.span(),
             memory: Some(memory),
