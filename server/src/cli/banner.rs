@@ -43,11 +43,13 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
     if let Some(view) = embed {
         let shoal = std::env::args().next().unwrap_or_else(|| "shoal".into());
         let model = &view.name;
+        // Who has one need not name it.
+        let choice = if views.len() > 1 { format!("--model {model} ") } else { String::new() };
         let data = format!(r#"{{"model": "{model}", "texts": ["the cat sat", "a kitten rests"]}}"#);
         let _ = writeln!(
             page,
             "Try it:\n  \
-             {shoal} embed --addr {grpc} \"the cat sat\" \"a kitten rests\"\n  \
+             {shoal} embed --addr {grpc} {choice}\"the cat sat\" \"a kitten rests\"\n  \
              grpcurl -plaintext -d '{data}' {grpc} shoal.v1.Inference/Embed\n  \
              ghz --insecure --call shoal.v1.Inference/Embed -d '{data}' -n 2000 -c 32 {grpc}\n  \
              python3 -c 'import numpy as np, tritonclient.grpc as t; c = t.InferenceServerClient(\"{grpc}\"); \
