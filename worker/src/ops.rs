@@ -14,6 +14,8 @@ pub(crate) mod gemm;
 mod math;
 pub(crate) mod normalize;
 pub(crate) mod pick;
+#[cfg(target_arch = "x86_64")]
+mod places;
 pub(crate) mod pool;
 pub(crate) mod rotate;
 mod rows;

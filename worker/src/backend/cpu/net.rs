@@ -85,7 +85,7 @@ impl<D: Kind> Net<D> {
     pub(super) fn new(program: Program, weights: Vec<Weights<D>>, threads: usize) -> Self {
         Self {
             arena: Arena::empty(&program),
-            angles: Tables::of(program.rotations()),
+            angles: Tables::of(program.rotations.iter().copied()),
             schedule: Schedule::default(),
             own: Own::default(),
             scratch: (0..threads).map(|_| Mutex::new(Scratch::new())).collect(),

@@ -155,6 +155,8 @@ pub(super) struct Program {
     pub(super) tasks: Vec<Task>,
     pub(super) groups: Vec<Group>,
     pub(super) output: SlotId,
+    /// The width of heads and the base of each rotation.
+    pub(super) rotations: Vec<(usize, f32)>,
 }
 
 impl Program {
@@ -181,15 +183,7 @@ impl Program {
             .filter_map(|task| if let Task::Attend { heads, .. } = task { Some(heads.count) } else { None });
         let first = heads.next();
         assert!(heads.all(|heads| Some(heads) == first), "batches are cut by heads alike for all layers");
-        Self { slots, tasks, groups, output }
-    }
-
-    /// The width of heads and the base of each rotation.
-    pub(super) fn rotations(&self) -> impl Iterator<Item = (usize, f32)> {
-        self.tasks.iter().filter_map(|task| match task {
-            Task::Rotate { heads, base, .. } => Some((heads.width, *base)),
-            _ => None,
-        })
+        Self { slots, tasks, groups, output, rotations: plan.rotations().collect() }
     }
 
     /// The group a task is in.

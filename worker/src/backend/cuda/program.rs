@@ -109,10 +109,12 @@ impl Program {
 
     /// Bytes that are copied back of the largest batch: of logits of marks the best, as nearly everybody asks for them.
     pub(super) fn results(&self) -> usize {
-        match self.best {
-            Some(_) => self.max.marks * top::bytes(top::COUNT_MAX),
-            None => self.size(self.plan.output, &self.max),
-        }
+        if self.best.is_some() { self.best_bytes() } else { self.size(self.plan.output, &self.max) }
+    }
+
+    /// Bytes of the best entries of all rows of the largest batch.
+    fn best_bytes(&self) -> usize {
+        self.max.marks * top::bytes(top::COUNT_MAX)
     }
 
     /// What the output is made of.
@@ -201,7 +203,7 @@ impl Program {
         let has_best = self.plan[self.plan.output].rows == Rows::Marks && self.output == Element::F32;
         let best = has_best.then(|| {
             let output = taken[self.plan.output.0].clone();
-            lowest(first, self.max.marks * top::bytes(top::COUNT_MAX), vec![output])
+            lowest(first, self.best_bytes(), vec![output])
         });
         self.best = best.as_ref().map(|place| place.start);
         taken.extend(best);

@@ -11,6 +11,7 @@ use half::bf16;
 use crate::cpu::memory::{PADDING, Rows, prefetch};
 use crate::cpu::simd::{Number, Simd};
 use crate::ops::normalize::cpu::{Norm, Results, normalize};
+use crate::ops::places::Places;
 
 /// Tokens whose words are asked for ahead of their turn: a vocabulary is larger than caches.
 const AHEAD: usize = 4;
@@ -45,8 +46,7 @@ pub(crate) unsafe fn embed<V: Simd, W: Number>(
 ) {
     let stride = tables.width.next_multiple_of(PADDING);
     let results = Results { wide, narrow };
-    // The last sequence that begins at the first row or before it; empty ones before it end there, too.
-    let mut sequence = splits.partition_point(|split| *split <= rows.start).saturating_sub(1);
+    let mut places = Places::from(splits, rows.start);
     // SAFETY: the processor has the instructions; rows of tables are slices as long as vectors reach, and results are what
     // the caller answers for.
     unsafe {
@@ -59,11 +59,9 @@ pub(crate) unsafe fn embed<V: Simd, W: Number>(
                         let word = tables.words.as_ptr().wrapping_add(*id as usize * stride);
                         prefetch::<_MM_HINT_T0>(word.cast(), stride * size_of::<W>());
                     }
-                    while splits[sequence + 1] <= row {
-                        sequence += 1;
-                    }
+                    let place = places.of(row);
                     let word = of(tables.words, ids[row] as usize, stride);
-                    let position = tables.positions.map(|table| of(table, row - splits[sequence], stride));
+                    let position = tables.positions.map(|table| of(table, place, stride));
                     let kind = types.get(row).map_or(0, |kind| *kind as usize);
                     let kind = tables.types.map(|table| of(table, kind, stride));
                     match (position, kind) {

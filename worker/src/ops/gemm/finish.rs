@@ -104,7 +104,7 @@ pub(super) unsafe fn finish<D: Finish, N: Number, const ROWS: usize, const COLUM
                 #[inline(always)]
                 |_, _, x| activate::<D, N>(Activation::Gelu, x),
             ),
-            (other, residual) => finish_rare(sums.as_flattened(), COLUMNS, place, other, residual),
+            _ => finish_rare(sums.as_flattened(), COLUMNS, place),
         }
     }
 }
@@ -137,13 +137,7 @@ unsafe fn write<D: Finish, N: Number, const ROWS: usize, const COLUMNS: usize>(
 
 /// The same from memory, for any size, with the other activations.
 #[inline(never)]
-unsafe fn finish_rare<D: Finish, N: Number>(
-    sums: &[D::Sums],
-    columns: usize,
-    place: &Place<'_, D, N>,
-    activation: Activation,
-    residual: Option<Rows<f32>>,
-) {
+unsafe fn finish_rare<D: Finish, N: Number>(sums: &[D::Sums], columns: usize, place: &Place<'_, D, N>) {
     // SAFETY: as the caller of `finish` promises; this is within `D::run`, but compiled apart from it.
     unsafe {
         D::run(
@@ -152,8 +146,8 @@ unsafe fn finish_rare<D: Finish, N: Number>(
                 for (index, sum) in sums.iter().enumerate() {
                     let (row, column) = (place.row + index / columns, place.column + index % columns * D::V::LANES);
                     let x = D::finish(*sum, place.each.at(row, 0).read(), place.right, column);
-                    let mut x = activate::<D, N>(activation, x);
-                    if let Some(residual) = residual {
+                    let mut x = activate::<D, N>(place.activation, x);
+                    if let Some(residual) = place.residual {
                         x = D::V::add(x, D::V::load(residual.at(row, column)));
                     }
                     N::store::<D::V>(place.out.at(row, column), x);

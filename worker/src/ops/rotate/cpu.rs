@@ -9,6 +9,7 @@ use super::angles::Angles;
 use crate::cpu::memory::{PADDING, Rows};
 use crate::cpu::simd::{Number, Simd};
 use crate::ops::normalize::cpu::{Norm, load, size};
+use crate::ops::places::Places;
 use crate::plan::Heads;
 
 /// What rows are turned by.
@@ -39,18 +40,14 @@ pub(crate) unsafe fn rotate<V: Simd, N: Number>(
 ) {
     let Heads { count, shared, width } = turn.heads;
     let (turned, whole) = ((count + shared) * width, turn.heads.row());
-    // The last sequence that begins at the first row or before it; empty ones before it end there, too.
-    let mut sequence = splits.partition_point(|split| *split <= rows.start).saturating_sub(1);
+    let mut places = Places::from(splits, rows.start);
     // SAFETY: the processor has the instructions; rows and columns are those that the caller answers for.
     unsafe {
         V::run(
             #[inline(always)]
             || {
                 for row in rows.clone() {
-                    while splits[sequence + 1] <= row {
-                        sequence += 1;
-                    }
-                    let angles = turn.angles.at(row - splits[sequence]);
+                    let angles = turn.angles.at(places.of(row));
                     let (from, to) = (input.starting_at(row), out.starting_at(row));
                     for head in 0..count + shared {
                         let norm = turn.norms.as_ref().map(|norms| &norms[usize::from(head >= count)]);
