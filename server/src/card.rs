@@ -33,7 +33,7 @@ pub struct Card {
     pub bytes: u64,
     /// Number of weights.
     pub parameters: u64,
-    /// What it computes in: `f32`, `bf16`, `int8` or `int8-mixed`.
+    /// What it computes in: `f32`, `f16`, `bf16`, `int8` or `int8-mixed`.
     pub dtype: Arc<str>,
     /// Which backend runs it.
     pub backend: String,

@@ -11,6 +11,7 @@ mod compile;
 #[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod double;
 pub(crate) mod driver;
+pub(crate) mod element;
 #[cfg(all(feature = "emulator", target_arch = "x86_64", target_os = "linux"))]
 pub(crate) mod emulated;
 pub(crate) mod health;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use encoders::{Encoder, Family};
-pub use models::{Answers, Paging, Shape, Timed};
+pub use models::{Answers, Overlap, Paging, Shape, Timed};
 pub use parity::Parity;
 pub use speed::{Ceilings, OpSpeed};
 

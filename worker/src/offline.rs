@@ -23,7 +23,7 @@ pub struct Offline {
 #[non_exhaustive]
 pub enum OfflineError {
     /// No such type of numbers.
-    #[error("`{0}` is none of auto, f32, bf16, int8, int8-mixed")]
+    #[error("`{0}` is none of {names}", names = Precision::names())]
     Dtype(String),
     /// The processor lacks the instructions asked for.
     #[error("this processor has no {0}")]
@@ -144,7 +144,7 @@ mod tests {
         assert!(matches!(open("bert-classify", "f32"), Err(OfflineError::Task)));
         assert!(matches!(open("no-such-folder", "f32"), Err(OfflineError::Load(_))));
         let error = open("bert-embed", "fp8").unwrap_err();
-        assert_eq!(error.to_string(), "`fp8` is none of auto, f32, bf16, int8, int8-mixed");
+        assert_eq!(error.to_string(), "`fp8` is none of auto, f32, f16, bf16, int8, int8-mixed");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) enum Precision {
     #[default]
     Auto,
     F32,
+    /// On GPUs.
+    F16,
     Bf16,
     Int8,
     /// Int8 where that costs next to nothing, else bf16.
@@ -54,21 +56,24 @@ pub(crate) enum Precision {
 }
 
 impl Precision {
+    const ALL: [Self; 6] = [Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int8Mixed];
+
+    /// By its name; nothing is `auto`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "" | "auto" => Some(Self::Auto),
-            "f32" => Some(Self::F32),
-            "bf16" => Some(Self::Bf16),
-            "int8" => Some(Self::Int8),
-            "int8-mixed" => Some(Self::Int8Mixed),
-            _ => None,
-        }
+        let is_named = |precision: &Self| precision.name() == name;
+        if name.is_empty() { Some(Self::Auto) } else { Self::ALL.into_iter().find(is_named) }
+    }
+
+    /// All names, for people.
+    pub(crate) fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
     }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
             Self::Int8Mixed => "int8-mixed",

@@ -24,7 +24,7 @@ pub struct ModelSettings {
     pub name: Arc<str>,
     /// Where local workers read it; external workers have sources of their own.
     pub place: Option<Place>,
-    /// What to compute in: `auto`, `f32`, `bf16`, `int8` or `int8-mixed`.
+    /// What to compute in: `auto`, `f32`, `f16`, `bf16`, `int8` or `int8-mixed`.
     pub dtype: Arc<str>,
     /// The latency objective.
     pub slo: Duration,

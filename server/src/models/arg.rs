@@ -34,7 +34,7 @@ hf:org/name@revision, \
 `echo`, or `synthetic:base=2ms+per_row=100us` (options joined by `+`); without it NAME is the source.
 slo is the p99 latency to keep: a longer one buys throughput. preset (latency, balanced, throughput) says the same in \
 words. \
-dtype (auto, f32, bf16, int8, int8-mixed) trades exactness for speed.";
+dtype (auto, f32, f16, bf16, int8, int8-mixed) trades exactness for speed.";
 
     /// Shortest and longest objective.
     pub const SLO_MIN: Duration = Duration::from_micros(100);
@@ -163,6 +163,8 @@ pub enum Dtype {
     #[default]
     Auto,
     F32,
+    /// On GPUs.
+    F16,
     Bf16,
     Int8,
     /// int8 where it costs next to nothing, else bf16.
@@ -171,13 +173,14 @@ pub enum Dtype {
 
 impl Dtype {
     /// Every choice.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::F32, Self::Bf16, Self::Int8, Self::Int8Mixed];
+    pub const ALL: [Self; 6] = [Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int8Mixed];
 
     /// As written, and as the worker link has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
             Self::Int8Mixed => "int8-mixed",

@@ -8,7 +8,7 @@
 #define CALLER emulator::Site site = {__builtin_FILE(), __builtin_LINE()}
 
 #define DEVICE inline
-#define KERNEL(threads) extern "C" void
+#define KERNEL(threads) void
 #define SHARED(type, name, count) \
     type* const name = emulator::shared<type>([] { static char place; return &place; }(), count)
 #define PLANTED(mistake) emulator::is_planted<emulator::hash(#mistake)>()
@@ -22,6 +22,12 @@
 struct bf16 {
     unsigned short bits;
 };
+
+struct f16 {
+    unsigned short bits;
+};
+
+using f32 = float;
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -122,19 +128,23 @@ void store(T* to, T value, CALLER) {
     emulator::write(to, value, site);
 }
 
-inline unsigned load2(const bf16* from, CALLER) {
+template <class T>
+unsigned load2(const T* from, CALLER) {
     return emulator::read<unsigned>(from, site);
 }
 
-inline void store2(bf16* to, unsigned pair, CALLER) {
+template <class T>
+void store2(T* to, unsigned pair, CALLER) {
     emulator::write(to, pair, site);
 }
 
-inline uint4 load8(const bf16* from, CALLER) {
+template <class T>
+uint4 load8(const T* from, CALLER) {
     return emulator::read<uint4>(from, site);
 }
 
-inline void store8(bf16* to, uint4 values, CALLER) {
+template <class T>
+void store8(T* to, uint4 values, CALLER) {
     emulator::write(to, values, site);
 }
 
@@ -146,12 +156,35 @@ inline void store4(float* to, float4 values, CALLER) {
     emulator::write(to, values, site);
 }
 
-inline unsigned pack2(float low, float high) {
-    const auto round = [](float x) {
-        const unsigned bits = __float_as_uint(x);
-        return x != x ? 0x7fffu : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    };
-    return round(low) | round(high) << 16;
+namespace emulator {
+
+// Rounded to the nearest, ties to even; what is no number has the bits that PTX gives it.
+inline unsigned round(bf16, float x) {
+    const unsigned bits = __float_as_uint(x);
+    return x != x ? 0x7fffu : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+inline unsigned round(f16, float x) {
+    const unsigned bits = __float_as_uint(x), size = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
+    if (x != x) return 0x7fffu;
+    if (size >= 0x477ff000u) return sign | 0x7c00u;  // nearer to 2^16 than to the largest number
+    // Below 2^-14 they are multiples of 2^-24.
+    if (size < 0x38800000u) return sign | static_cast<unsigned>(lrintf(fabsf(x) * 0x1p24f));
+    return sign | (size - (112u << 23) + 0xfff + (size >> 13 & 1)) >> 13;
+}
+
+}  // namespace emulator
+
+template <class T>
+unsigned pack2(float low, float high) {
+    return emulator::round(T{}, low) | emulator::round(T{}, high) << 16;
+}
+
+inline float widen(f16 x) {
+    const unsigned sign = (x.bits & 0x8000u) << 16, exponent = x.bits >> 10 & 31, rest = x.bits & 0x3ffu;
+    if (exponent == 0) return __uint_as_float(sign | __float_as_uint(static_cast<float>(rest) * 0x1p-24f));
+    const unsigned wide = exponent == 31 ? 255 : exponent + 112;
+    return __uint_as_float(sign | wide << 23 | rest << 13);
 }
 
 inline float exp2_approx(float x) {
@@ -224,8 +257,11 @@ inline unsigned __ballot_sync(unsigned mask, bool vote, CALLER) {
     return ballot.votes;
 }
 
+inline float widen(bf16 x);
+
 // Fragments lie in lanes as gpu.cuh says. Products are summed in rising order of k, which tensor cores do not promise.
-inline void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, CALLER) {
+template <class T>
+void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, CALLER) {
     struct Fragments {
         float* c;
         const unsigned* a;
@@ -233,8 +269,8 @@ inline void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsi
     };
     Fragments fragments{c, a, {b0, b1}};
     emulator::machine->meet_warp("mma", ~0u, &fragments, [](void** lanes, unsigned) {
-        const auto low = [](unsigned pair) { return __uint_as_float(pair << 16); };
-        const auto high = [](unsigned pair) { return __uint_as_float(pair & 0xffff0000u); };
+        const auto low = [](unsigned pair) { return widen(T{static_cast<unsigned short>(pair)}); };
+        const auto high = [](unsigned pair) { return widen(T{static_cast<unsigned short>(pair >> 16)}); };
         float left[16][16], right[16][8];
         for (int lane = 0; lane < 32; lane++) {
             const auto* own = static_cast<Fragments*>(lanes[lane]);
@@ -264,10 +300,10 @@ inline void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsi
 namespace emulator {
 
 // All lanes' row addresses in; the matrices, as stored, out to every lane.
-inline void gather_matrices(bf16 (&matrices)[4][8][8], const char* what, const bf16* row, Site site) {
+inline void gather_matrices(unsigned short (&matrices)[4][8][8], const char* what, const void* row, Site site) {
     struct Request {
-        const bf16* row;
-        bf16 (*matrices)[8][8];
+        const void* row;
+        unsigned short (*matrices)[8][8];
     };
     if (!machine->memory.is_shared(row)) machine->fail(site, "%s reads no shared memory", what);
     machine->touch(row, 16, false, site);
@@ -284,25 +320,28 @@ inline void gather_matrices(bf16 (&matrices)[4][8][8], const char* what, const b
 
 }  // namespace emulator
 
-inline void ldmatrix_x4(unsigned (&registers)[4], const bf16* row, CALLER) {
-    bf16 matrices[4][8][8];
+template <class T>
+void ldmatrix_x4(unsigned (&registers)[4], const T* row, CALLER) {
+    unsigned short matrices[4][8][8];
     emulator::gather_matrices(matrices, "ldmatrix", row, site);
     const unsigned g = emulator::lane() / 4, t = emulator::lane() % 4;
     for (int m = 0; m < 4; m++) {
-        registers[m] = matrices[m][g][2 * t].bits | unsigned{matrices[m][g][2 * t + 1].bits} << 16;
+        registers[m] = matrices[m][g][2 * t] | unsigned{matrices[m][g][2 * t + 1]} << 16;
     }
 }
 
-inline void ldmatrix_x4_trans(unsigned (&registers)[4], const bf16* row, CALLER) {
-    bf16 matrices[4][8][8];
+template <class T>
+void ldmatrix_x4_trans(unsigned (&registers)[4], const T* row, CALLER) {
+    unsigned short matrices[4][8][8];
     emulator::gather_matrices(matrices, "ldmatrix.trans", row, site);
     const unsigned g = emulator::lane() / 4, t = emulator::lane() % 4;
     for (int m = 0; m < 4; m++) {
-        registers[m] = matrices[m][2 * t][g].bits | unsigned{matrices[m][2 * t + 1][g].bits} << 16;
+        registers[m] = matrices[m][2 * t][g] | unsigned{matrices[m][2 * t + 1][g]} << 16;
     }
 }
 
-inline void cp_async16(bf16* to, const bf16* from, bool is_there, CALLER) {
+template <class T>
+void cp_async16(T* to, const T* from, bool is_there, CALLER) {
     emulator::machine->begin_copy(to, from, is_there, site);
     if (is_there) emulator::tell_read(from, 16);
 }

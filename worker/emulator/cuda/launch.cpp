@@ -4,30 +4,33 @@
 #include <utility>
 
 #include "activation.cuh"
+#include "attend.cuh"
 #include "gpu.cuh"
 #include "norm.cuh"
 
-// Names that are a file's own stay apart.
-namespace embed_file {
-#include "embed.cu"
-}
-namespace add_norm_file {
-#include "add_norm.cu"
-}
+namespace of_bf16 {
+using number = bf16;
+#include "kernels.hpp"
 namespace attend_file {
 #include "attend.cu"
 }
-namespace activate_file {
-#include "activate.cu"
+}  // namespace of_bf16
+
+namespace of_f16 {
+using number = f16;
+#include "kernels.hpp"
+namespace attend_file {
+#include "attend.cu"
 }
-namespace gate_file {
-#include "gate.cu"
-}
-namespace rotate_file {
-#include "rotate.cu"
-}
-namespace pool_file {
-#include "pool.cu"
+}  // namespace of_f16
+
+namespace of_f32 {
+using number = f32;
+#include "kernels.hpp"
+}  // namespace of_f32
+
+namespace attend_f32_file {
+#include "attend_f32.cu"
 }
 namespace pick_file {
 #include "pick.cu"
@@ -103,29 +106,35 @@ struct Kernel<kernel> {
     }
 };
 
+// A kernel for a kind of number has that behind its name.
 #define ENTRY(file, name) Kernel<&file::name>::entry(#name),
-#define ENTRIES_OF_WIDTHS(file, name) \
-    ENTRY(file, name##_256) ENTRY(file, name##_512) ENTRY(file, name##_768) \
-    ENTRY(file, name##_1024) ENTRY(file, name##_2048)
-#define ENTRIES_OF_ACTIVATIONS(file, name) \
-    ENTRY(file, name##_identity) ENTRY(file, name##_gelu) ENTRY(file, name##_gelu_tanh) \
-    ENTRY(file, name##_silu) ENTRY(file, name##_relu) ENTRY(file, name##_tanh)
+#define ENTRY_OF(kind, file, name) Kernel<&of_##kind::file::name>::entry(#name "." #kind),
+#define ENTRIES_OF_WIDTHS(kind, file, name) \
+    ENTRY_OF(kind, file, name##_256) ENTRY_OF(kind, file, name##_512) ENTRY_OF(kind, file, name##_768) \
+    ENTRY_OF(kind, file, name##_1024) ENTRY_OF(kind, file, name##_2048)
+#define ENTRIES_OF_ACTIVATIONS(kind, file, name) \
+    ENTRY_OF(kind, file, name##_identity) ENTRY_OF(kind, file, name##_gelu) ENTRY_OF(kind, file, name##_gelu_tanh) \
+    ENTRY_OF(kind, file, name##_silu) ENTRY_OF(kind, file, name##_relu) ENTRY_OF(kind, file, name##_tanh)
+#define ENTRIES_OF_HEADS(kind) \
+    ENTRY_OF(kind, attend_file, attend_16) ENTRY_OF(kind, attend_file, attend_32) \
+    ENTRY_OF(kind, attend_file, attend_48) ENTRY_OF(kind, attend_file, attend_64) \
+    ENTRY_OF(kind, attend_file, attend_80) ENTRY_OF(kind, attend_file, attend_96) \
+    ENTRY_OF(kind, attend_file, attend_128)
+#define ENTRIES_OF(kind) \
+    ENTRIES_OF_WIDTHS(kind, embed_file, embed) ENTRIES_OF_WIDTHS(kind, add_norm_file, add_norm) \
+    ENTRIES_OF_ACTIVATIONS(kind, activate_file, activate) ENTRIES_OF_ACTIVATIONS(kind, gate_file, gate) \
+    ENTRY_OF(kind, rotate_file, rotate) ENTRY_OF(kind, pool_file, pool_number) ENTRY_OF(kind, pool_file, pool_f32)
 
 constexpr Entry ENTRIES[] = {
-    ENTRIES_OF_WIDTHS(embed_file, embed)
-    ENTRIES_OF_WIDTHS(add_norm_file, add_norm)
-    ENTRY(attend_file, attend_16)
-    ENTRY(attend_file, attend_32)
-    ENTRY(attend_file, attend_48)
-    ENTRY(attend_file, attend_64)
-    ENTRY(attend_file, attend_80)
-    ENTRY(attend_file, attend_96)
-    ENTRY(attend_file, attend_128)
-    ENTRIES_OF_ACTIVATIONS(activate_file, activate)
-    ENTRIES_OF_ACTIVATIONS(gate_file, gate)
-    ENTRY(rotate_file, rotate)
-    ENTRY(pool_file, pool_bf16)
-    ENTRY(pool_file, pool_f32)
+    ENTRIES_OF(bf16)
+    ENTRIES_OF(f16)
+    ENTRIES_OF(f32)
+    ENTRIES_OF_HEADS(bf16)
+    ENTRIES_OF_HEADS(f16)
+    ENTRY(attend_f32_file, attend_f32_32)
+    ENTRY(attend_f32_file, attend_f32_64)
+    ENTRY(attend_f32_file, attend_f32_96)
+    ENTRY(attend_f32_file, attend_f32_128)
     ENTRY(pick_file, pick)
     ENTRY(top_file, top)
     ENTRY(probes_file, probe_barrier_in_branch)

@@ -52,15 +52,17 @@ enum Part {
     Memory,
     /// Whole batches' time beside the ceilings.
     Batches,
+    /// Small batches on one stream and on two side by side.
+    Overlap,
     /// Models that take turns.
     Paging,
 }
 
-/// What an op in bfloat16 may be off.
-const OP_APART_MAX: f64 = 1e-2;
-/// What a model of many of them may be off, and the least cosine of any of its embeddings.
-const MODEL_APART_MAX: f64 = 3e-2;
-const COSINE_MIN: f64 = 0.999;
+/// What models are computed in: what a model of many ops may be off, and the least cosine of any of its embeddings.
+const DTYPES: [(&str, f64, f64); 3] = [("bf16", 3e-2, 0.999), ("f16", 4e-3, 0.99999), ("f32", 1e-4, 0.999_999)];
+
+/// Rows and their lengths of batches that may overlap, from those that leave most of a GPU idle to those that leave none.
+const OVERLAPPED: [(usize, usize); 5] = [(1, 32), (8, 32), (8, 128), (32, 128), (128, 128)];
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -76,7 +78,16 @@ fn main() -> anyhow::Result<()> {
     let mut report = Report::new(&check.device(), seed);
     println!("{}, seed {seed}", check.device());
     // Memory first: what others leave behind would count.
-    let all = [Part::Memory, Part::Kernels, Part::Products, Part::Answers, Part::Speed, Part::Batches, Part::Paging];
+    let all = [
+        Part::Memory,
+        Part::Kernels,
+        Part::Products,
+        Part::Answers,
+        Part::Speed,
+        Part::Batches,
+        Part::Overlap,
+        Part::Paging,
+    ];
     let parts = if arguments.only.is_empty() { &all[..] } else { &arguments.only };
     let examination = Examination { check: &check, folder: &folder, is_small: arguments.device == Device::Emulated };
     for part in parts {
@@ -87,6 +98,7 @@ fn main() -> anyhow::Result<()> {
             Part::Speed => examination.speed(),
             Part::Memory => examination.memory(),
             Part::Batches => examination.batches(),
+            Part::Overlap => examination.overlap(),
             Part::Paging => examination.paging(),
         };
         // What does not run is wrong, and no reason not to run the rest.
@@ -111,7 +123,9 @@ struct Examination<'a> {
 fn apart(parities: &[Parity]) -> Vec<Row> {
     let row = |parity: &Parity| {
         // What is no number is not below anything.
-        Row::new(parity.op, &parity.case).value("apart", parity.apart).right(parity.apart < OP_APART_MAX)
+        Row::new(parity.op, &format!("{}, {}", parity.dtype, parity.case))
+            .value("apart", parity.apart)
+            .right(parity.apart < parity.apart_max)
     };
     parities.iter().map(row).collect()
 }
@@ -133,15 +147,18 @@ impl Examination<'_> {
             ]
         };
         for (encoder, shape) in cases {
-            let answers = self.check.answers(&self.model(&encoder)?, shape)?;
-            let is_right = answers.apart < MODEL_APART_MAX && answers.cosine_min > COSINE_MIN && answers.is_invariant;
-            let invariant = if answers.is_invariant { "the same bits alone" } else { "OTHER BITS ALONE" };
-            rows.push(
-                Row::new(encoder.name, &format!("{shape:?}, {invariant}"))
-                    .value("apart", answers.apart)
-                    .value("cosine, least", answers.cosine_min)
-                    .right(is_right),
-            );
+            let folder = self.model(&encoder)?;
+            for (dtype, apart_max, cosine_min) in DTYPES {
+                let answers = self.check.answers(&folder, shape, dtype)?;
+                let is_right = answers.apart < apart_max && answers.cosine_min > cosine_min && answers.is_invariant;
+                let invariant = if answers.is_invariant { "the same bits alone" } else { "OTHER BITS ALONE" };
+                rows.push(
+                    Row::new(encoder.name, &format!("{dtype}, {shape:?}, {invariant}"))
+                        .value("apart", answers.apart)
+                        .value("cosine, least", answers.cosine_min)
+                        .right(is_right),
+                );
+            }
         }
         Ok(rows)
     }
@@ -202,6 +219,24 @@ impl Examination<'_> {
                         .value("of floor", timed.floor / timed.seconds_in_flight),
                 );
             }
+        }
+        Ok(rows)
+    }
+
+    fn overlap(&self) -> anyhow::Result<Vec<Row>> {
+        let (encoder, lengths, rounds) =
+            if self.is_small { (Encoder::TINY, &[(1, 8)][..], 4) } else { (Encoder::MINILM, &OVERLAPPED[..], 2000) };
+        let folder = self.model(&encoder)?;
+        let mut rows = Vec::new();
+        for &(count, length) in lengths {
+            let shape = Shape::Uniform { count, length };
+            let overlap = self.check.overlap(&folder, shape, rounds)?;
+            rows.push(
+                Row::new(encoder.name, &format!("{shape:?}"))
+                    .value("µs on one stream", overlap.one * 1e6)
+                    .value("µs on two", overlap.two * 1e6)
+                    .value("times as many", overlap.one / overlap.two),
+            );
         }
         Ok(rows)
     }

@@ -37,6 +37,9 @@ use program::{Multiply, Operands, Program};
 /// this leaves 0.9994 of cosine at least, and bytes about half of the work.
 const MIXED_LOSS_MAX: f32 = 8.5e-5;
 
+/// What there are kernels for.
+const OFFERED: &str = "f32, bf16 and int8";
+
 /// Memory for batches at most: some hundred times what small encoders take, so that no settings file ends a worker.
 const ARENA_BYTES_MAX: usize = 4 << 30;
 
@@ -72,7 +75,9 @@ impl Executor for Cpu {
             (Precision::F32, _) => AnyNet::Avx512(build.net(Operands::F32, progress)?),
             (Precision::Int8, _) => AnyNet::Narrow(build.quantised(&compute.team, f32::INFINITY, progress)?),
             (Precision::Int8Mixed, _) => AnyNet::Narrow(build.quantised(&compute.team, MIXED_LOSS_MAX, progress)?),
-            (Precision::Bf16 | Precision::Auto, _) => AnyNet::Narrow(build.net(Operands::Bf16, progress)?),
+            (Precision::Bf16 | Precision::Auto | Precision::F16, _) => {
+                AnyNet::Narrow(build.net(Operands::Bf16, progress)?)
+            }
         };
         Ok(Self { net, precision, team: compute.team.clone() })
     }
@@ -122,6 +127,7 @@ fn lock(team: &Mutex<Team>) -> MutexGuard<'_, Team> {
 /// only asked where there are instructions for it.
 fn resolve(wanted: Precision, isa: CpuIsa, is_bf16_quicker: impl FnOnce() -> bool) -> Result<Precision, LoadError> {
     match wanted {
+        Precision::F16 => Err(LoadError::Precision { backend: "cpu", wanted: wanted.name(), offered: OFFERED }),
         _ if isa == CpuIsa::Portable => Err(LoadError::Instructions { wanted: wanted.name(), isa: isa.name() }),
         Precision::Auto if isa >= CpuIsa::Avx512Narrow && is_bf16_quicker() => Ok(Precision::Bf16),
         Precision::Auto | Precision::F32 => Ok(Precision::F32),

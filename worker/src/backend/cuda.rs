@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use super::planned::finish::Finish;
 use super::planned::pack::{Limits, Packer};
 use super::planned::{Facts, build_with, card};
-use super::{Backend, Compute, LoadError, PrepareRequest, expect_precision};
+use super::{Backend, Compute, LoadError, PrepareRequest};
 use crate::batch::{BatchError, HostBatch, ItemError, ItemResult, PageIn};
 use crate::card::ModelCard;
 use crate::cuda::driver::DriverError;
+use crate::cuda::element::Element;
 use crate::cuda::ledger::Reservation;
 use crate::cuda::memory::DeviceMemory;
 use crate::cuda::slot::Slots;
@@ -211,7 +212,7 @@ impl Cuda {
             gpu.compute.run(&[top.command()], &[&arena.memory])?;
         }
         slot.copy_out(arena.memory.part(output))?;
-        let results = top.map_or(Results::Output(loaded.program.element()), |top| Results::Best(top.count));
+        let results = top.map_or(Results::Output(loaded.program.output_element()), |top| Results::Best(top.count));
         Ok(Run { slot, rows, results })
     }
 }
@@ -227,10 +228,10 @@ impl Backend for Cuda {
     ) -> Result<(Loaded, ModelCard), LoadError> {
         let ModelSource::Folder(folder) = &request.source else { return Err(LoadError::NoFolder) };
         let Some(gpu) = &compute.gpu else { return Err(LoadError::NoGpu) };
-        let dtype = expect_precision("cuda", request.precision, Precision::Bf16)?;
+        let element = element_of(request.precision)?;
         let model = Model::read(folder)?;
         let limits = Limits::of(&model);
-        let program = Program::new(&model.plan, gpu.largest(&model, &limits))?;
+        let program = Program::new(&model.plan, element, gpu.largest(&model, &limits))?;
         let (weights, weights_sha256) =
             build_with(&model, |bound| Weights::read(&model.plan, &program, bound, gpu, progress))?;
         let bytes = weights.bytes() as u64;
@@ -244,8 +245,9 @@ impl Backend for Cuda {
             shapes: BTreeMap::new(),
             needed: 0,
         };
-        let smallest_batch = loaded.time_smallest(gpu, &model.plan)?;
-        let facts = Facts { weights_sha256, bytes, dtype, backend: "cuda", instructions: "", smallest_batch };
+        let smallest_batch = loaded.time_smallest(gpu)?;
+        let facts =
+            Facts { weights_sha256, bytes, dtype: element.name(), backend: "cuda", instructions: "", smallest_batch };
         Ok((loaded, card(&model, facts)?))
     }
 
@@ -345,6 +347,18 @@ impl Backend for Cuda {
         let taken = came?.saturating_duration_since(began.max(since));
         let absent = self.models.iter().filter(|(_, loaded)| loaded.resident.is_none());
         Some(PageIn { taken, absent: absent.map(|(name, _)| name.clone()).collect() })
+    }
+}
+
+/// What a model is computed in that is asked for in a precision.
+fn element_of(wanted: Precision) -> Result<Element, LoadError> {
+    match wanted {
+        Precision::Auto | Precision::Bf16 => Ok(Element::Bf16),
+        Precision::F16 => Ok(Element::F16),
+        Precision::F32 => Ok(Element::F32),
+        Precision::Int8 | Precision::Int8Mixed => {
+            Err(LoadError::Precision { backend: "cuda", wanted: wanted.name(), offered: "bf16, f16 and f32" })
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use std::fmt;
 use cudarc::nvrtc::sys;
 
 use super::cache::{KernelCache, Key};
+use super::driver::Kernel;
+use super::element::Element;
 use super::library::Version;
 use super::sources::{FILES, HEADERS, KernelFile};
 
@@ -39,7 +41,8 @@ pub(crate) struct Compiler {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{file} does not compile for {target}: {said}")]
 pub(crate) struct CompileError {
-    file: &'static str,
+    /// And what it was compiled for.
+    file: String,
     target: Target,
     /// The compiler's words.
     said: String,
@@ -76,37 +79,47 @@ impl Compiler {
         Self { nvrtc, target: Target::of(capability, &nvrtc.capabilities()), cache }
     }
 
-    /// What the driver loads: a cubin, or PTX that ends in a zero.
-    pub(crate) fn compile(&self, file: &KernelFile) -> Result<Vec<u8>, CompileError> {
+    /// What the driver loads, for a kind of number if the file is written for any: a cubin, or PTX that ends in a zero.
+    pub(crate) fn compile(&self, file: &KernelFile, element: Option<Element>) -> Result<Vec<u8>, CompileError> {
         let target = self.target;
         let compile = || {
             let began = std::time::Instant::now();
-            let code = self.nvrtc.compile(file.name, file.source, &HEADERS, target).map_err(|said| CompileError {
-                file: file.name,
+            let code = self.nvrtc.compile(file, element, target).map_err(|said| CompileError {
+                file: version_name(file, element),
                 target,
                 said,
             })?;
-            tracing::debug!(file = file.name, %target, took = ?began.elapsed(), "compiled kernels");
+            tracing::debug!(file = version_name(file, element), %target, took = ?began.elapsed(), "compiled kernels");
             Ok(code)
         };
         match &self.cache {
-            Some(cache) => cache.find_or(&key(file, target, self.nvrtc.version), compile),
+            Some(cache) => cache.find_or(&key(file, element, target, self.nvrtc.version), compile),
             None => compile(),
         }
     }
 }
 
 /// The file that a kernel is in.
-pub(crate) fn file_of(kernel: &str) -> Option<&'static KernelFile> {
-    FILES.iter().find(|file| file.kernels.contains(&kernel))
+pub(crate) fn file_of(kernel: Kernel) -> Option<&'static KernelFile> {
+    FILES.iter().find(|file| file.kernels().any(|other| other == kernel))
+}
+
+/// A file and what it is compiled for.
+fn version_name(file: &KernelFile, element: Option<Element>) -> String {
+    element.map_or_else(|| file.name.to_owned(), |element| format!("{}.{element}", file.name))
 }
 
 /// Names what a file compiles to.
-fn key(file: &KernelFile, target: Target, version: Version) -> Key {
-    let (target, version) = (target.to_string(), version.to_string());
+fn key(file: &KernelFile, element: Option<Element>, target: Target, version: Version) -> Key {
+    let (name, target, version) = (version_name(file, element), target.to_string(), version.to_string());
     let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
-    let parts = [file.name, file.source, &target, &version].into_iter().chain(OPTIONS).chain(headers);
-    Key::new(&format!("{}-{target}", file.name), parts)
+    let parts = [name.as_str(), file.source, &target, &version].into_iter().chain(OPTIONS).chain(headers);
+    Key::new(&format!("{name}-{target}"), parts)
+}
+
+/// Makes a kind of number the one that a file is written for.
+fn definition(element: Option<Element>) -> Option<String> {
+    element.map(|element| format!("--define-macro=NUMBER={element}"))
 }
 
 impl Nvrtc {
@@ -142,10 +155,10 @@ impl Nvrtc {
         }
     }
 
-    /// Compiles one file. Headers are given by name and text.
-    fn compile(self, name: &str, source: &str, headers: &[(&str, &str)], target: Target) -> Result<Vec<u8>, String> {
-        let program = Program::new(name, source, headers)?;
-        program.compile(&target.to_string(), &[])?;
+    /// Compiles one file.
+    fn compile(self, file: &KernelFile, element: Option<Element>, target: Target) -> Result<Vec<u8>, String> {
+        let program = Program::new(file.name, file.source, &HEADERS)?;
+        program.compile(&target.to_string(), definition(element).as_deref().as_slice())?;
         match target {
             Target::Cubin(_) => program.read(sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN),
             Target::Ptx(_) => program.read(sys::nvrtcGetPTXSize, sys::nvrtcGetPTX),

@@ -8,13 +8,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use half::bf16;
 use shoal_emulator as emulator;
 
 use super::driver::{
-    ALIGNMENT, Argument, DeviceInfo, Driver, DriverError, Element, Epilogue, Event, Graph, Launch, Memory, PinnedSpan,
-    Product, Span, Stream,
+    ALIGNMENT, Argument, DeviceInfo, Driver, DriverError, Epilogue, Event, Graph, Launch, Memory, PinnedSpan, Product,
+    Span, Stream,
 };
+use super::element::Element;
 use super::lock;
 
 /// The double of one GPU.
@@ -455,7 +455,7 @@ impl State {
         if !launch.arguments.iter().all(is_there) {
             return Err(format!("illegal address given to {}", launch.kernel));
         }
-        let (kernel, grid, block) = (launch.kernel, launch.grid, launch.block);
+        let (kernel, grid, block) = (&launch.kernel.to_string(), launch.grid, launch.block);
         let arguments = launch.arguments.iter().map(argument).collect();
         let launch = emulator::Launch { kernel, grid, block, arguments };
         // SAFETY: all memory is allocated here, and used by this stream alone while it runs.
@@ -464,7 +464,7 @@ impl State {
 
     fn multiply(&self, product: &Product) -> Result<(), String> {
         product.check()?;
-        let Product { rows, outputs, inputs, input, weight, bias, residual, output, .. } = *product;
+        let Product { rows, outputs, inputs, of, input, weight, bias, residual, epilogue, output, into } = *product;
         if let Some(span) = [Some(input), Some(weight), bias, residual, Some(output)]
             .into_iter()
             .flatten()
@@ -476,32 +476,21 @@ impl State {
             // SAFETY: it is allocated, long enough, and nobody writes to it now.
             unsafe { std::slice::from_raw_parts(self.at(span), count) }
         };
-        let narrow = |span, count: usize| -> Vec<f32> {
-            bytes(span, count * 2).as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
-        };
-        let wide = |span, count: usize| -> Vec<f32> {
-            bytes(span, count * 4).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        };
-        let (input, weight) = (narrow(input, rows * inputs), narrow(weight, outputs * inputs));
-        let added = |span: Option<Span>, count: usize| match (span, product.into) {
-            (None, _) => vec![0.0; count],
-            (Some(span), Element::Bf16) => narrow(span, count),
-            (Some(span), Element::F32) => wide(span, count),
-        };
+        let read = |span, element: Element, count| element.read(bytes(span, count * element.bytes()));
+        let (input, weight) = (read(input, of, rows * inputs), read(weight, of, outputs * inputs));
+        let added = |span: Option<Span>, count| span.map_or_else(|| vec![0.0; count], |span| read(span, into, count));
         let (bias, residual) = (added(bias, outputs), added(residual, rows * outputs));
-        let mut output = Vec::with_capacity(rows * outputs * product.into.bytes());
+        let mut values = Vec::with_capacity(rows * outputs);
         for (row, residual) in input.chunks_exact(inputs).zip(residual.chunks_exact(outputs)) {
             for ((weight, bias), residual) in weight.chunks_exact(inputs).zip(&bias).zip(residual) {
                 let sum: f64 = row.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                let value = finish(sum + f64::from(*bias) + f64::from(*residual), product.epilogue);
-                match product.into {
-                    Element::Bf16 => output.extend(bf16::from_f64(value).to_le_bytes()),
-                    Element::F32 => output.extend((value as f32).to_le_bytes()),
-                }
+                values.push(finish(sum + f64::from(*bias) + f64::from(*residual), epilogue) as f32);
             }
         }
+        let count = values.len() * into.bytes();
         // SAFETY: it is allocated, long enough, and nobody else is at it now.
-        unsafe { std::ptr::copy_nonoverlapping(output.as_ptr(), self.at(product.output), output.len()) };
+        let output = unsafe { std::slice::from_raw_parts_mut(self.at(output), count) };
+        into.write(values.into_iter(), output);
         Ok(())
     }
 

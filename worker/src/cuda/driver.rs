@@ -1,8 +1,10 @@
 //! The few calls of a GPU's driver that the engine makes, as a seam: one side is NVIDIA's driver and cublasLt, the other
 //! an emulator with faults to order, so that all of the engine's own logic is tested where there is no GPU.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::ops::Range;
+
+use super::element::Element;
 
 /// One GPU, through one context. All calls may come from any thread.
 ///
@@ -168,12 +170,18 @@ unsafe impl Sync for PinnedSpan {}
 /// A kernel, where it runs, and on what.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Launch {
-    /// Its name as C has it.
-    pub(crate) kernel: &'static str,
+    pub(crate) kernel: Kernel,
     pub(crate) grid: [u32; 3],
     /// Threads of a block: a multiple of 32.
     pub(crate) block: u32,
     pub(crate) arguments: Vec<Argument>,
+}
+
+/// A kernel, by its name in C, and what it is compiled for if it is written for any kind of number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    pub(crate) element: Option<Element>,
 }
 
 /// What a kernel is given. Beyond a span it may touch nothing.
@@ -188,7 +196,7 @@ pub(crate) enum Argument {
     Real(f32),
 }
 
-/// `output = activation(input · weightᵀ + bias + residual)`, of bfloat16 with sums in float.
+/// `output = activation(input · weightᵀ + bias + residual)`, with sums in f32.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Product {
     /// Rows of the input and the output.
@@ -197,6 +205,8 @@ pub(crate) struct Product {
     pub(crate) outputs: usize,
     /// Columns of the input and the weight.
     pub(crate) inputs: usize,
+    /// What input and weight are.
+    pub(crate) of: Element,
     /// `[rows, inputs]`
     pub(crate) input: Span,
     /// `[outputs, inputs]`
@@ -208,6 +218,7 @@ pub(crate) struct Product {
     pub(crate) epilogue: Epilogue,
     /// `[rows, outputs]`
     pub(crate) output: Span,
+    /// What the output is: what the input is, or f32.
     pub(crate) into: Element,
 }
 
@@ -217,13 +228,6 @@ pub(crate) enum Epilogue {
     Identity,
     Relu,
     GeluTanh,
-}
-
-/// What a number is kept as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Element {
-    Bf16,
-    F32,
 }
 
 /// What went wrong on the device.
@@ -263,10 +267,13 @@ impl Span {
 impl Product {
     /// Whether the operands are long enough, and where a product can use them.
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { rows, outputs, inputs, input, weight, bias, residual, output, into, .. } = *self;
+        let Self { rows, outputs, inputs, of, input, weight, bias, residual, output, into, .. } = *self;
+        if into != of && into != Element::F32 {
+            return Err(format!("a product of {of} cannot be written as {into}"));
+        }
         let operands = [
-            ("input", Some(input), rows * inputs * 2),
-            ("weight", Some(weight), outputs * inputs * 2),
+            ("input", Some(input), rows * inputs * of.bytes()),
+            ("weight", Some(weight), outputs * inputs * of.bytes()),
             ("bias", bias, outputs * into.bytes()),
             ("residual", residual, rows * outputs * into.bytes()),
             ("output", Some(output), rows * outputs * into.bytes()),
@@ -317,11 +324,21 @@ impl Argument {
     }
 }
 
-impl Element {
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
+impl Kernel {
+    pub(crate) fn of(element: Element, name: &'static str) -> Self {
+        Self { name, element: Some(element) }
+    }
+
+    /// One that is written for what it is written for.
+    pub(crate) fn plain(name: &'static str) -> Self {
+        Self { name, element: None }
+    }
+}
+
+/// As the emulator has it.
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.element.map_or(Ok(()), |element| write!(f, ".{element}"))
     }
 }

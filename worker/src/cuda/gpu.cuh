@@ -1,5 +1,8 @@
-// What kernels use of a GPU, under names of our own: memory, bfloat16, warp sums and the PTX behind tensor cores and
-// asynchronous copies. NVRTC needs no other header. Without NVRTC the same names are the emulator's.
+// What kernels use of a GPU, under names of our own: memory, kinds of numbers, warp sums and the PTX behind tensor cores
+// and asynchronous copies. NVRTC needs no other header. Without NVRTC the same names are the emulator's.
+//
+// Most kernels are written for a `number`, which is bf16, f16 or f32: their files are compiled for each kind that a model
+// is asked for in. They compute in f32 whatever it is.
 //
 // Kernels reach memory, global and shared, through these functions only. That is what lets the emulator find what is
 // out of bounds, misaligned, read too early or written by two.
@@ -20,6 +23,16 @@ struct bf16 {
     unsigned short bits;
 };
 
+struct f16 {
+    unsigned short bits;
+};
+
+using f32 = float;
+
+#ifdef NUMBER  // what this file is compiled for
+using number = NUMBER;
+#endif
+
 template <class T>
 DEVICE T load(const T* from) {
     return *from;
@@ -30,20 +43,24 @@ DEVICE void store(T* to, T value) {
     *to = value;
 }
 
-// Two values from an address that is a multiple of 4, eight from one of 16.
-DEVICE unsigned load2(const bf16* from) {
+// Two values of 16 bits from an address that is a multiple of 4, eight from one of 16.
+template <class T>
+DEVICE unsigned load2(const T* from) {
     return *reinterpret_cast<const unsigned*>(from);
 }
 
-DEVICE void store2(bf16* to, unsigned pair) {
+template <class T>
+DEVICE void store2(T* to, unsigned pair) {
     *reinterpret_cast<unsigned*>(to) = pair;
 }
 
-DEVICE uint4 load8(const bf16* from) {
+template <class T>
+DEVICE uint4 load8(const T* from) {
     return *reinterpret_cast<const uint4*>(from);
 }
 
-DEVICE void store8(bf16* to, uint4 values) {
+template <class T>
+DEVICE void store8(T* to, uint4 values) {
     *reinterpret_cast<uint4*>(to) = values;
 }
 
@@ -55,11 +72,28 @@ DEVICE void store4(float* to, float4 values) {
     *reinterpret_cast<float4*>(to) = values;
 }
 
-// Rounded to the nearest, ties to even.
-DEVICE unsigned pack2(float low, float high) {
+// Two values of 16 bits, rounded to the nearest, ties to even.
+template <class T>
+DEVICE unsigned pack2(float low, float high);
+
+template <>
+DEVICE unsigned pack2<bf16>(float low, float high) {
     unsigned pair;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+}
+
+template <>
+DEVICE unsigned pack2<f16>(float low, float high) {
+    unsigned pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+DEVICE float widen(f16 x) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+    return wide;
 }
 
 // 2^x, to two units in the last place; 0 for -∞.
@@ -69,20 +103,33 @@ DEVICE float exp2_approx(float x) {
     return y;
 }
 
-// c += a · b over a warp: [16, 16] · [16, 8]. With g = lane / 4 and t = lane % 4, a lane holds
+// c += a · b over a warp, of values of 16 bits: [16, 16] · [16, 8]. With g = lane / 4 and t = lane % 4, a lane holds
 //   a: rows g, g + 8, g, g + 8 at columns 2t, 2t, 2t + 8, 2t + 8, each with the next column
 //   b: rows 2t, 2t + 8, each with the next row, at column g
 //   c: row g at columns 2t, 2t + 1, then row g + 8
-DEVICE void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+template <class T>
+DEVICE void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+
+template <>
+DEVICE void mma_16x8x16<bf16>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Four [8, 8] matrices from shared memory: lane 8m + r gives the address of row r of matrix m, a multiple of 16. A lane
+template <>
+DEVICE void mma_16x8x16<f16>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four [8, 8] matrices of values of 16 bits from shared memory: lane 8m + r gives the address of row r of matrix m, a multiple of 16. A lane
 // gets row g, columns 2t and 2t + 1 of each.
-DEVICE void ldmatrix_x4(unsigned (&matrices)[4], const bf16* row) {
+template <class T>
+DEVICE void ldmatrix_x4(unsigned (&matrices)[4], const T* row) {
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
@@ -91,7 +138,8 @@ DEVICE void ldmatrix_x4(unsigned (&matrices)[4], const bf16* row) {
 }
 
 // The same, transposed: a lane gets rows 2t and 2t + 1, column g of each.
-DEVICE void ldmatrix_x4_trans(unsigned (&matrices)[4], const bf16* row) {
+template <class T>
+DEVICE void ldmatrix_x4_trans(unsigned (&matrices)[4], const T* row) {
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
@@ -100,7 +148,8 @@ DEVICE void ldmatrix_x4_trans(unsigned (&matrices)[4], const bf16* row) {
 }
 
 // Begins to copy 16 bytes into shared memory, or zeros if there is nothing to copy; `from` is not read then.
-DEVICE void cp_async16(bf16* to, const bf16* from, bool is_there) {
+template <class T>
+DEVICE void cp_async16(T* to, const T* from, bool is_there) {
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
     const int bytes = is_there ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
@@ -121,39 +170,65 @@ DEVICE void cp_async_wait() {
 #include "emulator.hpp"
 #endif
 
-DEVICE float low(unsigned pair) {
-    return __uint_as_float(pair << 16);
-}
-
-DEVICE float high(unsigned pair) {
-    return __uint_as_float(pair & 0xffff0000u);
-}
-
 DEVICE float widen(bf16 x) {
     return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
 }
 
-DEVICE bf16 narrow(float x) {
-    return bf16{static_cast<unsigned short>(pack2(x, 0.0f))};
+DEVICE float widen(float x) {
+    return x;
 }
 
-DEVICE void unpack(float (&x)[8], uint4 values) {
+template <class T>
+DEVICE T narrow(float x) {
+    return T{static_cast<unsigned short>(pack2<T>(x, 0.0f))};
+}
+
+template <>
+DEVICE float narrow<float>(float x) {
+    return x;
+}
+
+// Eight values of a row, from an address that is a multiple of 16.
+template <class T>
+DEVICE void read8(float (&x)[8], const T* row) {
+    const uint4 values = load8(row);
     const unsigned pairs[4] = {values.x, values.y, values.z, values.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        x[2 * i] = low(pairs[i]);
-        x[2 * i + 1] = high(pairs[i]);
+        x[2 * i] = widen(T{static_cast<unsigned short>(pairs[i])});
+        x[2 * i + 1] = widen(T{static_cast<unsigned short>(pairs[i] >> 16)});
     }
 }
 
-DEVICE uint4 pack(const float (&x)[8]) {
-    return make_uint4(pack2(x[0], x[1]), pack2(x[2], x[3]), pack2(x[4], x[5]), pack2(x[6], x[7]));
+template <>
+DEVICE void read8<float>(float (&x)[8], const float* row) {
+#pragma unroll
+    for (int half = 0; half < 8; half += 4) {
+        const float4 values = load4(row + half);
+        x[half] = values.x;
+        x[half + 1] = values.y;
+        x[half + 2] = values.z;
+        x[half + 3] = values.w;
+    }
+}
+
+// Eight values, to an address that is a multiple of 16.
+template <class T>
+DEVICE void write8(T* row, const float (&x)[8]) {
+    store8(row, make_uint4(pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3]), pack2<T>(x[4], x[5]), pack2<T>(x[6], x[7])));
+}
+
+template <>
+DEVICE void write8<float>(float* row, const float (&x)[8]) {
+    store4(row, make_float4(x[0], x[1], x[2], x[3]));
+    store4(row + 4, make_float4(x[4], x[5], x[6], x[7]));
 }
 
 // Adds eight values of a row to those in registers.
-DEVICE void add8(float (&x)[8], const bf16* row) {
+template <class T>
+DEVICE void add8(float (&x)[8], const T* row) {
     float other[8];
-    unpack(other, load8(row));
+    read8(other, row);
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] += other[i];
 }

@@ -1,5 +1,6 @@
 //! Whole models through the backend, as a worker runs them: right, quick, and paged.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -56,6 +57,15 @@ pub struct Timed {
     pub floor: f64,
 }
 
+/// Seconds for each batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Overlap {
+    /// On one stream.
+    pub one: f64,
+    /// On two side by side.
+    pub two: f64,
+}
+
 /// What it costs that models take turns.
 #[derive(Clone, Copy, Debug)]
 pub struct Paging {
@@ -80,15 +90,16 @@ impl Shape {
 }
 
 impl GpuCheck {
-    /// A model's embeddings of rows of this shape, beside those of the processor.
+    /// A model's embeddings of rows of this shape, computed in `dtype`, beside those of the processor.
     ///
     /// # Errors
-    /// When it does not run on either.
-    pub fn answers(&self, folder: &Path, shape: Shape) -> Result<Answers, CheckError> {
+    /// When it does not run on either, or not in that.
+    pub fn answers(&self, folder: &Path, shape: Shape, dtype: &str) -> Result<Answers, CheckError> {
+        let precision = Precision::parse(dtype).ok_or_else(|| say(format_args!("no dtype {dtype}")))?;
         let mut random = StdRng::seed_from_u64(self.seed);
         let rows = self.draw(folder, &shape.lengths(&mut random), &mut random)?;
         let compute = self.compute()?;
-        let mut cuda = self.load(&compute, &[("model", folder)])?;
+        let mut cuda = load(&compute, folder, precision)?;
         let found = embeddings(&mut cuda, "model", &rows)?;
 
         let request = request("model", folder, Precision::F32);
@@ -129,7 +140,7 @@ impl GpuCheck {
         let batch = batch("model", &self.draw(folder, &lengths, &mut random)?);
         let live: Vec<u32> = (0..lengths.len() as u32).collect();
         let compute = self.compute()?;
-        let mut cuda = self.load(&compute, &[("model", folder)])?;
+        let mut cuda = load(&compute, folder, Precision::Auto)?;
         // Until it is captured.
         for _ in 0..3 {
             finish(&mut cuda, &batch, &live)?;
@@ -141,15 +152,7 @@ impl GpuCheck {
             took.push(started.elapsed().as_secs_f64());
         }
         took.sort_by(f64::total_cmp);
-        let started = Instant::now();
-        let mut before = cuda.launch(&batch, &live).map_err(say)?;
-        for _ in 1..rounds {
-            let next = cuda.launch(&batch, &live).map_err(say)?;
-            wait(&mut cuda, &mut before)?;
-            before = next;
-        }
-        wait(&mut cuda, &mut before)?;
-        let seconds_in_flight = started.elapsed().as_secs_f64() / rounds as f64;
+        let seconds_in_flight = in_flight(std::slice::from_mut(&mut cuda), &batch, &live, rounds)?;
         let plan = Model::read(folder).map_err(say)?.plan;
         let sizes = Sizes {
             tokens: lengths.iter().sum::<usize>() as u64,
@@ -159,6 +162,33 @@ impl GpuCheck {
         };
         let floor = ceilings.floor(&plan, &sizes);
         Ok(Timed { tokens: sizes.tokens as usize, seconds: took[rounds / 2], seconds_in_flight, floor })
+    }
+
+    /// How long batches of a model take for each, `rounds` of them, when one stream computes them, and when two do side by
+    /// side: whether small batches should overlap.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn overlap(&self, folder: &Path, shape: Shape, rounds: usize) -> Result<Overlap, CheckError> {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let lengths = shape.lengths(&mut random);
+        let batch = batch("model", &self.draw(folder, &lengths, &mut random)?);
+        let live: Vec<u32> = (0..lengths.len() as u32).collect();
+        let mut backends = Vec::new();
+        for _ in 0..2 {
+            let free = self.driver.memory()?.free;
+            let gpu = Gpu::new(self.driver.clone(), free / 3, self.gpu.tokens_max(), lengths.len())?;
+            let compute = Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(gpu, false);
+            let mut cuda = load(&compute, folder, Precision::Auto)?;
+            // Until it is captured.
+            for _ in 0..3 {
+                finish(&mut cuda, &batch, &live)?;
+            }
+            backends.push(cuda);
+        }
+        let one = in_flight(&mut backends[..1], &batch, &live, rounds)?;
+        let two = in_flight(&mut backends, &batch, &live, rounds)?;
+        Ok(Overlap { one, two })
     }
 
     /// Bytes of device memory that a worker with one model takes beyond what the device had in use when this was made, as
@@ -172,7 +202,7 @@ impl GpuCheck {
         let free = self.driver.memory()?.free;
         let gpu = Gpu::new(self.driver.clone(), free - free / 20, tokens, rows)?;
         let compute = Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(gpu, false);
-        let mut cuda = self.load(&compute, &[("model", folder)])?;
+        let mut cuda = load(&compute, folder, Precision::Auto)?;
         let mut random = StdRng::seed_from_u64(self.seed);
         let batch = batch("model", &self.draw(folder, &[32], &mut random)?);
         for _ in 0..3 {
@@ -199,10 +229,10 @@ impl GpuCheck {
         let room = self.gpu.half_of(bytes * count as u64)?;
         let compute = Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(room, false);
         let copy = folder.with_extension("other");
-        let mut cuda = self.load(&compute, &[])?;
+        let mut cuda = open(&compute)?;
         for (index, name) in names.iter().enumerate() {
             write_other(folder, &copy, index as u16)?;
-            install(&mut cuda, &compute, name, &copy)?;
+            install(&mut cuda, &compute, name, &copy, Precision::Auto)?;
         }
         let mut ask = |name: &str| -> Result<f64, CheckError> {
             let (batch, started) = (batch(name, &rows), Instant::now());
@@ -229,13 +259,6 @@ impl GpuCheck {
         Ok(Compute::new(None, CpuIsa::detect()).map_err(say)?.with_gpu(self.gpu.clone(), false))
     }
 
-    fn load(&self, compute: &Compute, models: &[(&str, &Path)]) -> Result<Cuda, CheckError> {
-        let gpu = compute.gpu.clone().ok_or_else(|| say("no GPU"))?;
-        let mut cuda = Cuda::new(gpu);
-        models.iter().try_for_each(|(name, folder)| install(&mut cuda, compute, name, folder))?;
-        Ok(cuda)
-    }
-
     /// Rows of these lengths.
     fn draw(&self, folder: &Path, lengths: &[usize], random: &mut StdRng) -> Result<Vec<Vec<i32>>, CheckError> {
         let vocabulary = Model::read(folder).map_err(say)?.vocabulary as i32;
@@ -255,9 +278,27 @@ fn write_other(folder: &Path, copy: &Path, number: u16) -> Result<(), CheckError
     fs::write(copy.join("model.safetensors"), weights).map_err(say)
 }
 
+/// What runs models on the GPU; none are loaded.
+fn open(compute: &Compute) -> Result<Cuda, CheckError> {
+    Ok(Cuda::new(compute.gpu.clone().ok_or_else(|| say("no GPU"))?))
+}
+
+/// The same with one.
+fn load(compute: &Compute, folder: &Path, precision: Precision) -> Result<Cuda, CheckError> {
+    let mut cuda = open(compute)?;
+    install(&mut cuda, compute, "model", folder, precision)?;
+    Ok(cuda)
+}
+
 /// Reads a model and makes it callable.
-fn install(cuda: &mut Cuda, compute: &Compute, name: &str, folder: &Path) -> Result<(), CheckError> {
-    let request = request(name, folder, Precision::Auto);
+fn install(
+    cuda: &mut Cuda,
+    compute: &Compute,
+    name: &str,
+    folder: &Path,
+    precision: Precision,
+) -> Result<(), CheckError> {
+    let request = request(name, folder, precision);
     let (loaded, _) = Cuda::prepare(&request, compute, &mut |_| {}).map_err(say)?;
     cuda.install(&request.name, loaded).map_err(say)
 }
@@ -288,6 +329,25 @@ fn embeddings<B: Backend>(backend: &mut B, model: &str, rows: &[Vec<i32>]) -> Re
 fn finish<B: Backend>(backend: &mut B, batch: &HostBatch, live: &[u32]) -> Result<Vec<ItemResult>, CheckError> {
     let mut ticket = backend.launch(batch, live).map_err(say)?;
     wait(backend, &mut ticket)
+}
+
+/// Seconds for each of `rounds` batches, which backends take by turns, two in flight on each.
+fn in_flight(backends: &mut [Cuda], batch: &HostBatch, live: &[u32], rounds: usize) -> Result<f64, CheckError> {
+    let started = Instant::now();
+    let mut launched = VecDeque::new();
+    for round in 0..rounds {
+        let index = round % backends.len();
+        launched.push_back((index, backends[index].launch(batch, live).map_err(say)?));
+        if launched.len() == 2 * backends.len()
+            && let Some((first, mut ticket)) = launched.pop_front()
+        {
+            wait(&mut backends[first], &mut ticket)?;
+        }
+    }
+    for (index, mut ticket) in launched {
+        wait(&mut backends[index], &mut ticket)?;
+    }
+    Ok(started.elapsed().as_secs_f64() / rounds as f64)
 }
 
 fn wait<B: Backend>(backend: &mut B, ticket: &mut B::Ticket) -> Result<Vec<ItemResult>, CheckError> {

@@ -1,12 +1,14 @@
 //! Each op on random numbers and shapes, against its reference loop.
 
-use half::bf16;
+use std::collections::BTreeSet;
+
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::{CheckError, GpuCheck};
 use crate::cuda::bench::Bench;
-use crate::cuda::driver::{Element, Span};
+use crate::cuda::driver::Span;
+use crate::cuda::element::Element;
 use crate::plan::{Activation, Heads, Mask, NormKind, Pooling};
 
 mod attention;
@@ -18,15 +20,19 @@ mod rows;
 pub struct Parity {
     /// Such as `attend`.
     pub op: &'static str,
+    /// What it computes with: `bf16`, `f16` or `f32`.
+    pub dtype: &'static str,
     /// Its shape, for people.
     pub case: String,
     /// ‖found - expected‖ / ‖expected‖; not a number if anything was not written.
     pub apart: f64,
+    /// What that may be at most.
+    pub apart_max: f64,
 }
 
-/// Random numbers as kernels have them, and what they are.
+/// Random numbers, of a kind that kernels take.
 struct Numbers {
-    narrow: Vec<bf16>,
+    element: Element,
     wide: Vec<f64>,
 }
 
@@ -34,7 +40,11 @@ impl GpuCheck {
     /// Every kernel of our own on fresh numbers, over every class of shapes that has code of its own.
     #[must_use]
     pub fn kernels(&self) -> Vec<Parity> {
-        let mut draw = Draw::new(self);
+        Element::ALL.into_iter().flat_map(|element| self.kernels_of(element)).collect()
+    }
+
+    fn kernels_of(&self, element: Element) -> Vec<Parity> {
+        let mut draw = Draw::new(self, element);
         for width in [8, 256, 384, 512, 768, 1024, 2048] {
             for (kind, has_shift) in [(NormKind::Layer, true), (NormKind::Layer, false), (NormKind::Rms, false)] {
                 let case = format!("37 x {width}, {kind:?}, shift {has_shift}");
@@ -72,7 +82,7 @@ impl GpuCheck {
             draw.note("gate", format!("{activation:?}, 9 x 1000"), |draw| draw.gate(activation, 9, 1000));
         }
         for pooling in Pooling::ALL {
-            for into in [Element::F32, Element::Bf16] {
+            for into in BTreeSet::from([Element::F32, element]) {
                 draw.note("pool", format!("{pooling:?}, into {into:?}"), |draw| draw.pooling(pooling, into));
             }
         }
@@ -87,13 +97,14 @@ impl GpuCheck {
 /// Draws numbers, runs ops on them, and notes how far they are off.
 struct Draw<'a> {
     random: StdRng,
+    element: Element,
     check: &'a GpuCheck,
     found: Vec<Parity>,
 }
 
 impl<'a> Draw<'a> {
-    fn new(check: &'a GpuCheck) -> Self {
-        Self { random: StdRng::seed_from_u64(check.seed), check, found: Vec::new() }
+    fn new(check: &'a GpuCheck, element: Element) -> Self {
+        Self { random: StdRng::seed_from_u64(check.seed), element, check, found: Vec::new() }
     }
 
     fn bench(&self) -> Bench {
@@ -101,9 +112,19 @@ impl<'a> Draw<'a> {
     }
 
     fn numbers(&mut self, count: usize) -> Numbers {
-        let narrow: Vec<_> = (0..count).map(|_| bf16::from_f32(self.random.random_range(-1.0..1.0f32))).collect();
-        let wide = narrow.iter().map(|x| x.to_f64()).collect();
-        Numbers { narrow, wide }
+        let element = self.element;
+        let mut bytes = vec![0; count * element.bytes()];
+        element.write((0..count).map(|_| self.random.random_range(-1.0..1.0f32)), &mut bytes);
+        Numbers { element, wide: element.read(&bytes).into_iter().map(f64::from).collect() }
+    }
+
+    /// Room for so many numbers, none of them one yet.
+    fn room(&self, bench: &mut Bench, count: usize) -> Span {
+        bench.room::<u8>(count * self.element.bytes())
+    }
+
+    fn read(&self, bench: &Bench, span: Span) -> Vec<f64> {
+        read(bench, span, self.element)
     }
 
     fn vector(&mut self, width: usize, centre: f32) -> Vec<f32> {
@@ -116,7 +137,8 @@ impl<'a> Draw<'a> {
             Ok(compared) => (case, compared.apart()),
             Err(error) => (format!("{case}: {error}"), f64::NAN),
         };
-        self.found.push(Parity { op, case, apart });
+        let (dtype, apart_max) = (self.element.name(), apart_max(self.element));
+        self.found.push(Parity { op, dtype, case, apart, apart_max });
     }
 }
 
@@ -137,13 +159,28 @@ impl Compared {
     }
 }
 
-fn narrow(bench: &Bench, span: Span) -> Vec<f64> {
-    of_element(bench, span, Element::Bf16)
+impl Numbers {
+    fn put(&self, bench: &mut Bench) -> Span {
+        self.put_as(self.element, bench)
+    }
+
+    fn put_as(&self, element: Element, bench: &mut Bench) -> Span {
+        let mut bytes = vec![0; self.wide.len() * element.bytes()];
+        element.write(self.wide.iter().map(|x| *x as f32), &mut bytes);
+        bench.put(&bytes)
+    }
 }
 
-fn of_element(bench: &Bench, span: Span, element: Element) -> Vec<f64> {
+/// How far an op may be from its reference, whose numbers are double: of kinds that are rounded a few times the rounding,
+/// of f32 what sums of some thousand numbers lose.
+fn apart_max(element: Element) -> f64 {
     match element {
-        Element::Bf16 => bench.read::<bf16>(span).iter().map(|x| x.to_f64()).collect(),
-        Element::F32 => bench.read::<f32>(span).iter().map(|x| f64::from(*x)).collect(),
+        Element::Bf16 => 1e-2,
+        Element::F16 => 2e-3,
+        Element::F32 => 1e-5,
     }
+}
+
+fn read(bench: &Bench, span: Span, element: Element) -> Vec<f64> {
+    element.read(&bench.read::<u8>(span)).into_iter().map(f64::from).collect()
 }

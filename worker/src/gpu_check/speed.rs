@@ -5,7 +5,8 @@ use std::time::Instant;
 use half::bf16;
 
 use super::{CheckError, GpuCheck};
-use crate::cuda::driver::{Element, Epilogue, Product};
+use crate::cuda::driver::{Epilogue, Product};
+use crate::cuda::element::Element;
 use crate::cuda::memory::DeviceMemory;
 use crate::cuda::queue::{Command, Queue};
 
@@ -78,6 +79,7 @@ impl GpuCheck {
             rows: side,
             outputs: side,
             inputs: side,
+            of: Element::Bf16,
             input: input.span(),
             weight: weight.span(),
             bias: None,

@@ -340,7 +340,7 @@ impl<'a> Serving<'a> {
         let name: Arc<str> = load.model.into();
         let source = load.source.map_or(Ok(None), convert::source);
         let precision = Precision::parse(&load.dtype)
-            .ok_or_else(|| format!("dtype `{}` is none of auto, f32, bf16, int8, int8-mixed", load.dtype));
+            .ok_or_else(|| format!("dtype `{}` is none of {}", load.dtype, Precision::names()));
         let step = match source.and_then(|source| Ok((source, precision?))) {
             Ok((source, precision)) => self.link.models.load(&name, source, precision),
             Err(reason) => LoadStep::Tell(ModelStatus::Failed { reason }),

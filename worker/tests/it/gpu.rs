@@ -58,7 +58,12 @@ async fn embed(peer: &mut Peer) -> Vec<Vec<f32>> {
 async fn a_gpu_answers_as_the_processor_does() {
     let folder = model();
     let mut answers = Vec::new();
-    for (device, kind) in [(DeviceChoice::Cpu, "cpu"), (DeviceChoice::Emulated, "cuda")] {
+    for (device, kind, dtype) in [
+        (DeviceChoice::Cpu, "cpu", "f32"),
+        (DeviceChoice::Emulated, "cuda", ""),
+        (DeviceChoice::Emulated, "cuda", "f16"),
+        (DeviceChoice::Emulated, "cuda", "f32"),
+    ] {
         let mut server = Server::start();
         let mut options = server.options();
         options.device = device;
@@ -66,14 +71,17 @@ async fn a_gpu_answers_as_the_processor_does() {
         let mut peer = server.peer(1).await;
         let device = peer.hello.device.clone().unwrap();
         assert_eq!(device.kind, kind);
-        let card = peer.load("tiny", source(folder.path())).await;
-        assert_eq!(card.dtype == "bf16" && device.threads == 0, kind == "cuda", "{card:?} on {device:?}");
+        let card = peer.load_in(dtype, "tiny", source(folder.path())).await;
+        assert_eq!(card.dtype, if dtype.is_empty() { "bf16" } else { dtype });
+        assert_eq!(device.threads == 0, kind == "cuda", "{device:?}");
         answers.push(embed(&mut peer).await);
     }
-    for (cpu, gpu) in answers[0].iter().zip(&answers[1]) {
-        // Both are of length 1.
-        let cosine: f32 = cpu.iter().zip(gpu).map(|(x, y)| x * y).sum();
-        assert!(cosine > 0.999, "{cosine}");
+    for (gpu, least) in answers[1..].iter().zip([0.999, 0.99999, 0.999_999]) {
+        for (cpu, gpu) in answers[0].iter().zip(gpu) {
+            // Both are of length 1.
+            let cosine: f32 = cpu.iter().zip(gpu).map(|(x, y)| x * y).sum();
+            assert!(cosine > least, "{cosine}");
+        }
     }
 }
 

@@ -53,7 +53,7 @@ async fn says_which_dtypes_there_are() {
     let mut server = Server::start();
     let _worker = Worker::start(server.options());
     let mut peer = server.peer(1).await;
-    for (dtype, says) in [("bf16", "only in f32"), ("f64", "none of auto, f32, bf16, int8, int8-mixed")] {
+    for (dtype, says) in [("bf16", "only in f32"), ("f64", "none of auto, f32, f16, bf16, int8, int8-mixed")] {
         let source = Some(ModelSource { source: Some(model_source::Source::Echo(Default::default())) });
         let load = Load { model: "echo".to_owned(), source, dtype: dtype.to_owned() };
         peer.send(control_response::Message::Load(load)).await;

@@ -311,9 +311,13 @@ impl Peer {
 
     /// Loads a model and waits until it is ready.
     pub(crate) async fn load(&mut self, model: &str, source: model_source::Source) -> ModelCard {
+        self.load_in("", model, source).await
+    }
+
+    pub(crate) async fn load_in(&mut self, dtype: &str, model: &str, source: model_source::Source) -> ModelCard {
         let source = Some(ModelSource { source: Some(source) });
-        self.send(control_response::Message::Load(Load { model: model.to_owned(), source, dtype: String::new() }))
-            .await;
+        let load = Load { model: model.to_owned(), source, dtype: dtype.to_owned() };
+        self.send(control_response::Message::Load(load)).await;
         loop {
             let state = self.model_state().await;
             match state.state() {

@@ -69,6 +69,12 @@ impl Gpu {
         &self.driver
     }
 
+    /// Tokens of the largest batch that comes.
+    #[cfg(feature = "gpu-check")]
+    pub(crate) fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
     /// The same device with room for small batches and half as many weights as these.
     #[cfg(feature = "gpu-check")]
     pub(crate) fn half_of(&self, weights: u64) -> Result<Arc<Self>, DriverError> {

@@ -17,7 +17,7 @@ use crate::cuda::driver::DriverError;
 use crate::cuda::lock;
 use crate::cuda::memory::{Captured, DeviceMemory};
 use crate::cuda::slot::Slots;
-use crate::plan::{Packed, Plan};
+use crate::plan::Packed;
 
 /// Batches up to so many tokens are replayed. Larger ones compute for longer than they take to launch.
 const CAPTURED_TOKENS_MAX: usize = 4_096;
@@ -111,7 +111,7 @@ impl Loaded {
 
     /// Puts the weights on the device if there is room, and says how long the smallest batch takes there; nothing if there is
     /// none.
-    pub(super) fn time_smallest(&mut self, gpu: &Gpu, plan: &Plan) -> Result<Duration, LoadError> {
+    pub(super) fn time_smallest(&mut self, gpu: &Gpu) -> Result<Duration, LoadError> {
         let queue = &gpu.loading;
         let Some(resident) = self.weights.page_in(gpu, queue)? else { return Ok(Duration::ZERO) };
         // A backbone may be on its way for another model.
@@ -122,7 +122,7 @@ impl Loaded {
         let packed =
             Packed { ids: &ids[..tokens], types: &[], splits: &[0, tokens], marks: if has_marks { &[0] } else { &[] } };
         let shape = Shape::of(&packed).bucket();
-        let program = Program::new(plan, shape)?;
+        let program = self.program.of_shape(shape);
         let Some(_reservation) = gpu.ledger.reserve(program.bytes() as u64) else { return Ok(Duration::ZERO) };
         let arena = match DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()) {
             Err(DriverError::OutOfMemory { .. }) => return Ok(Duration::ZERO),

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use super::shape::Shape;
-use crate::cuda::driver::{ALIGNMENT, Element, Product, Span};
+use crate::cuda::driver::{ALIGNMENT, Product, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::ops::activate::cuda::{Activate, split};
 use crate::ops::attend::cuda::{Attend, tiles_max};
@@ -16,6 +17,7 @@ use crate::ops::gate::cuda::Gate;
 use crate::ops::normalize::cuda::{AddNorm, Norm};
 use crate::ops::pick::cuda::Pick;
 use crate::ops::pool::cuda::Pool;
+use crate::ops::rotate::angles::frequencies;
 use crate::ops::rotate::cuda::Rotate;
 use crate::ops::top::cuda::{self as top, Top};
 use crate::plan::{self, Activation, BufferId, Op, Plan, Rows, WeightId};
@@ -30,8 +32,12 @@ pub(super) struct Program {
     places: Vec<usize>,
     /// Where the best entries of the output's rows begin, for a plan that ends in logits of marks.
     best: Option<usize>,
-    /// What the output is made of. All else is bfloat16.
+    /// What all else than the output is made of.
+    element: Element,
+    /// What the output is made of.
     output: Element,
+    /// What rotations turn by: the width of heads and the base of each that is not like another.
+    rotations: Vec<(usize, f32)>,
     bytes: usize,
 }
 
@@ -85,17 +91,33 @@ impl Inputs {
 }
 
 impl Program {
-    pub(super) fn new(plan: &Plan, max: Shape) -> Result<Self, Unsupported> {
-        check(plan)?;
+    pub(super) fn new(plan: &Plan, element: Element, max: Shape) -> Result<Self, Unsupported> {
+        check(plan, element)?;
         let output = match plan.ops.iter().find(|op| op.output() == plan.output) {
             // These write what is handed out unrounded.
             Some(Op::Pool { .. }) => Element::F32,
             Some(Op::Gemm { activation, residual: None, .. }) if split(*activation, false).1.is_none() => Element::F32,
-            _ => Element::Bf16,
+            _ => element,
         };
-        let mut this = Self { plan: plan.clone(), max, places: Vec::new(), best: None, output, bytes: 0 };
+        let mut rotations = Vec::new();
+        for op in &plan.ops {
+            if let Op::Rotate { heads, base, .. } = op
+                && !rotations.contains(&(heads.width, *base))
+            {
+                rotations.push((heads.width, *base));
+            }
+        }
+        let mut this =
+            Self { plan: plan.clone(), max, places: Vec::new(), best: None, element, output, rotations, bytes: 0 };
         this.place();
         Ok(this)
+    }
+
+    /// The same with room for batches of another shape.
+    pub(super) fn of_shape(&self, max: Shape) -> Self {
+        let mut this = Self { max, ..self.clone() };
+        this.place();
+        this
     }
 
     pub(super) fn max(&self) -> &Shape {
@@ -118,8 +140,13 @@ impl Program {
     }
 
     /// What the output is made of.
-    pub(super) fn element(&self) -> Element {
+    pub(super) fn output_element(&self) -> Element {
         self.output
+    }
+
+    /// Numbers in f32 that kernels read besides the plan's weights, behind which they come: frequencies of rotations.
+    pub(super) fn tables(&self) -> impl Iterator<Item = Vec<f32>> {
+        self.rotations.iter().map(|(width, base)| frequencies(*width, *base).collect())
     }
 
     /// What a weight is kept as: norms' vectors, and the bias of a product that is handed out unrounded, are small and stay
@@ -129,12 +156,12 @@ impl Program {
             Op::Gemm { bias, output, .. } => *bias == Some(id) && self.element_at(*output) == Element::F32,
             _ => op.norms().any(|norm| norm.gain == id || norm.shift == Some(id)),
         };
-        if self.plan.ops.iter().any(is_wide) { Element::F32 } else { Element::Bf16 }
+        if self.plan.ops.iter().any(is_wide) { Element::F32 } else { self.element }
     }
 
     /// What a buffer is made of.
     fn element_at(&self, buffer: BufferId) -> Element {
-        if buffer == self.plan.output { self.output } else { Element::Bf16 }
+        if buffer == self.plan.output { self.output } else { self.element }
     }
 
     /// Where the output lies.
@@ -161,7 +188,8 @@ impl Program {
         })
     }
 
-    /// What computes a batch of this shape, once its inputs lie in the arena.
+    /// What computes a batch of this shape, once its inputs lie in the arena. `weights` are the plan's, and then the
+    /// [`tables`](Self::tables).
     pub(super) fn commands(&self, shape: &Shape, arena: Span, weights: &[Span]) -> Vec<Command> {
         self.commands_by_op(shape, arena, weights).flat_map(|(_, commands)| commands).collect()
     }
@@ -239,19 +267,19 @@ fn overwritten(op: &Op) -> Option<BufferId> {
 }
 
 /// Whether there are kernels for all ops.
-fn check(plan: &Plan) -> Result<(), Unsupported> {
+fn check(plan: &Plan, element: Element) -> Result<(), Unsupported> {
     for op in &plan.ops {
         let mut width = plan[op.output()].width;
         let has_kernel = match op {
             Op::Embed { .. } => Embed::kernel(width).is_some(),
             Op::AddNorm { .. } => AddNorm::kernel(width).is_some(),
-            Op::Attend { heads, .. } if Attend::kernel(heads.width).is_none() => {
+            Op::Attend { heads, .. } if Attend::kernel(element, heads.width).is_none() => {
                 return Err(Unsupported::Head(heads.width));
             }
             Op::Rotate { heads, .. } if !Rotate::takes(heads.width) => return Err(Unsupported::Head(heads.width)),
             Op::Gate { .. } => Gate::takes(width),
             Op::Pool { .. } | Op::Pick { .. } => width.is_multiple_of(8),
-            // cublasLt reads rows of whole 16 bytes.
+            // cublasLt reads rows of whole 16 bytes, and so much at a time.
             Op::Gemm { input, .. } => {
                 width = plan[*input].width;
                 width.is_multiple_of(8)
@@ -271,7 +299,7 @@ struct At<'a> {
     shape: &'a Shape,
     inputs: Inputs,
     arena: Span,
-    /// By their ids.
+    /// By their ids; then the tables.
     weights: &'a [Span],
 }
 
@@ -280,12 +308,13 @@ impl At<'_> {
         let plan = &self.program.plan;
         let (rows, width) = (self.shape.rows(plan[op.output()].rows), plan[op.output()].width);
         let output = self.buffer(op.output());
-        let element = self.program.element_at(op.output());
+        let (element, into) = (self.program.element, self.program.element_at(op.output()));
         match *op {
             Op::Embed { words, positions, types, norm, .. } => {
                 let embed = Embed {
                     tokens: rows,
                     width,
+                    element,
                     ids: self.input(&self.inputs.ids),
                     places: self.input(&self.inputs.places),
                     types: types.map(|_| self.input(&self.inputs.types)),
@@ -304,27 +333,30 @@ impl At<'_> {
                     rows,
                     outputs: width,
                     inputs: plan[input].width,
+                    of: element,
                     input: self.buffer(input),
                     weight: self.weight(weight),
                     bias: bias.map(|bias| self.weight(bias)),
                     residual: residual.filter(|_| after.is_none()),
                     epilogue,
                     output,
-                    into: element,
+                    into,
                 };
-                let activate = |activation| Activate { rows, width, matrix: output, bias: None, residual, activation };
+                let activate =
+                    |activation| Activate { rows, width, element, matrix: output, bias: None, residual, activation };
                 let after = after.map(activate);
                 [Command::Multiply(product)].into_iter().chain(after.map(|after| after.command())).collect()
             }
             Op::Gate { input, activation, .. } => {
-                vec![Gate { rows, width, activation, input: self.buffer(input), output }.command()]
+                vec![Gate { rows, width, element, activation, input: self.buffer(input), output }.command()]
             }
             Op::Rotate { qkv, heads, norms, base, .. } => {
                 let rotate = Rotate {
                     tokens: rows,
                     heads,
+                    element,
                     norms: norms.map(|norms| norms.map(|norm| self.norm(&norm))),
-                    base,
+                    frequencies: self.frequencies(heads.width, base),
                     qkv: self.buffer(qkv),
                     places: self.input(&self.inputs.places),
                     output,
@@ -334,6 +366,7 @@ impl At<'_> {
             Op::Attend { qkv, heads, mask, scale, .. } => {
                 let attend = Attend {
                     heads,
+                    element,
                     mask,
                     scale,
                     qkv: self.buffer(qkv),
@@ -345,15 +378,15 @@ impl At<'_> {
             }
             Op::AddNorm { input, residual, norm, .. } => {
                 let (input, residual) = (self.buffer(input), residual.map(|residual| self.buffer(residual)));
-                vec![AddNorm { rows, width, input, residual, norm: self.norm(&norm), output }.command()]
+                vec![AddNorm { rows, width, element, input, residual, norm: self.norm(&norm), output }.command()]
             }
             Op::Pool { input, pooling, .. } => {
                 let (input, splits) = (self.buffer(input), self.input(&self.inputs.splits));
-                vec![Pool { sequences: rows, width, pooling, input, splits, output, into: element }.command()]
+                vec![Pool { sequences: rows, width, element, pooling, input, splits, output, into }.command()]
             }
             Op::Pick { input, .. } => {
                 let (input, list) = (self.buffer(input), self.input(&self.inputs.marks));
-                vec![Pick { marks: rows, width, input, list, output }.command()]
+                vec![Pick { marks: rows, width, element, input, list, output }.command()]
             }
         }
     }
@@ -368,6 +401,12 @@ impl At<'_> {
 
     fn weight(&self, weight: WeightId) -> Span {
         self.weights[weight.0]
+    }
+
+    fn frequencies(&self, width: usize, base: f32) -> Span {
+        let Program { plan, rotations, .. } = self.program;
+        let table = rotations.iter().position(|rotation| *rotation == (width, base));
+        self.weights[plan.weights.len() + table.expect("all rotations of the plan are there")]
     }
 
     fn norm(&self, norm: &plan::Norm) -> Norm {

@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use crate::backend::planned::finish::Finish;
 use crate::batch::{ItemOptions, ItemResult, Tensor};
-use crate::cuda::driver::Element;
+use crate::cuda::element::Element;
 use crate::cuda::slot::Slot;
 use crate::ops::top::cuda as top;
 
@@ -41,7 +39,7 @@ impl Run {
         let results = self.slot.results();
         match self.results {
             Results::Output(element) => {
-                let (values, width) = (values(results, element), finish.width());
+                let (values, width) = (element.read(results), finish.width());
                 let outputs =
                     |row: &Row| finish.finish(&values[row.output.start * width..row.output.end * width], &row.options);
                 self.rows.iter().map(|row| row.answered(outputs(row))).collect()
@@ -58,13 +56,5 @@ impl Run {
 impl Row {
     fn answered(&self, outputs: Vec<Tensor>) -> ItemResult {
         ItemResult { index: self.index, outcome: Ok(outputs) }
-    }
-}
-
-/// Numbers as the device wrote them.
-pub(super) fn values(bytes: &[u8], element: Element) -> Vec<f32> {
-    match element {
-        Element::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        Element::Bf16 => bytes.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
     }
 }

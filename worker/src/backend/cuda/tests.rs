@@ -89,12 +89,20 @@ impl Bench {
     }
 
     fn prepare(&self, name: &str, folder: &Path) -> Result<(Loaded, ModelCard), LoadError> {
+        self.prepare_in(Precision::Auto, name, folder)
+    }
+
+    fn prepare_in(&self, precision: Precision, name: &str, folder: &Path) -> Result<(Loaded, ModelCard), LoadError> {
         let (name, source) = (name.into(), ModelSource::Folder(folder.to_owned()));
-        Cuda::prepare(&PrepareRequest { name, source, precision: Precision::Auto }, &self.compute, &mut |_| {})
+        Cuda::prepare(&PrepareRequest { name, source, precision }, &self.compute, &mut |_| {})
     }
 
     fn load(&mut self, name: &str, folder: &Path) -> ModelCard {
-        let (loaded, card) = self.prepare(name, folder).unwrap();
+        self.load_in(Precision::Auto, name, folder)
+    }
+
+    fn load_in(&mut self, precision: Precision, name: &str, folder: &Path) -> ModelCard {
+        let (loaded, card) = self.prepare_in(precision, name, folder).unwrap();
         self.cuda.install(&name.into(), loaded).unwrap();
         card
     }
@@ -269,6 +277,38 @@ fn the_card_says_what_it_computes_in_and_how_long_its_smallest_batch_takes() {
     let card = Bench::new(0, AMPLE).load("tiny", folder.path());
     assert_eq!((card.backend, card.dtype, card.instructions), ("cuda", "bf16", ""));
     assert!(card.smallest_batch > Duration::ZERO && card.bytes > 2 * HIDDEN as u64 * 100);
+}
+
+#[test]
+fn a_model_computes_in_what_it_is_asked_for_and_rows_are_the_same_bits_alone() {
+    for name in ["bert-embed", "qwen3-embed"] {
+        let folder = write(name, 2);
+        let rows = rows(&[65, 1, 20, 33], 3);
+        let mut bytes = Vec::new();
+        let mut embed = |precision| {
+            let mut bench = Bench::new(0, AMPLE);
+            let card = bench.load_in(precision, "tiny", folder.path());
+            bytes.push(card.bytes);
+            // As it is, captured, and replayed.
+            let all = [(); 3].map(|()| bench.embed(&rows));
+            assert!(all[1] == all[0] && all[2] == all[0], "{name} in {}", card.dtype);
+            for (row, together) in rows.iter().zip(&all[0]) {
+                assert_eq!(&bench.embed(std::slice::from_ref(row))[0], together, "{name} in {}", card.dtype);
+            }
+            (card.dtype, all[0].concat())
+        };
+        let (dtype, exact) = embed(Precision::F32);
+        assert_eq!(dtype, "f32");
+        let off = [(Precision::F16, "f16"), (Precision::Bf16, "bf16")].map(|(precision, expected)| {
+            let (dtype, found) = embed(precision);
+            assert_eq!(dtype, expected);
+            let apart = found.iter().zip(&exact).map(|(found, exact)| (found - exact).powi(2)).sum::<f32>().sqrt();
+            apart / exact.iter().map(|x| x * x).sum::<f32>().sqrt()
+        });
+        // Three bits are eight times as near; and both are rounded.
+        assert!(0.0 < off[0] && off[0] < off[1] / 4.0 && off[1] < 2e-2, "{name}: {off:?}");
+        assert!(bytes[1] == bytes[2] && bytes[0] > bytes[1] * 3 / 2, "{name}: {bytes:?}");
+    }
 }
 
 #[test]

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
-use half::bf16;
 use sha2::{Digest as _, Sha256};
 
 use super::Gpu;
 use super::program::Program;
 use crate::backend::LoadError;
-use crate::cuda::driver::{ALIGNMENT, DriverError, Element, Span};
+use crate::cuda::driver::{ALIGNMENT, DriverError, Span};
+use crate::cuda::element::Element;
 use crate::cuda::ledger::Reservation;
 use crate::cuda::lock;
 use crate::cuda::memory::{DeviceMemory, PinnedMemory};
@@ -25,7 +25,7 @@ use crate::plan::{Plan, Rows, WeightId};
 pub(super) struct Weights {
     /// What the ops over tokens read, and what the others do, if there is anything.
     pieces: Vec<Arc<Piece>>,
-    /// By their ids: in which piece, and where in it, in bytes.
+    /// By their ids, then the program's tables: in which piece, and where in it, in bytes.
     places: Vec<(usize, Range<usize>)>,
 }
 
@@ -71,22 +71,30 @@ impl Weights {
     ) -> Result<Self, LoadError> {
         let is_backbone = backbone(plan);
         let mut ends = [0_usize; 2];
-        let mut place = |index: usize| {
-            let piece = usize::from(!is_backbone[index]);
+        let mut place = |piece: usize, bytes: usize| {
             let start = ends[piece].next_multiple_of(ALIGNMENT);
-            let (rows, columns) = plan.weights[index].size();
-            ends[piece] = start + rows * columns * program.element_of(WeightId(index)).bytes();
+            ends[piece] = start + bytes;
             (piece, start..ends[piece])
         };
-        let mut places: Vec<_> = (0..plan.weights.len()).map(&mut place).collect();
+        let mut places = Vec::with_capacity(plan.weights.len());
+        for (index, weight) in plan.weights.iter().enumerate() {
+            let (rows, columns) = weight.size();
+            let bytes = rows * columns * program.element_of(WeightId(index)).bytes();
+            places.push(place(usize::from(!is_backbone[index]), bytes));
+        }
+        let tables: Vec<_> = program.tables().collect();
+        places.extend(tables.iter().map(|table| place(0, size_of_val(&**table))));
         let (all, mut done) = (ends[0] + ends[1], 0);
         let mut pieces = Vec::new();
         for (piece, end) in ends.into_iter().enumerate().filter(|(_, end)| *end > 0) {
             let mut hash = [0; 32];
             let host = PinnedMemory::filled(gpu.driver(), end, |bytes| {
                 for (index, (_, place)) in places.iter().enumerate().filter(|(_, (of, _))| *of == piece) {
-                    let id = WeightId(index);
-                    write(weights.weight(id), program.element_of(id), &mut bytes[place.clone()])?;
+                    let (id, to) = (WeightId(index), &mut bytes[place.clone()]);
+                    match index.checked_sub(plan.weights.len()) {
+                        Some(table) => Element::F32.write(tables[table].iter().copied(), to),
+                        None => write(weights.weight(id), program.element_of(id), to)?,
+                    }
                     done += place.len();
                     progress(done as f32 / all as f32);
                 }
@@ -220,15 +228,7 @@ fn write(source: Source<'_>, element: Element, to: &mut [u8]) -> Result<(), Load
     let row_bytes = to.len() / source.rows();
     for (index, to) in to.chunks_exact_mut(row_bytes).enumerate() {
         source.read_row(index, &mut row)?;
-        match element {
-            Element::F32 => {
-                to.as_chunks_mut::<4>().0.iter_mut().zip(&row).for_each(|(to, x)| *to = x.to_le_bytes());
-            }
-            Element::Bf16 => {
-                let numbers = row.iter().map(|x| bf16::from_f32(*x).to_le_bytes());
-                to.as_chunks_mut::<2>().0.iter_mut().zip(numbers).for_each(|(to, x)| *to = x);
-            }
-        }
+        element.write(row.iter().copied(), to);
     }
     source.done();
     Ok(())

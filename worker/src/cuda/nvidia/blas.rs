@@ -23,7 +23,8 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
 use self::describe::{Description, Layout, Preference};
 use super::DriverError;
-use crate::cuda::driver::{Element, Epilogue, Product};
+use crate::cuda::driver::{Epilogue, Product};
+use crate::cuda::element::Element;
 
 /// What algorithms are chosen for: about what a busy worker's batch has.
 const TYPICAL_ROWS: usize = 2048;
@@ -58,6 +59,7 @@ struct Form {
     epilogue: Epilogue,
     has_bias: bool,
     has_residual: bool,
+    of: Element,
     into: Element,
     /// Of all matrices, bytes.
     alignment: u32,
@@ -177,6 +179,7 @@ impl Form {
             epilogue: product.epilogue,
             has_bias: product.bias.is_some(),
             has_residual: product.residual.is_some(),
+            of: product.of,
             into: product.into,
             alignment,
         }
@@ -186,7 +189,7 @@ impl Form {
 impl Prepared {
     /// `product` is one of this form: with a bias, cublasLt wants to see one before it answers.
     fn new(handle: lt::cublasLtHandle_t, form: Form, product: &Product, workspace: usize) -> Result<Self, Refusal> {
-        let Form { outputs, inputs, into, .. } = form;
+        let Form { outputs, inputs, of, into, .. } = form;
         let description = Description::new()?;
         description.set(DescriptionAttribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
         let epilogue = epilogue(form.epilogue, form.has_bias) as u32;
@@ -195,8 +198,8 @@ impl Prepared {
         description.set_bias(product)?;
         let mut this = Self {
             description,
-            weight: Layout::new(Element::Bf16, inputs, outputs)?,
-            input: Layout::new(Element::Bf16, inputs, TYPICAL_ROWS)?,
+            weight: Layout::new(of, inputs, outputs)?,
+            input: Layout::new(of, inputs, TYPICAL_ROWS)?,
             output: Layout::new(into, outputs, TYPICAL_ROWS)?,
             algorithm: Algorithm { data: [0; 8] },
             checked: HashSet::new(),

@@ -1,14 +1,14 @@
 //! Ops over the tokens of sequences: attention, and the places that it is told.
 
-use half::bf16;
 use rand::RngExt as _;
 
-use super::{Compared, Draw, narrow};
+use super::{Compared, Draw};
 use crate::gpu_check::{CheckError, say};
 use crate::ops::attend::cuda::{Attend, tiles};
 use crate::ops::attend::reference::attend;
 use crate::ops::normalize::cuda::Norm;
 use crate::ops::normalize::reference::normalize;
+use crate::ops::rotate::angles::frequencies;
 use crate::ops::rotate::cuda::Rotate;
 use crate::ops::rotate::reference::rotate;
 use crate::plan::{Heads, Mask, NormKind};
@@ -26,12 +26,13 @@ impl Draw<'_> {
         let mut bench = self.bench();
         let attention = Attend {
             heads,
+            element: self.element,
             mask,
             scale,
-            qkv: bench.put(&qkv.narrow),
+            qkv: qkv.put(&mut bench),
             tiles: list.len() / 3,
             list: bench.put(&list),
-            output: bench.room::<bf16>(tokens * heads.queries()),
+            output: self.room(&mut bench, tokens * heads.queries()),
         };
         bench.run(attention.command()).map_err(say)?;
         let row = |token: usize| &qkv.wide[token * heads.row()..][..heads.row()];
@@ -48,7 +49,7 @@ impl Draw<'_> {
                 }
             }
         }
-        Ok(Compared { found: narrow(&bench, attention.output), expected })
+        Ok(Compared { found: self.read(&bench, attention.output), expected })
     }
 
     /// Tokens of places near and far, some of them as far as any model's sequences go.
@@ -59,11 +60,20 @@ impl Draw<'_> {
         let qkv = self.numbers(tokens * heads.row());
         let gains = [self.vector(heads.width, 1.0), self.vector(heads.width, 1.0)];
         let mut bench = self.bench();
-        let from = bench.put(&qkv.narrow);
+        let from = qkv.put(&mut bench);
         let mut norm = |gain: &Vec<f32>| Norm { kind: NormKind::Rms, gain: bench.put(gain), shift: None, epsilon };
         let norms = has_norms.then(|| gains.each_ref().map(&mut norm));
-        let output = if in_place { from } else { bench.room::<bf16>(qkv.narrow.len()) };
-        let rotation = Rotate { tokens, heads, norms, base, qkv: from, places: bench.put(&places), output };
+        let output = if in_place { from } else { self.room(&mut bench, qkv.wide.len()) };
+        let rotation = Rotate {
+            tokens,
+            heads,
+            element: self.element,
+            norms,
+            frequencies: bench.put(&frequencies(heads.width, base).collect::<Vec<_>>()),
+            qkv: from,
+            places: bench.put(&places),
+            output,
+        };
         bench.run(rotation.command()).map_err(say)?;
         let none = vec![0.0; heads.width];
         let mut expected = Vec::with_capacity(qkv.wide.len());
@@ -80,6 +90,6 @@ impl Draw<'_> {
                 }
             }
         }
-        Ok(Compared { found: narrow(&bench, output), expected })
+        Ok(Compared { found: self.read(&bench, output), expected })
     }
 }

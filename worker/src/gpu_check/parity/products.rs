@@ -1,7 +1,10 @@
 //! Matrix products, which are cublasLt's.
 
-use super::{Compared, Draw, Parity, of_element};
-use crate::cuda::driver::{Element, Epilogue, Product};
+use std::collections::BTreeSet;
+
+use super::{Compared, Draw, Parity, read};
+use crate::cuda::driver::{Epilogue, Product};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::gpu_check::{GpuCheck, say};
 use crate::ops::activate::reference::activate;
@@ -17,10 +20,9 @@ enum Residual {
 }
 
 impl GpuCheck {
-    /// Matrix products of the shapes that plans have, into either type, with each epilogue.
+    /// Matrix products of the shapes that plans have, of each kind of number, into that and f32, with each epilogue.
     #[must_use]
     pub fn products(&self) -> Vec<Parity> {
-        let mut draw = Draw::new(self);
         let products: &[_] = if self.is_emulated {
             &[(3, 32, 64), (65, 24, 8)]
         } else {
@@ -34,10 +36,15 @@ impl GpuCheck {
                 (3, 1, 768),
             ]
         };
-        for &(rows, outputs, inputs) in products {
-            draw.product_cases(rows, outputs, inputs);
+        let mut found = Vec::new();
+        for element in Element::ALL {
+            let mut draw = Draw::new(self, element);
+            for &(rows, outputs, inputs) in products {
+                draw.product_cases(rows, outputs, inputs);
+            }
+            found.extend(draw.found);
         }
-        draw.found
+        found
     }
 }
 
@@ -52,7 +59,8 @@ impl Draw<'_> {
                 sums.push(row.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>());
             }
         }
-        for into in [Element::Bf16, Element::F32] {
+        let of = self.element;
+        for into in BTreeSet::from([of, Element::F32]) {
             for (epilogue, has_bias, residual) in [
                 (Epilogue::Identity, false, Residual::None),
                 (Epilogue::Identity, true, Residual::None),
@@ -64,7 +72,7 @@ impl Draw<'_> {
             ] {
                 // What is handed out is a plain product, and a few labels never another op's input.
                 let is_plain = epilogue == Epilogue::Identity && residual == Residual::None;
-                if into == Element::F32 && !is_plain || into == Element::Bf16 && outputs < 8 {
+                if into != of && !is_plain || into == of && outputs < 8 {
                     continue;
                 }
                 let case = format!(
@@ -73,18 +81,16 @@ impl Draw<'_> {
                 );
                 self.note("gemm", case, |draw| {
                     let mut bench = draw.bench();
-                    let shift = match into {
-                        Element::Bf16 => bench.put(&bias.narrow),
-                        Element::F32 => bench.put(&bias.wide.iter().map(|x| *x as f32).collect::<Vec<_>>()),
-                    };
-                    let apart = bench.put(&more.narrow);
+                    let shift = bias.put_as(into, &mut bench);
+                    let apart = more.put(&mut bench);
                     let room = bench.room::<u8>(rows * outputs * into.bytes());
                     let product = Product {
                         rows,
                         outputs,
                         inputs,
-                        input: bench.put(&input.narrow),
-                        weight: bench.put(&weight.narrow),
+                        of,
+                        input: input.put(&mut bench),
+                        weight: weight.put(&mut bench),
                         bias: has_bias.then_some(shift),
                         residual: (residual != Residual::None).then_some(apart),
                         epilogue,
@@ -103,7 +109,7 @@ impl Draw<'_> {
                         activate(sum + shift + more, activation)
                     };
                     let expected = sums.iter().enumerate().map(finish).collect();
-                    Ok(Compared { found: of_element(&bench, product.output, into), expected })
+                    Ok(Compared { found: read(&bench, product.output, into), expected })
                 });
             }
         }

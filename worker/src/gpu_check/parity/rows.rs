@@ -1,10 +1,9 @@
 //! Ops that know nothing of a token but its row.
 
-use half::bf16;
 use rand::RngExt as _;
 
-use super::{Compared, Draw, Numbers, narrow, of_element};
-use crate::cuda::driver::Element;
+use super::{Compared, Draw, Numbers, read};
+use crate::cuda::element::Element;
 use crate::gpu_check::{CheckError, say};
 use crate::ops::activate::cuda::Activate;
 use crate::ops::activate::reference::activate;
@@ -39,16 +38,17 @@ impl Draw<'_> {
         let add_norm = AddNorm {
             rows,
             width,
-            input: bench.put(&input.narrow),
-            residual: Some(bench.put(&residual.narrow)),
+            element: self.element,
+            input: input.put(&mut bench),
+            residual: Some(residual.put(&mut bench)),
             norm: Norm { kind, gain: bench.put(&gain), shift: shift_span, epsilon: EPSILON },
-            output: bench.room::<bf16>(rows * width),
+            output: self.room(&mut bench, rows * width),
         };
         bench.run(add_norm.command()).map_err(say)?;
         let sums: Vec<f64> = input.wide.iter().zip(&residual.wide).map(|(x, y)| x + y).collect();
         let shift = if has_shift { shift } else { vec![0.0; width] };
         let expected = sums.chunks_exact(width).flat_map(|row| normalize(kind, row, &gain, &shift, EPSILON)).collect();
-        Ok(Compared { found: narrow(&bench, add_norm.output), expected })
+        Ok(Compared { found: self.read(&bench, add_norm.output), expected })
     }
 
     pub(super) fn embed(
@@ -69,14 +69,15 @@ impl Draw<'_> {
         let embed_all = Embed {
             tokens,
             width,
+            element: self.element,
             ids: bench.put(&ids),
             places: bench.put(&places),
             types: has_types.then(|| bench.put(&types)),
-            words: bench.put(&words.narrow),
-            positions: has_positions.then(|| bench.put(&positions.narrow)),
-            kinds: Some(bench.put(&kinds.narrow)),
+            words: words.put(&mut bench),
+            positions: has_positions.then(|| positions.put(&mut bench)),
+            kinds: Some(kinds.put(&mut bench)),
             norm: has_norm.then_some(norm),
-            output: bench.room::<bf16>(tokens * width),
+            output: self.room(&mut bench, tokens * width),
         };
         bench.run(embed_all.command()).map_err(say)?;
         let row = |table: &Numbers, row: u32| table.wide[row as usize * width..][..width].to_vec();
@@ -88,7 +89,7 @@ impl Draw<'_> {
                 if has_norm { embed(NormKind::Layer, &rows, &gain, &shift, EPSILON) } else { sum(&rows) }
             })
             .collect();
-        Ok(Compared { found: narrow(&bench, embed_all.output), expected })
+        Ok(Compared { found: self.read(&bench, embed_all.output), expected })
     }
 
     pub(super) fn activation(
@@ -100,23 +101,26 @@ impl Draw<'_> {
     ) -> Result<Compared, CheckError> {
         let (matrix, bias, more) = (self.numbers(rows * width), self.numbers(width), self.numbers(rows * width));
         let mut bench = self.bench();
-        let (at, shift) = (bench.put(&matrix.narrow), Some(bench.put(&bias.narrow)));
-        let residual = has_residual.then(|| bench.put(&more.narrow));
-        bench.run(Activate { rows, width, matrix: at, bias: shift, residual, activation }.command()).map_err(say)?;
+        let (at, shift) = (matrix.put(&mut bench), Some(bias.put(&mut bench)));
+        let residual = has_residual.then(|| more.put(&mut bench));
+        let activate_all =
+            Activate { rows, width, element: self.element, matrix: at, bias: shift, residual, activation };
+        bench.run(activate_all.command()).map_err(say)?;
         let sum = |(index, x): (usize, &f64)| {
             activate(x + bias.wide[index % width], activation) + if has_residual { more.wide[index] } else { 0.0 }
         };
         let expected = matrix.wide.iter().enumerate().map(sum).collect();
-        Ok(Compared { found: narrow(&bench, at), expected })
+        Ok(Compared { found: self.read(&bench, at), expected })
     }
 
     pub(super) fn gate(&mut self, activation: Activation, rows: usize, width: usize) -> Result<Compared, CheckError> {
         let input = self.numbers(rows * 2 * width);
         let mut bench = self.bench();
-        let (from, to) = (bench.put(&input.narrow), bench.room::<bf16>(rows * width));
-        bench.run(Gate { rows, width, activation, input: from, output: to }.command()).map_err(say)?;
+        let (from, to) = (input.put(&mut bench), self.room(&mut bench, rows * width));
+        let gate_all = Gate { rows, width, element: self.element, activation, input: from, output: to };
+        bench.run(gate_all.command()).map_err(say)?;
         let expected = input.wide.chunks_exact(2 * width).flat_map(|row| gate(row, activation)).collect();
-        Ok(Compared { found: narrow(&bench, to), expected })
+        Ok(Compared { found: self.read(&bench, to), expected })
     }
 
     pub(super) fn pooling(&mut self, pooling: Pooling, into: Element) -> Result<Compared, CheckError> {
@@ -126,8 +130,9 @@ impl Draw<'_> {
         let pooled = Pool {
             sequences: 3,
             width,
+            element: self.element,
             pooling,
-            input: bench.put(&input.narrow),
+            input: input.put(&mut bench),
             splits: bench.put(&splits),
             output: bench.room::<u8>(3 * width * into.bytes()),
             into,
@@ -136,7 +141,7 @@ impl Draw<'_> {
         let rows: Vec<Vec<f64>> = input.wide.chunks_exact(width).map(<[f64]>::to_vec).collect();
         let of = |pair: &[u32]| pool(&rows[pair[0] as usize..pair[1] as usize], pooling);
         let expected = splits.windows(2).flat_map(of).collect();
-        Ok(Compared { found: of_element(&bench, pooled.output, into), expected })
+        Ok(Compared { found: read(&bench, pooled.output, into), expected })
     }
 
     pub(super) fn pick(&mut self, width: usize) -> Result<Compared, CheckError> {
@@ -146,13 +151,14 @@ impl Draw<'_> {
         let picked = Pick {
             marks: marks.len(),
             width,
-            input: bench.put(&input.narrow),
+            element: self.element,
+            input: input.put(&mut bench),
             list: bench.put(&marks),
-            output: bench.room::<bf16>(marks.len() * width),
+            output: self.room(&mut bench, marks.len() * width),
         };
         bench.run(picked.command()).map_err(say)?;
         let expected = marks.iter().flat_map(|mark| input.wide[*mark as usize * width..][..width].to_vec()).collect();
-        Ok(Compared { found: narrow(&bench, picked.output), expected })
+        Ok(Compared { found: self.read(&bench, picked.output), expected })
     }
 
     pub(super) fn top(&mut self, vocabulary: usize) -> Result<Compared, CheckError> {

@@ -1,7 +1,8 @@
 //! Every op that an encoder of a size may have, by itself.
 
 use super::{OpSpeed, Room};
-use crate::cuda::driver::{Element, Epilogue, Product, Span};
+use crate::cuda::driver::{Epilogue, Product, Span};
+use crate::cuda::element::Element;
 use crate::cuda::memory::DeviceMemory;
 use crate::cuda::queue::Command;
 use crate::gpu_check::{CheckError, Encoder, GpuCheck};
@@ -112,6 +113,7 @@ impl<'a> Batch<'a> {
             rows,
             outputs,
             inputs,
+            of: Element::Bf16,
             input: part(&self.input, rows * inputs),
             weight: part(&self.weight, outputs * inputs),
             bias: (!has_residual).then(|| part(&self.residual, outputs)),
@@ -131,6 +133,7 @@ impl<'a> Batch<'a> {
         let (tokens, length) = (self.tokens(), self.length);
         let attend = Attend {
             heads,
+            element: Element::Bf16,
             mask,
             scale: 0.1,
             qkv: part(&self.input, tokens * heads.row()),
@@ -154,8 +157,10 @@ impl<'a> Batch<'a> {
         let rotate = Rotate {
             tokens,
             heads,
+            element: Element::Bf16,
             norms: has_norms.then_some([norm; 2]),
-            base: 1e4,
+            // Any numbers are as quick as others.
+            frequencies: self.weight.span().part(0..2 * heads.width),
             qkv,
             places: self.places.span(),
             output: qkv,
@@ -172,6 +177,7 @@ impl<'a> Batch<'a> {
         let add_norm = AddNorm {
             rows,
             width: hidden,
+            element: Element::Bf16,
             input: part(&self.input, rows * hidden),
             residual: Some(part(&self.residual, rows * hidden)),
             norm: Norm { kind: NormKind::Layer, gain: vector(0), shift: Some(vector(1)), epsilon: 1e-12 },
@@ -181,6 +187,7 @@ impl<'a> Batch<'a> {
         let activate = Activate {
             rows,
             width: inner,
+            element: Element::Bf16,
             matrix: part(&self.output, rows * inner),
             bias: None,
             residual: None,
@@ -190,6 +197,7 @@ impl<'a> Batch<'a> {
         let gate = Gate {
             rows,
             width: inner,
+            element: Element::Bf16,
             activation: Activation::Gelu,
             input: part(&self.input, 2 * rows * inner),
             output: part(&self.output, rows * inner),
@@ -199,6 +207,7 @@ impl<'a> Batch<'a> {
         let pool = Pool {
             sequences: count,
             width: hidden,
+            element: Element::Bf16,
             pooling: Pooling::Mean,
             input: part(&self.input, rows * hidden),
             splits: self.bounds.span(),

@@ -9,33 +9,33 @@ namespace {
 constexpr int THREADS = 128;
 
 template <class Activation>
-DEVICE void activate(bf16* matrix, const bf16* bias, const bf16* residual, int width) {
+DEVICE void activate(number* matrix, const number* bias, const number* residual, int width) {
     const size_t start = static_cast<size_t>(blockIdx.x) * width;
-    bf16* row = matrix + start;
+    number* row = matrix + start;
     if (residual != nullptr) residual += start;
     if (width % 8 != 0) {  // then no row but the first need be aligned
         for (int at = threadIdx.x; at < width; at += THREADS) {
             const float shift = bias == nullptr ? 0.0f : widen(load(bias + at));
             const float more = residual == nullptr ? 0.0f : widen(load(residual + at));
-            store(row + at, narrow(Activation::of(widen(load(row + at)) + shift) + more));
+            store(row + at, narrow<number>(Activation::of(widen(load(row + at)) + shift) + more));
         }
         return;
     }
     for (int at = static_cast<int>(threadIdx.x) * 8; at < width; at += THREADS * 8) {
         float x[8];
-        unpack(x, load8(row + at));
+        read8(x, row + at);
         if (bias != nullptr) add8(x, bias + at);
 #pragma unroll
         for (int i = 0; i < 8; i++) x[i] = Activation::of(x[i]);
         if (residual != nullptr) add8(x, residual + at);
-        store8(row + at, pack(x));
+        write8(row + at, x);
     }
 }
 
 }  // namespace
 
 #define ENTRY(name, Activation)                                                                              \
-    KERNEL(THREADS) activate_##name(bf16* matrix, const bf16* bias, const bf16* residual, int width) {       \
+    KERNEL(THREADS) activate_##name(number* matrix, const number* bias, const number* residual, int width) {       \
         activate<Activation>(matrix, bias, residual, width);                                                 \
     }
 FOR_EVERY_ACTIVATION(ENTRY)

@@ -1,6 +1,7 @@
 //! The GPU's kernel: a block takes a row, in place. For activations that a product's epilogue has not.
 
-use crate::cuda::driver::{Argument, Epilogue, Launch, Span};
+use crate::cuda::driver::{Argument, Epilogue, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::plan::Activation;
 
@@ -15,6 +16,7 @@ const THREADS: u32 = 128;
 pub(crate) struct Activate {
     pub(crate) rows: usize,
     pub(crate) width: usize,
+    pub(crate) element: Element,
     /// [R, L], L any
     pub(crate) matrix: Span,
     /// [L]
@@ -35,7 +37,7 @@ impl Activate {
             Activation::Tanh => "activate_tanh",
         };
         Command::Launch(Launch {
-            kernel,
+            kernel: Kernel::of(self.element, kernel),
             grid: [self.rows as u32, 1, 1],
             block: THREADS,
             arguments: vec![

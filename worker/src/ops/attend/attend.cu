@@ -1,4 +1,4 @@
-#include "gpu.cuh"
+#include "attend.cuh"
 
 // output[i, h] = Σ_j softmax_j(scale · q[i, h] · k[j, h]) v[j, h] over the tokens j of i's own sequence that stand at most
 // `before` before it or `after` behind it. Rows of `qkv` [T, (heads + 2 · heads / sharing) · D] are queries, keys and
@@ -17,7 +17,6 @@ namespace {
 
 constexpr int THREADS = 128;
 constexpr int QUERIES = 64;
-constexpr float LEAST = -3.402823466e38f;
 
 // Keys and values of a stage. Of wider heads there are fewer: two stages must fit into 48 KiB.
 template <int D>
@@ -27,25 +26,9 @@ constexpr int KEYS = D <= 80 ? 64 : 32;
 template <int D>
 constexpr int STRIDE = D + 8;
 
-// One head's part in a batch of queries, keys and values.
-template <int D>
-struct Rows {
-    const bf16 *queries, *keys, *values;  // of the sequence's first token
-    size_t width;
-    int length;
-
-    DEVICE Rows(const bf16* qkv, int begin, int length, int heads, int sharing) : length(length) {
-        const int shared = heads / sharing;
-        width = static_cast<size_t>(heads + 2 * shared) * D;
-        queries = qkv + begin * width + blockIdx.y * D;
-        keys = qkv + begin * width + (heads + blockIdx.y / sharing) * D;
-        values = keys + shared * D;
-    }
-};
-
 // Begins to copy the keys and values `first..first + KEYS<D>` of a sequence; past its end are zeros.
 template <int D>
-DEVICE void copy_tile(bf16* keys, bf16* values, const Rows<D>& rows, int first) {
+DEVICE void copy_tile(number* keys, number* values, const Rows<number>& rows, int first) {
     for (int i = threadIdx.x; i < KEYS<D> * D / 8; i += THREADS) {
         const int row = i / (D / 8), at = i % (D / 8) * 8;
         const bool is_there = first + row < rows.length;
@@ -58,7 +41,7 @@ DEVICE void copy_tile(bf16* keys, bf16* values, const Rows<D>& rows, int first) 
 
 // The warp's 16 queries as operands of products; past the sequence's end they are 0.
 template <int D>
-DEVICE void load_queries(unsigned (&queries)[D / 16][4], const Rows<D>& rows, int row) {
+DEVICE void load_queries(unsigned (&queries)[D / 16][4], const Rows<number>& rows, int row) {
     const int pair = (threadIdx.x & 3) * 2;
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
@@ -72,9 +55,9 @@ DEVICE void load_queries(unsigned (&queries)[D / 16][4], const Rows<D>& rows, in
 
 // Products of 16 queries with a tile of keys.
 template <int D>
-DEVICE void score(float (&scores)[KEYS<D> / 8][4], const unsigned (&queries)[D / 16][4], const bf16* keys) {
+DEVICE void score(float (&scores)[KEYS<D> / 8][4], const unsigned (&queries)[D / 16][4], const number* keys) {
     const int lane = threadIdx.x & 31;
-    const bf16* row = keys + ((lane >> 4) * 8 + (lane & 7)) * STRIDE<D> + ((lane >> 3) & 1) * 8;
+    const number* row = keys + ((lane >> 4) * 8 + (lane & 7)) * STRIDE<D> + ((lane >> 3) & 1) * 8;
 #pragma unroll
     for (int n = 0; n < KEYS<D> / 8; n += 2) {
 #pragma unroll
@@ -83,20 +66,11 @@ DEVICE void score(float (&scores)[KEYS<D> / 8][4], const unsigned (&queries)[D /
         for (int k = 0; k < D / 16; k++) {
             unsigned b[4];
             ldmatrix_x4(b, row + n * 8 * STRIDE<D> + k * 16);
-            mma_16x8x16(scores[n], queries[k], b[0], b[1]);
-            mma_16x8x16(scores[n + 1], queries[k], b[2], b[3]);
+            mma_16x8x16<number>(scores[n], queries[k], b[0], b[1]);
+            mma_16x8x16<number>(scores[n + 1], queries[k], b[2], b[3]);
         }
     }
 }
-
-// Keys that a row sees: those from `low` on and before `high`.
-struct Seen {
-    int low, high;
-
-    DEVICE Seen(int row, int before, int after, int length) : low(row - before), high(min(row + after + 1, length)) {}
-
-    DEVICE bool has(int key) const { return key >= low && key < high; }
-};
 
 template <int N>
 DEVICE void scale_all(float (&scores)[N][4], float scale) {
@@ -122,8 +96,7 @@ DEVICE void scale_and_mask(float (&scores)[N][4], float scale, int first, const 
     }
 }
 
-// Softmax of two rows, so far. A quad of lanes shares each row. The largest score begins at the least number there is and
-// not at -∞, which a row that has seen no key yet would take from itself.
+// Softmax of two rows, so far. A quad of lanes shares each row.
 struct Softmax {
     float largest[2];
     float total[2] = {0, 0};
@@ -168,9 +141,9 @@ struct Softmax {
 // Scales what is summed so far and adds the values by their weights. Scores lie as the left operand of products does.
 template <int D>
 DEVICE void weigh(
-    float (&sums)[D / 8][4], const float (&decay)[2], const float (&weights)[KEYS<D> / 8][4], const bf16* values) {
+    float (&sums)[D / 8][4], const float (&decay)[2], const float (&weights)[KEYS<D> / 8][4], const number* values) {
     const int lane = threadIdx.x & 31;
-    const bf16* row = values + (lane & 15) * STRIDE<D> + (lane >> 4) * 8;
+    const number* row = values + (lane & 15) * STRIDE<D> + (lane >> 4) * 8;
 #pragma unroll
     for (int d = 0; d < D / 8; d++) {
 #pragma unroll
@@ -179,27 +152,27 @@ DEVICE void weigh(
 #pragma unroll
     for (int k = 0; k < KEYS<D> / 16; k++) {
         const float(&first)[4] = weights[2 * k], (&second)[4] = weights[2 * k + 1];
-        const unsigned a[4] = {pack2(first[0], first[1]), pack2(first[2], first[3]), pack2(second[0], second[1]),
-            pack2(second[2], second[3])};
+        const unsigned a[4] = {pack2<number>(first[0], first[1]), pack2<number>(first[2], first[3]), pack2<number>(second[0], second[1]),
+            pack2<number>(second[2], second[3])};
 #pragma unroll
         for (int d = 0; d < D / 8; d += 2) {
             unsigned b[4];
             ldmatrix_x4_trans(b, row + k * 16 * STRIDE<D> + d * 8);
-            mma_16x8x16(sums[d], a, b[0], b[1]);
-            mma_16x8x16(sums[d + 1], a, b[2], b[3]);
+            mma_16x8x16<number>(sums[d], a, b[0], b[1]);
+            mma_16x8x16<number>(sums[d + 1], a, b[2], b[3]);
         }
     }
 }
 
 template <int D>
-DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, int sharing, int before, int after,
+DEVICE void attend(const number* qkv, const unsigned* tiles, number* output, int heads, int sharing, int before, int after,
     float scale) {
-    SHARED(bf16, keys, 2 * KEYS<D> * STRIDE<D>);
-    SHARED(bf16, values, 2 * KEYS<D> * STRIDE<D>);
+    SHARED(number, keys, 2 * KEYS<D> * STRIDE<D>);
+    SHARED(number, values, 2 * KEYS<D> * STRIDE<D>);
     const unsigned* tile = tiles + blockIdx.x * 3;
     const int begin = load(tile), length = load(tile + 1) - begin, query = load(tile + 2);
     if (length == 0) return;
-    const Rows<D> rows(qkv, begin, length, heads, sharing);
+    const Rows<number> rows(qkv, begin, length, heads, sharing, D);
     const int lane = threadIdx.x & 31, warp_row = query + threadIdx.x / 32 * 16, row = warp_row + lane / 4;
     const auto seen_by = [&](int row) { return Seen(row, before, after, length); };
     const Seen seen[2] = {seen_by(row), seen_by(row + 8)};
@@ -240,10 +213,10 @@ DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int hea
     for (int half = 0; half < 2; half++) {
         const int r = row + half * 8;
         if (r >= length) continue;
-        bf16* to = output + (static_cast<size_t>(begin + r) * heads + blockIdx.y) * D + (lane & 3) * 2;
+        number* to = output + (static_cast<size_t>(begin + r) * heads + blockIdx.y) * D + (lane & 3) * 2;
 #pragma unroll
         for (int d = 0; d < D / 8; d++) {
-            store2(to + d * 8, pack2(sums[d][2 * half] * inverse[half], sums[d][2 * half + 1] * inverse[half]));
+            store2(to + d * 8, pack2<number>(sums[d][2 * half] * inverse[half], sums[d][2 * half + 1] * inverse[half]));
         }
     }
 }
@@ -252,7 +225,7 @@ DEVICE void attend(const bf16* qkv, const unsigned* tiles, bf16* output, int hea
 
 #define ENTRY(width)                                                                                             \
     KERNEL(THREADS)                                                                                              \
-    attend_##width(const bf16* qkv, const unsigned* tiles, bf16* output, int heads, int sharing, int before,     \
+    attend_##width(const number* qkv, const unsigned* tiles, number* output, int heads, int sharing, int before,     \
         int after, float scale) {                                                                                \
         attend<width>(qkv, tiles, output, heads, sharing, before, after, scale);                                 \
     }

@@ -2,7 +2,8 @@
 
 use std::f32::consts::LOG2_E;
 
-use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::plan::{Heads, Mask};
 
@@ -15,7 +16,9 @@ const QUERIES: usize = 64;
 const THREADS: u32 = 128;
 /// Further away than any token.
 const ANYWHERE: i32 = 1 << 30;
-/// Kernels by the width of the heads that they are for.
+/// Blocks of the kernels for f32 that share a tile.
+const SHARES_F32: usize = 2;
+/// Kernels for numbers that tensor cores take, by the width of the heads that they are for.
 const KERNELS: [(usize, &str); 7] = [
     (16, "attend_16"),
     (32, "attend_32"),
@@ -25,11 +28,15 @@ const KERNELS: [(usize, &str); 7] = [
     (96, "attend_96"),
     (128, "attend_128"),
 ];
+/// Kernels for f32, by the width of the heads that they are for at most.
+const KERNELS_F32: [(usize, &str); 4] =
+    [(32, "attend_f32_32"), (64, "attend_f32_64"), (96, "attend_f32_96"), (128, "attend_f32_128")];
 
 /// `output[t, h] = Σ_j softmax_j(scale · q[t, h] · k[j, h]) v[j, h]` over what the mask lets t see
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attend {
     pub(crate) heads: Heads,
+    pub(crate) element: Element,
     pub(crate) mask: Mask,
     pub(crate) scale: f32,
     /// [T, Q]
@@ -43,29 +50,39 @@ pub(crate) struct Attend {
 
 impl Attend {
     /// The kernel for heads of a width, if there is one.
-    pub(crate) fn kernel(head: usize) -> Option<&'static str> {
-        KERNELS.iter().find(|(width, _)| *width == head).map(|(_, kernel)| *kernel)
+    pub(crate) fn kernel(element: Element, head: usize) -> Option<Kernel> {
+        let (_, name) = KERNELS.into_iter().find(|(width, _)| *width == head)?;
+        if element != Element::F32 {
+            return Some(Kernel::of(element, name));
+        }
+        KERNELS_F32.iter().find(|(widest, _)| head <= *widest).map(|(_, name)| Kernel::plain(name))
     }
 
     /// # Panics
     /// If there is no kernel for its heads.
     pub(crate) fn command(&self) -> Command {
+        let Heads { count, shared, width } = self.heads;
+        let is_f32 = self.element == Element::F32;
+        let blocks = if is_f32 { SHARES_F32 * self.tiles } else { self.tiles };
         let [before, after] = reach(self.mask);
         Command::Launch(Launch {
-            kernel: Self::kernel(self.heads.width).expect("plans are checked for kernels"),
-            grid: [self.tiles as u32, self.heads.count as u32, 1],
+            kernel: Self::kernel(self.element, width).expect("plans are checked for kernels"),
+            grid: [blocks as u32, count as u32, 1],
             block: THREADS,
-            arguments: vec![
+            arguments: [
                 Argument::Input(self.qkv),
                 Argument::Input(self.list),
                 Argument::Output(self.output),
-                Argument::integer(self.heads.count),
-                Argument::integer(self.heads.count / self.heads.shared),
+                Argument::integer(count),
+                Argument::integer(count / shared),
                 Argument::Integer(before),
                 Argument::Integer(after),
                 // Powers are of 2 there.
                 Argument::Real(self.scale * LOG2_E),
-            ],
+            ]
+            .into_iter()
+            .chain(is_f32.then(|| Argument::integer(width)))
+            .collect(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The GPU's kernel: a warp takes a row.
 
-use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::ops::normalize::cuda::{Norm, ROWS, width_class};
 
@@ -12,6 +13,7 @@ mod tests;
 pub(crate) struct Embed {
     pub(crate) tokens: usize,
     pub(crate) width: usize,
+    pub(crate) element: Element,
     /// [T] u32
     pub(crate) ids: Span,
     /// [T] u32: places in their sequences
@@ -40,7 +42,7 @@ impl Embed {
     /// If there is no kernel for its width.
     pub(crate) fn command(&self) -> Command {
         Command::Launch(Launch {
-            kernel: Self::kernel(self.width).expect("plans are checked for kernels"),
+            kernel: Kernel::of(self.element, Self::kernel(self.width).expect("plans are checked for kernels")),
             grid: [self.tokens.div_ceil(ROWS) as u32, 1, 1],
             block: 32 * ROWS as u32,
             arguments: [

@@ -8,19 +8,19 @@
 namespace {
 
 template <int EIGHTS>
-DEVICE void embed(const unsigned* ids, const unsigned* places, const unsigned* types, const bf16* words,
-    const bf16* positions, const bf16* kinds, const Norm& norm, bf16* output, int rows, int width) {
+DEVICE void embed(const unsigned* ids, const unsigned* places, const unsigned* types, const number* words,
+    const number* positions, const number* kinds, const Norm& norm, number* output, int rows, int width) {
     const int row = blockIdx.x * NORM_ROWS + threadIdx.x / 32;
     if (row >= rows) return;
     const size_t stride = width;
-    const bf16* word = words + load(ids + row) * stride;
-    const bf16* position = positions == nullptr ? nullptr : positions + load(places + row) * stride;
-    const bf16* kind = kinds == nullptr || types == nullptr ? kinds : kinds + load(types + row) * stride;
+    const number* word = words + load(ids + row) * stride;
+    const number* position = positions == nullptr ? nullptr : positions + load(places + row) * stride;
+    const number* kind = kinds == nullptr || types == nullptr ? kinds : kinds + load(types + row) * stride;
     float x[EIGHTS][8];
 #pragma unroll
     for (int n = 0; n < EIGHTS; n++) {
         if (column(n) >= width) break;
-        unpack(x[n], load8(word + column(n)));
+        read8(x[n], word + column(n));
         if (position != nullptr) add8(x[n], position + column(n));
         if (kind != nullptr) add8(x[n], kind + column(n));
     }
@@ -32,9 +32,9 @@ DEVICE void embed(const unsigned* ids, const unsigned* places, const unsigned* t
 
 #define ENTRY(width_max, eights)                                                                                    \
     KERNEL(32 * NORM_ROWS)                                                                                          \
-    embed_##width_max(const unsigned* ids, const unsigned* places, const unsigned* types, const bf16* words,        \
-        const bf16* positions, const bf16* kinds, const float* gain, const float* shift, float epsilon, int kind,   \
-        bf16* output, int rows, int width) {                                                                        \
+    embed_##width_max(const unsigned* ids, const unsigned* places, const unsigned* types, const number* words,        \
+        const number* positions, const number* kinds, const float* gain, const float* shift, float epsilon, int kind,   \
+        number* output, int rows, int width) {                                                                        \
         embed<eights>(ids, places, types, words, positions, kinds, Norm{gain, shift, epsilon, kind}, output, rows,  \
             width);                                                                                                 \
     }

@@ -1,6 +1,7 @@
 //! The GPU's kernel: a thread takes eight numbers.
 
-use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::plan::Activation;
 
@@ -18,6 +19,7 @@ pub(crate) struct Gate {
     pub(crate) rows: usize,
     /// W, a multiple of 8
     pub(crate) width: usize,
+    pub(crate) element: Element,
     pub(crate) activation: Activation,
     /// [R, 2W]
     pub(crate) input: Span,
@@ -41,7 +43,7 @@ impl Gate {
             Activation::Tanh => "gate_tanh",
         };
         Command::Launch(Launch {
-            kernel,
+            kernel: Kernel::of(self.element, kernel),
             grid: [(self.rows * self.width).div_ceil(THREADS * EACH) as u32, 1, 1],
             block: THREADS as u32,
             arguments: vec![

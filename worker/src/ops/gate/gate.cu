@@ -9,23 +9,23 @@ namespace {
 constexpr int THREADS = 256;
 
 template <class Activation>
-DEVICE void gate(const bf16* input, bf16* output, int rows, int width) {
+DEVICE void gate(const number* input, number* output, int rows, int width) {
     const int eights = width / 8, index = blockIdx.x * THREADS + threadIdx.x;
     const int row = index / eights, at = index % eights * 8;
     if (row >= rows) return;
-    const bf16* from = input + static_cast<size_t>(row) * 2 * width + at;
+    const number* from = input + static_cast<size_t>(row) * 2 * width + at;
     float x[8], y[8];
-    unpack(x, load8(from));
-    unpack(y, load8(from + width));
+    read8(x, from);
+    read8(y, from + width);
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = Activation::of(x[i]) * y[i];
-    store8(output + static_cast<size_t>(row) * width + at, pack(x));
+    write8(output + static_cast<size_t>(row) * width + at, x);
 }
 
 }  // namespace
 
 #define ENTRY(name, Activation)                                                              \
-    KERNEL(THREADS) gate_##name(const bf16* input, bf16* output, int rows, int width) {      \
+    KERNEL(THREADS) gate_##name(const number* input, number* output, int rows, int width) {      \
         gate<Activation>(input, output, rows, width);                                        \
     }
 FOR_EVERY_ACTIVATION(ENTRY)

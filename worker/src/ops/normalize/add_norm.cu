@@ -8,7 +8,7 @@ namespace {
 
 template <int EIGHTS>
 DEVICE void add_norm(
-    const bf16* input, const bf16* residual, const Norm& norm, bf16* output, int rows, int width) {
+    const number* input, const number* residual, const Norm& norm, number* output, int rows, int width) {
     const int row = blockIdx.x * NORM_ROWS + threadIdx.x / 32;
     if (row >= rows) return;
     const size_t at = static_cast<size_t>(row) * width;
@@ -16,7 +16,7 @@ DEVICE void add_norm(
 #pragma unroll
     for (int n = 0; n < EIGHTS; n++) {
         if (column(n) >= width) break;
-        unpack(x[n], load8(input + at + column(n)));
+        read8(x[n], input + at + column(n));
         if (residual != nullptr) add8(x[n], residual + at + column(n));
     }
     normalize(x, norm, width);
@@ -27,8 +27,8 @@ DEVICE void add_norm(
 
 #define ENTRY(width_max, eights)                                                                             \
     KERNEL(32 * NORM_ROWS)                                                                                   \
-    add_norm_##width_max(const bf16* input, const bf16* residual, const float* gain, const float* shift,     \
-        float epsilon, int kind, bf16* output, int rows, int width) {                                        \
+    add_norm_##width_max(const number* input, const number* residual, const float* gain, const float* shift,     \
+        float epsilon, int kind, number* output, int rows, int width) {                                        \
         add_norm<eights>(input, residual, Norm{gain, shift, epsilon, kind}, output, rows, width);            \
     }
 FOR_EVERY_WIDTH(ENTRY)

@@ -1,6 +1,7 @@
 //! The GPU's kernel: a warp takes a row, all of it in registers.
 
-use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::plan::NormKind;
 
@@ -26,6 +27,7 @@ pub(crate) struct Norm {
 pub(crate) struct AddNorm {
     pub(crate) rows: usize,
     pub(crate) width: usize,
+    pub(crate) element: Element,
     /// [R, H]
     pub(crate) input: Span,
     /// [R, H]
@@ -46,7 +48,7 @@ impl AddNorm {
     /// If there is no kernel for its width.
     pub(crate) fn command(&self) -> Command {
         Command::Launch(Launch {
-            kernel: Self::kernel(self.width).expect("plans are checked for kernels"),
+            kernel: Kernel::of(self.element, Self::kernel(self.width).expect("plans are checked for kernels")),
             grid: [self.rows.div_ceil(ROWS) as u32, 1, 1],
             block: 32 * ROWS as u32,
             arguments: [Argument::Input(self.input), Argument::optional(self.residual)]

@@ -61,12 +61,12 @@ DEVICE void normalize(float (&x)[EIGHTS][8], const Norm& norm, int width) {
     }
 }
 
-template <int EIGHTS>
-DEVICE void write(const float (&x)[EIGHTS][8], int width, bf16* output) {
+template <int EIGHTS, class T>
+DEVICE void write(const float (&x)[EIGHTS][8], int width, T* output) {
 #pragma unroll
     for (int n = 0; n < EIGHTS; n++) {
         if (column(n) >= width) break;
-        store8(output + column(n), pack(x[n]));
+        write8(output + column(n), x[n]);
     }
 }
 

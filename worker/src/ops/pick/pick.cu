@@ -1,10 +1,10 @@
 #include "gpu.cuh"
 
-// output[m] = input[marks[m]]: [T, H] and [M] in, [M, H] out. H is a multiple of 8.
+// output[m] = input[marks[m]]: rows of any numbers, `pieces` of 16 bytes long.
 //
 // grid = M, block = 64
-KERNEL(64) pick(const bf16* input, const unsigned* marks, bf16* output, int width) {
-    const bf16* from = input + static_cast<size_t>(load(marks + blockIdx.x)) * width;
-    bf16* to = output + static_cast<size_t>(blockIdx.x) * width;
-    for (int at = static_cast<int>(threadIdx.x) * 8; at < width; at += 64 * 8) store8(to + at, load8(from + at));
+KERNEL(64) pick(const uint4* input, const unsigned* marks, uint4* output, int pieces) {
+    const uint4* from = input + static_cast<size_t>(load(marks + blockIdx.x)) * pieces;
+    uint4* to = output + static_cast<size_t>(blockIdx.x) * pieces;
+    for (int at = threadIdx.x; at < pieces; at += 64) store(to + at, load(from + at));
 }

@@ -1,6 +1,7 @@
 //! The GPU's kernel: a block takes 256 columns of a sequence.
 
-use crate::cuda::driver::{Argument, Element, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::plan::Pooling;
 
@@ -17,6 +18,7 @@ const THREADS: u32 = 128;
 pub(crate) struct Pool {
     pub(crate) sequences: usize,
     pub(crate) width: usize,
+    pub(crate) element: Element,
     pub(crate) pooling: Pooling,
     /// [T, H]
     pub(crate) input: Span,
@@ -24,7 +26,7 @@ pub(crate) struct Pool {
     pub(crate) splits: Span,
     /// [N, H]
     pub(crate) output: Span,
-    /// Another op's input, or what is handed out.
+    /// What the output is: another op's input, or f32, which is handed out.
     pub(crate) into: Element,
 }
 
@@ -37,10 +39,7 @@ impl Pool {
             Pooling::Last => 3,
         };
         Command::Launch(Launch {
-            kernel: match self.into {
-                Element::Bf16 => "pool_bf16",
-                Element::F32 => "pool_f32",
-            },
+            kernel: Kernel::of(self.element, if self.into == Element::F32 { "pool_f32" } else { "pool_number" }),
             grid: [self.sequences as u32, self.width.div_ceil(COLUMNS) as u32, 1],
             block: THREADS,
             arguments: vec![

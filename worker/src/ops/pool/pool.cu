@@ -1,7 +1,7 @@
 #include "gpu.cuh"
 
-// output[n] = pool(input[splits[n]..splits[n + 1]]): [T, H] and [N + 1] in, [N, H] out, as bfloat16 for another op or as
-// float for the host. What an empty sequence gives is no number; H is a multiple of 8.
+// output[n] = pool(input[splits[n]..splits[n + 1]]): [T, H] and [N + 1] in, [N, H] out, as numbers for another op or as
+// floats for the host. What an empty sequence gives is no number; H is a multiple of 8.
 //
 // A block takes 256 columns of a sequence, each of its warps every fourth row; the sums meet in shared memory. So the
 // order of additions is that of the sequence's length alone.
@@ -13,21 +13,12 @@ constexpr int WARPS = 4;
 
 enum Pooling { MEAN, CLS, MAX, LAST };
 
-DEVICE void write8(bf16* to, const float (&x)[8]) {
-    store8(to, pack(x));
-}
-
-DEVICE void write8(float* to, const float (&x)[8]) {
-    store4(to, make_float4(x[0], x[1], x[2], x[3]));
-    store4(to + 4, make_float4(x[4], x[5], x[6], x[7]));
-}
-
 DEVICE float join(float x, float y, int pooling) {
     return pooling == MAX ? fmaxf(x, y) : x + y;
 }
 
 template <class T>
-DEVICE void pool(const bf16* input, const unsigned* splits, T* output, int width, int pooling) {
+DEVICE void pool(const number* input, const unsigned* splits, T* output, int width, int pooling) {
     SHARED(float, parts, WARPS * 8 * 32);
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int at = blockIdx.y * 256 + lane * 8;
@@ -40,7 +31,7 @@ DEVICE void pool(const bf16* input, const unsigned* splits, T* output, int width
     for (unsigned row = first + warp; row < last; row += WARPS) {
         if (!is_there) break;
         float x[8];
-        unpack(x, load8(input + static_cast<size_t>(row) * width + at));
+        read8(x, input + static_cast<size_t>(row) * width + at);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] = join(sum[i], x[i], pooling);
     }
@@ -62,10 +53,10 @@ DEVICE void pool(const bf16* input, const unsigned* splits, T* output, int width
 
 }  // namespace
 
-KERNEL(32 * WARPS) pool_bf16(const bf16* input, const unsigned* splits, bf16* output, int width, int pooling) {
+KERNEL(32 * WARPS) pool_number(const number* input, const unsigned* splits, number* output, int width, int pooling) {
     pool(input, splits, output, width, pooling);
 }
 
-KERNEL(32 * WARPS) pool_f32(const bf16* input, const unsigned* splits, float* output, int width, int pooling) {
+KERNEL(32 * WARPS) pool_f32(const number* input, const unsigned* splits, float* output, int width, int pooling) {
     pool(input, splits, output, width, pooling);
 }

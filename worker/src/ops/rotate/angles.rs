@@ -46,8 +46,7 @@ pub(crate) struct Angles {
 impl Angles {
     /// For heads of `width` numbers, which is even.
     pub(crate) fn new(width: usize, base: f32) -> Self {
-        let of = |pair: usize| f64::from(base).powf(-2.0 * pair as f64 / width as f64) as f32;
-        Self { base, frequencies: (0..width / 2).map(of).collect(), cosines: Vec::new(), sines: Vec::new() }
+        Self { base, frequencies: frequencies(width, base).collect(), cosines: Vec::new(), sines: Vec::new() }
     }
 
     /// Makes those of so many places, if they are not there.
@@ -71,6 +70,11 @@ impl Angles {
         let half = self.frequencies.len();
         (&self.cosines[place * half..][..half], &self.sines[place * half..][..half])
     }
+}
+
+/// `base^(-2d/D)` for d below D/2: by how much the angle of a pair of numbers grows from place to place.
+pub(crate) fn frequencies(width: usize, base: f32) -> impl Iterator<Item = f32> {
+    (0..width / 2).map(move |pair| f64::from(base).powf(-2.0 * pair as f64 / width as f64) as f32)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The GPU's kernel: a warp takes some heads of a token, a thread eight numbers of each half of one.
 
-use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
+use crate::cuda::element::Element;
 use crate::cuda::queue::Command;
 use crate::ops::normalize::cuda::Norm;
 use crate::plan::Heads;
@@ -22,9 +23,11 @@ const WIDTH_MAX: usize = 128;
 pub(crate) struct Rotate {
     pub(crate) tokens: usize,
     pub(crate) heads: Heads,
+    pub(crate) element: Element,
     /// Of a head of queries and one of keys.
     pub(crate) norms: Option<[Norm; 2]>,
-    pub(crate) base: f32,
+    /// [D/2] f32: `base^(-2d/D)`
+    pub(crate) frequencies: Span,
     /// [T, Q]
     pub(crate) qkv: Span,
     /// [T] u32: places in their sequences, below 100,000
@@ -43,28 +46,19 @@ impl Rotate {
         let Heads { count, shared, width } = self.heads;
         let written = count + if self.output == self.qkv { shared } else { 2 * shared };
         let lanes = (width / EACH).next_power_of_two();
-        let [step, rest] = exponent_step(self.base, width);
         let [queries, keys] = self.norms.map_or([None; 2], |norms| norms.map(Some));
         Command::Launch(Launch {
-            kernel: "rotate",
+            kernel: Kernel::of(self.element, "rotate"),
             grid: [self.tokens.div_ceil(ROWS) as u32, written.div_ceil(WARP / lanes) as u32, 1],
             block: (WARP * ROWS) as u32,
-            arguments: [Argument::Input(self.qkv), Argument::Input(self.places)]
+            arguments: [self.qkv, self.places, self.frequencies]
+                .map(Argument::Input)
                 .into_iter()
                 .chain(Norm::arguments(queries.as_ref()))
                 .chain(Norm::arguments(keys.as_ref()))
                 .chain([Argument::Output(self.output)])
                 .chain([self.tokens, count, shared, written, width, lanes].map(Argument::integer))
-                .chain([step, rest].map(Argument::Real))
                 .collect(),
         })
     }
-}
-
-/// By how much the logarithm to the base 2 of an angle's frequency changes from one pair of numbers to the next: more of
-/// its digits than one f32 holds, as two.
-fn exponent_step(base: f32, width: usize) -> [f32; 2] {
-    let exact = -2.0 * f64::from(base).log2() / width as f64;
-    let step = exact as f32;
-    [step, (exact - f64::from(step)) as f32]
 }

@@ -8,12 +8,11 @@
 // A thread takes eight numbers of each half of a head, so that a head is D / 16 threads: `lanes`, the next power of two,
 // lie side by side in a warp, and a warp takes as many heads of one token as it has room for.
 //
-// D is a multiple of 16 up to 128; base^(-2d/D) = 2^(d · (step + rest))
+// frequencies: [D / 2], base^(-2d/D); D is a multiple of 16 up to 128
 // grid = (⌈T / ROWS⌉, ⌈heads / (32 / lanes)⌉), block = 32 · ROWS
 namespace {
 
 constexpr int ROWS = 8;
-constexpr int HALF_MAX = 64;
 
 // Over `lanes` lanes side by side.
 DEVICE float sum_over(int lanes, float x) {
@@ -61,12 +60,12 @@ DEVICE void sine_and_cosine(float angle, float& sine, float& cosine) {
     if ((quadrant + 1) & 2) cosine = -cosine;
 }
 
-// Turns eight points of the plane.
-DEVICE void turn(float (&x)[8], float (&y)[8], float place, const float* frequencies) {
+// Turns eight points of the plane, at a place.
+DEVICE void turn(float (&x)[8], float (&y)[8], float place, const float (&frequencies)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         float sine, cosine;
-        sine_and_cosine(place * load(frequencies + i), sine, cosine);
+        sine_and_cosine(place * frequencies[i], sine, cosine);
         const float from = x[i];
         x[i] = from * cosine - y[i] * sine;
         y[i] = y[i] * cosine + from * sine;
@@ -76,33 +75,31 @@ DEVICE void turn(float (&x)[8], float (&y)[8], float place, const float* frequen
 }  // namespace
 
 KERNEL(32 * ROWS)
-rotate(const bf16* qkv, const unsigned* places, const float* query_gain, const float* query_shift, float query_epsilon,
-    int query_kind, const float* key_gain, const float* key_shift, float key_epsilon, int key_kind, bf16* output,
-    int tokens, int queries, int keys, int heads, int width, int lanes, float step, float rest) {
-    SHARED(float, frequencies, HALF_MAX);
-    const int half = width / 2, thread = threadIdx.x;
-    if (thread < half) {
-        const double exponent = thread * (static_cast<double>(step) + static_cast<double>(rest));
-        store(frequencies + thread, static_cast<float>(exp2(exponent)));
-    }
-    if (!PLANTED(rotate_without_barrier)) __syncthreads();
-    const int row = blockIdx.x * ROWS + thread / 32, lane = thread & 31;
+rotate(const number* qkv, const unsigned* places, const float* frequencies, const float* query_gain,
+    const float* query_shift, float query_epsilon, int query_kind, const float* key_gain, const float* key_shift,
+    float key_epsilon, int key_kind, number* output, int tokens, int queries, int keys, int heads, int width,
+    int lanes) {
+    const int half = width / 2, row = blockIdx.x * ROWS + threadIdx.x / 32, lane = threadIdx.x & 31;
     if (row >= tokens) return;
     const int head = blockIdx.y * (32 / lanes) + lane / lanes, at = lane % lanes * 8;
     const bool is_there = head < heads && at < half, is_turned = is_there && head < queries + keys;
     const size_t start = (static_cast<size_t>(row) * (queries + 2 * keys) + head) * width + at;
     float x[8] = {}, y[8] = {};
     if (is_there) {
-        unpack(x, load8(qkv + start));
-        unpack(y, load8(qkv + start + half));
+        read8(x, qkv + start);
+        read8(y, qkv + start + half);
     }
     if (query_gain != nullptr) {
         const Norm norm = head < queries ? Norm{query_gain, query_shift, query_epsilon, query_kind}
                                          : Norm{key_gain, key_shift, key_epsilon, key_kind};
         normalize_head(x, y, norm, width, at, lanes, is_turned);
     }
-    if (is_turned) turn(x, y, static_cast<float>(load(places + row)), frequencies + at);
+    if (is_turned) {
+        float speeds[8];
+        read8(speeds, frequencies + at);
+        turn(x, y, static_cast<float>(load(places + row)), speeds);
+    }
     if (!is_there) return;
-    store8(output + start, pack(x));
-    store8(output + start + half, pack(y));
+    write8(output + start, x);
+    write8(output + start + half, y);
 }

@@ -1,7 +1,7 @@
 //! The GPU's kernel: a block takes a row.
 
 use super::Best;
-use crate::cuda::driver::{Argument, Launch, Span};
+use crate::cuda::driver::{Argument, Kernel, Launch, Span};
 use crate::cuda::queue::Command;
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
@@ -29,7 +29,7 @@ pub(crate) struct Top {
 impl Top {
     pub(crate) fn command(&self) -> Command {
         Command::Launch(Launch {
-            kernel: "top",
+            kernel: Kernel::plain("top"),
             grid: [self.rows as u32, 1, 1],
             block: THREADS,
             arguments: vec![

@@ -5,18 +5,24 @@ use super::reference::buffers;
 use super::*;
 use crate::backend::candle::Candle;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::run::values;
 use crate::backend::planned::Executor;
-use crate::cuda::driver::Element;
+use crate::cuda::element::Element;
 use crate::cuda::memory::PinnedMemory;
 use crate::cuda::queue::Queue;
 use crate::model::weights::{Bound, Checkpoint};
 use crate::plan::{Activation, Packed, Plan, Rows};
 
 const LENGTHS: [usize; 6] = [1, 17, 63, 64, 65, 128];
-/// ‖Δ‖ / ‖reference‖ that bfloat16 may come to in any buffer. Most come to half of it; a handful of logits, each a small
-/// difference of large sums behind three more roundings, do not.
-const APART_MAX: f64 = 2e-2;
+
+/// ‖Δ‖ / ‖reference‖ that a kind of number may come to in any buffer. Most come to half of it; a handful of logits, each a
+/// small difference of large sums behind three more roundings, do not.
+fn apart_max(element: Element) -> f64 {
+    match element {
+        Element::Bf16 => 2e-2,
+        Element::F16 => 2.5e-3,
+        Element::F32 => 1e-5,
+    }
+}
 
 /// Sequences of all lengths, with marks in some of them.
 struct Batch {
@@ -86,6 +92,7 @@ fn apart(found: &[f32], expected: impl IntoIterator<Item = f64>) -> f64 {
 /// Runs a batch op by op in a shape that has room for more, and gives every buffer to `watch` once it is written.
 fn walk(
     plan: &Plan,
+    element: Element,
     weights: &Bound<'_>,
     batch: &Packed<'_>,
     shape: &Shape,
@@ -94,7 +101,7 @@ fn walk(
     let bench = Bench::new(3, AMPLE);
     let gpu = bench.compute.gpu.clone().unwrap();
     let queue = Queue::new(gpu.driver()).unwrap();
-    let program = Program::new(plan, *shape).unwrap();
+    let program = Program::new(plan, element, *shape).unwrap();
     let held = Weights::read(plan, &program, weights, &gpu, &mut |_| {}).unwrap();
     let resident = held.page_in(&gpu, &queue).unwrap().unwrap();
     let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()).unwrap();
@@ -113,26 +120,32 @@ fn walk(
         let mut slot = Slots::new(&queue, &queue, &gpu.ledger).take(0, range.len()).unwrap();
         slot.copy_out(arena.part(arena.span().part(range))).unwrap();
         assert!(slot.is_done().unwrap());
-        let element = if op.output() == plan.output { program.element() } else { Element::Bf16 };
-        output = values(slot.results(), element);
+        let element = if op.output() == plan.output { program.output_element() } else { element };
+        output = element.read(slot.results());
         watch(op.output(), &output);
     }
     output
 }
 
 /// Compares every buffer of the GPU's run with the reference loops. Gives their output and the GPU's.
-fn follows(what: &str, plan: &Plan, weights: &Bound<'_>, packed: &Packed<'_>) -> (Vec<f64>, Vec<f32>) {
+fn follows(
+    what: &str,
+    plan: &Plan,
+    element: Element,
+    weights: &Bound<'_>,
+    packed: &Packed<'_>,
+) -> (Vec<f64>, Vec<f32>) {
     let expected = buffers(plan, weights, packed);
     let mut seen = 0;
     let mut watch = |id: crate::plan::BufferId, found: &[f32]| {
         let apart = apart(found, expected[id.0].iter().flatten().copied());
-        assert!(apart < APART_MAX, "{what}, `{}`: {apart}", plan[id].name);
+        assert!(apart < apart_max(element), "{what}, {element}, `{}`: {apart}", plan[id].name);
         seen += 1;
     };
-    let output = walk(plan, weights, packed, &Shape::of(packed).bucket(), &mut watch);
+    let output = walk(plan, element, weights, packed, &Shape::of(packed).bucket(), &mut watch);
     assert_eq!(seen, plan.ops.len());
     // Without room to spare it is the same.
-    assert_eq!(walk(plan, weights, packed, &Shape::of(packed), &mut |_, _| {}), output, "{what}");
+    assert_eq!(walk(plan, element, weights, packed, &Shape::of(packed), &mut |_, _| {}), output, "{what}");
     (expected[plan.output.0].iter().flatten().copied().collect(), output)
 }
 
@@ -148,13 +161,17 @@ fn agrees(name: &str, heads: usize, has_types: bool) {
         let batch = Batch::of(&LENGTHS);
         let has_marks = model.plan.buffers.iter().any(|buffer| buffer.rows == Rows::Marks);
         let packed = Packed { marks: if has_marks { &batch.marks } else { &[] }, ..batch.packed(has_types) };
-        let (exact, output) = follows(&format!("{name}, {heads} heads"), &model.plan, weights, &packed);
+        let what = format!("{name}, {heads} heads");
+        let follows = |element| follows(&what, &model.plan, element, weights, &packed);
+        follows(Element::F16);
+        follows(Element::F32);
+        let (exact, output) = follows(Element::Bf16);
         is_exact::<Candle>(name, model, weights, &packed, &exact);
         if CpuIsa::detect() > CpuIsa::Portable {
             is_exact::<Cpu>(name, model, weights, &packed, &exact);
             let narrow = run::<Cpu>(model, weights, Precision::Auto, &packed);
             let between = apart(&output, narrow.iter().copied().map(f64::from));
-            assert!(between < APART_MAX, "{name}: cpu and gpu are {between} apart");
+            assert!(between < apart_max(Element::Bf16), "{name}: cpu and gpu are {between} apart");
         }
     });
 }
@@ -205,7 +222,7 @@ fn a_row_is_the_same_bits_alone_whatever_it_sees() {
             let batch = Batch::of(&[65, 1, 130, 40]);
             let run = |batch: &Batch| {
                 let packed = Packed { marks: &[], ..batch.packed(false) };
-                walk(&model.plan, weights, &packed, &Shape::of(&packed), &mut |_, _| {})
+                walk(&model.plan, Element::Bf16, weights, &packed, &Shape::of(&packed), &mut |_, _| {})
             };
             let together = run(&batch);
             let rows = together.chunks_exact(together.len() / (batch.splits.len() - 1));
@@ -221,7 +238,7 @@ fn an_output_lies_where_the_input_lay_that_it_may_be_written_over() {
     for name in ["modernbert-embed", "qwen3-embed"] {
         with_model(&write(name, 4), |model, _| {
             let (plan, shape) = (&model.plan, Shape { tokens: 512, sequences: 8, marks: 0 });
-            let program = Program::new(plan, shape).unwrap();
+            let program = Program::new(plan, Element::Bf16, shape).unwrap();
             let range = |id| program.range(id, &shape);
             let lives = plan.lives();
             let (mut over, mut apart) = (0, 0);
@@ -252,7 +269,7 @@ fn an_output_lies_where_the_input_lay_that_it_may_be_written_over() {
 fn what_is_needed_after_is_not_written_over() {
     with_plan(forked(), |model, weights| {
         let batch = Batch::of(&LENGTHS);
-        let (exact, _) = follows("forked", &model.plan, weights, &batch.packed(false));
+        let (exact, _) = follows("forked", &model.plan, Element::Bf16, weights, &batch.packed(false));
         is_exact::<Candle>("forked", model, weights, &batch.packed(false), &exact);
         if CpuIsa::detect() > CpuIsa::Portable {
             is_exact::<Cpu>("forked", model, weights, &batch.packed(false), &exact);
@@ -267,7 +284,9 @@ fn a_batch_without_marks_launches_nothing_over_them() {
         batch.marks.clear();
         let packed = batch.packed(false);
         let mut rows = Vec::new();
-        walk(&model.plan, weights, &packed, &Shape::of(&packed), &mut |id, _| rows.push(model.plan[id].rows));
+        walk(&model.plan, Element::Bf16, weights, &packed, &Shape::of(&packed), &mut |id, _| {
+            rows.push(model.plan[id].rows)
+        });
         assert!(!rows.is_empty() && !rows.contains(&Rows::Marks), "{rows:?}");
     });
 }
@@ -276,7 +295,7 @@ fn a_batch_without_marks_launches_nothing_over_them() {
 fn memory_is_shared_by_buffers_that_live_at_different_times() {
     with_model(&write("bert-embed", 2), |model, _| {
         let shape = Shape { tokens: 512, sequences: 8, marks: 0 };
-        let program = Program::new(&model.plan, shape).unwrap();
+        let program = Program::new(&model.plan, Element::Bf16, shape).unwrap();
         let all: usize = model.plan.buffers.iter().map(|buffer| 2 * shape.rows(buffer.rows) * buffer.width).sum();
         // At most the residual, and what goes into and comes out of an op that is 3 · H wide.
         let most = Inputs::of(&shape).bytes() + 2 * 512 * 5 * HIDDEN + 1024;
@@ -288,7 +307,7 @@ fn memory_is_shared_by_buffers_that_live_at_different_times() {
 fn a_command_is_what_its_op_says() {
     with_model(&write("bert-embed", 2), |model, _| {
         let shape = Shape { tokens: 64, sequences: 2, marks: 0 };
-        let program = Program::new(&model.plan, shape).unwrap();
+        let program = Program::new(&model.plan, Element::Bf16, shape).unwrap();
         let bench = Bench::new(0, AMPLE);
         let driver = bench.cuda.gpu.driver();
         let queue = Queue::new(driver).unwrap();
@@ -300,9 +319,11 @@ fn a_command_is_what_its_op_says() {
         assert_eq!(products, 4, "{commands:?}");
         let kernels: Vec<_> = commands
             .iter()
-            .filter_map(|command| if let Command::Launch(launch) = command { Some(launch.kernel) } else { None })
+            .filter_map(
+                |command| if let Command::Launch(launch) = command { Some(launch.kernel.to_string()) } else { None },
+            )
             .collect();
         let expected = ["embed_256", "attend_64", "add_norm_256", "activate_gelu", "add_norm_256", "pool_f32"];
-        assert_eq!(kernels, expected);
+        assert_eq!(kernels, expected.map(|name| format!("{name}.bf16")));
     });
 }

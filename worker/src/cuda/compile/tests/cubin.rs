@@ -1,6 +1,6 @@
 //! Every kernel compiles for every capability, and needs no local memory there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
@@ -9,7 +9,7 @@ use super::*;
 const CAPABILITIES: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
 
 /// Entry points of all files.
-const KERNELS: usize = 6 + 5 + 7 + 5 + 6 + 1 + 2 + 1 + 1;
+const KERNELS: usize = 3 * (6 + 5 + 5 + 6 + 1 + 2) + 2 * 7 + 4 + 1 + 1;
 
 const DOCS: &str = include_str!("../../../../docs/cuda-kernels.md");
 
@@ -23,8 +23,8 @@ struct Usage {
     spill_bytes: u32,
 }
 
-/// By kernel and capability.
-type Usages = BTreeMap<(String, &'static str), Usage>;
+/// By a kernel's name, what it is compiled for, and capability.
+type Usages = BTreeMap<(&'static str, Option<Element>, &'static str), Usage>;
 
 /// Compiled once for all tests, on all cores.
 fn usages() -> Option<&'static Usages> {
@@ -33,21 +33,27 @@ fn usages() -> Option<&'static Usages> {
 }
 
 /// Machine code for one capability, and what ptxas says of it.
-fn cubin(name: &str, source: &str, capability: &str) -> Result<(Vec<u8>, String), String> {
+fn cubin(name: &str, source: &str, element: Option<Element>, capability: &str) -> Result<(Vec<u8>, String), String> {
     let program = Program::new(name, source, &HEADERS)?;
-    program.compile(capability, &["--ptxas-options=-v"])?;
+    let options: Vec<_> = ["--ptxas-options=-v".to_owned()].into_iter().chain(definition(element)).collect();
+    program.compile(capability, &options.iter().map(String::as_str).collect::<Vec<_>>())?;
     Ok((program.read(sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)?, program.log()))
 }
 
 fn compile_all() -> Usages {
-    let jobs: Vec<_> = FILES.iter().flat_map(|file| CAPABILITIES.map(|capability| (file, capability))).collect();
+    let versions = FILES.iter().flat_map(|file| file.versions().map(move |element| (file, element)));
+    let jobs: Vec<_> = versions.flat_map(|version| CAPABILITIES.map(|capability| (version, capability))).collect();
     let (next, usages) = (AtomicUsize::new(0), Mutex::new(Usages::new()));
     let work = || {
-        while let Some((KernelFile { name, source, .. }, capability)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (code, log) =
-                cubin(name, source, capability).unwrap_or_else(|error| panic!("{name} for {capability}: {error}"));
+        while let Some(&((file, element), capability)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let name = version_name(file, element);
+            let (code, log) = cubin(file.name, file.source, element, capability)
+                .unwrap_or_else(|error| panic!("{name} for {capability}: {error}"));
             assert!(code.starts_with(b"\x7fELF"), "{name} for {capability} is no cubin");
-            let found = parse(&log).into_iter().map(|(kernel, usage)| ((kernel, *capability), usage));
+            let found = parse(&log).into_iter().map(|(kernel, usage)| {
+                let name = *file.kernels.iter().find(|name| **name == kernel).expect("all are listed");
+                ((name, element, capability), usage)
+            });
             usages.lock().expect("no test panics with it").extend(found);
         }
     };
@@ -83,16 +89,23 @@ fn parse(log: &str) -> BTreeMap<String, Usage> {
     usages
 }
 
-/// One line for each kernel: shared bytes, then registers by capability.
+/// One line for each kernel: shared bytes, then registers by capability, once where all kinds of numbers take the same.
 fn table(usages: &Usages) -> String {
     let mut lines = vec![
         format!("| kernel | shared bytes | {} |", CAPABILITIES.join(" | ")),
         format!("|---|---|{}", "---|".repeat(CAPABILITIES.len())),
     ];
-    for (kernel, _) in usages.keys().filter(|(_, capability)| *capability == CAPABILITIES[0]) {
-        let of = |capability| usages[&(kernel.clone(), capability)];
-        let registers = CAPABILITIES.map(|capability| of(capability).registers.to_string()).join(" | ");
-        lines.push(format!("| {kernel} | {} | {registers} |", of(CAPABILITIES[0]).shared_bytes));
+    for kernel in usages.keys().map(|(name, ..)| *name).collect::<BTreeSet<_>>() {
+        let cell = |capability, of: fn(&Usage) -> u32| {
+            let own = usages.iter().filter(|((name, _, other), _)| *name == kernel && *other == capability);
+            let mut numbers: Vec<_> = own.map(|(_, usage)| of(usage).to_string()).collect();
+            if numbers.iter().all(|number| *number == numbers[0]) {
+                numbers.truncate(1);
+            }
+            numbers.join(", ")
+        };
+        let registers = CAPABILITIES.map(|capability| cell(capability, |usage| usage.registers)).join(" | ");
+        lines.push(format!("| {kernel} | {} | {registers} |", cell(CAPABILITIES[0], |usage| usage.shared_bytes)));
     }
     lines.join("\n")
 }
@@ -126,7 +139,7 @@ fn cubin_of_a_kernel_that_indexes_registers_is_seen_to_need_a_stack() {
             for (int i = 0; i < 32; i++) x[x[i] & 31] += i;
             for (int i = 0; i < 32; i++) to[i] = x[i];
         }";
-    let (_, log) = cubin("wanders.cu", source, "sm_80").unwrap();
+    let (_, log) = cubin("wanders.cu", source, None, "sm_80").unwrap();
     let usage = parse(&log)["wanders"];
     assert!(usage.stack_bytes >= 128, "{usage:?} of {log}");
 }
@@ -136,6 +149,7 @@ fn cubin_of_a_file_with_a_mistake_is_refused_with_the_compilers_words() {
     if nvrtc().is_none() {
         return;
     }
-    let error = cubin("wrong.cu", "#include \"gpu.cuh\"\nKERNEL(32) wrong() { nothing(); }", "sm_90").unwrap_err();
+    let error =
+        cubin("wrong.cu", "#include \"gpu.cuh\"\nKERNEL(32) wrong() { nothing(); }", None, "sm_90").unwrap_err();
     assert!(error.contains("wrong.cu(2)") && error.contains("nothing"), "{error}");
 }

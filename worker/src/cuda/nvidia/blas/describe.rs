@@ -8,14 +8,15 @@ use cudarc::cublaslt::sys::{
 };
 
 use super::{Refusal, done};
-use crate::cuda::driver::{Element, Product};
+use crate::cuda::driver::Product;
+use crate::cuda::element::Element;
 
 /// What is computed.
 #[derive(Debug)]
 pub(super) struct Description(pub(super) lt::cublasLtMatmulDesc_t);
 
 impl Description {
-    /// Of bfloat16, with sums in float.
+    /// With sums in f32: of numbers that are f32 all digits count, which tensor cores would not read.
     pub(super) fn new() -> Result<Self, Refusal> {
         let mut raw = ptr::null_mut();
         let (compute, scale) = (lt::cublasComputeType_t::CUBLAS_COMPUTE_32F, lt::cudaDataType::CUDA_R_32F);
@@ -55,6 +56,7 @@ impl Layout {
     pub(super) fn new(element: Element, rows: usize, columns: usize) -> Result<Self, Refusal> {
         let kind = match element {
             Element::Bf16 => lt::cudaDataType::CUDA_R_16BF,
+            Element::F16 => lt::cudaDataType::CUDA_R_16F,
             Element::F32 => lt::cudaDataType::CUDA_R_32F,
         };
         let mut raw = ptr::null_mut();

@@ -8,6 +8,7 @@ fn product() -> Product {
         rows: 8,
         outputs: 64,
         inputs: 32,
+        of: Element::Bf16,
         input: span(0x1000, 8 * 32 * 2),
         weight: span(0x2000, 64 * 32 * 2),
         bias: Some(span(0x3000, 64 * 2)),
@@ -66,6 +67,7 @@ fn cuda_products_of_any_rows_are_of_one_form() {
     assert_ne!(Form::of(&Product { bias: None, ..product() }), one);
     assert_ne!(Form::of(&Product { residual: Some(product().output), ..product() }), one);
     assert_ne!(Form::of(&Product { into: Element::F32, ..product() }), one);
+    assert_ne!(Form::of(&Product { of: Element::F16, into: Element::F16, ..product() }), one);
     assert_ne!(Form::of(&Product { epilogue: Epilogue::Relu, ..product() }), one);
     assert_ne!(Form::of(&Product { outputs: 32, ..product() }), one);
     assert_ne!(Form::of(&Product { inputs: 16, ..product() }), one);

@@ -7,7 +7,9 @@ use half::bf16;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cuda::driver::{Element, Epilogue};
+use crate::cuda::driver::{Epilogue, Kernel};
+use crate::cuda::element::Element;
+use crate::cuda::sources::KernelFile;
 
 /// The first GPU and a stream.
 struct Gpu {
@@ -85,11 +87,11 @@ impl Gpu {
     }
 }
 
-/// Rows of `width` numbers picked by the first of `marks`.
-fn pick(input: Span, marks: Span, output: Span, rows: u32, width: i32) -> Launch {
+/// Rows of `pieces` of 16 bytes, those that `marks` says.
+fn pick(input: Span, marks: Span, output: Span, rows: u32, pieces: i32) -> Launch {
     let arguments =
-        vec![Argument::Input(input), Argument::Input(marks), Argument::Output(output), Argument::Integer(width)];
-    Launch { kernel: "pick", grid: [rows, 1, 1], block: 64, arguments }
+        vec![Argument::Input(input), Argument::Input(marks), Argument::Output(output), Argument::Integer(pieces)];
+    Launch { kernel: Kernel::plain("pick"), grid: [rows, 1, 1], block: 64, arguments }
 }
 
 /// Numbers in about -1 to 1, the same in every run.
@@ -151,14 +153,14 @@ fn cuda_gpu_runs_a_kernel() {
     let matrix = numbers(2, rows * width);
     let (input, marked) = (gpu.upload_bf16(&matrix), gpu.upload(&bytes_of(&marks)));
     let output = gpu.allocate(marks.len() * width * 2);
-    gpu.launch(&pick(input, marked, output, marks.len() as u32, width as i32)).unwrap();
+    gpu.launch(&pick(input, marked, output, marks.len() as u32, (width * 2 / 16) as i32)).unwrap();
     let expected: Vec<u8> = marks
         .iter()
         .flat_map(|mark| &matrix[*mark as usize * width..][..width])
         .flat_map(|number| number.to_le_bytes())
         .collect();
     assert_eq!(gpu.download(output), expected);
-    let unknown = Launch { kernel: "none", grid: [1; 3], block: 32, arguments: Vec::new() };
+    let unknown = Launch { kernel: Kernel::plain("none"), grid: [1; 3], block: 32, arguments: Vec::new() };
     assert_eq!(gpu.launch(&unknown), Err(DriverError::Failed("there is no kernel none".into())));
     for span in [input, marked, output] {
         gpu.release(span);
@@ -168,7 +170,7 @@ fn cuda_gpu_runs_a_kernel() {
 #[test]
 fn cuda_gpu_loads_every_kernel() {
     let Some(gpu) = Gpu::open() else { return };
-    for kernel in crate::cuda::sources::FILES.iter().flat_map(|file| file.kernels) {
+    for kernel in crate::cuda::sources::FILES.iter().flat_map(KernelFile::kernels) {
         // Of no blocks, which is loaded and not run.
         gpu.launch(&Launch { kernel, grid: [0, 1, 1], block: 32, arguments: Vec::new() }).unwrap();
     }
@@ -200,26 +202,18 @@ fn cuda_gpu_multiplies_as_a_plain_loop_does() {
         let b = numbers(5, outputs);
         let (input, weight) = (gpu.upload_bf16(&x), gpu.upload_bf16(&w));
         for into in [Element::Bf16, Element::F32] {
-            let bias = match into {
-                Element::Bf16 => gpu.upload_bf16(&b),
-                Element::F32 => gpu.upload(&b.iter().flat_map(|b| b.to_f32().to_le_bytes()).collect::<Vec<_>>()),
-            };
+            let mut bias = vec![0; outputs * into.bytes()];
+            into.write(b.iter().map(|b| b.to_f32()), &mut bias);
+            let bias = gpu.upload(&bias);
             for epilogue in [Epilogue::Identity, Epilogue::Relu, Epilogue::GeluTanh] {
                 for bias in [Some(bias), None] {
                     let output = gpu.allocate(rows * outputs * into.bytes());
-                    let residual = None;
+                    let (of, residual) = (Element::Bf16, None);
                     let product =
-                        Product { rows, outputs, inputs, input, weight, bias, residual, epilogue, output, into };
+                        Product { rows, outputs, inputs, of, input, weight, bias, residual, epilogue, output, into };
                     gpu.multiply(&product).unwrap_or_else(|error| panic!("{error} of {product:?}"));
                     let got = gpu.download(output);
-                    let got: Vec<f64> = match into {
-                        Element::Bf16 => {
-                            got.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f64()).collect()
-                        }
-                        Element::F32 => {
-                            got.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes).into()).collect()
-                        }
-                    };
+                    let got: Vec<f64> = into.read(&got).into_iter().map(f64::from).collect();
                     let zeros = vec![bf16::ZERO; outputs];
                     let expected = expected(&x, &w, if bias.is_some() { &b } else { &zeros }, inputs, epilogue);
                     for (got, expected) in got.iter().zip(&expected) {
@@ -248,8 +242,8 @@ fn cuda_gpu_multiplies_a_row_to_the_same_bits_in_any_batch() {
         let mut first: Option<Vec<u8>> = None;
         for rows in [rows_max, 1, 2, 3, 8, 17, 64, 100, 128, 300, 512, 1000, 2048, 4095] {
             let (epilogue, into) = (Epilogue::Identity, Element::Bf16);
-            let residual = None;
-            let product = Product { rows, outputs, inputs, input, weight, bias, residual, epilogue, output, into };
+            let (of, residual) = (Element::Bf16, None);
+            let product = Product { rows, outputs, inputs, of, input, weight, bias, residual, epilogue, output, into };
             gpu.multiply(&product).unwrap();
             let got = gpu.download(output.part(0..rows * outputs * 2));
             let first = first.get_or_insert_with(|| got.clone());
@@ -278,6 +272,7 @@ fn cuda_gpu_adds_a_residual_to_a_product_there_or_elsewhere_and_to_the_same_bits
                 rows,
                 outputs,
                 inputs,
+                of: Element::Bf16,
                 input,
                 weight,
                 bias: None,
@@ -319,6 +314,7 @@ fn cuda_gpu_replays_what_was_captured() {
         rows,
         outputs: width,
         inputs: width,
+        of: Element::Bf16,
         input,
         weight,
         bias: None,
@@ -332,7 +328,7 @@ fn cuda_gpu_replays_what_was_captured() {
     gpu.driver.begin_capture(gpu.stream).unwrap();
     gpu.multiply(&product).unwrap();
     // This kernel was never loaded before.
-    gpu.launch(&pick(between, marks, output, 1, width as i32)).unwrap();
+    gpu.launch(&pick(between, marks, output, 1, (width * 2 / 16) as i32)).unwrap();
     assert!(matches!(gpu.driver.allocate(gpu.stream, 1), Err(DriverError::Failed(_))));
     gpu.release(released);
     let graph = gpu.driver.end_capture(gpu.stream).unwrap();

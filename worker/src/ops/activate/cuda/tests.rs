@@ -1,7 +1,7 @@
 use super::*;
 use crate::cuda::bench::Bench;
 use crate::ops::activate::reference;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read};
 
 /// What is added besides.
 #[derive(Clone, Copy, Debug)]
@@ -16,18 +16,21 @@ const CASES: [Case; 3] = [
     Case { has_bias: true, has_residual: true },
 ];
 
-/// Runs the kernel and holds each number to the reference.
-fn follows(activation: Activation, (rows, width): (usize, usize), case: Case, seed: u64) {
-    // From -6 to 6: both tails.
-    let mut before = Bf16s::wave(rows * width, 0.5);
-    before.0.iter_mut().for_each(|x| *x = half::bf16::from_f32(x.to_f32() * 6.0));
-    let (bias, more) = (Bf16s::wave(width, 0.9), Bf16s::wave(rows * width, 0.2));
+/// Runs the kernels and holds each number to the reference.
+fn follows(activation: Activation, shape: (usize, usize), case: Case, seed: u64) {
+    Element::ALL.into_iter().for_each(|element| follows_in(element, activation, shape, case, seed));
+}
+
+fn follows_in(element: Element, activation: Activation, (rows, width): (usize, usize), case: Case, seed: u64) {
+    // Both tails.
+    let before = Numbers::wave_of(element, rows * width, 0.5, 6.0);
+    let [bias, more] = [(width, 0.9), (rows * width, 0.2)].map(|(count, phase)| Numbers::wave(element, count, phase));
     let mut bench = Bench::new(seed);
-    let matrix = bench.put(&before.0);
-    let vector = case.has_bias.then(|| bench.put(&bias.0));
-    let residual = case.has_residual.then(|| bench.put(&more.0));
+    let matrix = before.put(&mut bench);
+    let vector = case.has_bias.then(|| bias.put(&mut bench));
+    let residual = case.has_residual.then(|| more.put(&mut bench));
     bench
-        .run(Activate { rows, width, matrix, bias: vector, residual, activation }.command())
+        .run(Activate { rows, width, element, matrix, bias: vector, residual, activation }.command())
         .unwrap_or_else(|fault| panic!("{fault}"));
     let nothing = |count: usize| vec![0.0; count];
     let shifts = if case.has_bias { bias.wide() } else { nothing(width) };
@@ -35,7 +38,8 @@ fn follows(activation: Activation, (rows, width): (usize, usize), case: Case, se
     let numbers = before.wide().into_iter().zip(more).enumerate();
     let expected: Vec<f64> =
         numbers.map(|(index, (x, more))| reference::activate(x + shifts[index % width], activation) + more).collect();
-    close(&format!("{activation:?}, {rows} x {width}, {case:?}"), &bench.read(matrix), &expected, 0.0);
+    let found = read(&bench, element, matrix);
+    close(&format!("{activation:?}, {rows} x {width}, {case:?}"), element, &found, &expected, 0.0);
 }
 
 #[test]

@@ -1,9 +1,7 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
 use crate::ops::attend::reference;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read, room};
 
 /// Sequences of these lengths, one after the other.
 fn splits(lengths: &[usize]) -> Vec<usize> {
@@ -20,21 +18,22 @@ fn heads(count: usize, width: usize) -> Heads {
 }
 
 /// Attention of a batch of these lengths, with so many tiles more than it has.
-fn attend(splits: &[usize], qkv: &Bf16s, heads: Heads, mask: Mask, spare: usize, seed: u64) -> Vec<bf16> {
+fn attend(splits: &[usize], qkv: &Numbers, heads: Heads, mask: Mask, spare: usize, seed: u64) -> Vec<f32> {
     let mut list: Vec<u32> = tiles(splits).flatten().collect();
     list.extend(vec![0; 3 * spare]);
-    let mut bench = Bench::new(seed);
+    let (mut bench, element) = (Bench::new(seed), qkv.element);
     let attend = Attend {
         heads,
+        element,
         mask,
         scale: scale(heads),
-        qkv: bench.put(&qkv.0),
+        qkv: qkv.put(&mut bench),
         tiles: list.len() / 3,
         list: bench.put(&list),
-        output: bench.room::<bf16>(splits[splits.len() - 1] * heads.queries()),
+        output: room(&mut bench, element, splits[splits.len() - 1] * heads.queries()),
     };
     bench.run(attend.command()).unwrap_or_else(|fault| panic!("{fault}"));
-    bench.read(attend.output)
+    read(&bench, element, attend.output)
 }
 
 /// Sharp enough that single keys matter.
@@ -44,9 +43,13 @@ fn scale(heads: Heads) -> f32 {
 
 /// Runs a batch of these lengths and holds each head of each token to the reference.
 fn follows(lengths: &[usize], heads: Heads, mask: Mask, seed: u64) {
+    Element::ALL.into_iter().for_each(|element| follows_in(element, lengths, heads, mask, seed));
+}
+
+fn follows_in(element: Element, lengths: &[usize], heads: Heads, mask: Mask, seed: u64) {
     let splits = splits(lengths);
     let (tokens, width) = (splits[splits.len() - 1], heads.width);
-    let qkv = Bf16s::wave(tokens * heads.row(), seed as f32);
+    let qkv = Numbers::wave(element, tokens * heads.row(), seed as f32);
     let output = attend(&splits, &qkv, heads, mask, 0, seed);
     let rows: Vec<Vec<f64>> = (0..tokens).map(|token| qkv.row(token as u32, heads.row())).collect();
     let to_base_2 = f64::from(scale(heads)) * std::f64::consts::LOG2_E;
@@ -61,8 +64,8 @@ fn follows(lengths: &[usize], heads: Heads, mask: Mask, seed: u64) {
                 let expected = reference::attend(&q, part(keys), part(values));
                 let found = &output[(pair[0] + place) * heads.queries() + queries..][..width];
                 let what = format!("{lengths:?}, {heads:?}, {mask:?}, place {place}, head {head}");
-                // Weights are rounded to bfloat16 as well, so values of up to 1 are summed up that much off.
-                close(&what, found, &expected, 1.0 / 256.0);
+                // Weights are rounded as well, so values of up to 1 are summed up that much off.
+                close(&what, element, found, &expected, 1.0);
             }
         }
     }
@@ -129,12 +132,15 @@ fn heads_of_queries_share_those_of_keys_and_values() {
 fn a_row_is_the_same_bits_in_any_batch_and_with_any_order_of_threads() {
     for (width, _) in KERNELS {
         let (heads, row) = (heads(1, width), 3 * width);
-        let qkv = Bf16s::wave(103 * row, 4.0);
-        for mask in [Mask::None, Mask::Causal, Mask::Window(12)] {
-            let together = attend(&[0, 5, 103], &qkv, heads, mask, 0, 0);
-            for seed in 1..3 {
-                let alone = attend(&[0, 98], &Bf16s(qkv.0[5 * row..].to_vec()), heads, mask, 0, seed);
-                assert_eq!(alone, together[5 * width..], "D {width}, {mask:?}");
+        for element in Element::ALL {
+            let qkv = Numbers::wave(element, 103 * row, 4.0);
+            let last = Numbers::new(element, qkv.values[5 * row..].iter().copied());
+            for mask in [Mask::None, Mask::Causal, Mask::Window(12)] {
+                let together = attend(&[0, 5, 103], &qkv, heads, mask, 0, 0);
+                for seed in 1..3 {
+                    let alone = attend(&[0, 98], &last, heads, mask, 0, seed);
+                    assert_eq!(alone, together[5 * width..], "D {width}, {element}, {mask:?}");
+                }
             }
         }
     }
@@ -143,25 +149,33 @@ fn a_row_is_the_same_bits_in_any_batch_and_with_any_order_of_threads() {
 #[test]
 fn what_is_masked_has_no_weight_at_all() {
     let heads = heads(1, 64);
-    let mut qkv = Bf16s::wave(140 * heads.row(), 1.0);
-    let before = attend(&[0, 140], &qkv, heads, Mask::Causal, 0, 0);
-    // Keys and values of the last token, which others would take for the only ones.
-    qkv.0[139 * heads.row()..].fill(bf16::from_f32(1e4));
-    let after = attend(&[0, 140], &qkv, heads, Mask::Causal, 0, 1);
-    assert_eq!(after[..139 * 64], before[..139 * 64]);
+    for element in Element::ALL {
+        let mut qkv = Numbers::wave(element, 140 * heads.row(), 1.0);
+        let before = attend(&[0, 140], &qkv, heads, Mask::Causal, 0, 0);
+        // Keys and values of the last token, which others would take for the only ones.
+        qkv.values[139 * heads.row()..].fill(1e4);
+        let after = attend(&[0, 140], &qkv, heads, Mask::Causal, 0, 1);
+        assert_eq!(after[..139 * 64], before[..139 * 64], "{element}");
+    }
 }
 
 #[test]
 fn other_widths_have_no_kernel() {
-    assert!([0, 8, 24, 40, 112, 144, 256].into_iter().all(|head| Attend::kernel(head).is_none()));
+    assert!(
+        [0, 8, 24, 40, 112, 144, 256]
+            .into_iter()
+            .all(|head| { Element::ALL.into_iter().all(|element| Attend::kernel(element, head).is_none()) })
+    );
 }
 
 #[test]
 fn a_list_with_tiles_to_spare_is_the_same_attention() {
-    let qkv = Bf16s::wave(70 * 3 * 2 * 32, 2.0);
-    // As a graph captured for more sequences has.
-    let run = |spare| attend(&[0, 3, 70], &qkv, heads(2, 32), Mask::None, spare, 3);
-    assert_eq!(run(5), run(0));
+    for element in Element::ALL {
+        let qkv = Numbers::wave(element, 70 * 3 * 2 * 32, 2.0);
+        // As a graph captured for more sequences has.
+        let run = |spare| attend(&[0, 3, 70], &qkv, heads(2, 32), Mask::None, spare, 3);
+        assert_eq!(run(5), run(0), "{element}");
+    }
 }
 
 #[test]

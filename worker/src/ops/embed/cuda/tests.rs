@@ -1,9 +1,7 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
 use crate::ops::embed::reference;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read, room};
 use crate::plan::NormKind;
 
 /// What of an op there is.
@@ -17,14 +15,18 @@ struct Case {
 
 const ALL: Case = Case { has_positions: true, has_types: true, kind: Some(NormKind::Layer), has_shift: true };
 
-/// Runs the kernel and holds each row to the reference.
+/// Runs the kernels and holds each row to the reference.
 fn follows(tokens: u32, width: usize, case: Case, seed: u64) {
-    let [words, positions, kinds] = [11, 5, 2].map(|count| Bf16s::wave(count * width, count as f32));
+    Element::ALL.into_iter().for_each(|element| follows_in(element, tokens, width, case, seed));
+}
+
+fn follows_in(element: Element, tokens: u32, width: usize, case: Case, seed: u64) {
+    let [words, positions, kinds] = [11, 5, 2].map(|count| Numbers::wave(element, count * width, count as f32));
     let ids: Vec<u32> = (0..tokens).map(|row| row * 5 % 11).collect();
     let places: Vec<u32> = (0..tokens).map(|row| row % 5).collect();
     let types: Vec<u32> = (0..tokens).map(|row| row % 2).collect();
-    let gain: Vec<f32> = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
-    let shift: Vec<f32> = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
+    let gain: Vec<f32> = Numbers::wave(Element::F32, width, 0.3).values.iter().map(|x| 1.0 + x / 4.0).collect();
+    let shift = Numbers::wave(Element::F32, width, 0.7).values;
     let mut bench = Bench::new(seed);
     let mut norm =
         |kind| Norm { kind, gain: bench.put(&gain), shift: case.has_shift.then(|| bench.put(&shift)), epsilon: 1e-5 };
@@ -32,17 +34,18 @@ fn follows(tokens: u32, width: usize, case: Case, seed: u64) {
     let embed = Embed {
         tokens: tokens as usize,
         width,
+        element,
         ids: bench.put(&ids),
         places: bench.put(&places),
         types: case.has_types.then(|| bench.put(&types)),
-        words: bench.put(&words.0),
-        positions: case.has_positions.then(|| bench.put(&positions.0)),
-        kinds: Some(bench.put(&kinds.0)),
+        words: words.put(&mut bench),
+        positions: case.has_positions.then(|| positions.put(&mut bench)),
+        kinds: Some(kinds.put(&mut bench)),
         norm,
-        output: bench.room::<bf16>(tokens as usize * width),
+        output: room(&mut bench, element, tokens as usize * width),
     };
     bench.run(embed.command()).unwrap_or_else(|fault| panic!("{fault}"));
-    for (row, found) in bench.read::<bf16>(embed.output).chunks_exact(width).enumerate() {
+    for (row, found) in read(&bench, element, embed.output).chunks_exact(width).enumerate() {
         let mut rows = vec![words.row(ids[row], width)];
         rows.extend(case.has_positions.then(|| positions.row(places[row], width)));
         rows.push(kinds.row(if case.has_types { types[row] } else { 0 }, width));
@@ -52,7 +55,7 @@ fn follows(tokens: u32, width: usize, case: Case, seed: u64) {
             Some(kind) => reference::embed(kind, &rows, &gain, shift, 1e-5),
             None => reference::sum(&rows),
         };
-        close(&format!("width {width}, {case:?}, row {row}"), found, &expected, 0.0);
+        close(&format!("width {width}, {case:?}, row {row}"), element, found, &expected, 0.0);
     }
 }
 
@@ -79,19 +82,20 @@ fn follows_the_reference_at_any_shape_with_every_schedule() {
 
 #[test]
 fn an_id_beyond_the_table_is_told() {
-    let mut bench = Bench::new(0);
+    let (mut bench, element) = (Bench::new(0), Element::Bf16);
     let embed = Embed {
         tokens: 1,
         width: 8,
+        element,
         ids: bench.put(&[3_u32]),
         places: bench.put(&[0_u32]),
         types: None,
-        words: bench.put(&[bf16::ONE; 3 * 8]),
+        words: Numbers::new(element, [1.0; 3 * 8]).put(&mut bench),
         positions: None,
         kinds: None,
         norm: None,
-        output: bench.room::<bf16>(8),
+        output: room(&mut bench, element, 8),
     };
     let fault = bench.run(embed.command()).unwrap_err();
-    assert!(fault.contains("embed_256") && fault.contains("outside every buffer"), "{fault}");
+    assert!(fault.contains("embed_256.bf16") && fault.contains("outside every buffer"), "{fault}");
 }

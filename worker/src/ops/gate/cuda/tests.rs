@@ -1,21 +1,29 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read, room};
 use crate::ops::gate::reference;
 
-/// Runs the kernel and holds each row to the reference.
+/// Runs the kernels and holds each row to the reference.
 fn follows(activation: Activation, rows: usize, width: usize, seed: u64) {
-    // From -6 to 6: both tails.
-    let mut input = Bf16s::wave(rows * 2 * width, 0.5);
-    input.0.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() * 6.0));
+    Element::ALL.into_iter().for_each(|element| follows_in(element, activation, rows, width, seed));
+}
+
+fn follows_in(element: Element, activation: Activation, rows: usize, width: usize, seed: u64) {
+    // Both tails.
+    let input = Numbers::wave_of(element, rows * 2 * width, 0.5, 6.0);
     let mut bench = Bench::new(seed);
-    let gate = Gate { rows, width, activation, input: bench.put(&input.0), output: bench.room::<bf16>(rows * width) };
+    let gate = Gate {
+        rows,
+        width,
+        element,
+        activation,
+        input: input.put(&mut bench),
+        output: room(&mut bench, element, rows * width),
+    };
     bench.run(gate.command()).unwrap_or_else(|fault| panic!("{fault}"));
-    for (row, found) in bench.read::<bf16>(gate.output).chunks_exact(width).enumerate() {
+    for (row, found) in read(&bench, element, gate.output).chunks_exact(width).enumerate() {
         let expected = reference::gate(&input.row(row as u32, 2 * width), activation);
-        close(&format!("{activation:?}, {rows} x {width}, row {row}"), found, &expected, 0.0);
+        close(&format!("{activation:?}, {rows} x {width}, row {row}"), element, found, &expected, 0.0);
     }
 }
 

@@ -1,15 +1,12 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read, room};
 use crate::ops::normalize::reference;
 
-/// A gain and a shift of numbers that f32 and bfloat16 have.
+/// A gain and a shift.
 fn gain_and_shift(width: usize) -> [Vec<f32>; 2] {
-    let gain = Bf16s::wave(width, 0.3).wide().iter().map(|x| 1.0 + *x as f32 / 4.0).collect();
-    let shift = Bf16s::wave(width, 0.7).wide().iter().map(|x| *x as f32).collect();
-    [gain, shift]
+    let gain = Numbers::wave(Element::F32, width, 0.3).values.iter().map(|x| 1.0 + x / 4.0).collect();
+    [gain, Numbers::wave(Element::F32, width, 0.7).values]
 }
 
 /// What of an op there is.
@@ -28,30 +25,35 @@ const CASES: [Case; 5] = [
     Case { has_residual: false, has_shift: true, kind: NormKind::Rms },
 ];
 
-/// Runs the kernel and holds each row to the reference.
+/// Runs the kernels and holds each row to the reference.
 fn follows(rows: usize, width: usize, case: Case, seed: u64) {
+    Element::ALL.into_iter().for_each(|element| follows_in(element, rows, width, case, seed));
+}
+
+fn follows_in(element: Element, rows: usize, width: usize, case: Case, seed: u64) {
     let Case { has_residual, has_shift, kind } = case;
-    let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
+    let [input, residual] = [1.3, 0.4].map(|phase| Numbers::wave(element, rows * width, phase));
     let [gain, shift] = gain_and_shift(width);
     let mut bench = Bench::new(seed);
     let norm = Norm { kind, gain: bench.put(&gain), shift: has_shift.then(|| bench.put(&shift)), epsilon: 1e-12 };
     let add_norm = AddNorm {
         rows,
         width,
-        input: bench.put(&input.0),
-        residual: has_residual.then(|| bench.put(&residual.0)),
+        element,
+        input: input.put(&mut bench),
+        residual: has_residual.then(|| residual.put(&mut bench)),
         norm,
-        output: bench.room::<bf16>(rows * width),
+        output: room(&mut bench, element, rows * width),
     };
     bench.run(add_norm.command()).unwrap_or_else(|fault| panic!("{fault}"));
     let shift = if has_shift { shift } else { vec![0.0; width] };
-    for (row, found) in bench.read::<bf16>(add_norm.output).chunks_exact(width).enumerate() {
+    for (row, found) in read(&bench, element, add_norm.output).chunks_exact(width).enumerate() {
         let mut sums = input.row(row as u32, width);
         if has_residual {
             sums.iter_mut().zip(residual.row(row as u32, width)).for_each(|(sum, other)| *sum += other);
         }
         let expected = reference::normalize(kind, &sums, &gain, &shift, 1e-12);
-        close(&format!("width {width}, {case:?}, row {row}"), found, &expected, 0.0);
+        close(&format!("width {width}, {case:?}, row {row}"), element, found, &expected, 0.0);
     }
 }
 
@@ -76,8 +78,8 @@ fn follows_the_reference_at_any_shape_with_every_schedule() {
 
 #[test]
 fn a_row_may_be_written_over_what_it_is_made_of() {
-    let (rows, width) = (5, 264);
-    let (input, residual) = (Bf16s::wave(rows * width, 1.3), Bf16s::wave(rows * width, 0.4));
+    let (rows, width, element) = (5, 264, Element::Bf16);
+    let [input, residual] = [1.3, 0.4].map(|phase| Numbers::wave(element, rows * width, phase));
     let [gain, shift] = gain_and_shift(width);
     let run = |place: fn(&AddNorm) -> Span| {
         let mut bench = Bench::new(1);
@@ -86,14 +88,15 @@ fn a_row_may_be_written_over_what_it_is_made_of() {
         let apart = AddNorm {
             rows,
             width,
-            input: bench.put(&input.0),
-            residual: Some(bench.put(&residual.0)),
+            element,
+            input: input.put(&mut bench),
+            residual: Some(residual.put(&mut bench)),
             norm,
-            output: bench.room::<bf16>(rows * width),
+            output: room(&mut bench, element, rows * width),
         };
         let add_norm = AddNorm { output: place(&apart), ..apart };
         bench.run(add_norm.command()).unwrap_or_else(|fault| panic!("{fault}"));
-        bench.read::<bf16>(add_norm.output)
+        read(&bench, element, add_norm.output)
     };
     let apart = run(|add_norm| add_norm.output);
     assert_eq!(run(|add_norm| add_norm.input), apart);

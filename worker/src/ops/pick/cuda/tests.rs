@@ -1,25 +1,28 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, Shapes};
+use crate::ops::emulation::{Numbers, Shapes, read, room};
 use crate::ops::pick::reference;
 
 /// Runs the kernel and holds it to the reference.
 fn follows(marks: &[u32], width: usize, seed: u64) {
-    let input = Bf16s::wave(9 * width, 0.8).0;
+    Element::ALL.into_iter().for_each(|element| follows_in(element, marks, width, seed));
+}
+
+fn follows_in(element: Element, marks: &[u32], width: usize, seed: u64) {
+    let input = Numbers::wave(element, 9 * width, 0.8);
     let mut bench = Bench::new(seed);
     let pick = Pick {
         marks: marks.len(),
         width,
-        input: bench.put(&input),
+        element,
+        input: input.put(&mut bench),
         list: bench.put(marks),
-        output: bench.room::<bf16>(marks.len() * width),
+        output: room(&mut bench, element, marks.len() * width),
     };
     bench.run(pick.command()).unwrap_or_else(|fault| panic!("{fault}"));
-    let rows: Vec<Vec<bf16>> = input.chunks_exact(width).map(<[bf16]>::to_vec).collect();
+    let rows: Vec<Vec<f32>> = input.values.chunks_exact(width).map(<[f32]>::to_vec).collect();
     let marks: Vec<usize> = marks.iter().map(|mark| *mark as usize).collect();
-    assert_eq!(bench.read::<bf16>(pick.output), reference::pick(&rows, &marks).concat(), "width {width}");
+    assert_eq!(read(&bench, element, pick.output), reference::pick(&rows, &marks).concat(), "width {width}");
 }
 
 #[test]

@@ -1,21 +1,24 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read};
 use crate::ops::pool::reference;
 
-/// Runs both kernels and holds every sequence that is not empty to the reference.
+/// Runs both kernels of each kind and holds every sequence that is not empty to the reference.
 fn follows(splits: &[u32], width: usize, pooling: Pooling, seed: u64) {
+    Element::ALL.into_iter().for_each(|element| follows_in(element, splits, width, pooling, seed));
+}
+
+fn follows_in(element: Element, splits: &[u32], width: usize, pooling: Pooling, seed: u64) {
     let sequences = splits.len() - 1;
-    let input = Bf16s::wave(splits[sequences] as usize * width, 1.1);
+    let input = Numbers::wave(element, splits[sequences] as usize * width, 1.1);
     let mut bench = Bench::new(seed);
-    let [exact, rounded] = [Element::F32, Element::Bf16].map(|into| {
+    let [exact, rounded] = [Element::F32, element].map(|into| {
         let pool = Pool {
             sequences,
             width,
+            element,
             pooling,
-            input: bench.put(&input.0),
+            input: input.put(&mut bench),
             splits: bench.put(splits),
             output: bench.room::<u8>(sequences * width * into.bytes()),
             into,
@@ -23,12 +26,12 @@ fn follows(splits: &[u32], width: usize, pooling: Pooling, seed: u64) {
         bench.run(pool.command()).unwrap_or_else(|fault| panic!("{fault}"));
         pool.output
     });
-    let (exact, rounded) = (bench.read::<f32>(exact), bench.read::<bf16>(rounded));
+    let (exact, rounded) = (bench.read::<f32>(exact), read(&bench, element, rounded));
     for (sequence, pair) in splits.windows(2).enumerate().filter(|(_, pair)| pair[0] < pair[1]) {
         let rows: Vec<Vec<f64>> = (pair[0]..pair[1]).map(|row| input.row(row, width)).collect();
         let expected = reference::pool(&rows, pooling);
         let what = format!("{pooling:?}, width {width}, sequence {sequence}");
-        close(&what, &rounded[sequence * width..][..width], &expected, 0.0);
+        close(&what, element, &rounded[sequence * width..][..width], &expected, 0.0);
         for (found, expected) in exact[sequence * width..][..width].iter().zip(&expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-6, "{what}: {found}, not {expected}");
         }

@@ -1,9 +1,8 @@
-use half::bf16;
-
 use super::*;
 use crate::cuda::bench::Bench;
-use crate::ops::emulation::{Bf16s, Shapes, close};
+use crate::ops::emulation::{Numbers, Shapes, close, read, room};
 use crate::ops::normalize::reference::normalize;
+use crate::ops::rotate::angles::frequencies;
 use crate::ops::rotate::reference::rotate;
 use crate::plan::NormKind;
 
@@ -16,9 +15,9 @@ struct HeadNorm {
 
 impl HeadNorm {
     fn new(kind: NormKind, width: usize, phase: f32) -> Self {
-        let wave = |phase| Bf16s::wave(width, phase).wide().into_iter();
-        let shift = (kind == NormKind::Layer).then(|| wave(phase + 1.0).map(|x| x as f32).collect());
-        Self { kind, gain: wave(phase).map(|x| 1.0 + x as f32 / 4.0).collect(), shift }
+        let wave = |phase| Numbers::wave(Element::F32, width, phase).values;
+        let shift = (kind == NormKind::Layer).then(|| wave(phase + 1.0));
+        Self { kind, gain: wave(phase).iter().map(|x| 1.0 + x / 4.0).collect(), shift }
     }
 
     fn put(&self, bench: &mut Bench) -> Norm {
@@ -34,32 +33,37 @@ impl HeadNorm {
 
 /// What the kernel makes of tokens at these places, in place or not.
 fn run(
-    qkv: &Bf16s,
+    qkv: &Numbers,
     places: &[u32],
     heads: Heads,
     norms: Option<&[HeadNorm; 2]>,
     base: f32,
     in_place: bool,
     seed: u64,
-) -> Vec<bf16> {
-    let mut bench = Bench::new(seed);
-    let qkv_span = bench.put(&qkv.0);
+) -> Vec<f32> {
+    let (mut bench, element) = (Bench::new(seed), qkv.element);
+    let qkv_span = qkv.put(&mut bench);
     let rotate = Rotate {
         tokens: places.len(),
         heads,
+        element,
         norms: norms.map(|norms| norms.each_ref().map(|norm| norm.put(&mut bench))),
-        base,
+        frequencies: bench.put(&frequencies(heads.width, base).collect::<Vec<_>>()),
         qkv: qkv_span,
         places: bench.put(places),
-        output: if in_place { qkv_span } else { bench.room::<bf16>(qkv.0.len()) },
+        output: if in_place { qkv_span } else { room(&mut bench, element, qkv.values.len()) },
     };
     bench.run(rotate.command()).unwrap_or_else(|fault| panic!("{fault}"));
-    bench.read(rotate.output)
+    read(&bench, element, rotate.output)
 }
 
 /// Holds each head of each token to the reference, and what is made in place to what is not.
 fn follows(places: &[u32], heads: Heads, norms: Option<&[HeadNorm; 2]>, base: f32, seed: u64) {
-    let qkv = Bf16s::wave(places.len() * heads.row(), seed as f32);
+    Element::ALL.into_iter().for_each(|element| follows_in(element, places, heads, norms, base, seed));
+}
+
+fn follows_in(element: Element, places: &[u32], heads: Heads, norms: Option<&[HeadNorm; 2]>, base: f32, seed: u64) {
+    let qkv = Numbers::wave(element, places.len() * heads.row(), seed as f32);
     let found = run(&qkv, places, heads, norms, base, false, seed);
     for (row, place) in places.iter().enumerate() {
         let x = qkv.row(row as u32, heads.row());
@@ -70,8 +74,8 @@ fn follows(places: &[u32], heads: Heads, norms: Option<&[HeadNorm; 2]>, base: f3
             let expected =
                 if head >= heads.count + heads.shared { x.to_vec() } else { rotate(&normed(), *place as usize, base) };
             let what = format!("{heads:?}, base {base}, norms {}, place {place}, head {head}", norms.is_some());
-            // Sums of two numbers may be of their last digits.
-            close(&what, found, &expected, 1e-5);
+            // Sums of two numbers may be of their last digits, and f32 has nine.
+            close(&what, element, found, &expected, if element == Element::F32 { 1.0 } else { 0.0025 });
         }
     }
     assert_eq!(run(&qkv, places, heads, norms, base, true, seed + 1), found, "in place");
