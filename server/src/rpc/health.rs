@@ -1,7 +1,8 @@
 //! `grpc.health.v1`: whether the server and each of its services can be called.
 //!
-//! The whole server (`""`) and `shoal.v1.Inference` serve once every configured model does; so does each model under
-//! its own name. `liveness` serves for as long as the process answers at all.
+//! The whole server (`""`, `readiness`) and its services serve while every configured model does; so does each model under
+//! its own name. `startup` serves once all of them did, whatever comes after, and `liveness` for as long as the process
+//! answers at all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +15,15 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use crate::registry::{ModelState, Registry};
 
 /// Services whose health is that of the whole server.
-const SERVICES: [&str; 3] = ["", "shoal.v1.Inference", "inference.GRPCInferenceService"];
-/// The service that only says that the process answers.
+const SERVICES: [&str; 4] = ["", READINESS, "shoal.v1.Inference", "inference.GRPCInferenceService"];
+/// Says that the server can be called now.
+const READINESS: &str = "readiness";
+/// Says that the server could be called at some time.
+const STARTUP: &str = "startup";
+/// Says only that the process answers.
 const LIVENESS: &str = "liveness";
+/// What is the process's own to say, and not a model's of that name.
+const OWN: [&str; 3] = [READINESS, STARTUP, LIVENESS];
 
 /// Keeps the health service true.
 #[derive(Clone, Debug)]
@@ -37,7 +44,7 @@ impl HealthGate {
         let (reporter, service) = health_reporter();
         let gate = Self { reporter, registry, draining, shown: watch::Sender::new(false) };
         // A reporter starts with the whole server as serving, which is not true yet.
-        for name in SERVICES {
+        for name in SERVICES.into_iter().chain([STARTUP]) {
             gate.reporter.set_service_status(name, ServingStatus::NotServing).await;
         }
         gate.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
@@ -66,9 +73,10 @@ impl HealthGate {
     pub async fn watch(mut self) {
         let mut shown: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         let mut changes = self.registry.changes();
+        let mut has_started = false;
         loop {
-            // A model may have any name; the process's own is not a model's to set.
-            for view in self.registry.all().iter().filter(|view| *view.name != *LIVENESS) {
+            // A model may have any name.
+            for view in self.registry.all().iter().filter(|view| !OWN.contains(&&*view.name)) {
                 let ready = view.state == ModelState::Ready;
                 self.show(&mut shown, view.name.clone(), ready).await;
             }
@@ -76,6 +84,8 @@ impl HealthGate {
             for name in SERVICES {
                 self.show(&mut shown, name.into(), ready).await;
             }
+            has_started |= ready;
+            self.show(&mut shown, STARTUP.into(), has_started).await;
             self.shown.send_replace(ready);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { break },
@@ -135,20 +145,35 @@ mod tests {
         registry.publish(model("other", ModelState::Ready));
         let mut client = HealthClient::new(service);
         let ask = |service: &str| HealthCheckRequest { service: service.into() };
-        let mut live = client.watch(ask("liveness")).await.expect("watch").into_inner();
-        let mut whole = client.watch(ask("")).await.expect("watch").into_inner();
-        assert_eq!(live.message().await.expect("status").expect("one").status(), Shown::Serving);
-        assert_eq!(whole.message().await.expect("status").expect("one").status(), Shown::NotServing);
+        let [live, started, whole, ready] = ["liveness", "startup", "", "readiness"];
+        let mut watches = Vec::new();
+        for (name, shown) in [
+            (live, Shown::Serving),
+            (started, Shown::NotServing),
+            (whole, Shown::NotServing),
+            (ready, Shown::NotServing),
+        ] {
+            let mut watch = client.watch(ask(name)).await.expect("watch").into_inner();
+            assert_eq!(watch.message().await.expect("status").expect("one").status(), shown, "{name}");
+            watches.push(watch);
+        }
         let watching = tokio::spawn(gate.watch());
         registry.publish(model("liveness", ModelState::Ready));
-        assert_eq!(whole.message().await.expect("status").expect("one").status(), Shown::Serving);
+        for watch in &mut watches[1..] {
+            assert_eq!(watch.message().await.expect("status").expect("one").status(), Shown::Serving);
+        }
         registry.publish(model("liveness", ModelState::Failed("of it".into())));
-        assert_eq!(whole.message().await.expect("status").expect("one").status(), Shown::NotServing);
-        assert_eq!(client.check(ask("liveness")).await.expect("status").into_inner().status(), Shown::Serving);
+        for watch in &mut watches[2..] {
+            assert_eq!(watch.message().await.expect("status").expect("one").status(), Shown::NotServing);
+        }
+        for name in [live, started] {
+            let status = client.check(ask(name)).await.expect("status").into_inner().status();
+            assert_eq!(status, Shown::Serving, "{name}");
+        }
         draining.cancel();
         watching.await.expect("task");
         let patience = Duration::from_secs(60);
-        for mut watch in [live, whole] {
+        for mut watch in watches {
             let rest = async { while watch.message().await.expect("no error").is_some() {} };
             timeout(patience, rest).await.expect("the watch ends");
         }

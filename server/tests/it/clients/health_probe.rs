@@ -23,7 +23,9 @@ async fn probe(grpc: &str, service: &str) -> Option<i32> {
 #[tokio::test]
 async fn the_server_its_services_and_its_models_serve_and_nothing_else_does() {
     let shoal = Shoal::serve(&["--model", "echo"]);
-    for service in ["", "liveness", "echo", "shoal.v1.Inference", "inference.GRPCInferenceService"] {
+    for service in
+        ["", "startup", "readiness", "liveness", "echo", "shoal.v1.Inference", "inference.GRPCInferenceService"]
+    {
         let Some(code) = probe(&shoal.grpc, service).await else { return };
         assert_eq!(code, SERVING, "{service:?}");
     }
@@ -50,7 +52,7 @@ async fn a_server_whose_workers_are_gone_lives_but_does_not_serve() {
     // Health follows, and is asked until it has.
     let follows = async { while probe(grpc, "").await == Some(SERVING) {} };
     timeout(PATIENCE, follows).await.expect("it follows");
-    for (service, expected) in [("", NOT_SERVING), ("echo", NOT_SERVING), ("liveness", SERVING)] {
+    for (service, expected) in [("", NOT_SERVING), ("startup", SERVING), ("echo", NOT_SERVING), ("liveness", SERVING)] {
         assert_eq!(probe(grpc, service).await, Some(expected), "{service:?}");
     }
 }
