@@ -14,6 +14,11 @@
 //! late is passed over for ever. Among those that are all late, or that all had to start before now, it is the scheduler
 //! whose requests had the least of the device.
 //!
+//! # What failed before
+//!
+//! A part of a batch that failed runs with nothing beside it: its turn is given when the device has nothing in hand, and no
+//! other before it has ended. So what it breaks is its own.
+//!
 //! # Who does not answer
 //!
 //! A turn waits for answers for [`Sharing::patience`], then goes with what came. A batch that comes after that is not
@@ -100,9 +105,11 @@ pub struct Arbiter {
     /// The turn that waits for answers.
     open: Option<Open>,
     /// Batches that came after their turn.
-    stragglers: VecDeque<(Slot, ModelId, Part)>,
+    stragglers: VecDeque<Straggler>,
     /// Batches that were launched and did not end, by number.
     launched: BTreeMap<u64, Vec<Part>>,
+    /// Of them the one that nothing may run beside.
+    apart: Option<u64>,
     launches: u64,
     /// The last turn given.
     last: u32,
@@ -114,7 +121,7 @@ pub struct Arbiter {
 struct Member {
     wants: BTreeMap<ModelId, Want>,
     /// Turns that closed without its answer, and what they were of.
-    unanswered: BTreeMap<Slot, ModelId>,
+    unanswered: BTreeMap<Slot, (ModelId, TurnKind)>,
     /// Device time that its requests had, never less than any other's when it came.
     served: Duration,
 }
@@ -131,6 +138,15 @@ struct Open {
     expires: Timestamp,
 }
 
+/// A batch that came after its turn.
+#[derive(Debug)]
+struct Straggler {
+    slot: Slot,
+    model: ModelId,
+    kind: TurnKind,
+    part: Part,
+}
+
 impl Arbiter {
     /// Nobody is attached and nothing runs.
     pub fn new(sharing: Sharing) -> Self {
@@ -142,6 +158,7 @@ impl Arbiter {
             open: None,
             stragglers: VecDeque::new(),
             launched: BTreeMap::new(),
+            apart: None,
             launches: 0,
             last: 0,
             actions: VecDeque::new(),
@@ -158,7 +175,7 @@ impl Arbiter {
     /// A scheduler is gone. What it sent and what did not begin is not run; what runs of it runs to its end.
     pub fn leave(&mut self, now: Timestamp, scheduler: SchedulerId) {
         self.members.remove(&scheduler);
-        self.stragglers.retain(|(_, _, part)| part.scheduler != scheduler);
+        self.stragglers.retain(|straggler| straggler.part.scheduler != scheduler);
         if let Some(open) = &mut self.open {
             open.asked.retain(|asked| *asked != scheduler);
             open.parts.retain(|part| part.scheduler != scheduler);
@@ -171,7 +188,7 @@ impl Arbiter {
         // What is said before the answer to a turn was said before the turn was heard of.
         let is_asked = self.open.as_ref().is_some_and(|open| open.model == model && open.asked.contains(&scheduler));
         let Some(member) = self.members.get_mut(&scheduler) else { return };
-        if is_asked || member.unanswered.values().any(|asked| *asked == model) {
+        if is_asked || member.unanswered.values().any(|(asked, _)| *asked == model) {
             return;
         }
         match want {
@@ -187,8 +204,8 @@ impl Arbiter {
         let part = Part { scheduler, size };
         if let Some(open) = self.answered(scheduler, slot) {
             open.parts.push(part);
-        } else if let Some(model) = self.take_unanswered(scheduler, slot) {
-            self.stragglers.push_back((slot, model, part));
+        } else if let Some((model, kind)) = self.take_unanswered(scheduler, slot) {
+            self.stragglers.push_back(Straggler { slot, model, kind, part });
         } else {
             return false;
         }
@@ -207,6 +224,7 @@ impl Arbiter {
     /// A launched batch ended, well or badly, after so much device time.
     pub fn ended(&mut self, now: Timestamp, number: u64, compute: Duration) {
         let parts = self.launched.remove(&number).unwrap_or_default();
+        self.apart.take_if(|apart| *apart == number);
         let weight = |size: &Size| u128::from(size.rows) + u128::from(size.tokens);
         let whole: u128 = parts.iter().map(|part| weight(&part.size)).sum();
         for part in &parts {
@@ -246,7 +264,7 @@ impl Arbiter {
         Some(open)
     }
 
-    fn take_unanswered(&mut self, scheduler: SchedulerId, slot: Slot) -> Option<ModelId> {
+    fn take_unanswered(&mut self, scheduler: SchedulerId, slot: Slot) -> Option<(ModelId, TurnKind)> {
         self.members.get_mut(&scheduler)?.unanswered.remove(&slot)
     }
 
@@ -256,16 +274,17 @@ impl Arbiter {
             self.close();
         }
         while self.open.is_none() && self.has_room() {
-            match self.stragglers.pop_front() {
-                Some((slot, model, part)) => self.launch(slot, model, Vec::from([part])),
-                None if self.give(now) => {}
+            let is_next = |next: &mut Straggler| next.kind != TurnKind::Apart || self.launched.is_empty();
+            match self.stragglers.pop_front_if(is_next) {
+                Some(Straggler { slot, model, kind, part }) => self.launch(slot, model, kind, Vec::from([part])),
+                None if self.stragglers.is_empty() && self.give(now) => {}
                 None => return,
             }
         }
     }
 
     fn has_room(&self) -> bool {
-        self.launched.len() < usize::try_from(self.sharing.slots.max(1)).unwrap_or(usize::MAX)
+        self.apart.is_none() && self.launched.len() < usize::try_from(self.sharing.slots.max(1)).unwrap_or(usize::MAX)
     }
 
     /// Nobody is waited for any longer.
@@ -273,25 +292,27 @@ impl Arbiter {
         let Some(open) = self.open.take() else { return };
         for scheduler in open.asked {
             if let Some(member) = self.members.get_mut(&scheduler) {
-                member.unanswered.insert(open.slot, open.model);
+                member.unanswered.insert(open.slot, (open.model, open.kind));
             }
         }
         if !open.parts.is_empty() {
             self.count_turn(open.model, open.kind);
-            self.launch(open.slot, open.model, open.parts);
+            self.launch(open.slot, open.model, open.kind, open.parts);
         }
     }
 
-    fn launch(&mut self, slot: Slot, model: ModelId, parts: Vec<Part>) {
+    fn launch(&mut self, slot: Slot, model: ModelId, kind: TurnKind, parts: Vec<Part>) {
         self.launches += 1;
         let number = self.launches;
+        self.apart = self.apart.or((kind == TurnKind::Apart).then_some(number));
         self.launched.insert(number, parts);
         self.actions.push_back(Action::Launch(Launch { slot, model, number }));
     }
 
-    /// Gives the next turn. False when nobody wants one.
+    /// Gives the next turn. False when nobody wants one, or it is for what may run beside nothing.
     fn give(&mut self, now: Timestamp) -> bool {
-        let Some((first, model, kind)) = self.choose(now) else { return false };
+        let is_possible = |(.., kind): &choice::Lead| *kind != TurnKind::Apart || self.launched.is_empty();
+        let Some((first, model, kind)) = self.choose(now).filter(is_possible) else { return false };
         let given = self.company(first, model, kind);
         self.last = self.last.wrapping_add(1);
         let slot = Slot(self.last);

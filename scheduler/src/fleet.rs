@@ -58,6 +58,10 @@ pub(crate) struct Link {
     pool: Option<(PoolId, Standing)>,
     /// A batch of it was slow, and it has not shown since that it is well.
     pub(crate) suspect: Option<Suspect>,
+    /// It has a part of a batch that failed, and gets nothing beside it.
+    pub(crate) is_apart: bool,
+    /// Such a part waits for it to be through with what it has: it gets nothing else.
+    pub(crate) is_held: bool,
 }
 
 /// What is remembered of a worker that is not trusted.
@@ -89,7 +93,7 @@ impl Link {
     }
 
     fn standing(&self) -> Standing {
-        let is_free = !self.credits.is_empty();
+        let is_free = !self.credits.is_empty() && !self.is_apart && !self.is_held;
         let (is_stuck, is_suspect) = (self.is_stuck(), self.suspect.is_some());
         let load = Load { is_stuck, is_suspect, batches: self.outstanding.len(), rows: self.rows };
         Standing { is_stuck, free: is_free.then_some(load), busy: (!is_free).then_some(self.free_at) }
@@ -173,9 +177,10 @@ impl Fleet {
         true
     }
 
-    /// A batch goes to the worker on this credit.
-    pub(crate) fn spend(&mut self, id: WorkerId, slot: Slot, batch: BatchId, rows: u32) {
+    /// A batch goes to the worker on this credit, with nothing beside it if it `is_apart`.
+    pub(crate) fn spend(&mut self, id: WorkerId, slot: Slot, batch: BatchId, rows: u32, is_apart: bool) {
         let Some(link) = self.link_mut(id) else { return };
+        link.is_apart = is_apart;
         let spent = usize::from(link.credits.remove(&slot).is_some());
         link.outstanding.push_back(batch);
         link.rows += u64::from(rows);
@@ -312,6 +317,14 @@ impl Fleet {
     /// The connected workers that hold a model.
     pub(crate) fn holders(&self, model: ModelId) -> impl Iterator<Item = (WorkerId, &Link)> {
         self.connected().filter(move |(_, _, link)| link.is_ready(model)).map(|(id, _, link)| (id, link))
+    }
+
+    /// Holds a worker for a part of a batch that failed, or no longer.
+    pub(crate) fn hold(&mut self, id: WorkerId, is_held: bool) {
+        if let Some(link) = self.link_mut(id) {
+            link.is_held = is_held;
+            self.place(id);
+        }
     }
 
     /// Suspects a worker, or trusts it again.

@@ -132,6 +132,8 @@ pub(crate) struct Queue {
     /// By the rank of the member that was most urgent when the part was made.
     parts: BTreeMap<Rank, Vec<Item>>,
     part_totals: Totals,
+    /// It was a part's turn, and a worker is held until it has nothing else in hand: until then no other is asked for one.
+    are_parts_held: bool,
     /// Requests of both kinds, without those that are late.
     by_class: ByClass<u64>,
 }
@@ -270,10 +272,25 @@ impl Queue {
         of_class.map(|item| item.rank)
     }
 
-    /// The most urgent part, of one class if one is named.
+    /// The most urgent part, of one class if one is named; none while a worker is held for it.
     pub(crate) fn part_head(&self, class: Option<Class>) -> Option<Rank> {
-        let mut parts = self.parts.keys();
+        let mut parts = self.parts.keys().filter(|_| !self.are_parts_held);
         parts.find(|rank| class.is_none_or(|class| rank.class == class)).copied()
+    }
+
+    /// The most urgent part, whether or not a worker is held for it.
+    pub(crate) fn first_part(&self) -> Option<Rank> {
+        self.parts.keys().next().copied()
+    }
+
+    /// A worker is held for the parts, or no longer.
+    pub(crate) fn hold_parts(&mut self, are_held: bool) {
+        self.are_parts_held = are_held;
+    }
+
+    /// Whether a worker is held for the parts.
+    pub(crate) fn are_parts_held(&self) -> bool {
+        self.are_parts_held
     }
 
     /// What leads the queue in each class and of those that are late: a part, or unless the policy `waits` a request.

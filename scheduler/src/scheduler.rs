@@ -3,6 +3,7 @@
 //! This file is the frame: time, the dispatch of inputs, the maintenance after each. What an input does is in the file
 //! of its subject below; the tables it works on know nothing of each other.
 
+mod apart;
 mod config;
 mod deadlines;
 mod expiry;
@@ -38,7 +39,7 @@ use crate::model::Model;
 use crate::model_set::ModelSet;
 use crate::probes::Calibration;
 use crate::requests::Requests;
-use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
+use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake, WorkerId};
 
 /// Decides which requests run where, and when.
 ///
@@ -93,7 +94,9 @@ use crate::{Class, Input, Limits, ModelId, Output, Timestamp, Wake};
 /// # What happens when a batch fails
 ///
 /// What a worker could have been running when it crashed, hung or reported a broken item is suspect: the requests
-/// without a result are halved, and each half runs apart from everything else until the culprit is alone. What was lost
+/// without a result are halved, and each half runs apart from everything else until the culprit is alone: no other batch is
+/// with its worker meanwhile, so that nobody else is there to be blamed. When it is a part's turn and no worker is idle, the
+/// one whose turn it is gets nothing new until it is through, and then the part. What was lost
 /// from outside, or was still behind another batch, is innocent: it goes back to its old place in the queue.
 /// A request fails for losses only when it was lost `attempts_max` times.
 ///
@@ -109,6 +112,8 @@ pub struct Scheduler {
     fleet: Fleet,
     inflight: InFlight,
     hedges: Hedges,
+    /// Which worker is held for parts of failed batches of a model.
+    held: BTreeMap<ModelId, WorkerId>,
     /// Of the workers' time.
     demand: Demand,
     /// Whether workers serve other schedulers as well.
@@ -205,6 +210,7 @@ impl Scheduler {
             fleet: Fleet::default(),
             inflight: InFlight::default(),
             hedges: Hedges::new(limits.hedges_per_mille),
+            held: BTreeMap::new(),
             demand: Demand::default(),
             is_sharing: limits.workers_are_shared,
             bids: Bids::default(),

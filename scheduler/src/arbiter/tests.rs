@@ -145,6 +145,33 @@ fn a_part_of_a_batch_that_failed_runs_alone() {
 }
 
 #[test]
+fn nothing_runs_beside_a_part_of_a_batch_that_failed() {
+    let mut arbiter = arbiter(2, &[ONE, TWO]);
+    let number = keep_busy(&mut arbiter, ONE);
+    arbiter.bid(at(0), ONE, MODEL, Some(Want { is_apart: true, time: ms(0), ..want(4, 10) }));
+    arbiter.bid(at(0), TWO, MODEL, Some(want(5, 20)));
+    assert_eq!(drain(&mut arbiter), (vec![], vec![]), "the device has something in hand");
+    arbiter.ended(at(1), number, ms(1));
+    let (slot, _, given) = turn(&mut arbiter);
+    assert_eq!(given, [ONE]);
+    // It comes too late for its turn, and the other's is given.
+    arbiter.tick(at(20));
+    let (other, _, given) = turn(&mut arbiter);
+    assert_eq!(given, [TWO]);
+    arbiter.part(at(21), ONE, slot, rows(2));
+    arbiter.part(at(21), TWO, other, rows(5));
+    let (_, launched) = drain(&mut arbiter);
+    assert_eq!(launched.iter().map(|launch| launch.slot).collect::<Vec<_>>(), [other]);
+    arbiter.ended(at(22), launched[0].number, ms(1));
+    let (_, launched) = drain(&mut arbiter);
+    assert_eq!(launched.iter().map(|launch| launch.slot).collect::<Vec<_>>(), [slot]);
+    arbiter.bid(at(22), TWO, MODEL, Some(want(5, 20)));
+    assert_eq!(drain(&mut arbiter), (vec![], vec![]), "not beside it");
+    arbiter.ended(at(23), launched[0].number, ms(1));
+    assert_eq!(turn(&mut arbiter).2, [TWO]);
+}
+
+#[test]
 fn a_turn_goes_without_who_passes_and_ends_when_all_do() {
     let mut arbiter = arbiter(1, &[ONE, TWO]);
     let number = keep_busy(&mut arbiter, ONE);
@@ -315,6 +342,9 @@ struct World {
     /// Batches that were taken and not launched.
     sent: BTreeSet<(SchedulerId, Slot)>,
     running: BTreeSet<u64>,
+    /// Turns for parts of batches that failed, and those of them that run.
+    apart: BTreeSet<Slot>,
+    running_apart: BTreeSet<u64>,
 }
 
 impl World {
@@ -327,6 +357,9 @@ impl World {
                     assert!(own.rows > 0 || kind == TurnKind::Apart, "and who wants one");
                     assert!(self.asked.insert((scheduler, slot)), "a turn is given once");
                     given.insert(slot);
+                    if kind == TurnKind::Apart {
+                        self.apart.insert(slot);
+                    }
                 }
                 Action::Launch(Launch { slot, number, .. }) => {
                     assert!(!arbiter.parts(number).is_empty(), "something is launched");
@@ -334,11 +367,16 @@ impl World {
                         assert!(self.sent.remove(&(part.scheduler, slot)), "what came is launched, once");
                     }
                     self.running.insert(number);
+                    if self.apart.contains(&slot) {
+                        self.running_apart.insert(number);
+                    }
                 }
             }
         }
         assert!(given.len() <= 1, "one turn at a time");
         assert!(self.running.len() <= slots, "no more than the device takes in");
+        self.running_apart.retain(|number| self.running.contains(number));
+        assert!(self.running_apart.is_empty() || self.running.len() == 1, "nothing runs beside a part");
     }
 
     /// What it was asked and what of it did not begin is void.
@@ -406,7 +444,11 @@ fn whatever_happens_every_batch_is_launched_once_and_the_device_never_stands_sti
             }
             arbiter.tick(at(now));
             world.take_actions(&mut arbiter, slots as usize);
-            let has_room = world.running.len() < slots as usize;
+            let mut wants = arbiter.members.values().flat_map(|member| member.wants.values());
+            let is_apart = wants.any(|want| want.is_apart)
+                || world.sent.iter().any(|(_, slot)| world.apart.contains(slot))
+                || !world.running_apart.is_empty();
+            let has_room = world.running.is_empty() || (world.running.len() < slots as usize && !is_apart);
             let waits = arbiter.members.values().any(|member| !member.wants.is_empty()) || !world.sent.is_empty();
             let is_waited_for = arbiter.poll_timeout().is_some_and(|expires| expires > at(now));
             assert!(!has_room || !waits || is_waited_for, "who wants the device gets it, seed {seed}");

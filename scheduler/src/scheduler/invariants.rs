@@ -28,6 +28,7 @@ impl Scheduler {
         self.assert_nothing_waits_that_could_run();
         self.assert_waits();
         self.assert_workers_know_what_is_wanted();
+        self.assert_parts_are_apart();
         let timeout = self.poll_timeout();
         assert!(timeout.is_none_or(|(at, _)| at > self.now), "nothing is due at {:?}: {timeout:?}", self.now);
     }
@@ -111,7 +112,7 @@ impl Scheduler {
             }
             if self.worker_for(*id).is_some() {
                 assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
-                assert!(model.wake.is_some() || model.queue.is_empty(), "model {id} has a credit and does not wait");
+                assert!(model.wake.is_some() || model.queue.line().is_empty(), "model {id} has a credit and does not wait");
             }
         }
     }
@@ -133,6 +134,27 @@ impl Scheduler {
             assert!(policy.is_none() || model.wake.is_some(), "the policy of model {id} waits until some time");
             assert!(policy.is_some() || model.wake.is_none() || self.is_sharing, "model {id} waits for something");
         }
+    }
+
+    fn assert_parts_are_apart(&self) {
+        if self.is_sharing {
+            return;
+        }
+        for (worker, _, link) in self.fleet.connected() {
+            let is_apart = |id: &BatchId| self.inflight.get(*id).is_some_and(|batch| batch.isolated);
+            assert_eq!(link.outstanding.iter().any(is_apart), link.is_apart, "worker {worker} has a part");
+            assert!(!link.is_apart || link.outstanding.len() == 1, "nothing is beside the part of worker {worker}");
+            let is_held = self.held.values().any(|held| *held == worker);
+            assert_eq!(is_held, link.is_held, "worker {worker} is held");
+            assert!(!is_held || (!link.outstanding.is_empty() && link.credits() > 0), "worker {worker} is held in vain");
+        }
+        for (id, model) in &self.models {
+            let (are_held, first) = (self.held.contains_key(id), model.queue.first_part());
+            assert_eq!(are_held, model.queue.are_parts_held(), "a worker is held for model {id}");
+            assert!(!are_held || first.is_some(), "model {id} has a part to hold a worker for");
+            assert!(first.is_none() || self.idle_for(*id).is_none(), "model {id} has a part and a worker is idle");
+        }
+        assert!(self.held.keys().all(|id| self.models.contains_key(id)), "workers are held for models that are there");
     }
 
     fn assert_workers_know_what_is_wanted(&self) {

@@ -68,11 +68,15 @@ impl Scheduler {
         if self.is_sharing {
             return self.bid();
         }
+        self.serve_held();
         if self.fleet.credits() == 0 {
             return self.put_off();
         }
         while let Some(choice) = self.choose() {
-            self.send(choice);
+            match choice.source {
+                Source::Part(_) => self.send_apart(choice),
+                Source::Waiting(_) | Source::Late(_) => self.send(choice),
+            }
         }
     }
 
@@ -369,8 +373,9 @@ impl Scheduler {
 
     /// Enters a batch that is in flight into the table of its worker.
     pub(super) fn hand_over(&mut self, worker: WorkerId, slot: Slot, batch: BatchId, rows: u32, expected: Duration) {
-        self.fleet.spend(worker, slot, batch, rows);
-        if let Some(model) = self.inflight.get(batch).map(|batch| batch.model) {
+        let sent = self.inflight.get(batch).map(|batch| (batch.model, batch.isolated));
+        self.fleet.spend(worker, slot, batch, rows, sent.is_some_and(|(_, is_apart)| is_apart));
+        if let Some((model, _)) = sent {
             self.expect_weights(model, worker);
         }
         if let Some(link) = self.fleet.link_mut(worker) {

@@ -86,6 +86,7 @@ impl Scheduler {
         let was_first = link.outstanding.front() == Some(&id);
         link.outstanding.retain(|outstanding| *outstanding != id);
         link.rows -= u64::from(batch.rows);
+        link.is_apart &= !link.outstanding.is_empty();
         link.free_at = self.now;
         for id in link.outstanding.iter() {
             link.free_at = link.free_at + self.inflight.get(*id).map_or(Duration::ZERO, |batch| batch.expected);

@@ -42,7 +42,7 @@ fn never_mixes_a_suspect_with_innocents() {
     let batch = stage.take(WORKER);
     stage.queue([3, 4]);
     stage.fail(&batch, BatchFailure::Item);
-    let after: Vec<_> = (0..3).map(|_| stage.take(WORKER)).map(|batch| (ids(&batch), batch.close)).collect();
+    let after: Vec<_> = (0..3).map(|_| stage.take_and_finish(WORKER)).map(|of| (ids(&of), of.close)).collect();
     let isolated = CloseReason::Isolated;
     assert_eq!(after, [(vec![1], isolated), (vec![2], isolated), (vec![3, 4], CloseReason::Drained)]);
 }
@@ -62,7 +62,8 @@ fn takes_unreported_items_of_an_ended_batch_as_broken() {
     let batch = stage.take(WORKER);
     stage.item(&batch, 2, ItemOutcome::Ok);
     assert_eq!(stage.end(&batch), []);
-    assert_eq!((ids(&stage.take(WORKER)), ids(&stage.take(WORKER))), (vec![1], vec![3]));
+    let parts = [stage.take_and_finish(WORKER), stage.take_and_finish(WORKER)];
+    assert_eq!(parts.map(|part| ids(&part)), [[1], [3]]);
 }
 
 #[test]
@@ -96,7 +97,12 @@ fn a_part_too_large_for_a_credit_is_split_and_stays_apart() {
     stage.fail(&batch, BatchFailure::Item);
     stage.queue([7]);
     let two_rows = Budget { rows: 2, ..AMPLE };
-    let batches: Vec<_> = (0..5).map(|_| ids(&only_dispatch(stage.credit(WORKER, 0, two_rows)))).collect();
+    let mut next = || {
+        let batch = only_dispatch(stage.credit(WORKER, 0, two_rows));
+        stage.finish(&batch);
+        ids(&batch)
+    };
+    let batches: Vec<_> = (0..5).map(|_| next()).collect();
     assert_eq!(batches, [vec![1, 2], vec![3], vec![4, 5], vec![6], vec![7]]);
 }
 
@@ -129,9 +135,8 @@ fn learns_four_fifths_of_the_size_that_did_not_fit() {
     stage.queue(1..=20); // ten tokens each
     let batch = stage.take(WORKER);
     stage.fail(&batch, BatchFailure::OutOfMemory);
-    let (one, other) = (stage.take(WORKER), stage.take(WORKER));
-    stage.finish(&one);
-    stage.finish(&other);
+    stage.take_and_finish(WORKER);
+    stage.take_and_finish(WORKER);
     stage.queue(21..=50);
     let capped = stage.take(WORKER);
     assert_eq!((capped.requests.len(), capped.close), (16, CloseReason::Tokens), "160 of 200 tokens");

@@ -112,19 +112,18 @@ fn convicts_nobody_when_a_device_broke_that_had_two_batches() {
     stage.ready(OTHER_WORKER);
     stage.queue([1]);
     stage.take(WORKER);
-    stage.down(WORKER, DownCause::DeviceBroke);
-    assert_eq!(ids(&stage.take(OTHER_WORKER)), [1]);
     stage.queue([2, 3]);
-    assert_eq!(ids(&only_dispatch(stage.credit(OTHER_WORKER, 1, AMPLE))), [2, 3]);
+    assert_eq!(ids(&only_dispatch(stage.credit(WORKER, 1, AMPLE))), [2, 3]);
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
+    // Each runs with nothing beside it, so that the next device that breaks tells them apart.
+    let again = stage.take(OTHER_WORKER);
+    assert_eq!((ids(&again), again.close), (vec![1], CloseReason::Isolated));
+    assert_eq!(stage.credit(OTHER_WORKER, 1, AMPLE), []);
     assert_eq!(stage.down(OTHER_WORKER, DownCause::DeviceBroke), []);
     stage.ready(WORKER);
-    for expected in [vec![1], vec![2, 3]] {
-        let again = stage.take(WORKER);
-        assert_eq!((ids(&again), again.close), (expected, CloseReason::Isolated));
-    }
-    // All were lost once more, the first for the third time.
-    let lost = Failure::WorkerLost { attempts: Attempt(3) };
-    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, lost)]);
+    let innocent = stage.take_and_finish(WORKER);
+    assert_eq!((ids(&innocent), innocent.close, innocent.attempt), (vec![1], CloseReason::Isolated, Attempt(3)));
+    assert_eq!(ids(&stage.take_and_finish(WORKER)), [2, 3]);
 }
 
 #[test]
@@ -189,7 +188,7 @@ fn keeps_a_part_apart_when_it_is_lost() {
     stage.queue([5]);
     stage.down(WORKER, DownCause::Lost);
     stage.ready(WORKER);
-    let batches: Vec<_> = (0..3).map(|_| ids(&stage.take(WORKER))).collect();
+    let batches: Vec<_> = (0..3).map(|_| ids(&stage.take_and_finish(WORKER))).collect();
     assert_eq!(batches, [vec![1, 2], vec![3, 4], vec![5]]);
 }
 

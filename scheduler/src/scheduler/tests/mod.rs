@@ -1,6 +1,7 @@
 //! Each test says one thing the scheduler does. The [`Stage`] plays driver and checks the invariants after every input.
 
 mod admission;
+mod apart;
 mod calls;
 mod deadlines;
 mod dispatch;
@@ -173,6 +174,13 @@ impl Stage {
         }
         outputs.extend(self.end(of));
         outputs
+    }
+
+    /// Gives an ample credit, and everything in the one batch for it succeeds.
+    fn take_and_finish(&mut self, worker: WorkerId) -> Dispatch {
+        let batch = self.take(worker);
+        self.finish(&batch);
+        batch
     }
 
     fn dropped(&self) -> u64 {
