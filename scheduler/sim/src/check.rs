@@ -50,6 +50,7 @@ impl Judge {
         let checks: Vec<Box<dyn Check>> = vec![
             Box::new(rules::Deadlines),
             Box::new(batches::Homogeneity::default()),
+            Box::new(batches::Solitude),
             Box::new(batches::Order),
             Box::new(batches::CloseReasons),
             Box::new(batches::Patience::default()),

@@ -14,8 +14,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Input, ItemOutcome, Limits, ModelConfig, ModelId,
-    ModelState, Output, Probe, Reject, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, BatchFailure, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Input, ItemOutcome, Limits,
+    ModelConfig, ModelId, ModelState, Output, Probe, Reject, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
 };
 
 use self::clients::{Call, Clients};
@@ -120,6 +120,7 @@ struct Play {
     objectives: Vec<Duration>,
     loads: Vec<Duration>,
     memory_max: u64,
+    poison_breaks_devices: bool,
     clients: Clients,
     /// What the outputs just taken make the world say.
     said: VecDeque<Input>,
@@ -181,6 +182,7 @@ impl Play {
             objectives: scenario.models.iter().map(|model| model.objective).collect(),
             loads: scenario.models.iter().map(|model| model.load).collect(),
             memory_max: scenario.faults.memory_max.unwrap_or(u64::MAX),
+            poison_breaks_devices: scenario.faults.poison_breaks_devices,
             clients: Clients::default(),
             said: VecDeque::new(),
             hash: Fnv::new(),
@@ -251,10 +253,8 @@ impl Play {
                 }
             }
             Happening::Killed(at) => {
-                let (worker, epoch) = (self.workers[at].id, self.workers[at].epoch);
                 if self.workers[at].is_up {
-                    self.stop(at);
-                    self.tell(Input::WorkerDown { worker, epoch, cause: DownCause::Lost });
+                    self.lose(at, DownCause::Lost);
                 }
             }
             Happening::Returned(at) => {
@@ -288,6 +288,13 @@ impl Play {
         }
     }
 
+    /// The server finds out that a worker is gone.
+    fn lose(&mut self, at: usize, cause: DownCause) {
+        let (worker, epoch) = (self.workers[at].id, self.workers[at].epoch);
+        self.stop(at);
+        self.tell(Input::WorkerDown { worker, epoch, cause });
+    }
+
     /// A worker stops at once. What it had not yet done is not counted as done.
     fn stop(&mut self, at: usize) {
         let worker = &mut self.workers[at];
@@ -307,6 +314,10 @@ impl Play {
                     self.tell(Input::ItemDone { worker, epoch, batch, attempt, request, outcome });
                 }
                 self.tell(Input::BatchEnd { worker, epoch, batch, attempt, compute });
+            }
+            Ending::Badly(BatchFailure::Item) if self.poison_breaks_devices => {
+                self.agenda.after(RESTART, Happening::Returned(at));
+                return self.lose(at, DownCause::DeviceBroke);
             }
             Ending::Badly(reason) => self.tell(Input::BatchFailed { worker, epoch, batch, attempt, reason }),
         }

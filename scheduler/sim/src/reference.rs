@@ -265,6 +265,13 @@ impl Ledger {
         self.requests.iter().map(|(id, record)| (*id, record)).filter(|(_, record)| record.state != State::Ended)
     }
 
+    /// Whether a worker has what is left of a batch that failed.
+    pub(crate) fn runs_suspects(&self, worker: &Worker) -> bool {
+        let requests =
+            worker.outstanding.iter().filter_map(|id| self.batches.get(id)).flat_map(|batch| &batch.requests);
+        requests.filter_map(|id| self.requests.get(id)).any(|record| record.suspect.is_some())
+    }
+
     /// Requests that wait for a worker.
     pub(crate) fn queued(&self) -> impl Iterator<Item = (RequestId, &Record)> {
         self.live().filter(|(_, record)| record.state == State::Queued)

@@ -75,6 +75,8 @@ pub struct Curve {
 pub struct Faults {
     /// Requests in a thousand that break every batch they are in.
     pub poison_per_mille: u64,
+    /// Whether they break the device with it, and all that it was given.
+    pub poison_breaks_devices: bool,
     /// Tokens (rows, for models without tokens) of the largest batch that fits a device. A larger one fails after its
     /// `base_ns`.
     pub memory_max: Option<u64>,

@@ -112,7 +112,10 @@ impl Scheduler {
             }
             if self.worker_for(*id).is_some() {
                 assert_eq!(model.queue.part_head(None), None, "model {id} has a credit and a part to run");
-                assert!(model.wake.is_some() || model.queue.line().is_empty(), "model {id} has a credit and does not wait");
+                assert!(
+                    model.wake.is_some() || model.queue.line().is_empty(),
+                    "model {id} has a credit and does not wait"
+                );
             }
         }
     }
@@ -146,7 +149,10 @@ impl Scheduler {
             assert!(!link.is_apart || link.outstanding.len() == 1, "nothing is beside the part of worker {worker}");
             let is_held = self.held.values().any(|held| *held == worker);
             assert_eq!(is_held, link.is_held, "worker {worker} is held");
-            assert!(!is_held || (!link.outstanding.is_empty() && link.credits() > 0), "worker {worker} is held in vain");
+            assert!(
+                !is_held || (!link.outstanding.is_empty() && link.credits() > 0),
+                "worker {worker} is held in vain"
+            );
         }
         for (id, model) in &self.models {
             let (are_held, first) = (self.held.contains_key(id), model.queue.first_part());

@@ -43,6 +43,27 @@ impl Check for Homogeneity {
     }
 }
 
+/// Suspects are sent to a worker that has nothing in hand, and nothing is sent to it before they are through.
+#[derive(Debug)]
+pub(super) struct Solitude;
+
+impl Check for Solitude {
+    fn name(&self) -> &'static str {
+        "solitude"
+    }
+
+    fn see(&mut self, ledger: &Ledger, entry: &Entry) -> Result<(), String> {
+        let (worker, is_suspect) = match output(entry) {
+            Some(Output::Dispatch(dispatch)) => (dispatch.worker, dispatch.close == CloseReason::Isolated),
+            Some(Output::Probe(probe)) => (probe.worker, false),
+            _ => return Ok(()),
+        };
+        let Some(worker) = ledger.workers.get(&worker) else { return Ok(()) };
+        ensure(!is_suspect || worker.outstanding.is_empty(), || format!("beside {:?}", worker.outstanding))?;
+        ensure(!ledger.runs_suspects(worker), || format!("beside suspects in {:?}", worker.outstanding))
+    }
+}
+
 /// What is taken of a class is what was most urgent in it, in order; a class is left for a less urgent one only when
 /// nothing more of it waits, but for the one that leads. Who is late is taken after all who are not.
 #[derive(Debug)]

@@ -65,7 +65,8 @@ impl Check for Credits {
     }
 }
 
-/// No request waits while a worker that holds its model has a credit, unless its policy still waits.
+/// No request waits while a worker that holds its model has a credit, unless its policy still waits or a worker is held for
+/// suspects; and those wait for no idle worker.
 #[derive(Debug)]
 pub(super) struct Progress;
 
@@ -78,16 +79,26 @@ impl Check for Progress {
         if entry.what != What::Settled {
             return Ok(());
         }
+        let parts = ledger.queued().filter(|(_, record)| record.suspect.is_some()).map(|(_, record)| record.model);
+        let parts: BTreeSet<ModelId> = parts.collect();
         for (id, model) in &ledger.models {
-            // Nothing is put behind a batch of a worker that was slow, where it is known what is.
-            let takes = |worker: &Worker| {
+            let takes = |worker: &&Worker| {
                 !worker.credits.is_empty()
                     && worker.models.get(id) == Some(&Holding::Ready)
-                    && (worker.outstanding.is_empty() || !worker.may_be_slow)
+                    && !ledger.runs_suspects(worker)
             };
-            let has_credit = ledger.workers.values().any(takes);
-            let queued = || ledger.queued().filter(|(_, record)| record.model == *id);
-            let oldest = queued().map(|(_, record)| record.arrived).min();
+            let is_idle = ledger.workers.values().filter(takes).any(|worker| worker.outstanding.is_empty());
+            // Nothing is put behind a batch of a worker that was slow, where it is known what is.
+            let busy = ledger
+                .workers
+                .values()
+                .filter(takes)
+                .filter(|worker| !worker.outstanding.is_empty() && !worker.may_be_slow);
+            // One may be held for the suspects of each model, until it has nothing else in hand.
+            let has_credit = is_idle || busy.count() > parts.len();
+            let plain = || ledger.queued().filter(|(_, record)| record.model == *id && record.suspect.is_none());
+            ensure(!is_idle || !parts.contains(id), || format!("a worker is idle and suspects of model {id} wait"))?;
+            let oldest = plain().map(|(_, record)| record.arrived).min();
             let Some(oldest) = oldest.filter(|_| has_credit) else { continue };
             let may_wait = match &model.policy {
                 // Those are measured, not promised.
@@ -95,14 +106,11 @@ impl Check for Progress {
                 PolicyConfig::Fixed => false,
                 PolicyConfig::Triton { queue_delay_max, .. } => oldest + *queue_delay_max > ledger.now,
                 // For more to come, or for a faster worker.
-                PolicyConfig::Learned { .. } => queued().any(|(_, record)| !record.late && record.due > ledger.now),
+                PolicyConfig::Learned { .. } => plain().any(|(_, record)| !record.late && record.due > ledger.now),
             };
-            let has_suspect = queued().any(|(_, record)| record.suspect.is_some());
-            ensure(may_wait && !has_suspect && ledger.drain.is_none(), || {
-                format!(
-                    "model {id} has a credit and leaves {:?} waiting",
-                    queued().map(|(id, _)| id).collect::<Vec<_>>()
-                )
+            ensure(may_wait && ledger.drain.is_none(), || {
+                let waiting = plain().map(|(id, _)| id).collect::<Vec<_>>();
+                format!("model {id} has a credit and leaves {waiting:?} waiting")
             })?;
         }
         Ok(())

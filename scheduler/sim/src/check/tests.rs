@@ -275,6 +275,27 @@ fn a_suspect_that_is_not_called_isolated_is_caught() {
 }
 
 #[test]
+fn suspects_beside_another_batch_are_caught() {
+    assert_caught("solitude", |entries| {
+        let mut last: Option<Dispatch> = None;
+        for entry in entries {
+            // Nothing that is heard in between could have ended the batch before.
+            let is_calm = matches!(&entry.what, What::Did(_) | What::Settled | What::Nature { .. })
+                || matches!(&entry.what, What::Told(Input::SubmitGroup(_) | Input::WorkerCredit { .. }));
+            last = last.filter(|_| is_calm);
+            let What::Did(Output::Dispatch(next)) = &mut entry.what else { continue };
+            let elsewhere = last.as_ref().filter(|before| before.worker != next.worker);
+            if let Some(before) = elsewhere.filter(|_| next.close == CloseReason::Isolated) {
+                (next.worker, next.epoch) = (before.worker, before.epoch);
+                return Some(());
+            }
+            last = Some(next.clone());
+        }
+        None
+    });
+}
+
+#[test]
 fn a_batch_out_of_order_is_caught() {
     assert_caught("order", |entries| {
         change_dispatch(entries, |dispatch| {
