@@ -7,8 +7,8 @@ use core::time::Duration;
 
 use crate::cost::Size;
 use crate::{
-    Attempt, BatchCost, BatchId, Epoch, GroupId, ModelConfig, ModelId, ProbeRow, RequestId, Slot, TenantId, Timestamp,
-    WorkerId,
+    Attempt, BatchCost, BatchId, DeviceId, Epoch, GroupId, ModelConfig, ModelId, ProbeRow, RequestId, Slot, TenantId,
+    Timestamp, WorkerId,
 };
 
 /// What a request asks of a worker, known before it is queued.
@@ -96,8 +96,8 @@ pub enum ModelState {
 pub enum DownCause {
     /// It ended by itself while running: an abort, a signal of its own making, an exit. Its batch is suspect.
     Crashed,
-    /// Its device broke, by what it ran or by itself. Its batch is suspect, but nothing in it guilty until another worker's
-    /// device breaks under it as well.
+    /// Its device broke, by what it ran or by itself. Its batch is suspect, but nothing in it guilty until another device
+    /// breaks under it as well: another worker on the same one proves nothing.
     DeviceBroke,
     /// It was ended, cut off or lost from outside. Its batch is innocent.
     Lost,
@@ -134,8 +134,8 @@ pub enum Input {
     SubmitGroup(Group),
     /// Its client cancelled it or went away. Unknown groups are ignored: it may just have ended.
     Cancel(GroupId),
-    /// A worker connected and can serve these models, none of them loaded yet.
-    WorkerUp { worker: WorkerId, epoch: Epoch, models: Vec<ModelId> },
+    /// A worker connected that computes on this device, and can serve these models, none of them loaded yet.
+    WorkerUp { worker: WorkerId, epoch: Epoch, device: DeviceId, models: Vec<ModelId> },
     /// A worker can take one more batch. A second credit for a slot replaces the first; one of no rows takes it back.
     WorkerCredit { worker: WorkerId, epoch: Epoch, slot: Slot, budget: Budget },
     /// A worker that serves several schedulers can take a batch of one model, now or not at all: the answer is one

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::cap::Cap;
 use crate::pools::{Load, PoolId, Pools, Standing};
 use crate::turns::Turns;
-use crate::{BatchId, Budget, Epoch, ModelId, Slot, Timestamp, WaitCause, WorkerId};
+use crate::{BatchId, Budget, DeviceId, Epoch, ModelId, Slot, Timestamp, WaitCause, WorkerId};
 
 /// Slots of one worker at most; credits for more are dropped.
 const SLOTS_MAX: usize = 1_024;
@@ -44,8 +44,10 @@ pub(crate) struct Worker {
 }
 
 /// One life of a worker's connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Link {
+    /// What it computes on.
+    pub(crate) device: DeviceId,
     pub(crate) holdings: BTreeMap<ModelId, Holding>,
     credits: BTreeMap<Slot, Budget>,
     /// In the order sent. The worker is taken to run the first; those behind it have not begun.
@@ -74,6 +76,22 @@ pub(crate) struct Suspect {
 }
 
 impl Link {
+    /// Nothing is loaded, and no credit given.
+    fn new(device: DeviceId, offers: Vec<ModelId>) -> Self {
+        Self {
+            device,
+            holdings: offers.into_iter().map(|model| (model, Holding::Unloaded)).collect(),
+            credits: BTreeMap::new(),
+            outstanding: VecDeque::new(),
+            rows: 0,
+            free_at: Timestamp::ZERO,
+            pool: None,
+            suspect: None,
+            is_apart: false,
+            is_held: false,
+        }
+    }
+
     pub(crate) fn is_ready(&self, model: ModelId) -> bool {
         self.holdings.get(&model) == Some(&Holding::Ready)
     }
@@ -131,9 +149,8 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Takes in a new life of a worker. The old one has been disconnected before.
-    pub(crate) fn connect(&mut self, id: WorkerId, epoch: Epoch, offers: Vec<ModelId>) {
-        let holdings = offers.into_iter().map(|model| (model, Holding::Unloaded)).collect();
-        let link = Some(Link { holdings, ..Link::default() });
+    pub(crate) fn connect(&mut self, id: WorkerId, epoch: Epoch, device: DeviceId, offers: Vec<ModelId>) {
+        let link = Some(Link::new(device, offers));
         let known = self.workers.remove(&id).map(|worker| (worker.caps, worker.turns));
         let (caps, turns) = known.unwrap_or_default();
         self.workers.insert(id, Worker { epoch, link, caps, turns });

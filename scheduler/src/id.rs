@@ -39,6 +39,10 @@ id!(
     WorkerId(u32)
 );
 id!(
+    /// What a worker computes on, as the server interned it. Workers that share one have the same.
+    DeviceId(u32)
+);
+id!(
     /// One life of a worker's connection. Replies from an earlier life are dropped.
     Epoch(u64)
 );

@@ -80,7 +80,7 @@ pub use event::{
     BatchFailure, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Explanation, Failure, Group, Input,
     ItemOutcome, ModelState, Output, Probe, QueueLimit, Reject, Request, Turn, TurnKind, Waiting, Wake, Want,
 };
-pub use id::{Attempt, BatchId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
+pub use id::{Attempt, BatchId, DeviceId, Epoch, GroupId, ModelId, RequestId, Slot, TenantId, WorkerId};
 pub use report::{BatchReport, QueueReport, Situation, WorkerReport};
 pub use scheduler::{Counts, QueueCounts, Scheduler};
 pub use time::Timestamp;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::expiries::Expiries;
 use crate::queue::{Item, Rank};
 use crate::table::Table;
-use crate::{BatchId, Class, Cost, GroupId, ModelId, RequestId, TenantId, Timestamp, WorkerId};
+use crate::{BatchId, Class, Cost, DeviceId, GroupId, ModelId, RequestId, TenantId, Timestamp};
 
 /// One admitted request that has not ended.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,8 @@ pub(crate) struct Live {
     pub(crate) attempt: u16,
     /// How often it was lost while it could have been running.
     pub(crate) losses: u16,
-    /// The first worker whose device broke under the batch that it was in.
-    pub(crate) broke: Option<WorkerId>,
+    /// The first device that broke under the batch that it was in.
+    pub(crate) broke: Option<DeviceId>,
     /// It was run a second time beside the first.
     pub(crate) hedged: bool,
     pub(crate) place: Place,
@@ -197,9 +197,9 @@ impl Requests {
         })
     }
 
-    /// Notes that a worker's device broke under a request. Says whether another's had before.
-    pub(crate) fn note_break(&mut self, id: RequestId, worker: WorkerId) -> bool {
-        self.live.get_mut(id.0).is_some_and(|request| *request.broke.get_or_insert(worker) != worker)
+    /// Notes that a device broke under a request. Says whether another had before.
+    pub(crate) fn note_break(&mut self, id: RequestId, device: DeviceId) -> bool {
+        self.live.get_mut(id.0).is_some_and(|request| *request.broke.get_or_insert(device) != device)
     }
 
     pub(crate) fn get(&self, id: RequestId) -> Option<&Live> {

@@ -22,6 +22,8 @@ const SPARE_PARTS: u64 = 20;
 pub(crate) struct Device {
     /// `cpu` or `cuda`.
     pub(crate) kind: &'static str,
+    /// Tells a GPU from others; empty for a processor.
+    pub(crate) uuid: String,
     /// Such as `AMD EPYC 9B45, avx512-narrow` or `NVIDIA H200, sm_90`.
     pub(crate) name: String,
     pub(crate) memory_bytes: u64,
@@ -75,6 +77,7 @@ impl Device {
         let (major, minor) = info.capability;
         let device = Self {
             kind: "cuda",
+            uuid: info.uuid.clone(),
             name: format!("{}, sm_{major}{minor}", info.name),
             memory_bytes: info.memory,
             threads: 0,
@@ -90,6 +93,7 @@ impl Device {
         let isa = options.cpu_isa.unwrap_or_else(CpuIsa::detect);
         Self {
             kind: "cpu",
+            uuid: String::new(),
             name: format!("{}, {isa}", memory::processor()),
             memory_bytes: memory::installed(),
             threads: u32::try_from(compute.threads()).unwrap_or(u32::MAX),
@@ -177,9 +181,10 @@ mod tests {
             let options = Options { gpu, ..Options::new("unix:/nowhere".parse().unwrap(), "worker", "") };
             let compute = Compute::new(Some(std::num::NonZeroUsize::MIN), CpuIsa::detect()).unwrap();
             let driver: Arc<dyn Driver> = double;
-            Opened::on(Some((driver, meter)), &options, compute).map(|opened| opened.device.kind)
+            Opened::on(Some((driver, meter)), &options, compute).map(|opened| opened.device)
         };
-        assert_eq!(opened(GpuChoice::Number(0)).unwrap(), "cpu");
+        let processor = opened(GpuChoice::Number(0)).unwrap();
+        assert_eq!((processor.kind, &*processor.uuid), ("cpu", ""));
         let named = opened(GpuChoice::Uuid("GPU-00000000-0000-0000-0000-000000000000".to_owned()));
         assert!(matches!(named, Err(RunError::Broken(_))), "{named:?}");
     }

@@ -286,14 +286,15 @@ impl Link {
             name: name.to_owned(),
             card: card.map(|card| convert::card(name, card)),
         };
-        let Device { kind, ref name, memory_bytes, threads, .. } = self.device;
+        let Device { kind, ref name, ref uuid, memory_bytes, threads, .. } = self.device;
+        let (kind, name, uuid) = (kind.to_owned(), name.clone(), uuid.clone());
         Hello {
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
             worker: self.options.name.clone(),
             incarnation: self.incarnation,
             auth: self.options.auth.reveal().to_owned(),
-            device: Some(wire::Device { kind: kind.to_owned(), name: name.clone(), memory_bytes, threads }),
+            device: Some(wire::Device { kind, name, memory_bytes, threads, uuid }),
             offers: self.models.offers().into_iter().map(offer).collect(),
             version: self.options.version.clone(),
             process_id: std::process::id(),

@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchCost, Budget, Class, Cost, Dispatch, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId,
-    ModelState, OnLate, Output, PolicyConfig, Request, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    BatchCost, Budget, Class, Cost, DeviceId, Dispatch, Epoch, Group, GroupId, Input, ItemOutcome, Limits, ModelConfig,
+    ModelId, ModelState, OnLate, Output, PolicyConfig, Request, RequestId, Scheduler, Slot, TenantId, Timestamp,
+    WorkerId,
 };
 
 const EPOCH: Epoch = Epoch(1);
@@ -177,7 +178,7 @@ impl World {
         let (configs, offered) = (models().map(|id| self.model(id)).collect(), models().collect::<Vec<_>>());
         self.tell(Input::ConfigChanged(configs));
         for worker in (0..self.load.workers).map(WorkerId) {
-            self.tell(Input::WorkerUp { worker, epoch: EPOCH, models: offered.clone() });
+            self.tell(Input::WorkerUp { worker, epoch: EPOCH, device: DeviceId(worker.0), models: offered.clone() });
             for model in offered.iter().copied() {
                 self.tell(Input::ModelState { worker, epoch: EPOCH, model, state: ModelState::Ready });
             }

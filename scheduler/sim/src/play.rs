@@ -14,8 +14,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchFailure, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Input, ItemOutcome, Limits,
-    ModelConfig, ModelId, ModelState, Output, Probe, Reject, RequestId, Scheduler, Slot, TenantId, Timestamp, WorkerId,
+    Attempt, BatchFailure, CloseReason, Cost, DeviceId, Dispatch, DownCause, Epoch, Failure, Input, ItemOutcome,
+    Limits, ModelConfig, ModelId, ModelState, Output, Probe, Reject, RequestId, Scheduler, Slot, TenantId, Timestamp,
+    WorkerId,
 };
 
 use self::clients::{Call, Clients};
@@ -282,7 +283,7 @@ impl Play {
         let (id, epoch, spec) = (worker.id, worker.epoch, &worker.device.spec);
         let (budget, slots) = (spec.budget, spec.slots);
         let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model)).collect();
-        self.tell(Input::WorkerUp { worker: id, epoch, models });
+        self.tell(Input::WorkerUp { worker: id, epoch, device: DeviceId(id.0), models });
         for slot in (0..slots).map(Slot) {
             self.tell(Input::WorkerCredit { worker: id, epoch, slot, budget });
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchFailure, BatchId, Budget, CloseReason, Cost, Dispatch, Epoch, Input, ItemOutcome, ModelId,
+    Attempt, BatchFailure, BatchId, Budget, CloseReason, Cost, DeviceId, Dispatch, Epoch, Input, ItemOutcome, ModelId,
     ModelState, Probe, RequestId, Slot, WorkerId,
 };
 
@@ -127,7 +127,8 @@ impl Worker {
     pub(crate) fn connect(&mut self, epoch: Epoch) -> Vec<Act> {
         self.disconnect();
         (self.epoch, self.is_up) = (epoch, true);
-        let up = Input::WorkerUp { worker: self.id, epoch, models: self.profile.offers.clone() };
+        let device = DeviceId(self.id.0);
+        let up = Input::WorkerUp { worker: self.id, epoch, device, models: self.profile.offers.clone() };
         let credits: Vec<_> = (0..self.profile.slots).map(|slot| self.credit(Slot(slot))).collect();
         std::iter::once(Act::Control(up)).chain(credits).collect()
     }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::Scheduler;
 use crate::inflight::Batch;
 use crate::requests::Place;
-use crate::{Attempt, BatchId, Failure, RequestId};
+use crate::{Attempt, BatchId, DeviceId, Failure, RequestId};
 
 impl Scheduler {
     /// One of the items broke the batch. The culprit may be a withdrawn one, so one that is left is guilty only when
@@ -25,12 +25,12 @@ impl Scheduler {
     }
 
     /// The batch ran when its device broke. Devices break by themselves as well, and one that is worn out again and again,
-    /// so a request is guilty only when two workers' broke under it. Until then one that is alone is lost, and runs again
+    /// so a request is guilty only when two broke under it, on however many workers. Until then one that is alone is lost, and runs again
     /// apart.
-    pub(super) fn suspect_break(&mut self, batch: &Batch, unreported: &[RequestId]) {
+    pub(super) fn suspect_break(&mut self, batch: &Batch, device: DeviceId, unreported: &[RequestId]) {
         let mut broke_another = false;
         for id in unreported {
-            broke_another |= self.requests.note_break(*id, batch.worker);
+            broke_another |= self.requests.note_break(*id, device);
         }
         if broke_another || batch.requests.len() > 1 || batch.has_company() {
             return self.suspect_crash(batch, unreported);

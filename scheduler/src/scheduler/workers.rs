@@ -4,17 +4,17 @@ use alloc::vec::Vec;
 
 use super::Scheduler;
 use crate::fleet::Holding;
-use crate::{BatchId, Budget, DownCause, Epoch, ModelId, ModelState, Output, Slot, WorkerId};
+use crate::{BatchId, Budget, DeviceId, DownCause, Epoch, ModelId, ModelState, Output, Slot, WorkerId};
 
 impl Scheduler {
     /// A worker connected. One that comes back in a newer epoch was lost in the old one, whether anybody said so or not.
-    pub(super) fn worker_up(&mut self, worker: WorkerId, epoch: Epoch, models: Vec<ModelId>) {
+    pub(super) fn worker_up(&mut self, worker: WorkerId, epoch: Epoch, device: DeviceId, models: Vec<ModelId>) {
         if self.fleet.get(worker).is_some_and(|known| known.epoch >= epoch) {
             self.replies_dropped += 1;
             return;
         }
         self.take_down(worker, DownCause::Lost);
-        self.fleet.connect(worker, epoch, models);
+        self.fleet.connect(worker, epoch, device, models);
         self.bids.forget(worker);
         self.load_wanted(worker, epoch);
     }
@@ -133,7 +133,7 @@ impl Scheduler {
             match cause {
                 DownCause::Left => self.requeue(&batch, &unreported),
                 _ if !batch.begun => self.requeue(&batch, &unreported),
-                DownCause::DeviceBroke if is_one => self.suspect_break(&batch, &unreported),
+                DownCause::DeviceBroke if is_one => self.suspect_break(&batch, link.device, &unreported),
                 DownCause::DeviceBroke => self.lose_apart(&unreported),
                 _ if position > 0 => self.requeue(&batch, &unreported),
                 DownCause::Crashed => self.suspect_crash(&batch, &unreported),

@@ -60,6 +60,8 @@ pub struct WorkerUp {
     pub device: String,
     /// What else is like it: batches of the same model take as long there.
     pub device_class: Arc<str>,
+    /// The GPU it is on, as NVIDIA's tools name it; none where it is on a processor, or does not say.
+    pub gpu: Option<Arc<str>>,
     /// Started by this server: it is told where to read models.
     pub local: bool,
     /// Models it has sources for of its own.

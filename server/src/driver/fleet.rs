@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{DownCause, Epoch, Slot, Timestamp, WorkerId};
+use shoal_scheduler::{DeviceId, DownCause, Epoch, Slot, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -36,6 +36,16 @@ pub(super) struct Fleet {
     live: BTreeMap<Epoch, Worker>,
     ids: BTreeMap<Arc<str>, WorkerId>,
     next: u32,
+    devices: BTreeMap<OnDevice, DeviceId>,
+}
+
+/// What tells devices apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum OnDevice {
+    /// By its UUID, whoever uses it.
+    Gpu(Arc<str>),
+    /// One that says nothing of itself counts as its worker's own.
+    Of(WorkerId),
 }
 
 /// A worker that is no longer there.
@@ -63,9 +73,9 @@ impl Worker {
 }
 
 impl Fleet {
-    /// Takes in a worker, unless a later life of it is here already. Its earlier life, if it is still listed, is
-    /// returned as lost.
-    pub(super) fn join(&mut self, up: WorkerUp) -> Option<(WorkerId, Option<Departed>)> {
+    /// Takes in a worker, unless a later life of it is here already. Says who it is and what it computes on; its earlier
+    /// life, if it is still listed, is returned as lost.
+    pub(super) fn join(&mut self, up: WorkerUp) -> Option<(WorkerId, DeviceId, Option<Departed>)> {
         let id = *self.ids.entry(up.name.clone()).or_insert_with(|| {
             self.next += 1;
             WorkerId(self.next)
@@ -76,6 +86,9 @@ impl Fleet {
             return None;
         }
         let departed = old.and_then(|epoch| self.remove(epoch, DownCause::Lost));
+        let on = up.gpu.map_or(OnDevice::Of(id), OnDevice::Gpu);
+        let next = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
+        let device = *self.devices.entry(on).or_insert(DeviceId(next));
         let worker = Worker {
             id,
             epoch: up.epoch,
@@ -88,7 +101,7 @@ impl Fleet {
             broken: None,
         };
         self.live.insert(up.epoch, worker);
-        Some((id, departed))
+        Some((id, device, departed))
     }
 
     /// A connection is over. A local worker is kept a moment longer, until its process shows how it ended.

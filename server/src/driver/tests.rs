@@ -81,7 +81,12 @@ impl Bench {
 
     /// Connects a local worker that holds `m` and can take one batch.
     fn worker(&mut self, name: &str, epoch: u64) -> Scripted {
-        let mut worker = self.connect(name, epoch);
+        self.worker_on(None, name, epoch)
+    }
+
+    /// The same on a GPU, if one is named.
+    fn worker_on(&mut self, gpu: Option<&str>, name: &str, epoch: u64) -> Scripted {
+        let mut worker = self.connect_on(gpu, name, epoch);
         assert!(matches!(worker.command(), ToWorker::Load { .. }));
         let ready = FromWorker::Model { model: "m".into(), state: ModelReport::Ready(card()) };
         self.say(&worker, ready);
@@ -90,6 +95,11 @@ impl Bench {
     }
 
     fn connect(&mut self, name: &str, epoch: u64) -> Scripted {
+        self.connect_on(None, name, epoch)
+    }
+
+    /// On a GPU, if one is named.
+    fn connect_on(&mut self, gpu: Option<&str>, name: &str, epoch: u64) -> Scripted {
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = Epoch(epoch);
         self.apply(Event::WorkerUp(WorkerUp {
@@ -97,6 +107,7 @@ impl Bench {
             name: name.into(),
             device: "cpu".into(),
             device_class: "cpu, 1 thread".into(),
+            gpu: gpu.map(Into::into),
             local: true,
             offers: Vec::new(),
             commands,

@@ -24,10 +24,10 @@ impl Driver {
             false => up.offers.iter().filter_map(|name| self.models.id(name)).collect(),
         };
         let name = up.name.clone();
-        let Some((worker, departed)) = self.fleet.join(up) else { return };
+        let Some((worker, device, departed)) = self.fleet.join(up) else { return };
         self.depart(now, departed);
         self.around.metrics.worker_up(&name, true);
-        self.feed(now, Input::WorkerUp { worker, epoch, models }, None);
+        self.feed(now, Input::WorkerUp { worker, epoch, device, models }, None);
     }
 
     pub(super) fn worker_said(&mut self, now: Instant, epoch: Epoch, said: FromWorker) {

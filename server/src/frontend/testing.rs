@@ -74,7 +74,7 @@ impl Bench {
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = EPOCH;
         let (name, device, device_class) = ("w".into(), "cpu".into(), "cpu".into());
-        let up = WorkerUp { epoch, name, device, device_class, local: false, offers, commands };
+        let up = WorkerUp { epoch, name, device, device_class, gpu: None, local: false, offers, commands };
         driver.tell(Event::WorkerUp(up)).await;
         let ready: Vec<_> = cards.iter().map(|card| card.name.clone()).collect();
         for card in cards {

@@ -233,6 +233,12 @@ fn tensor(tensor: wire::Tensor) -> Result<Tensor, String> {
     Ok(Tensor { name: tensor.name.into(), data_type, shape: tensor.shape, data: tensor.data })
 }
 
+/// What tells a worker's GPU from others; nothing of one that does not say, or says what no driver does.
+pub(super) fn gpu_of(device: &wire::Device) -> Option<Arc<str>> {
+    let is_name = (1..=GPU_NAME_CHARS_MAX).contains(&device.uuid.len());
+    is_name.then(|| device.uuid.as_str().into())
+}
+
 /// What had to come onto the device before a batch that ended.
 pub(super) fn page_in(end: &wire::BatchEnd) -> Result<Option<FromWorker>, String> {
     let Some(page_in) = &end.page_in else { return Ok(None) };

@@ -110,6 +110,7 @@ impl Session {
             name: hello.worker.as_str().into(),
             device: format!("{} ({})", device.kind, device.name),
             device_class: format!("{} ({}), {} threads", device.kind, device.name, device.threads).into(),
+            gpu: convert::gpu_of(&device),
             local: origin == Origin::Child,
             offers: hello.offers.into_iter().map(|offer| offer.name.into()).collect(),
             commands,

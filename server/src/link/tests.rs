@@ -9,8 +9,8 @@ use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES
 use shoal_proto::link::model_source::Source;
 use shoal_proto::link::model_state::State;
 use shoal_proto::link::{
-    Artifact, BatchEnd, Column, DataType, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, PageIn, Results,
-    Run, Task, Tensor,
+    Artifact, BatchEnd, Column, DataType, Device, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, PageIn,
+    Results, Run, Task, Tensor,
 };
 
 use shoal_scheduler::{Attempt, BatchId, Epoch, Slot};
@@ -98,6 +98,16 @@ fn a_card_keeps_labels_mask_and_instructions() {
     assert_eq!(card.labels, ["no", "yes"]);
     assert_eq!((&*card.mask_token, card.mask_token_id), ("<mask>", 50_264));
     assert_eq!(card.instructions, "avx2");
+}
+
+#[test]
+fn a_worker_says_which_gpu_it_is_on_or_nothing() {
+    let on = |uuid: &str| convert::gpu_of(&Device { uuid: uuid.to_owned(), ..Device::default() });
+    assert_eq!(
+        on("GPU-00112233-4455-6677-8899-aabbccddeeff").as_deref(),
+        Some("GPU-00112233-4455-6677-8899-aabbccddeeff")
+    );
+    assert_eq!((on(""), on(&"x".repeat(1_000))), (None, None));
 }
 
 #[test]

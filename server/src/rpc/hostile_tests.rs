@@ -103,7 +103,8 @@ impl Bench {
         let epoch = Epoch(1);
         let offers = cards().iter().map(|card| card.name.clone()).collect();
         let (name, device) = ("w".into(), "cpu".into());
-        let up = WorkerUp { epoch, name, device, device_class: "cpu".into(), local: false, offers, commands };
+        let device_class = "cpu".into();
+        let up = WorkerUp { epoch, name, device, device_class, gpu: None, local: false, offers, commands };
         driver.tell(Event::WorkerUp(up)).await;
         let budget = Budget { rows: 64, tokens: 1 << 20, bytes: 1 << 30 };
         driver.tell(Event::Worker { epoch, said: FromWorker::Credit { slot: Slot(0), budget } }).await;

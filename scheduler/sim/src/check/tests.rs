@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    Attempt, BatchId, Budget, Class, CloseReason, Cost, Dispatch, Epoch, Failure, Group, GroupId, Input, Limits,
-    ModelConfig, ModelId, ModelState, Output, PolicyConfig, Probe, Reject, Request, RequestId, Slot, TenantId,
+    Attempt, BatchId, Budget, Class, CloseReason, Cost, DeviceId, Dispatch, Epoch, Failure, Group, GroupId, Input,
+    Limits, ModelConfig, ModelId, ModelState, Output, PolicyConfig, Probe, Reject, Request, RequestId, Slot, TenantId,
     Timestamp, WorkerId,
 };
 
@@ -387,7 +387,7 @@ fn passed_over(first: Class, others: ModelId) -> Result<(), Violation> {
     let load = |model| What::Did(Output::Load { worker, epoch, model });
     let mut whats = vec![
         What::Told(Input::ConfigChanged(vec![config(model), config(ModelId(2))])),
-        What::Told(Input::WorkerUp { worker, epoch, models: vec![model, ModelId(2)] }),
+        What::Told(Input::WorkerUp { worker, epoch, device: DeviceId(1), models: vec![model, ModelId(2)] }),
         load(model),
         load(ModelId(2)),
         What::Settled,

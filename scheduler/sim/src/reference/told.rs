@@ -18,7 +18,7 @@ impl Ledger {
         match input {
             Input::SubmitGroup(group) => self.submitted(group),
             Input::Cancel(group) => self.cancelled(*group),
-            Input::WorkerUp { worker, epoch, models } => {
+            Input::WorkerUp { worker, epoch, device: _, models } => {
                 if self.last_epochs.get(worker).is_none_or(|last| last < epoch) {
                     self.take_down(*worker, DownCause::Lost);
                     self.last_epochs.insert(*worker, *epoch);

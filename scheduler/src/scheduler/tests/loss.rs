@@ -91,6 +91,23 @@ fn does_not_convict_a_request_under_which_the_same_device_broke_again() {
 }
 
 #[test]
+fn takes_two_workers_on_one_device_for_one() {
+    const DEVICE: DeviceId = DeviceId(7);
+    let mut stage = Stage::with_fixed();
+    stage.ready_on(WORKER, DEVICE);
+    stage.ready_on(OTHER_WORKER, DEVICE);
+    stage.queue([1]);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
+    assert_eq!(ids(&stage.take(OTHER_WORKER)), [1]);
+    assert_eq!(stage.down(OTHER_WORKER, DownCause::DeviceBroke), [], "the device may be what is wrong");
+    // The worker comes back on another one.
+    stage.ready_on(WORKER, DeviceId(8));
+    assert_eq!(ids(&stage.take(WORKER)), [1]);
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), [failed(1, Failure::Poison)]);
+}
+
+#[test]
 fn halves_a_batch_under_which_a_device_broke() {
     let mut stage = Stage::with_worker();
     stage.ready(OTHER_WORKER);
@@ -211,7 +228,7 @@ fn drops_and_counts_everything_from_an_older_epoch() {
     stage.ready(WORKER);
     let models = vec![MODEL];
     let stale = [
-        Input::WorkerUp { worker: WORKER, epoch: old, models },
+        Input::WorkerUp { worker: WORKER, epoch: old, device: DeviceId(1), models },
         Input::WorkerCredit { worker: WORKER, epoch: old, slot: Slot(0), budget: AMPLE },
         Input::ModelState { worker: WORKER, epoch: old, model: MODEL, state: ModelState::Failed },
         Input::WorkerDown { worker: WORKER, epoch: old, cause: DownCause::Crashed },
@@ -230,7 +247,8 @@ fn does_not_take_an_epoch_back_after_the_worker_went() {
     let mut stage = Stage::with_worker();
     let epoch = stage.epoch_of(WORKER);
     stage.down(WORKER, DownCause::Lost);
-    assert_eq!(stage.tell(Input::WorkerUp { worker: WORKER, epoch, models: vec![MODEL] }), []);
+    let again = Input::WorkerUp { worker: WORKER, epoch, device: DeviceId(1), models: vec![MODEL] };
+    assert_eq!(stage.tell(again), []);
     assert_eq!(stage.core.counts().workers, 0);
 }
 

@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use super::Scheduler;
 use crate::{
-    Attempt, BatchFailure, BatchId, Budget, Class, CloseReason, Cost, Dispatch, DownCause, Epoch, Failure, Group,
-    GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId, ModelState, Output, PolicyConfig, Request, RequestId,
-    Slot, TenantId, Timestamp, WorkerId,
+    Attempt, BatchFailure, BatchId, Budget, Class, CloseReason, Cost, DeviceId, Dispatch, DownCause, Epoch, Failure,
+    Group, GroupId, Input, ItemOutcome, Limits, ModelConfig, ModelId, ModelState, Output, PolicyConfig, Request,
+    RequestId, Slot, TenantId, Timestamp, WorkerId,
 };
 
 const MODEL: ModelId = ModelId(1);
@@ -120,13 +120,22 @@ impl Stage {
         }
     }
 
+    /// A worker with a device of its own connects.
     fn up(&mut self, worker: WorkerId) -> Vec<Output> {
+        self.up_on(worker, DeviceId(worker.0))
+    }
+
+    fn up_on(&mut self, worker: WorkerId, device: DeviceId) -> Vec<Output> {
         self.epoch += 1;
-        self.tell(Input::WorkerUp { worker, epoch: Epoch(self.epoch), models: vec![MODEL, OTHER_MODEL] })
+        self.tell(Input::WorkerUp { worker, epoch: Epoch(self.epoch), device, models: vec![MODEL, OTHER_MODEL] })
     }
 
     fn ready(&mut self, worker: WorkerId) {
-        self.up(worker);
+        self.ready_on(worker, DeviceId(worker.0));
+    }
+
+    fn ready_on(&mut self, worker: WorkerId, device: DeviceId) {
+        self.up_on(worker, device);
         self.model(worker, MODEL, ModelState::Ready);
         self.model(worker, OTHER_MODEL, ModelState::Ready);
     }

@@ -66,6 +66,27 @@ async fn an_input_that_ends_its_worker_alone_is_held_over_the_workers_lives() {
     assert!(!bench.reaches(&mut next));
 }
 
+/// What comes of an input under which two workers' GPUs break, one after the other.
+fn breaking(gpus: [Option<&str>; 2]) -> Option<CallError> {
+    let mut bench = Bench::new();
+    let mut one = bench.worker_on(gpus[0], "one", 1);
+    let mut culprit = bench.culprit();
+    let _batch = one.run();
+    bench.apply(Event::ProcessEnded { worker: "one".into(), cause: DownCause::DeviceBroke });
+    let mut other = bench.worker_on(gpus[1], "other", 2);
+    let _batch = other.run();
+    bench.apply(Event::ProcessEnded { worker: "other".into(), cause: DownCause::DeviceBroke });
+    culprit.try_recv().ok().map(|outcome| outcome.expect_err("error"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_input_is_guilty_when_two_gpus_broke_under_it_and_not_one_twice() {
+    let poison = Some(CallError::Poison { field: "[0]".into() });
+    assert_eq!(breaking([Some("GPU-1"), Some("GPU-2")]), poison);
+    assert_eq!(breaking([Some("GPU-1"), Some("GPU-1")]), None, "it is tried elsewhere");
+    assert_eq!(breaking([None, None]), poison, "who does not say has one of its own");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_fails_for_its_own_sake_or_for_memory_is_not_held() {
     let mut bench = Bench::new();

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use shoal_scheduler::{
-    Action, Arbiter, Attempt, BatchId, Dispatch, Epoch, Input, ItemOutcome, Launch, ModelId, SchedulerId, Sharing,
-    Size, Slot, Timestamp, Turn, WorkerId,
+    Action, Arbiter, Attempt, BatchId, DeviceId, Dispatch, Epoch, Input, ItemOutcome, Launch, ModelId, SchedulerId,
+    Sharing, Size, Slot, Timestamp, Turn, WorkerId,
 };
 
 use super::{Device, Ending, Happening, Load, Play, Record, ToWorker};
@@ -52,7 +52,8 @@ impl Play<'_> {
         let station = &mut self.stations[worker];
         station.arbiter.join(now, SchedulerId(scheduler as u32));
         let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model)).collect();
-        let input = Input::WorkerUp { worker: station.id, epoch: station.epoch, models };
+        let input =
+            Input::WorkerUp { worker: station.id, epoch: station.epoch, device: DeviceId(station.id.0), models };
         self.say(worker, scheduler, input);
     }
 
