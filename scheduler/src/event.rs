@@ -154,8 +154,11 @@ pub enum Input {
         outcome: ItemOutcome,
     },
     /// A batch, which is about to end, began so much later because its model's weights had to be brought onto the worker's
-    /// device. Of the models that the worker holds the weights of these are not there now, and those of all others are.
-    PagedIn { worker: WorkerId, epoch: Epoch, batch: BatchId, attempt: Attempt, taken: Duration, absent: Vec<ModelId> },
+    /// device.
+    PagedIn { worker: WorkerId, epoch: Epoch, batch: BatchId, attempt: Attempt, taken: Duration },
+    /// Of the models that the worker holds the weights of these are not on its device now, and those of all others are. Until
+    /// a worker says this all are.
+    Weights { worker: WorkerId, epoch: Epoch, absent: Vec<ModelId> },
     /// A batch ended; items not reported before are taken as broken by the worker.
     BatchEnd { worker: WorkerId, epoch: Epoch, batch: BatchId, attempt: Attempt, compute: Duration },
     /// A batch ended without results for the items not reported before.

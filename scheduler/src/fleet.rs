@@ -3,7 +3,7 @@
 //! The table has no opinion on what to do with them. It knows workers by id across their reconnects, because what their
 //! memory holds is learned once, and because an epoch older than the last is a voice from the past.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::cap::Cap;
@@ -60,6 +60,8 @@ pub(crate) struct Link {
     pool: Option<(PoolId, Standing)>,
     /// A batch of it was slow, and it has not shown since that it is well.
     pub(crate) suspect: Option<Suspect>,
+    /// Models whose weights are not on its device, as it said last.
+    pub(crate) absent: BTreeSet<ModelId>,
     /// It has a part of a batch that failed, and gets nothing beside it.
     pub(crate) is_apart: bool,
     /// Such a part waits for it to be through with what it has: it gets nothing else.
@@ -87,6 +89,7 @@ impl Link {
             free_at: Timestamp::ZERO,
             pool: None,
             suspect: None,
+            absent: BTreeSet::new(),
             is_apart: false,
             is_held: false,
         }

@@ -310,9 +310,10 @@ impl Scheduler {
             Input::ItemDone { worker, epoch, batch, attempt, request, outcome } => {
                 self.item_done((worker, epoch, batch, attempt), request, outcome);
             }
-            Input::PagedIn { worker, epoch, batch, attempt, taken, absent } => {
-                self.paged_in((worker, epoch, batch, attempt), taken, &absent);
+            Input::PagedIn { worker, epoch, batch, attempt, taken } => {
+                self.paged_in((worker, epoch, batch, attempt), taken);
             }
+            Input::Weights { worker, epoch, absent } => self.weights_told(worker, epoch, absent),
             Input::BatchEnd { worker, epoch, batch, attempt, compute: _ } => {
                 self.batch_end((worker, epoch, batch, attempt));
             }

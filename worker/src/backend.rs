@@ -71,6 +71,13 @@ pub(crate) trait Backend: Send {
     /// The results of a launched batch, one for each live row, once it is done. Not called again after that.
     fn poll(&mut self, ticket: &mut Self::Ticket) -> Option<Result<Vec<ItemResult>, BatchError>>;
 
+    /// Models whose weights are not on the device; `None` where nothing came or went since `seen`, which it sets. Asked after
+    /// everything the device does. Nothing where all models are there for good.
+    fn absent(&self, seen: &mut u64) -> Option<Vec<Arc<str>>> {
+        let _ = seen;
+        None
+    }
+
     /// What had to come onto the device for a batch that is done, and how long of the time after `since` that took. Nothing
     /// where all models are there for good.
     fn page_in(&self, ticket: &Self::Ticket, since: Instant) -> Option<PageIn> {

@@ -73,6 +73,10 @@ pub(crate) enum Event {
         name: Arc<str>,
     },
     Finished(Finished),
+    /// Weights came onto the device or went: those of these models, of all that it holds, are not there now.
+    Weights {
+        absent: Vec<Arc<str>>,
+    },
     /// The device is of no use any more.
     Broken {
         reason: String,
@@ -169,6 +173,9 @@ struct Device<B: Backend> {
     flight: VecDeque<Flight<B::Ticket>>,
     /// When the device finished its last batch.
     free_since: Instant,
+    /// Up to which of the backend's moves of weights is known what was moved, and what is not there since.
+    moves_seen: u64,
+    absent: Vec<Arc<str>>,
 }
 
 /// A launched batch.
@@ -205,6 +212,10 @@ impl<B: Backend> Thread<'_, B> {
             let mut device = self.device();
             if let Some(event) = order.and_then(|order| device.obey(order)) {
                 self.tell(event);
+            }
+            // What a batch brought in is told before the batch has ended.
+            if let Some(absent) = device.news_of_weights() {
+                self.tell(Event::Weights { absent });
             }
             while let Some(finished) = device.collect() {
                 self.tell(Event::Finished(finished));
@@ -252,7 +263,7 @@ enum Pace {
 
 impl<B: Backend> Device<B> {
     fn new(backend: B) -> Self {
-        Self { backend, flight: VecDeque::new(), free_since: Instant::now() }
+        Self { backend, flight: VecDeque::new(), free_since: Instant::now(), moves_seen: 0, absent: Vec::new() }
     }
 
     fn pace(&self) -> Pace {
@@ -261,6 +272,13 @@ impl<B: Backend> Device<B> {
             flying if flying >= self.backend.depth() => Pace::Full,
             _ => Pace::Busy,
         }
+    }
+
+    /// Models whose weights are not on the device, if these are others than before.
+    fn news_of_weights(&mut self) -> Option<Vec<Arc<str>>> {
+        let absent = self.backend.absent(&mut self.moves_seen).filter(|absent| *absent != self.absent)?;
+        self.absent.clone_from(&absent);
+        Some(absent)
     }
 
     fn obey(&mut self, order: Order<B::Prepared>) -> Option<Event> {

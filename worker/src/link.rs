@@ -271,6 +271,7 @@ impl Link {
             Event::Finished(finished) => {
                 self.session.finish(&finished);
             }
+            Event::Weights { absent } => self.models.set_without_weights(absent),
             // Whoever hears it leaves.
             Event::Broken { .. } => {}
         }

@@ -24,7 +24,7 @@ use self::device::{Device, Ending, Load};
 use crate::clock::Agenda;
 use crate::fnv::Fnv;
 use crate::rng::Rng;
-use crate::scenario::{Curve, ModelSpec, Scenario, Traffic, WorkerSpec};
+use crate::scenario::{Curve, ModelSpec, Scenario, Told, Traffic, WorkerSpec};
 
 /// How long a process that was replaced takes to come back.
 const RESTART: Duration = Duration::from_secs(1);
@@ -85,8 +85,9 @@ enum Happening {
     Ended {
         worker: usize,
         dispatch: Dispatch,
-        /// What it says of weights that had to come first: how long they took, and which are not there now.
-        page_in: Option<(Duration, Vec<ModelId>)>,
+        /// What it says of weights that had to come first: how long they took, and which are not there now, if it says so
+        /// then.
+        page_in: Option<(Duration, Option<Vec<ModelId>>)>,
         ending: Ending,
     },
     Killed(usize),
@@ -97,6 +98,14 @@ enum Happening {
         epoch: Epoch,
         model: ModelId,
     },
+    /// A worker's word on which weights are not on its device arrives.
+    Weights {
+        worker: usize,
+        epoch: Epoch,
+        absent: Vec<ModelId>,
+    },
+    /// A worker brings weights in for somebody else.
+    Stranger(usize),
     /// Somebody who was refused asks again.
     Asked(Call),
 }
@@ -122,6 +131,8 @@ struct Play {
     loads: Vec<Duration>,
     memory_max: u64,
     poison_breaks_devices: bool,
+    /// What others whom workers serve as well are drawn from.
+    strangers: Rng,
     clients: Clients,
     /// What the outputs just taken make the world say.
     said: VecDeque<Input>,
@@ -184,6 +195,7 @@ impl Play {
             loads: scenario.models.iter().map(|model| model.load).collect(),
             memory_max: scenario.faults.memory_max.unwrap_or(u64::MAX),
             poison_breaks_devices: scenario.faults.poison_breaks_devices,
+            strangers: Rng::new(scenario.seed.rotate_left(32)),
             clients: Clients::default(),
             said: VecDeque::new(),
             hash: Fnv::new(),
@@ -248,7 +260,8 @@ impl Play {
                 if self.workers[worker].epoch == dispatch.epoch && self.workers[worker].is_up {
                     if let Some((taken, absent)) = page_in {
                         let Dispatch { worker, epoch, batch, attempt, .. } = dispatch;
-                        self.tell(Input::PagedIn { worker, epoch, batch, attempt, taken, absent });
+                        self.tell(Input::PagedIn { worker, epoch, batch, attempt, taken });
+                        absent.into_iter().for_each(|absent| self.tell(Input::Weights { worker, epoch, absent }));
                     }
                     self.report(worker, &dispatch, ending);
                 }
@@ -266,6 +279,12 @@ impl Play {
             Happening::Loaded { worker, epoch, model } => {
                 self.tell(Input::ModelState { worker, epoch, model, state: ModelState::Ready });
             }
+            Happening::Weights { worker, epoch, absent } => {
+                if self.workers[worker].epoch == epoch && self.workers[worker].is_up {
+                    self.tell(Input::Weights { worker: self.workers[worker].id, epoch, absent });
+                }
+            }
+            Happening::Stranger(at) => self.serve_stranger(at),
             Happening::Asked(call) => {
                 let objective = self.objectives[call.model.0 as usize];
                 let group = self.clients.ask_again(call, self.agenda.now(), objective);
@@ -287,6 +306,39 @@ impl Play {
         for slot in (0..slots).map(Slot) {
             self.tell(Input::WorkerCredit { worker: id, epoch, slot, budget });
         }
+        self.tell_weights(at, now);
+        self.expect_stranger(at);
+    }
+
+    /// A worker says which weights are not on its device since then, if it does so by itself.
+    fn tell_weights(&mut self, at: usize, since: Timestamp) {
+        let Worker { device, epoch, .. } = &self.workers[at];
+        if device.spec.weights.is_some_and(|weights| weights.told == Told::AtOnce) {
+            let absent = device.absent(self.curves.len());
+            let arrives = since.max(self.agenda.now()) + device.spec.link;
+            self.agenda.at(arrives, Happening::Weights { worker: at, epoch: *epoch, absent });
+        }
+    }
+
+    fn expect_stranger(&mut self, at: usize) {
+        let weights = self.workers[at].device.spec.weights.filter(|weights| !weights.strangers_every.is_zero());
+        if let Some(weights) = weights {
+            let gap = self.strangers.exponential(weights.strangers_every);
+            self.agenda.after(gap, Happening::Stranger(at));
+        }
+    }
+
+    /// Somebody else, whom the worker serves as well, wants any model of it.
+    fn serve_stranger(&mut self, at: usize) {
+        if !self.workers[at].is_up {
+            return;
+        }
+        let now = self.agenda.now();
+        let model = ModelId(u32::try_from(self.strangers.below(self.curves.len() as u64)).unwrap_or_default());
+        if self.workers[at].device.page_in(now, model).is_some() {
+            self.tell_weights(at, now);
+        }
+        self.expect_stranger(at);
     }
 
     /// The server finds out that a worker is gone.
@@ -417,14 +469,19 @@ impl Play {
         let device = &mut self.workers[at].device;
         let link = device.spec.link_of(dispatch.requests.len());
         let comes = self.agenda.now() + link;
+        let begins = comes.max(device.free);
         let paged = device.page_in(comes, dispatch.model);
         let (compute, ending) = device.run(comes, curve, load, self.memory_max);
         self.outcome.busy += compute + paged.unwrap_or_default();
-        let models = (0..).zip(&self.curves).map(|(model, _)| ModelId(model));
-        let page_in = paged.filter(|_| device.spec.weights.is_some_and(|weights| weights.are_told));
-        let page_in = page_in.map(|taken| (taken, models.filter(|model| !device.has(*model)).collect()));
+        let told = device.spec.weights.map_or(Told::Never, |weights| weights.told);
+        let page_in = paged.filter(|_| told != Told::Never);
+        let page_in =
+            page_in.map(|taken| (taken, (told == Told::WithPageIns).then(|| device.absent(self.curves.len()))));
         let ends = device.free + link;
         self.agenda.at(ends, Happening::Ended { worker: at, dispatch, page_in, ending });
+        if paged.is_some() {
+            self.tell_weights(at, begins);
+        }
     }
 
     fn hash_dispatch(&mut self, dispatch: &Dispatch) {

@@ -17,7 +17,7 @@ pub use arrivals::{Gaps, Process, TwoState};
 pub use catalog::{Family, catalog, standard};
 pub use lengths::Lengths;
 pub use traffic::{Ask, Choice, Stream, Tenants, Traffic};
-pub use worker::{Absence, Change, Hang, Weights, WorkerSpec};
+pub use worker::{Absence, Change, Hang, Told, Weights, WorkerSpec};
 
 use crate::math;
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 use shoal_scheduler::{OnLate, PolicyConfig};
 use shoal_sim::contender::Variant;
 use shoal_sim::play::play;
-use shoal_sim::scenario::{Curve, ModelSpec, Scenario, Stream, Weights, WorkerSpec, standard};
+use shoal_sim::scenario::{Curve, ModelSpec, Scenario, Stream, Told, Weights, WorkerSpec, standard};
 use shoal_sim::score::{Score, Tally};
 
 /// Four devices with room for eight of 24 models each, 2 ms and more a batch and 10 ms a page-in.
-fn world(rate: f64, are_told: bool) -> Scenario {
+fn world(rate: f64, told: Told) -> Scenario {
     let curve = Curve { base_ns: 2_000_000, row_ns: 100_000, ..Curve::default() };
-    let weights = Some(Weights { models_max: 8, page_in: Duration::from_millis(10), are_told });
+    let weights =
+        Some(Weights { models_max: 8, page_in: Duration::from_millis(10), told, strangers_every: Duration::ZERO });
     Scenario {
         models: ModelSpec::zipf(24, 0.9, Duration::from_millis(50), curve),
         workers: vec![WorkerSpec { weights, ..WorkerSpec::default() }; 4],
@@ -30,7 +31,7 @@ fn score(scenario: &Scenario) -> Score {
 #[test]
 fn whoever_knows_where_weights_are_answers_more_in_time() {
     println!("| requests a second | on time | p99 | device time of each |");
-    let of = |rate| [true, false].map(|are_told| score(&world(rate, are_told)));
+    let of = |rate| [Told::AtOnce, Told::Never].map(|told| score(&world(rate, told)));
     let gain = |rate| {
         let [told, untold] = of(rate);
         for (who, score) in [("told", &told), ("untold", &untold)] {
@@ -52,9 +53,36 @@ fn whoever_knows_where_weights_are_answers_more_in_time() {
     }
 }
 
+/// Devices that others use as well, with room for 16 of 24 models: of another scheduler's requests each brings in some model
+/// ten times a second.
+fn shared(rate: f64, told: Told, seed: u64) -> Scenario {
+    let mut world = Scenario { seed, ..world(rate, told) };
+    for weights in world.workers.iter_mut().filter_map(|worker| worker.weights.as_mut()) {
+        (weights.models_max, weights.strangers_every) = (16, Duration::from_millis(100));
+    }
+    world
+}
+
+#[test]
+fn whoever_hears_at_once_of_what_others_brought_in_has_less_brought_in() {
+    println!("| requests a second | late | p99 | device time of each |");
+    for rate in [50.0, 100.0, 200.0, 400.0, 800.0] {
+        let mut times = Vec::new();
+        for told in [Told::AtOnce, Told::WithPageIns, Told::Never] {
+            let scores: Vec<_> = (1..=8).map(|seed| score(&shared(rate, told, seed))).collect();
+            let mean = |of: &dyn Fn(&Score) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+            let share = 1.0 - mean(&|score| score.total.on_time_share());
+            let (p99, device) = (mean(&|score| score.total.p99.as_secs_f64()), mean(&|score| score.device_seconds));
+            println!("| {rate}, {told:?} | {:.3} % | {:.1} ms | {:.2} ms |", 1e2 * share, 1e3 * p99, 1e3 * device);
+            times.push((device, p99));
+        }
+        assert!(times.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1 + 1e-4), "{rate}: {times:?}");
+    }
+}
+
 #[test]
 fn devices_with_room_for_all_models_are_as_if_nothing_were_told() {
-    let mut roomy = world(400.0, true);
+    let mut roomy = world(400.0, Told::AtOnce);
     for weights in roomy.workers.iter_mut().filter_map(|worker| worker.weights.as_mut()) {
         weights.models_max = 24;
     }

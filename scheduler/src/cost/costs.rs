@@ -121,6 +121,11 @@ impl Costs {
         self.paging.delay(worker)
     }
 
+    /// Whether it is known how much longer, if they are not.
+    pub(crate) fn knows_page_in(&self, worker: WorkerId) -> bool {
+        self.paging.is_known(worker)
+    }
+
     /// How long such a batch takes on this worker, in the middle, with what its weights take to come there. Zero as long as
     /// the curve is unknown.
     pub(crate) fn expected(&self, worker: WorkerId, size: Size) -> Duration {

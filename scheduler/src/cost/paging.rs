@@ -46,6 +46,11 @@ impl Paging {
         if is_there { self.absent.remove(&worker) } else { self.absent.insert(worker) }
     }
 
+    /// Whether it is known how much longer a batch takes on this worker.
+    pub(super) fn is_known(&self, worker: WorkerId) -> bool {
+        self.time.is_some() || !self.absent.contains(&worker)
+    }
+
     /// How much longer a batch takes on this worker for it.
     pub(super) fn delay(&self, worker: WorkerId) -> Duration {
         match self.time {

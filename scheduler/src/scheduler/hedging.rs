@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::Scheduler;
-use crate::cost::Size;
+use crate::cost::{Costs, Size};
 use crate::inflight::Batch;
 use crate::requests::Place;
 use crate::{Attempt, BatchId, CloseReason, Cost, Dispatch, ModelId, Output, RequestId, WorkerId};
@@ -24,10 +24,11 @@ struct Again {
 }
 
 impl Scheduler {
-    /// How long a batch may take before it is slow: half as long again as nearly all do. `None` where nothing is known, or
-    /// the policy does not go by what is known, and of workers that run a batch when it is its scheduler's turn.
+    /// How long a batch may take before it is slow: half as long again as nearly all do. `None` where nothing is known, not
+    /// even what its weights take that are not there, or the policy does not go by what is known, and of workers that run a batch when it is its scheduler's turn.
     pub(super) fn patience(&self, model: ModelId, worker: WorkerId, size: Size) -> Option<Duration> {
-        let model = self.models.get(&model).filter(|model| model.costs.is_known())?;
+        let is_known = |costs: &Costs| costs.is_known() && costs.knows_page_in(worker);
+        let model = self.models.get(&model).filter(|model| is_known(&model.costs))?;
         let high = model.costs.high(worker, size);
         (model.minds_slow_batches() && !self.is_sharing).then(|| (high / 2 * 3).max(high + SLACK))
     }

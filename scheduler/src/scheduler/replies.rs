@@ -94,6 +94,7 @@ impl Scheduler {
         if was_first && let Some(next) = link.outstanding.front().copied() {
             self.inflight.start_clock(next, self.now);
         }
+        self.believe_weights(batch.model, worker);
         self.fleet.place(worker);
         self.reconsider(worker, &batch);
         self.stir_waiting();

@@ -62,7 +62,7 @@ impl Scheduler {
             self.load(worker, epoch, model);
         }
         if state == ModelState::Ready {
-            self.expect_weights(model, worker);
+            self.believe_weights(model, worker);
         }
         self.unload_if_unwanted(worker, model);
         self.regroup(worker);

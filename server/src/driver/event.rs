@@ -79,8 +79,10 @@ pub enum FromWorker {
     Model { model: Arc<str>, state: ModelReport },
     /// Some items ended.
     Items { batch: BatchId, attempt: Attempt, items: Vec<ItemResult> },
-    /// Weights had to come onto the device before a batch, which is about to end; those of these models are not there now.
-    PagedIn { batch: BatchId, attempt: Attempt, taken: Duration, absent: Vec<Arc<str>> },
+    /// Weights had to come onto the device before a batch, which is about to end.
+    PagedIn { batch: BatchId, attempt: Attempt, taken: Duration },
+    /// The weights of these of its models are not on its device now, and those of all others are.
+    Weights { absent: Vec<Arc<str>> },
     /// A batch ended.
     BatchEnd { batch: BatchId, attempt: Attempt, compute: Duration },
     /// A batch failed.

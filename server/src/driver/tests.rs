@@ -253,8 +253,9 @@ async fn weights_that_came_onto_a_device_are_counted_apart() {
     // Of what is not configured nothing is known.
     let absent: Vec<Arc<str>> = vec!["n".into(), "nobody".into()];
     let taken = Duration::from_millis(30);
-    bench.say(&worker, FromWorker::PagedIn { batch, attempt, taken, absent: absent.clone() });
-    bench.say(&worker, FromWorker::PagedIn { batch: BatchId(99), attempt, taken, absent });
+    bench.say(&worker, FromWorker::Weights { absent });
+    bench.say(&worker, FromWorker::PagedIn { batch, attempt, taken });
+    bench.say(&worker, FromWorker::PagedIn { batch: BatchId(99), attempt, taken });
     bench.say(&worker, FromWorker::Items { batch, attempt, items: vec![ok(0, &Bytes::new())] });
     bench.say(&worker, FromWorker::BatchEnd { batch, attempt, compute: Duration::from_millis(2) });
     outcome(&mut reply).expect("an answer");

@@ -55,12 +55,15 @@ impl Driver {
                     self.item(now, worker, epoch, batch, attempt, item);
                 }
             }
-            FromWorker::PagedIn { batch, attempt, taken, absent } => {
+            FromWorker::PagedIn { batch, attempt, taken } => {
                 if self.is_flight(epoch, batch, attempt) {
                     self.count_page_in(batch, taken);
                 }
+                self.feed(now, Input::PagedIn { worker, epoch, batch, attempt, taken }, None);
+            }
+            FromWorker::Weights { absent } => {
                 let absent = absent.iter().filter_map(|name| self.models.id(name)).collect();
-                self.feed(now, Input::PagedIn { worker, epoch, batch, attempt, taken, absent }, None);
+                self.feed(now, Input::Weights { worker, epoch, absent }, None);
             }
             FromWorker::BatchEnd { batch, attempt, compute } => {
                 let known = self.is_flight(epoch, batch, attempt);

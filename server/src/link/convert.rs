@@ -246,8 +246,12 @@ pub(super) fn page_in(end: &wire::BatchEnd) -> Result<Option<FromWorker>, String
         batch: BatchId(end.batch),
         attempt: attempt(end.attempt)?,
         taken: from_wire(page_in.taken),
-        absent: page_in.absent.iter().map(|name| name.as_str().into()).collect(),
     }))
+}
+
+/// Which models' weights are not on a worker's device.
+pub(super) fn weights(absent: &[String]) -> FromWorker {
+    FromWorker::Weights { absent: absent.iter().map(|name| name.as_str().into()).collect() }
 }
 
 /// The end of a batch.

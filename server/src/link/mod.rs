@@ -10,7 +10,7 @@ mod session;
 mod tokens;
 
 #[cfg(test)]
-mod farewell_tests;
+mod session_tests;
 #[cfg(test)]
 mod tests;
 

@@ -114,8 +114,13 @@ impl wire::worker_link_server::WorkerLink for LinkService {
         request: Request<Streaming<wire::ControlRequest>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let (responses, stream) = mpsc::channel(CONTROL_QUEUE);
-        let session =
-            Session { shared: self.shared.clone(), requests: request.into_inner(), responses, has_gpu: false };
+        let session = Session {
+            shared: self.shared.clone(),
+            requests: request.into_inner(),
+            responses,
+            has_gpu: false,
+            tells_weights: false,
+        };
         tokio::spawn(session.run());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) responses: mpsc::Sender<Result<wire::ControlResponse, Status>>,
     /// It said last how its GPU is.
     pub(super) has_gpu: bool,
+    /// It says by itself which weights are not on its device.
+    pub(super) tells_weights: bool,
 }
 
 /// A session that both sides agreed on.
@@ -215,6 +217,10 @@ impl Session {
                 }
                 FromWorker::Gpu(gpu)
             }
+            Some(Message::Weights(weights)) => {
+                self.tells_weights = true;
+                convert::weights(&weights.absent)
+            }
             // Messages of later versions mean nothing here.
             None => return Ok(None),
         };
@@ -223,7 +229,7 @@ impl Session {
     }
 
     async fn data_request(
-        &self,
+        &mut self,
         epoch: u64,
         assembly: &mut Assembly,
         request: Result<Option<wire::DataRequest>, Status>,
@@ -240,6 +246,10 @@ impl Session {
                 reach(Point::BatchEnd).await?;
                 if let Some(page_in) = convert::page_in(&end).map_err(End::lost)? {
                     self.tell(epoch, page_in).await;
+                }
+                // What is said on Control is newer, or will be.
+                if let Some(page_in) = end.page_in.as_ref().filter(|_| !self.tells_weights) {
+                    self.tell(epoch, convert::weights(&page_in.absent)).await;
                 }
                 self.tell(epoch, convert::batch_end(&end).map_err(End::lost)?).await;
                 reach(Point::BatchEnded).await?;

@@ -61,6 +61,8 @@ pub(crate) struct Cuda {
     packer: Packer,
     /// Counts batches: who was needed when.
     clock: u64,
+    /// Counts weights that came or went.
+    moves: u64,
 }
 
 /// Memory for the buffers of one batch after the other.
@@ -98,6 +100,7 @@ impl Cuda {
             arena: None,
             packer: Packer::default(),
             clock: 0,
+            moves: 0,
         }
     }
 
@@ -115,6 +118,7 @@ impl Cuda {
             if let Some(resident) = loaded.weights.page_in(&gpu, &gpu.paging)? {
                 resident.come_before(&gpu.compute)?;
                 loaded.resident = Some(resident);
+                self.moves += 1;
                 tracing::debug!(model = %name, bytes, "paged in");
                 return Ok(Some(Paging { began, came: None }));
             }
@@ -122,12 +126,17 @@ impl Cuda {
                 // What was given back comes free when the device is done with it.
                 gpu.compute.synchronize()?;
                 is_waited_for = true;
-            } else if !page_one_out(&mut self.models, Some(name)) {
+            } else if !page_one_out(&mut self.models, Some(name), &mut self.moves) {
                 return Err(BatchError::Device(format!("no room for the weights of `{name}`: {}", gpu.account(bytes))));
             } else {
                 is_waited_for = false;
             }
         }
+    }
+
+    /// Models whose weights are not on the device.
+    fn without_weights(&self) -> Vec<Arc<str>> {
+        self.models.iter().filter(|(_, loaded)| loaded.resident.is_none()).map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether any model can be run beside the largest arena that any of them needs.
@@ -166,7 +175,7 @@ impl Cuda {
                 }
             }
             // Whosever weights: if they are needed next they come again, once there is an arena.
-            if !page_one_out(&mut self.models, None) {
+            if !page_one_out(&mut self.models, None, &mut self.moves) {
                 let account = self.gpu.account(needed);
                 return Err(BatchError::OutOfMemory(format!("no room for the largest batch of `{name}`: {account}")));
             }
@@ -177,7 +186,7 @@ impl Cuda {
     /// Hands one packed batch over to the device.
     fn run(&mut self, name: &Arc<str>, rows: Vec<Row>) -> Result<Run, BatchError> {
         self.clock += 1;
-        let Self { gpu, models, arena, slots, packer, clock, .. } = self;
+        let Self { gpu, models, arena, slots, packer, clock, moves } = self;
         let missing = || BatchError::Device(format!("model `{name}` is not in memory"));
         let (Some(loaded), Some(arena)) = (models.get(name), arena) else { return Err(missing()) };
         let packed = packer.packed();
@@ -198,7 +207,7 @@ impl Cuda {
         let mut slot = loop {
             match slots.take(inputs.bytes(), output.bytes) {
                 // What was given back comes free when the device is done with it.
-                Err(DriverError::OutOfMemory { .. }) if page_one_out(models, Some(name)) => {
+                Err(DriverError::OutOfMemory { .. }) if page_one_out(models, Some(name), moves) => {
                     gpu.compute.synchronize()?
                 }
                 slot => break slot?,
@@ -261,6 +270,7 @@ impl Backend for Cuda {
 
     fn install(&mut self, name: &Arc<str>, loaded: Loaded) -> Result<(), LoadError> {
         self.models.insert(name.clone(), loaded);
+        self.moves += 1;
         let grown = self.fits_all().and_then(|()| self.grow_arena(name).map_err(LoadError::Smallest));
         if grown.is_err() {
             self.models.remove(name);
@@ -270,6 +280,7 @@ impl Backend for Cuda {
 
     fn evict(&mut self, name: &str) {
         self.models.remove(name);
+        self.moves += 1;
         // The arena was the largest model's. What is under way keeps its memory; the next batch allocates a smaller one.
         let needed = self.arena_needed();
         if self.arena.take_if(|arena| arena.memory.span().bytes > needed).is_some() {
@@ -342,11 +353,15 @@ impl Backend for Cuda {
         Some(Ok(results))
     }
 
+    fn absent(&self, seen: &mut u64) -> Option<Vec<Arc<str>>> {
+        let is_news = std::mem::replace(seen, self.moves) != self.moves;
+        is_news.then(|| self.without_weights())
+    }
+
     fn page_in(&self, ticket: &Ticket, since: Instant) -> Option<PageIn> {
         let Paging { began, came } = ticket.paging?;
         let taken = came?.saturating_duration_since(began.max(since));
-        let absent = self.models.iter().filter(|(_, loaded)| loaded.resident.is_none());
-        Some(PageIn { taken, absent: absent.map(|(name, _)| name.clone()).collect() })
+        Some(PageIn { taken, absent: self.without_weights() })
     }
 }
 
@@ -364,13 +379,14 @@ fn element_of(wanted: Precision) -> Result<Element, LoadError> {
 
 /// Gives back the weights of the model that was not needed for longest, but for one if it is needed now. Says whether there
 /// was one.
-fn page_one_out(models: &mut BTreeMap<Arc<str>, Loaded>, but: Option<&Arc<str>>) -> bool {
+fn page_one_out(models: &mut BTreeMap<Arc<str>, Loaded>, but: Option<&Arc<str>>, moves: &mut u64) -> bool {
     let others = models.iter_mut().filter(|(name, loaded)| Some(*name) != but && loaded.resident.is_some());
     let Some((name, oldest)) = others.min_by_key(|(_, loaded)| loaded.needed) else { return false };
     tracing::debug!(model = %name, bytes = oldest.weights.bytes(), "paged out");
     // What was captured reads them where they lay.
     oldest.shapes.clear();
     oldest.resident = None;
+    *moves += 1;
     true
 }
 

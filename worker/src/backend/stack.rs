@@ -171,6 +171,10 @@ impl Backend for Stack {
         }
     }
 
+    fn absent(&self, seen: &mut u64) -> Option<Vec<Arc<str>>> {
+        self.gpu.as_ref()?.absent(seen)
+    }
+
     fn page_in(&self, ticket: &Ticket, since: Instant) -> Option<PageIn> {
         match ticket {
             Ticket::Gpu(ticket) => self.gpu.as_ref()?.page_in(ticket, since),

@@ -16,6 +16,9 @@ struct Queued {
     log: flume::Sender<String>,
     done: flume::Receiver<u64>,
     ready: Mutex<Vec<u64>>,
+    /// Models that were installed, and how often one was or went. There is room for the weights of the last one.
+    models: Vec<Arc<str>>,
+    moves: u64,
 }
 
 impl Backend for Queued {
@@ -42,11 +45,15 @@ impl Backend for Queued {
         batch.items.len() == BRIEF_ROWS
     }
 
-    fn install(&mut self, _: &Arc<str>, (): ()) -> Result<(), LoadError> {
+    fn install(&mut self, name: &Arc<str>, (): ()) -> Result<(), LoadError> {
+        self.models.push(name.clone());
+        self.moves += 1;
         Ok(())
     }
 
     fn evict(&mut self, name: &str) {
+        self.models.retain(|model| &**model != name);
+        self.moves += 1;
         self.log.send(format!("evict {name}")).unwrap();
     }
 
@@ -54,6 +61,11 @@ impl Backend for Queued {
         assert!(&*batch.model != "panics", "this model panics");
         self.log.send(format!("launch {}", batch.key.batch)).unwrap();
         Ok((batch.key.batch, live.to_vec()))
+    }
+
+    fn absent(&self, seen: &mut u64) -> Option<Vec<Arc<str>>> {
+        let is_news = std::mem::replace(seen, self.moves) != self.moves;
+        is_news.then(|| self.models.split_last().map_or(Vec::new(), |(_, others)| others.to_vec()))
     }
 
     fn poll(&mut self, (batch, live): &mut (u64, Vec<u32>)) -> Option<Result<Vec<ItemResult>, BatchError>> {
@@ -75,7 +87,8 @@ fn bench(depth: usize) -> Bench {
     let (log_out, log) = flume::unbounded();
     let (done, done_in) = flume::unbounded();
     let compute = Compute::new(std::num::NonZeroUsize::new(1), crate::CpuIsa::detect()).unwrap();
-    let open = move || Queued { depth, log: log_out, done: done_in, ready: Mutex::default() };
+    let open =
+        move || Queued { depth, log: log_out, done: done_in, ready: Mutex::default(), models: Vec::new(), moves: 0 };
     Bench { executor: Executor::start(open, compute).unwrap(), log, done }
 }
 
@@ -198,6 +211,32 @@ fn evicts_after_the_batches_ordered_before() {
     assert_eq!(bench.finished().key.batch, 1);
     assert_eq!(bench.logged(), "evict m");
     assert!(matches!(bench.event(), Event::Evicted { .. }));
+}
+
+#[test]
+fn tells_which_weights_are_not_there_where_that_changed() {
+    let bench = bench(1);
+    let install = |name: &str| {
+        let request = PrepareRequest { name: name.into(), source: ModelSource::Echo, precision: Precision::Auto };
+        let compute = Compute::new(std::num::NonZeroUsize::new(1), crate::CpuIsa::detect()).unwrap();
+        let (_, card) = crate::backend::Stack::prepare(&request, &compute, &mut |_| ()).unwrap();
+        bench.executor.orders.send(Order::Install { name: name.into(), prepared: (), card }).unwrap();
+        assert!(matches!(bench.event(), Event::Ready { .. }));
+    };
+    let told = || match bench.event() {
+        Event::Weights { absent } => absent.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    install("a");
+    // The first one's are there, as was thought.
+    install("b");
+    assert_eq!(told(), ["a"]);
+    bench.done.send(1).unwrap();
+    bench.executor.run(batch(1, 1)).unwrap();
+    assert_eq!(bench.finished().key.batch, 1, "which brought nothing in");
+    bench.executor.evict("b".into()).unwrap();
+    assert!(matches!(bench.event(), Event::Evicted { .. }));
+    assert_eq!(told(), [""; 0]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shoal_proto::link::limits::FAREWELL_SECONDS_MAX;
 use shoal_proto::link::{
     Artifact, Cancel, ControlResponse, Credit, DataRequest, DataResponse, Demand, Drain, FetchArtifact, Goodbye,
-    Heartbeat, Load, Run, Unload, control_request, control_response, data_request, data_response,
+    Heartbeat, Load, Run, Unload, Weights, control_request, control_response, data_request, data_response,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
@@ -105,6 +105,9 @@ impl<'a> Serving<'a> {
     /// Until the connection ends or the worker's life does.
     pub(super) async fn run(mut self) -> Result<Exit, Leave> {
         self.tell_models()?;
+        if !self.link.models.without_weights().is_empty() {
+            self.tell_weights()?;
+        }
         self.grant()?;
         loop {
             let event = self.next().await;
@@ -298,6 +301,10 @@ impl<'a> Serving<'a> {
                 self.finished(finished);
                 self.grant()
             }
+            ExecutorEvent::Weights { absent } => {
+                self.link.models.set_without_weights(absent);
+                self.tell_weights()
+            }
             // Whoever hears it leaves.
             ExecutorEvent::Broken { .. } => Ok(()),
         }
@@ -385,6 +392,11 @@ impl<'a> Serving<'a> {
             self.tell(name, &ModelStatus::Loading { progress: 0.0 })?;
         }
         Ok(())
+    }
+
+    fn tell_weights(&self) -> Result<(), LinkError> {
+        let absent = self.link.models.without_weights().iter().map(|name| name.to_string()).collect();
+        send(&self.connection.control_out, control_request::Message::Weights(Weights { absent }))
     }
 
     fn fetch(&mut self, sha256: String) {

@@ -16,6 +16,8 @@ pub(crate) struct Models {
     /// The worker's own sources.
     offers: BTreeMap<String, ModelSource>,
     entries: BTreeMap<Arc<str>, Entry>,
+    /// Of them those whose weights are not on the device.
+    without_weights: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub(crate) enum LoadStep {
 
 impl Models {
     pub(crate) fn new(offers: BTreeMap<String, ModelSource>) -> Self {
-        Self { offers, entries: BTreeMap::new() }
+        Self { offers, entries: BTreeMap::new(), without_weights: Vec::new() }
     }
 
     /// A model is wanted; from the worker's own source of that name if none is given.
@@ -121,6 +123,16 @@ impl Models {
             return true;
         }
         false
+    }
+
+    /// Weights came onto the device or went: those of these models are not there now.
+    pub(crate) fn set_without_weights(&mut self, absent: Vec<Arc<str>>) {
+        self.without_weights = absent;
+    }
+
+    /// Models whose weights are not on the device.
+    pub(crate) fn without_weights(&self) -> &[Arc<str>] {
+        &self.without_weights
     }
 
     /// Whether nothing of a model is held or on its way.

@@ -71,9 +71,9 @@ impl Device {
         Some(weights.page_in)
     }
 
-    /// Whether a model's weights are there.
-    pub(super) fn has(&self, model: ModelId) -> bool {
-        self.resident.contains(&model)
+    /// Of so many models those whose weights are not there.
+    pub(super) fn absent(&self, models: usize) -> Vec<ModelId> {
+        (0..).take(models).map(ModelId).filter(|model| !self.resident.contains(model)).collect()
     }
 
     /// A batch that comes at this time: how long it takes and how it ends. Moves `free` to its end.

@@ -69,7 +69,11 @@ impl Ledger {
             }
             Input::ConfigChanged(models) => self.configured(models),
             Input::Drain { deadline } => self.drain = Some(self.drain.map_or(*deadline, |old| old.min(*deadline))),
-            Input::PagedIn { .. } | Input::CostKnown { .. } | Input::Calibrate { .. } | Input::Tick => {}
+            Input::PagedIn { .. }
+            | Input::Weights { .. }
+            | Input::CostKnown { .. }
+            | Input::Calibrate { .. }
+            | Input::Tick => {}
         }
     }
 

@@ -36,8 +36,21 @@ pub struct Weights {
     pub models_max: usize,
     /// How long a batch waits for those that are not.
     pub page_in: Duration,
-    /// Whether the worker says so.
-    pub are_told: bool,
+    /// What the worker says of them.
+    pub told: Told,
+    /// How often on average somebody else, whom the worker serves as well, brings in those of some model; never if zero.
+    pub strangers_every: Duration,
+}
+
+/// When a worker says which weights are not on its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Not at all.
+    Never,
+    /// At the end of each batch that waited for some.
+    WithPageIns,
+    /// After a load, and whenever it changes.
+    AtOnce,
 }
 
 /// A worker stops, and goes on where it was.

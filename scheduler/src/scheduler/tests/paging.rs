@@ -25,9 +25,14 @@ impl Stage {
         only_dispatch(self.submit(Group { model, ..call(id, [id]) }))
     }
 
-    fn paged_in(&mut self, of: &Dispatch, absent: &[ModelId]) -> Vec<Output> {
+    fn paged_in(&mut self, of: &Dispatch) -> Vec<Output> {
         let (worker, epoch, batch, attempt) = (of.worker, of.epoch, of.batch, of.attempt);
-        self.tell(Input::PagedIn { worker, epoch, batch, attempt, taken: ms(PAGE_IN), absent: absent.to_vec() })
+        self.tell(Input::PagedIn { worker, epoch, batch, attempt, taken: ms(PAGE_IN) })
+    }
+
+    fn weights(&mut self, worker: WorkerId, absent: &[ModelId]) -> Vec<Output> {
+        let epoch = self.epoch_of(worker);
+        self.tell(Input::Weights { worker, epoch, absent: absent.to_vec() })
     }
 
     /// A batch of a model runs on a worker, whose weights come in place of the other's.
@@ -35,9 +40,10 @@ impl Stage {
         assert_eq!(self.credit(worker, 0, AMPLE), []);
         let batch = self.send(model, id);
         assert_eq!(batch.worker, worker);
-        self.pass(PAGE_IN + COMPUTE);
         let gone = if model == MODEL { OTHER_MODEL } else { MODEL };
-        assert_eq!(self.paged_in(&batch, &[gone]), []);
+        assert_eq!(self.weights(worker, &[gone]), []);
+        self.pass(PAGE_IN + COMPUTE);
+        assert_eq!(self.paged_in(&batch), []);
         self.finish(&batch);
     }
 
@@ -116,13 +122,68 @@ fn a_worker_that_comes_back_has_the_weights_of_what_it_loads() {
 }
 
 #[test]
+fn what_a_worker_says_after_loading_or_for_others_counts_at_once() {
+    let mut stage = stage();
+    stage.page_in(WORKER, MODEL, 0);
+    assert_eq!(stage.expected(OTHER_WORKER), ms(COMPUTE), "until it says something all are there");
+    stage.weights(OTHER_WORKER, &[MODEL]);
+    assert_eq!(stage.expected(OTHER_WORKER), ms(PAGE_IN + COMPUTE));
+    stage.weights(OTHER_WORKER, &[OTHER_MODEL]);
+    assert_eq!(stage.expected(OTHER_WORKER), ms(COMPUTE), "it was brought in for somebody else");
+    let dropped = stage.dropped();
+    let old = Input::Weights { worker: OTHER_WORKER, epoch: Epoch(0), absent: vec![MODEL] };
+    assert_eq!((stage.tell(old), stage.dropped()), (vec![], dropped + 1));
+    assert_eq!(stage.expected(OTHER_WORKER), ms(COMPUTE));
+}
+
+#[test]
+fn weights_that_were_away_before_their_model_was_ready_are_away() {
+    let mut stage = stage();
+    stage.page_in(WORKER, MODEL, 0);
+    stage.down(WORKER, DownCause::Lost);
+    stage.up(WORKER);
+    stage.weights(WORKER, &[MODEL]);
+    stage.model(WORKER, MODEL, ModelState::Ready);
+    assert_eq!(stage.expected(WORKER), ms(PAGE_IN + COMPUTE));
+}
+
+#[test]
+fn weights_that_go_while_their_batch_ends_are_gone_when_it_has() {
+    let mut stage = stage();
+    stage.page_in(WORKER, MODEL, 0);
+    stage.credit(WORKER, 0, AMPLE);
+    let batch = stage.send(MODEL, 1);
+    stage.weights(WORKER, &[MODEL]);
+    assert_eq!(stage.expected(WORKER), ms(COMPUTE), "for all that is known the batch brings them");
+    stage.pass(COMPUTE);
+    stage.finish(&batch);
+    assert_eq!(stage.expected(WORKER), ms(PAGE_IN + COMPUTE));
+}
+
+#[test]
+fn a_batch_is_not_slow_for_weights_of_which_nothing_is_known() {
+    let learned = PolicyConfig::Learned { wait_price: 1, waits_when_idle: false, on_late: crate::OnLate::Serve };
+    for (absent, suspects) in [(vec![], 1), (vec![MODEL], 0)] {
+        let mut stage = stage();
+        let cost = BatchCost { base_ns: COMPUTE * 1_000_000, row_ns: 0, token_ps: 0, token_squared_fs: 0 };
+        stage.tell(Input::ConfigChanged(vec![ModelConfig { policy: learned.clone(), ..config(MODEL) }]));
+        stage.tell(Input::CostKnown { model: MODEL, cost });
+        stage.weights(WORKER, &absent);
+        stage.credit(WORKER, 0, AMPLE);
+        stage.send(MODEL, 1);
+        stage.pass(PAGE_IN + COMPUTE);
+        assert_eq!(stage.core.counts().suspects, suspects, "{absent:?}");
+    }
+}
+
+#[test]
 fn weights_take_no_longer_than_the_batch_that_waited_for_them() {
     let mut stage = stage();
     stage.credit(WORKER, 0, AMPLE);
     let batch = stage.send(MODEL, 0);
     stage.pass(PAGE_IN);
     let (worker, epoch, id, attempt) = (batch.worker, batch.epoch, batch.batch, batch.attempt);
-    stage.tell(Input::PagedIn { worker, epoch, batch: id, attempt, taken: Duration::MAX, absent: Vec::new() });
+    stage.tell(Input::PagedIn { worker, epoch, batch: id, attempt, taken: Duration::MAX });
     assert_eq!(stage.core.inflight.get(id).unwrap().page_in, ms(PAGE_IN));
 }
 
@@ -133,6 +194,5 @@ fn word_of_a_batch_that_is_over_is_dropped() {
     let batch = stage.send(MODEL, 0);
     stage.pass(COMPUTE);
     stage.finish(&batch);
-    assert_eq!(stage.paged_in(&batch, &[MODEL]), []);
-    assert_eq!((stage.dropped(), stage.expected(WORKER)), (1, ms(COMPUTE)));
+    assert_eq!((stage.paged_in(&batch), stage.dropped()), (vec![], 1));
 }

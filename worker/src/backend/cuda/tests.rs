@@ -422,12 +422,17 @@ async fn the_executor_tells_what_came_onto_the_device_apart_from_what_was_comput
     for (model, gone) in [("b", Some("a")), ("b", None), ("a", Some("b")), ("a", None), ("b", Some("a"))] {
         let began = Instant::now();
         executor.queue(HostBatch { model: model.into(), ..batch(&asked) }).unwrap();
-        let Some(Event::Finished(Finished { page_in, compute, outcome, .. })) = executor.event().await else {
-            panic!("no batch has finished")
-        };
+        let names = |absent: &[Arc<str>]| absent.iter().map(ToString::to_string).collect::<Vec<_>>();
+        // Whatever changed is told at once, and nothing where nothing did.
+        if let Some(gone) = gone {
+            let event = executor.event().await.unwrap();
+            let Event::Weights { absent } = event else { panic!("{event:?}") };
+            assert_eq!(names(&absent), [gone], "{model}");
+        }
+        let event = executor.event().await.unwrap();
+        let Event::Finished(Finished { page_in, compute, outcome, .. }) = event else { panic!("{event:?}") };
         assert!(outcome.is_ok(), "{outcome:?}");
-        let absent: Option<Vec<String>> =
-            page_in.as_ref().map(|page_in| page_in.absent.iter().map(ToString::to_string).collect());
+        let absent = page_in.as_ref().map(|page_in| names(&page_in.absent));
         assert_eq!(absent, gone.map(|name| vec![name.to_owned()]), "{model}");
         let taken = page_in.map_or(Duration::ZERO, |page_in| page_in.taken);
         assert_eq!(taken > Duration::ZERO, gone.is_some(), "{model}");

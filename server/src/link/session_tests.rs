@@ -4,17 +4,18 @@ use std::time::Duration;
 
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
 use shoal_proto::link::{
-    Attach, BatchEnd, ControlRequest, DataRequest, Goodbye, Hello, ItemResult, Results, control_request,
-    control_response, data_request,
+    Attach, BatchEnd, ControlRequest, ControlResponse, DataRequest, DataResponse, Device, Goodbye, Hello, ItemResult,
+    PageIn, Results, Weights, control_request, control_response, data_request,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::{LinkAddress, LinkOptions, LinkService, Tokens, serve};
-use crate::driver::{Event, FromWorker, Handle, Inbox};
+use crate::driver::{Event, FromWorker, Handle, Inbox, WorkerUp};
 
 /// A server on a free port; it ends when the guard is dropped.
 async fn client() -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGuard) {
@@ -44,6 +45,7 @@ fn hello(worker: &str) -> ControlRequest {
         protocol_max: 1,
         worker,
         auth,
+        device: Some(Device { uuid: "GPU-1".to_owned(), ..Device::default() }),
         ..Hello::default()
     }))
 }
@@ -95,4 +97,56 @@ async fn results_behind_a_goodbye_are_read_before_the_worker_has_left() {
     assert!(matches!(said(&mut inbox).await, FromWorker::BatchEnd { .. }));
     let gone = said(&mut inbox).await;
     assert!(matches!(gone, FromWorker::Gone { left: true, .. }), "{gone:?}");
+}
+
+/// A worker that has joined: what it says on both streams, and what it hears.
+struct Joined {
+    epoch: u64,
+    controls: mpsc::Sender<ControlRequest>,
+    datas: mpsc::Sender<DataRequest>,
+    up: WorkerUp,
+    _heard: (Streaming<ControlResponse>, Streaming<DataResponse>),
+}
+
+async fn join(client: &mut WorkerLinkClient<Channel>, inbox: &mut Inbox) -> Joined {
+    let (controls, queue) = mpsc::channel(8);
+    controls.send(hello("w")).await.expect("sent");
+    let mut control_in = client.control(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+    let first = control_in.message().await.expect("heard").and_then(|response| response.message);
+    let Some(control_response::Message::Welcome(welcome)) = first else { panic!("{first:?}") };
+    let (datas, queue) = mpsc::channel(8);
+    datas.send(attach(welcome.epoch, "w")).await.expect("sent");
+    let data_in = client.data(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+    let up = timeout(Duration::from_secs(20), inbox.next()).await.expect("in time");
+    let Some(Event::WorkerUp(up)) = up else { panic!("{up:?}") };
+    Joined { epoch: welcome.epoch, controls, datas, up, _heard: (control_in, data_in) }
+}
+
+impl Joined {
+    /// A batch ends for which weights had to come.
+    async fn end(&self, batch: u64, absent: &str) {
+        let page_in = Some(PageIn { taken: None, absent: vec![absent.to_owned()] });
+        let end = BatchEnd { batch, attempt: 1, epoch: self.epoch, page_in, ..BatchEnd::default() };
+        self.datas.send(data(data_request::Message::BatchEnd(end))).await.expect("sent");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_tells_of_weights_on_control_is_not_asked_elsewhere() {
+    let (mut client, mut inbox, _stop) = client().await;
+    let worker = join(&mut client, &mut inbox).await;
+    assert_eq!(worker.up.gpu.as_deref(), Some("GPU-1"));
+    // As long as it does not, what it says with its page-ins counts.
+    worker.end(1, "a").await;
+    assert!(matches!(said(&mut inbox).await, FromWorker::PagedIn { .. }));
+    let told = said(&mut inbox).await;
+    assert!(matches!(&told, FromWorker::Weights { absent } if **absent == ["a".into()]), "{told:?}");
+    assert!(matches!(said(&mut inbox).await, FromWorker::BatchEnd { .. }));
+    let weights = Weights { absent: vec!["b".to_owned()] };
+    worker.controls.send(control(control_request::Message::Weights(weights))).await.expect("sent");
+    let told = said(&mut inbox).await;
+    assert!(matches!(&told, FromWorker::Weights { absent } if **absent == ["b".into()]), "{told:?}");
+    worker.end(2, "c").await;
+    assert!(matches!(said(&mut inbox).await, FromWorker::PagedIn { .. }));
+    assert!(matches!(said(&mut inbox).await, FromWorker::BatchEnd { .. }));
 }
