@@ -3,13 +3,14 @@
 use std::path::Path;
 
 /// Folders with kernels and headers, from here.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 12] = [
     "cuda",
     "../src/cuda",
     "../src/ops/activate",
     "../src/ops/attend",
     "../src/ops/embed",
     "../src/ops/gate",
+    "../src/ops/gemm",
     "../src/ops/normalize",
     "../src/ops/pick",
     "../src/ops/pool",

@@ -9,6 +9,7 @@
 
 #define DEVICE inline
 #define KERNEL(threads) void
+#define KERNEL_PAIR(threads) void
 #define SHARED(type, name, count) \
     type* const name = emulator::shared<type>([] { static char place; return &place; }(), count)
 #define PLANTED(mistake) emulator::is_planted<emulator::hash(#mistake)>()
@@ -29,6 +30,12 @@ struct f16 {
 
 using f32 = float;
 
+using byte = unsigned char;
+
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -39,6 +46,10 @@ struct alignas(16) float4 {
 
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
     return {x, y, z, w};
+}
+
+inline uint2 make_uint2(unsigned x, unsigned y) {
+    return {x, y};
 }
 
 inline float4 make_float4(float x, float y, float z, float w) {
@@ -292,6 +303,35 @@ void mma_16x8x16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1
                 float sum = own->c[i];
                 for (int k = 0; k < 16; k++) sum += left[g + (i >> 1) * 8][k] * right[k][2 * t + (i & 1)];
                 own->c[i] = sum;
+            }
+        }
+    }, site);
+}
+
+// The same of bytes, by unsigned ones, into integers.
+inline void mma_16x8x32(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, CALLER) {
+    struct Fragments {
+        int* c;
+        const unsigned* a;
+        unsigned b[2];
+    };
+    Fragments fragments{c, a, {b0, b1}};
+    emulator::machine->meet_warp("mma of bytes", ~0u, &fragments, [](void** lanes, unsigned) {
+        int left[16][32], right[32][8];
+        for (int lane = 0; lane < 32; lane++) {
+            const auto* own = static_cast<Fragments*>(lanes[lane]);
+            const int g = lane / 4, t = lane % 4;
+            for (int at = 0; at < 4; at++) {
+                const auto of = [at](unsigned bytes) { return static_cast<byte>(bytes >> 8 * at); };
+                for (int i = 0; i < 4; i++) left[g + (i & 1) * 8][4 * t + (i >> 1) * 16 + at] = of(own->a[i]);
+                for (int i = 0; i < 2; i++) right[4 * t + 16 * i + at][g] = static_cast<signed char>(of(own->b[i]));
+            }
+        }
+        for (int lane = 0; lane < 32; lane++) {
+            const auto* own = static_cast<Fragments*>(lanes[lane]);
+            const int g = lane / 4, t = lane % 4;
+            for (int i = 0; i < 4; i++) {
+                for (int k = 0; k < 32; k++) own->c[i] += left[g + (i >> 1) * 8][k] * right[k][2 * t + (i & 1)];
             }
         }
     }, site);

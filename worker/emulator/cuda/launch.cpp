@@ -38,6 +38,12 @@ namespace pick_file {
 namespace top_file {
 #include "top.cu"
 }
+namespace quantise_file {
+#include "quantise.cu"
+}
+namespace multiply_file {
+#include "multiply.cu"
+}
 namespace probes_file {
 #include "probes.cu"
 }
@@ -137,6 +143,10 @@ constexpr Entry ENTRIES[] = {
     ENTRY(attend_f32_file, attend_f32_128)
     ENTRY(pick_file, pick)
     ENTRY(top_file, top)
+    ENTRY(quantise_file, quantise)
+    ENTRY(multiply_file, multiply_int8_128)
+    ENTRY(multiply_file, multiply_int8_64)
+    ENTRY(multiply_file, multiply_int8_32)
     ENTRY(probes_file, probe_barrier_in_branch)
     ENTRY(probes_file, probe_absent_lane)
     ENTRY(probes_file, probe_past_the_end)

@@ -13,6 +13,8 @@
 #define DEVICE __device__ __forceinline__
 // One block at a time is enough: told nothing, the compiler spills to fit more.
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+// Of which two blocks fit side by side.
+#define KERNEL_PAIR(threads) extern "C" __global__ void __launch_bounds__(threads, 2)
 // An array of the block's, 16-byte aligned.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 // A mistake made on purpose, for the emulator's tests: never on a GPU.
@@ -28,6 +30,8 @@ struct f16 {
 };
 
 using f32 = float;
+
+using byte = unsigned char;
 
 #ifdef NUMBER  // what this file is compiled for
 using number = NUMBER;
@@ -155,6 +159,20 @@ DEVICE void cp_async16(T* to, const T* from, bool is_there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
+// Bytes, signed or not, for products of integers.
+
+// c += a · b over a warp: [16, 32] unsigned · [32, 8] signed, exactly. With g = lane / 4 and t = lane % 4, a lane holds
+//   a: rows g, g + 8, g, g + 8 at columns 4t, 4t, 4t + 16, 4t + 16, each with the next three
+//   b: rows 4t, 4t + 16, each with the next three, at column g
+//   c: row g at columns 2t, 2t + 1, then row g + 8
+// What ldmatrix_x4 gives of rows of 16 bytes lies as a and b do.
+DEVICE void mma_16x8x32(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // Makes the copies begun since the last group the next group of this thread.
 DEVICE void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -237,5 +255,18 @@ DEVICE void add8(float (&x)[8], const T* row) {
 DEVICE float warp_sum(float x) {
 #pragma unroll
     for (int distance = 16; distance > 0; distance >>= 1) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    return x;
+}
+
+// Over the warp; every lane gets it. What is no number is passed over.
+DEVICE float warp_min(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance >>= 1) x = fminf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+DEVICE float warp_max(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
     return x;
 }

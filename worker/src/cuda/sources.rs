@@ -27,7 +27,7 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
     ("norm.cuh", include_str!("../ops/normalize/norm.cuh")),
 ];
 
-pub(crate) const FILES: [KernelFile; 10] = [
+pub(crate) const FILES: [KernelFile; 12] = [
     KernelFile {
         name: "activate.cu",
         source: include_str!("../ops/activate/activate.cu"),
@@ -71,12 +71,24 @@ pub(crate) const FILES: [KernelFile; 10] = [
         kernels: &["gate_identity", "gate_gelu", "gate_gelu_tanh", "gate_silu", "gate_relu", "gate_tanh"],
         elements: ANY,
     },
+    KernelFile {
+        name: "multiply.cu",
+        source: include_str!("../ops/gemm/multiply.cu"),
+        kernels: &["multiply_int8_128", "multiply_int8_64", "multiply_int8_32"],
+        elements: &[],
+    },
     KernelFile { name: "pick.cu", source: include_str!("../ops/pick/pick.cu"), kernels: &["pick"], elements: &[] },
     KernelFile {
         name: "pool.cu",
         source: include_str!("../ops/pool/pool.cu"),
         kernels: &["pool_number", "pool_f32"],
         elements: ANY,
+    },
+    KernelFile {
+        name: "quantise.cu",
+        source: include_str!("../ops/gemm/quantise.cu"),
+        kernels: &["quantise"],
+        elements: &[],
     },
     KernelFile {
         name: "rotate.cu",

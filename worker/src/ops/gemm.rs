@@ -4,8 +4,10 @@
 //! Sums over k are taken in rising order in one accumulator, so a row is the same bits whatever rows and columns are
 //! computed beside it.
 
+pub(crate) mod bytes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod finish;
 #[cfg(target_arch = "x86_64")]

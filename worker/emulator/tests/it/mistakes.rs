@@ -89,6 +89,58 @@ fn top(emulator: &Emulator) -> Result<Vec<u32>, Fault> {
     Ok(output)
 }
 
+/// Kernels of products of bytes: their tiles' sides, and threads.
+const MULTIPLY: [(&str, usize, u32); 3] =
+    [("multiply_int8_128", 128, 256), ("multiply_int8_64", 64, 128), ("multiply_int8_32", 32, 128)];
+
+/// A tile and one row and some columns more, over more depth than all stages have, which ends within one.
+fn multiply(emulator: &Emulator, (kernel, side, block): (&str, usize, u32)) -> Result<Vec<bf16>, Fault> {
+    const DEPTH: usize = 5 * 64 + 16;
+    let (rows, outputs) = (side + 1, side + 8);
+    // What is beyond the edges is no zero.
+    let bytes = |count: usize, from: usize| (0..count).map(move |at| (from + at * 37 % 101 + 1) as u8);
+    let mut left: Vec<u8> = bytes((rows + side) * DEPTH, 3).collect();
+    let right: Vec<u8> = bytes((outputs + side) * DEPTH, 11).collect();
+    left[..DEPTH].fill(255);
+    let ranges: Vec<f32> = (0..2 * (rows + side)).map(|at| if at % 2 == 0 { 0.01 } else { -0.5 }).collect();
+    let columns = vec![0.02_f32; 2 * outputs];
+    let mut output = wave(rows * outputs);
+    let residual = output.clone();
+    let arguments = vec![
+        Argument::input(&left),
+        Argument::input(&ranges),
+        Argument::input(&right),
+        Argument::input(&columns),
+        Argument::nothing(),
+        Argument::input(&residual),
+        Argument::output(&mut output),
+        Argument::integer(rows),
+        Argument::integer(outputs),
+        Argument::integer(DEPTH),
+        Argument::integer(0),
+    ];
+    launch(emulator, kernel, [2, 2, 1], block, arguments)?;
+    Ok(output)
+}
+
+/// Two rows, the second with what is no number, of a width that leaves their bytes to be filled up. Bytes, and ranges.
+fn quantise(emulator: &Emulator) -> Result<(Vec<u8>, Vec<f32>), Fault> {
+    const WIDTH: usize = 24;
+    let mut input = wave(2 * WIDTH);
+    input[WIDTH + 5] = bf16::NAN;
+    let (mut bytes, mut ranges) = (vec![0xff; 2 * 32], vec![0.0_f32; 4]);
+    let arguments = vec![
+        Argument::input(&input),
+        Argument::nothing(),
+        Argument::output(&mut bytes),
+        Argument::output(&mut ranges),
+        Argument::integer(2),
+        Argument::integer(WIDTH),
+    ];
+    launch(emulator, "quantise", [1, 1, 1], 128, arguments)?;
+    Ok((bytes, ranges))
+}
+
 fn seeds(mistake: &str) -> impl Iterator<Item = Emulator> {
     (0..6).map(move |seed| Emulator::new(seed).with_mistake(mistake))
 }
@@ -175,6 +227,67 @@ fn a_missing_barrier_before_the_best_are_joined_is_found() {
     }
 }
 
+/// What products of bytes come to with a mistake, whatever the schedule and the tile.
+fn multiply_with(mistake: &str) -> impl Iterator<Item = Result<Vec<bf16>, Fault>> {
+    seeds(mistake).flat_map(|emulator| MULTIPLY.map(|kernel| multiply(&emulator, kernel)))
+}
+
+#[test]
+fn a_missing_barrier_between_copying_and_multiplying_is_found() {
+    for multiplied in multiply_with("multiply_reads_before_all_have_copied") {
+        let fault = multiplied.unwrap_err().to_string();
+        let is_found = ["nobody has written", "no barrier between", "still being copied", "still to land"];
+        assert!(is_found.iter().any(|words| fault.contains(words)), "{fault}");
+    }
+}
+
+#[test]
+fn a_wait_for_the_stage_before_is_found() {
+    for multiplied in multiply_with("multiply_waits_for_the_stage_before") {
+        let fault = multiplied.unwrap_err().to_string();
+        assert!(fault.contains("still being copied"), "{fault}");
+    }
+}
+
+#[test]
+fn missing_barriers_around_sums_that_are_laid_down_are_found() {
+    let mistakes = ["multiply_lays_down_before_all_have_read", "multiply_finishes_before_all_have_laid_down"];
+    for multiplied in mistakes.into_iter().flat_map(multiply_with) {
+        let fault = multiplied.unwrap_err().to_string();
+        assert!(fault.contains("no barrier between") || fault.contains("nobody has written"), "{fault}");
+    }
+}
+
+#[test]
+fn depth_that_is_not_there_and_is_no_zero_is_seen_in_the_numbers_or_out_of_bounds() {
+    let right = MULTIPLY.map(|kernel| multiply(&Emulator::new(0), kernel).unwrap());
+    for (multiplied, right) in multiply_with("multiply_without_zeros").zip(right.iter().cycle()) {
+        match multiplied {
+            Ok(wrong) => assert_ne!(wrong, *right),
+            Err(fault) => assert!(fault.to_string().contains("outside every buffer"), "{fault}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_and_is_forgotten_is_seen_in_the_ranges() {
+    for emulator in seeds("quantise_forgets_what_is_no_number") {
+        let (_, ranges) = quantise(&emulator).unwrap();
+        assert!(ranges.iter().all(|x| x.is_finite()), "{ranges:?}");
+    }
+    let (_, ranges) = quantise(&Emulator::new(0)).unwrap();
+    assert!(ranges[..2].iter().all(|x| x.is_finite()) && ranges[2].is_nan(), "{ranges:?}");
+}
+
+#[test]
+fn ends_of_rows_that_are_left_are_seen_in_the_bytes() {
+    let ends = |bytes: &[u8]| [&bytes[24..32], &bytes[56..]].concat();
+    for emulator in seeds("quantise_leaves_the_end_of_rows") {
+        assert_eq!(ends(&quantise(&emulator).unwrap().0), [0xff; 16]);
+    }
+    assert_eq!(ends(&quantise(&Emulator::new(0)).unwrap().0), [0; 16]);
+}
+
 #[test]
 fn without_mistakes_every_schedule_gives_the_same_bits() {
     let attended = |seed| {
@@ -183,7 +296,9 @@ fn without_mistakes_every_schedule_gives_the_same_bits() {
     };
     let pooled = |seed| pool(&Emulator::new(seed)).unwrap();
     let best = |seed| top(&Emulator::new(seed)).unwrap();
-    let all = |seed| (attended(seed), pooled(seed), best(seed));
+    let multiplied = |seed| MULTIPLY.map(|kernel| multiply(&Emulator::new(seed), kernel).unwrap());
+    let bytes = |seed| quantise(&Emulator::new(seed)).unwrap().0;
+    let all = |seed| (attended(seed), pooled(seed), best(seed), multiplied(seed), bytes(seed));
     let first = all(0);
     assert!((1..9).all(|seed| all(seed) == first));
 }

@@ -1,26 +1,14 @@
-//! Numbers as bytes and back: weights with a scale for each column, once; activations with a scale and a minimum for each
-//! row, as they come.
-//!
-//! With `x = s·q + m` for q in 0..=255 and `w = c·v` for v in -127..=127, a product is
-//! `Σ x w = c · s · Σ q v + m · c · Σ v`: the first sum is exact in integers, the second is known when weights are packed.
+//! Numbers as [bytes](super::bytes), by AVX-512: weights once, activations as they come.
 
 use std::arch::x86_64::{
     __m512, _mm_storeu_si128, _mm512_cvtps_epi32, _mm512_cvtusepi32_epi8, _mm512_max_epi32, _mm512_setzero_si512,
 };
 use std::ops::Range;
 
+use super::bytes::{RANGE_MIN, VALUE_MAX, quantise_column};
 use crate::cpu::avx512::Avx512Narrow;
 use crate::cpu::memory::{Aligned, Rows};
 use crate::cpu::simd::{Number, Simd};
-
-/// Largest quantised weight. Not -128, so that scales are the same both ways.
-const WEIGHT_MAX: f32 = 127.0;
-/// 1.5·2^23: next to it, numbers are whole.
-const ROUND: f32 = 12_582_912.0;
-/// Largest quantised activation.
-const VALUE_MAX: f32 = 255.0;
-/// No range is smaller: a row of equal numbers has none.
-const RANGE_MIN: f32 = 1e-20;
 
 /// What the columns of a product need.
 #[derive(Debug)]
@@ -42,17 +30,8 @@ impl Columns {
 
     /// Quantises the weights of one column; `to` takes a byte at a place among them.
     pub(super) fn quantise(&mut self, column: usize, weights: &[f32], mut to: impl FnMut(usize, u8)) {
-        let largest = weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
-        let scale = largest.max(RANGE_MIN) / WEIGHT_MAX;
-        let (inverse, mut sum) = (1.0 / scale, 0);
-        for (place, weight) in weights.iter().enumerate() {
-            // Adding and taking away 1.5·2^23 rounds to the nearest whole number; the largest is 127.
-            let quantised = ((weight * inverse + ROUND) - ROUND) as i8;
-            sum += i32::from(quantised);
-            to(place, quantised.cast_unsigned());
-        }
-        self.scales[column] = scale;
-        self.sums[column] = scale * sum as f32;
+        let [scale, sum] = quantise_column(weights, |place, byte| to(place, byte.cast_unsigned()));
+        (self.scales[column], self.sums[column]) = (scale, sum);
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 const CAPABILITIES: [&str; 7] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120"];
 
 /// Entry points of all files.
-const KERNELS: usize = 3 * (6 + 5 + 5 + 6 + 1 + 2) + 2 * 7 + 4 + 1 + 1;
+const KERNELS: usize = 3 * (6 + 5 + 5 + 6 + 1 + 2) + 2 * 7 + 4 + 1 + 1 + 1 + 3;
 
 const DOCS: &str = include_str!("../../../../docs/cuda-kernels.md");
 
