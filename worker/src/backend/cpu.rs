@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::planned::Executor;
+use super::planned::calibrate::{MIXED_LOSS_MAX, Observer, sample};
 use super::{Compute, LoadError};
 use crate::batch::BatchError;
 use crate::cpu::avx2::Avx2;
@@ -21,7 +22,7 @@ use crate::plan::Packed;
 use crate::source::Precision;
 
 mod arena;
-mod calibrate;
+pub(super) mod calibrate;
 mod load;
 mod net;
 mod program;
@@ -32,10 +33,6 @@ mod tests;
 
 use net::{Kind, Net};
 use program::{Multiply, Operands, Program};
-
-/// What a product may lose to bytes in `int8-mixed`, as a part of its output's power: on a sentence encoder of six layers
-/// this leaves 0.9994 of cosine at least, and bytes about half of the work.
-const MIXED_LOSS_MAX: f32 = 8.5e-5;
 
 /// What there are kernels for.
 const OFFERED: &str = "f32, bf16 and int8";
@@ -163,11 +160,11 @@ impl Build<'_> {
     ) -> Result<Net<Bf16>, LoadError> {
         let plan = &self.model.plan;
         let mut net: Net<Bf16> = self.net(Operands::Bf16, progress)?;
-        let (ids, splits) = calibrate::sample(self.model.vocabulary, self.model.tokens_max, self.model.sequence_ends());
-        let sample = Packed { ids: &ids, types: &[], splits: &splits, marks: &[] };
-        let observer = calibrate::Observer::default();
+        let (ids, splits) = sample(self.model.vocabulary, self.model.tokens_max, self.model.sequence_ends());
+        let packed = Packed { ids: &ids, types: &[], splits: &splits, marks: &[] };
+        let observer = Observer::default();
         // Others run batches between these.
-        net.run(&mut lock(team), &sample, &mut Vec::new(), Some(&observer)).map_err(LoadError::Sample)?;
+        net.run(&mut lock(team), &packed, &mut Vec::new(), Some(&observer)).map_err(LoadError::Sample)?;
         let mut choices = calibrate::choose_all(plan, self.weights, &observer.seen(), || lock(team))?;
         choices.retain(|_, choice| choice.loss <= loss_max);
         let multiply = |weight| if choices.contains_key(&weight) { Multiply::Int8 } else { Multiply::Operands };

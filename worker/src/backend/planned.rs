@@ -15,6 +15,7 @@ use crate::model::{Model, ReadError};
 use crate::plan::{Packed, Rows};
 use crate::source::{ModelSource, Precision};
 
+pub(super) mod calibrate;
 pub(super) mod finish;
 pub(super) mod pack;
 #[cfg(test)]

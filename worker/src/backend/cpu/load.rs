@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::f32::consts::LOG2_E;
 
-use super::calibrate::{self, Choice};
+use super::calibrate::inverse;
 use super::net::{Kind, Norm, Weights};
 use super::program::{Program, Task};
+use crate::backend::planned::calibrate::{self, Choice};
 use crate::cpu::memory::{Aligned, PADDING, Plain};
 use crate::cpu::simd::Number;
 use crate::model::ReadError;
@@ -70,7 +71,7 @@ pub(super) fn quantise<D: Kind>(
     let factors = |weight: &WeightId| choices.get(weight).and_then(|choice| choice.factors.as_deref());
     let quantise = |task: &Task| {
         Ok(match task {
-            Task::Quantise { weight, .. } => Weights::Quantise(factors(weight).map(calibrate::inverse)),
+            Task::Quantise { weight, .. } => Weights::Quantise(factors(weight).map(inverse)),
             Task::Gemm { weight, bias, range: Some(_), .. } => {
                 drop(weights.next());
                 Weights::GemmInt8(reader.matrix(*weight, *bias, factors(weight))?)

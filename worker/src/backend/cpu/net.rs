@@ -4,10 +4,10 @@
 use std::sync::Mutex;
 
 use super::arena::{Area, Arena, Places, Room};
-use super::calibrate::Observer;
 use super::program::Program;
 use super::run::{Run, Start};
 use super::schedule::{Schedule, local_rows};
+use crate::backend::planned::calibrate::Observer;
 use crate::batch::BatchError;
 use crate::cpu::dot::Int8;
 use crate::cpu::memory::Aligned;

@@ -6,10 +6,10 @@ use std::sync::PoisonError;
 use half::bf16;
 
 use super::arena::Area;
-use super::calibrate::Observer;
 use super::net::{Kind, Net, Norm, Weights};
 use super::program::{Form, Forms, SlotId, Task};
 use super::schedule::{Cut, Schedule, Step};
+use crate::backend::planned::calibrate::Observer;
 use crate::cpu::dot::Int8;
 use crate::cpu::memory::{PADDING, Rows as View};
 use crate::cpu::simd::Number as _;
