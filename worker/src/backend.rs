@@ -125,6 +125,11 @@ impl Compute {
         Self { gpu: Some(gpu), falls_back, ..self }
     }
 
+    /// The same with other threads for candle, which end with what is computed on them.
+    fn with_own_pool(&self) -> Self {
+        Self { pool: Arc::default(), ..self.clone() }
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.threads.get()
     }
@@ -156,6 +161,8 @@ pub(crate) enum LoadError {
     Smallest(BatchError),
     #[error("running the sample that its types of numbers are chosen by failed: {0}")]
     Sample(BatchError),
+    #[error("none of its products can be of bytes: use bf16")]
+    NoProducts,
     #[error("cannot start candle's threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
     #[error("the {backend} backend does not compute in {wanted}, only in {offered}")]

@@ -10,6 +10,7 @@ use candle_core::{Device, Error, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 
 use super::planned::Executor;
+use super::planned::calibrate::Observer;
 use super::{Compute, LoadError, expect_precision};
 use crate::batch::BatchError;
 use crate::model::weights::Bound;
@@ -58,6 +59,7 @@ enum Kernel {
     Embed(Embed),
     /// The weight is [K, L]: products with few rows run twice as fast as with one stored [L, K].
     Gemm {
+        id: WeightId,
         weight: Tensor,
         activate: Activate,
     },
@@ -112,11 +114,7 @@ impl Executor for Candle {
     }
 
     fn run(&mut self, batch: &Packed<'_>, output: &mut Vec<f32>) -> Result<(), BatchError> {
-        let chunks = chunks(batch.splits, self.pool.current_num_threads());
-        let longest = batch.splits.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-        self.angles.reserve(longest);
-        let run = || chunks.par_iter().map(|chunk| self.run_chunk(batch, chunk)).collect::<CandleResult<_>>();
-        let parts: Vec<Vec<f32>> = self.pool.install(run).map_err(|error| BatchError::Device(error.to_string()))?;
+        let parts = self.run_chunks(batch, None)?;
         output.clear();
         parts.iter().for_each(|part| output.extend_from_slice(part));
         Ok(())
@@ -124,8 +122,27 @@ impl Executor for Candle {
 }
 
 impl Candle {
-    /// Some of the packed sequences in, their rows of the output out.
-    fn run_chunk(&self, batch: &Packed<'_>, sequences: &Range<usize>) -> CandleResult<Vec<f32>> {
+    /// Runs a batch to see what its products get.
+    pub(super) fn observe(&mut self, batch: &Packed<'_>, observer: &Observer) -> Result<(), BatchError> {
+        self.run_chunks(batch, Some(observer)).map(drop)
+    }
+
+    /// Rows of the output, chunk by chunk.
+    fn run_chunks(&mut self, batch: &Packed<'_>, observer: Option<&Observer>) -> Result<Vec<Vec<f32>>, BatchError> {
+        let chunks = chunks(batch.splits, self.pool.current_num_threads());
+        let longest = batch.splits.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        self.angles.reserve(longest);
+        let run = || chunks.par_iter().map(|chunk| self.run_chunk(batch, chunk, observer)).collect::<CandleResult<_>>();
+        self.pool.install(run).map_err(|error| BatchError::Device(error.to_string()))
+    }
+
+    /// Some of the packed sequences in, their rows of the output out. An observer is shown the inputs of products.
+    fn run_chunk(
+        &self,
+        batch: &Packed<'_>,
+        sequences: &Range<usize>,
+        observer: Option<&Observer>,
+    ) -> CandleResult<Vec<f32>> {
         let bounds = &batch.splits[sequences.start..=sequences.end];
         let (start, end) = (bounds[0], bounds[bounds.len() - 1]);
         let splits: Vec<usize> = bounds.iter().map(|split| split - start).collect();
@@ -143,6 +160,10 @@ impl Candle {
                 Some(_) if is_both => input.clone(),
                 residual => residual.map(|id| self.take(&mut buffers, id, index)).transpose()?,
             };
+            if let (Some(observer), Kernel::Gemm { id, .. }, Some(input)) = (observer, &step.kernel, &input) {
+                let rows = input.to_vec2()?;
+                rows.iter().enumerate().for_each(|(row, numbers)| observer.note(*id, start + row, numbers));
+            }
             let is_last = !is_both && step.input.is_some_and(|id| *self.lives[id.0].end() == index);
             buffers[step.output.0] = Some(step.run(input, is_last, residual, &chunk, &self.angles)?);
         }
@@ -172,7 +193,7 @@ impl Step {
         let own = |x: Tensor| if is_last { Ok(x) } else { x.copy() };
         match &self.kernel {
             Kernel::Embed(embed) => embed.forward(chunk),
-            Kernel::Gemm { weight, activate } => {
+            Kernel::Gemm { weight, activate, .. } => {
                 let x = input()?;
                 if x.dim(0)? == 0 {
                     return Tensor::zeros((0, weight.dim(1)?), x.dtype(), &Device::Cpu);
@@ -236,7 +257,7 @@ impl Reader<'_> {
                 let (outputs, _) = self.plan[weight].size();
                 let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), |bias| self.values(bias))?;
                 let activate = Activate { bias, activation };
-                (Kernel::Gemm { weight: self.matrix(weight)?, activate }, Some(input), residual)
+                (Kernel::Gemm { id: weight, weight: self.matrix(weight)?, activate }, Some(input), residual)
             }
             Op::Gate { input, activation, .. } => (Kernel::Gate(Gate { activation }), Some(input), None),
             Op::Rotate { qkv, heads, norms, base, .. } => {

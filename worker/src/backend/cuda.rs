@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::planned::calibrate::MIXED_LOSS_MAX;
 use super::planned::finish::Finish;
 use super::planned::pack::{Limits, Packer};
 use super::planned::{Facts, build_with, card};
@@ -28,6 +29,7 @@ use crate::cuda::slot::Slots;
 use crate::model::Model;
 use crate::source::{ModelSource, Precision};
 
+mod calibrate;
 mod gpu;
 mod loaded;
 mod program;
@@ -48,6 +50,8 @@ use weights::{Resident, Weights};
 
 /// Batches in flight: one computes while the other is copied.
 const DEPTH: usize = 2;
+/// The part of loading that choosing takes where products are of bytes.
+const CHOOSING_PART: f32 = 0.8;
 /// A batch that takes this long never ends.
 const HUNG_AFTER: Duration = Duration::from_secs(20);
 
@@ -237,12 +241,22 @@ impl Backend for Cuda {
     ) -> Result<(Loaded, ModelCard), LoadError> {
         let ModelSource::Folder(folder) = &request.source else { return Err(LoadError::NoFolder) };
         let Some(gpu) = &compute.gpu else { return Err(LoadError::NoGpu) };
-        let element = element_of(request.precision)?;
+        let Kind { element, loss_max, dtype } = Kind::of(request.precision);
         let model = Model::read(folder)?;
         let limits = Limits::of(&model);
         let program = Program::new(&model.plan, element, gpu.largest(&model, &limits))?;
-        let (weights, weights_sha256) =
-            build_with(&model, |bound| Weights::read(&model.plan, &program, bound, gpu, progress))?;
+        let ((program, weights), weights_sha256) = build_with(&model, |bound| {
+            let Some(loss_max) = loss_max else {
+                let weights = Weights::read(&model.plan, &program, bound, &BTreeMap::new(), gpu, progress)?;
+                return Ok((program, weights));
+            };
+            let first = &mut |part| progress(part * CHOOSING_PART);
+            let choices = calibrate::choose_all(&model, bound, compute, loss_max, first)?;
+            let program = program.with_int8(choices.iter().map(|(id, choice)| (*id, choice.factors.is_some())));
+            let second = &mut |part| progress(CHOOSING_PART + part * (1.0 - CHOOSING_PART));
+            let weights = Weights::read(&model.plan, &program, bound, &choices, gpu, second)?;
+            Ok((program, weights))
+        })?;
         let bytes = weights.bytes() as u64;
         gpu.check_room(bytes, program.bytes() as u64, program.results() as u64)?;
         let mut loaded = Loaded {
@@ -255,8 +269,7 @@ impl Backend for Cuda {
             needed: 0,
         };
         let smallest_batch = loaded.time_smallest(gpu)?;
-        let facts =
-            Facts { weights_sha256, bytes, dtype: element.name(), backend: "cuda", instructions: "", smallest_batch };
+        let facts = Facts { weights_sha256, bytes, dtype, backend: "cuda", instructions: "", smallest_batch };
         Ok((loaded, card(&model, facts)?))
     }
 
@@ -365,15 +378,26 @@ impl Backend for Cuda {
     }
 }
 
-/// What a model is computed in that is asked for in a precision.
-fn element_of(wanted: Precision) -> Result<Element, LoadError> {
-    match wanted {
-        Precision::Auto | Precision::Bf16 => Ok(Element::Bf16),
-        Precision::F16 => Ok(Element::F16),
-        Precision::F32 => Ok(Element::F32),
-        Precision::Int8 | Precision::Int8Mixed => {
-            Err(LoadError::Precision { backend: "cuda", wanted: wanted.name(), offered: "bf16, f16 and f32" })
-        }
+/// What a model is computed in.
+struct Kind {
+    element: Element,
+    /// What a product over tokens may lose to bytes, if any is of them.
+    loss_max: Option<f32>,
+    /// As cards have it.
+    dtype: &'static str,
+}
+
+impl Kind {
+    fn of(wanted: Precision) -> Self {
+        let (element, loss_max) = match wanted {
+            Precision::Auto | Precision::Bf16 => (Element::Bf16, None),
+            Precision::F16 => (Element::F16, None),
+            Precision::F32 => (Element::F32, None),
+            Precision::Int8 => (Element::Bf16, Some(f32::INFINITY)),
+            Precision::Int8Mixed => (Element::Bf16, Some(MIXED_LOSS_MAX)),
+        };
+        let dtype = if loss_max.is_some() { wanted.name() } else { element.name() };
+        Self { element, loss_max, dtype }
     }
 }
 

@@ -86,6 +86,28 @@ async fn a_gpu_answers_as_the_processor_does() {
 }
 
 #[tokio::test]
+async fn a_gpu_answers_in_bytes_nearly_as_it_does_without() {
+    let folder = model();
+    let mut answers = Vec::new();
+    for dtype in ["bf16", "int8", "int8-mixed"] {
+        let mut server = Server::start();
+        let mut options = server.options();
+        options.device = DeviceChoice::Emulated;
+        let _worker = Worker::start(options);
+        let mut peer = server.peer(1).await;
+        let card = peer.load_in(dtype, "tiny", source(folder.path())).await;
+        assert_eq!((card.dtype.as_str(), card.backend.as_str()), (dtype, "cuda"));
+        answers.push(embed(&mut peer).await);
+    }
+    let [narrow, bytes, mixed] = &answers[..] else { unreachable!("there are three") };
+    assert!(narrow != bytes);
+    for (expected, found) in narrow.iter().zip(bytes).chain(narrow.iter().zip(mixed)) {
+        let cosine: f32 = expected.iter().zip(found).map(|(x, y)| x * y).sum();
+        assert!(cosine > 0.99, "{cosine}");
+    }
+}
+
+#[tokio::test]
 async fn a_gpu_refuses_what_it_has_no_kernels_for() {
     let folder = Tiny::read("bert-embed").set("num_attention_heads", 4).write();
     let mut server = Server::start();

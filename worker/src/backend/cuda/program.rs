@@ -4,6 +4,7 @@
 //! also where an input lay, if its op reads each number before it writes there. What a batch gives to kernels comes first,
 //! without gaps, so that it is one copy.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::shape::Shape;
@@ -14,6 +15,7 @@ use crate::ops::activate::cuda::{Activate, split};
 use crate::ops::attend::cuda::{Attend, tiles_max};
 use crate::ops::embed::cuda::Embed;
 use crate::ops::gate::cuda::Gate;
+use crate::ops::gemm::cuda::{Int8Weight, MultiplyInt8, Quantise, RANGE_BYTES, stride};
 use crate::ops::normalize::cuda::{AddNorm, Norm};
 use crate::ops::pick::cuda::Pick;
 use crate::ops::pool::cuda::Pool;
@@ -30,6 +32,11 @@ pub(super) struct Program {
     max: Shape,
     /// Where each buffer begins, in bytes.
     places: Vec<usize>,
+    /// Weights that are kept as bytes.
+    int8: BTreeMap<WeightId, Int8Weight>,
+    /// Where the bytes begin that a product's input becomes, and behind them what makes them numbers again, by the buffer
+    /// that the product writes.
+    quantised: BTreeMap<BufferId, usize>,
     /// Where the best entries of the output's rows begin, for a plan that ends in logits of marks.
     best: Option<usize>,
     /// What all else than the output is made of.
@@ -107,8 +114,18 @@ impl Program {
                 rotations.push((heads.width, *base));
             }
         }
-        let mut this =
-            Self { plan: plan.clone(), max, places: Vec::new(), best: None, element, output, rotations, bytes: 0 };
+        let mut this = Self {
+            plan: plan.clone(),
+            max,
+            places: Vec::new(),
+            int8: BTreeMap::new(),
+            quantised: BTreeMap::new(),
+            best: None,
+            element,
+            output,
+            rotations,
+            bytes: 0,
+        };
         this.place();
         Ok(this)
     }
@@ -118,6 +135,32 @@ impl Program {
         let mut this = Self { max, ..self.clone() };
         this.place();
         this
+    }
+
+    /// The same with products of bytes, by their weights, each with whether it has factors. Nothing but products over tokens
+    /// reads these weights.
+    pub(super) fn with_int8(mut self, products: impl IntoIterator<Item = (WeightId, bool)>) -> Self {
+        let weight = |(id, has_factors): (WeightId, bool)| {
+            let (outputs, inputs) = self.plan[id].size();
+            (id, Int8Weight { outputs, inputs, has_factors })
+        };
+        self.int8 = products.into_iter().map(weight).collect();
+        self.place();
+        self
+    }
+
+    /// Where the bytes lie that the input of a product becomes.
+    #[cfg(test)]
+    pub(super) fn quantised_place(&self, op: &Op) -> Option<Range<usize>> {
+        let Op::Gemm { weight, output, .. } = op else { return None };
+        let row = stride(self.int8.get(weight)?.inputs) + RANGE_BYTES;
+        let start = self.quantised[output];
+        Some(start..start + self.max.tokens * row)
+    }
+
+    /// How a weight is kept as bytes, if it is.
+    pub(super) fn int8(&self, id: WeightId) -> Option<&Int8Weight> {
+        self.int8.get(&id)
     }
 
     pub(super) fn max(&self) -> &Shape {
@@ -149,11 +192,14 @@ impl Program {
         self.rotations.iter().map(|(width, base)| frequencies(*width, *base).collect())
     }
 
-    /// What a weight is kept as: norms' vectors, and the bias of a product that is handed out unrounded, are small and stay
-    /// as they are.
+    /// What a weight is kept as that is not of bytes: norms' vectors, and the bias of a product that is of bytes or handed
+    /// out unrounded, are small and stay as they are.
     pub(super) fn element_of(&self, id: WeightId) -> Element {
         let is_wide = |op: &Op| match op {
-            Op::Gemm { bias, output, .. } => *bias == Some(id) && self.element_at(*output) == Element::F32,
+            Op::Gemm { weight, bias, output, .. } => {
+                let is_wide = self.element_at(*output) == Element::F32 || self.int8.contains_key(weight);
+                *bias == Some(id) && is_wide
+            }
             _ => op.norms().any(|norm| norm.gain == id || norm.shift == Some(id)),
         };
         if self.plan.ops.iter().any(is_wide) { Element::F32 } else { self.element }
@@ -214,6 +260,7 @@ impl Program {
         let first = Inputs::of(&self.max).bytes().next_multiple_of(ALIGNMENT);
         // Empty before they are written.
         let mut taken = vec![first..first; lives.len()];
+        let mut quantised_end = first;
         for (index, op) in self.plan.ops.iter().enumerate() {
             let output = op.output();
             let life = &lives[output.0];
@@ -226,6 +273,16 @@ impl Program {
                 Some(input) => taken[input.0].clone(),
                 None => lowest(first, self.size(output, &self.max), others()),
             };
+            if let Op::Gemm { weight, .. } = op
+                && let Some(weight) = self.int8.get(weight)
+            {
+                // There while the op is done.
+                let is_there = |other: &usize| lives[*other].contains(&index);
+                let others = (0..lives.len()).filter(is_there).map(|other| taken[other].clone()).collect();
+                let place = lowest(first, self.max.tokens * (stride(weight.inputs) + RANGE_BYTES), others);
+                self.quantised.insert(output, place.start);
+                quantised_end = quantised_end.max(place.end);
+            }
         }
         // They are made when all is done that needs anything but the output.
         let has_best = self.plan[self.plan.output].rows == Rows::Marks && self.output == Element::F32;
@@ -235,7 +292,7 @@ impl Program {
         });
         self.best = best.as_ref().map(|place| place.start);
         taken.extend(best);
-        self.bytes = taken.iter().map(|place| place.end).max().unwrap_or(first);
+        self.bytes = taken.iter().map(|place| place.end).max().unwrap_or(first).max(quantised_end);
         self.places = taken.into_iter().take(lives.len()).map(|place| place.start).collect();
     }
 
@@ -326,8 +383,34 @@ impl At<'_> {
                 };
                 vec![embed.command()]
             }
-            Op::Gemm { input, weight, bias, activation, residual, .. } => {
+            Op::Gemm { input, weight, bias, activation, residual, output: to } => {
                 let residual = residual.map(|residual| self.buffer(residual));
+                if let Some(int8) = self.program.int8.get(&weight) {
+                    let [left, ranges] = self.quantised(to, int8.inputs);
+                    let matrix = self.weight(weight);
+                    let quantise = Quantise {
+                        rows,
+                        width: int8.inputs,
+                        input: self.buffer(input),
+                        factors: int8.factors().map(|factors| matrix.part(factors)),
+                        bytes: left,
+                        ranges,
+                    };
+                    let multiply = MultiplyInt8 {
+                        rows,
+                        outputs: width,
+                        inputs: int8.inputs,
+                        left,
+                        ranges,
+                        right: matrix.part(int8.matrix()),
+                        columns: matrix.part(int8.columns()),
+                        bias: bias.map(|bias| self.weight(bias)),
+                        activation,
+                        residual,
+                        output,
+                    };
+                    return vec![quantise.command(), multiply.command()];
+                }
                 let (epilogue, after) = split(activation, residual.is_some());
                 let product = Product {
                     rows,
@@ -393,6 +476,15 @@ impl At<'_> {
 
     fn buffer(&self, buffer: BufferId) -> Span {
         self.arena.part(self.program.range(buffer, self.shape))
+    }
+
+    /// Where the bytes of a product's input lie, and what makes them numbers again.
+    fn quantised(&self, output: BufferId, inputs: usize) -> [Span; 2] {
+        let Program { quantised, max, .. } = self.program;
+        let (tokens, start) = (self.shape.tokens, quantised[&output]);
+        let ranges = start + max.tokens * stride(inputs);
+        let parts = [start..start + tokens * stride(inputs), ranges..ranges + tokens * RANGE_BYTES];
+        parts.map(|part| self.arena.part(part))
     }
 
     fn input(&self, range: &Range<usize>) -> Span {

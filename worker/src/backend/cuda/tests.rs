@@ -20,6 +20,7 @@ use crate::model::testing::{Stored, Tiny};
 use crate::plan::{Op, Plan};
 
 mod by_hand;
+mod int8;
 mod ops;
 mod reference;
 

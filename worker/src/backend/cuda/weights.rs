@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::Gpu;
 use super::program::Program;
 use crate::backend::LoadError;
+use crate::backend::planned::calibrate::Choice;
 use crate::cuda::driver::{ALIGNMENT, DriverError, Span};
 use crate::cuda::element::Element;
 use crate::cuda::ledger::Reservation;
@@ -17,6 +18,7 @@ use crate::cuda::lock;
 use crate::cuda::memory::{DeviceMemory, PinnedMemory};
 use crate::cuda::queue::{Mark, Queue};
 use crate::model::weights::{Bound, Source};
+use crate::ops::gemm::cuda::Int8Weight;
 use crate::plan::{Plan, Rows, WeightId};
 
 /// All weights of a plan as kernels read them, row-major as in the checkpoint: tables and matrices alike, so that one
@@ -61,11 +63,12 @@ pub(super) struct Resident(Vec<Arc<Copied>>);
 pub(super) struct Backbones(Mutex<BTreeMap<[u8; 32], Weak<Piece>>>);
 
 impl Weights {
-    /// Reads all of them. `progress` is told the part that is done.
+    /// Reads all of them, those of products of bytes as was chosen. `progress` is told the part that is done.
     pub(super) fn read(
         plan: &Plan,
         program: &Program,
         weights: &Bound<'_>,
+        choices: &BTreeMap<WeightId, Choice>,
         gpu: &Gpu,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError> {
@@ -78,8 +81,9 @@ impl Weights {
         };
         let mut places = Vec::with_capacity(plan.weights.len());
         for (index, weight) in plan.weights.iter().enumerate() {
-            let (rows, columns) = weight.size();
-            let bytes = rows * columns * program.element_of(WeightId(index)).bytes();
+            let ((rows, columns), id) = (weight.size(), WeightId(index));
+            let plain = || rows * columns * program.element_of(id).bytes();
+            let bytes = program.int8(id).map_or_else(plain, Int8Weight::bytes);
             places.push(place(usize::from(!is_backbone[index]), bytes));
         }
         let tables: Vec<_> = program.tables().collect();
@@ -91,9 +95,10 @@ impl Weights {
             let host = PinnedMemory::filled(gpu.driver(), end, |bytes| {
                 for (index, (_, place)) in places.iter().enumerate().filter(|(_, (of, _))| *of == piece) {
                     let (id, to) = (WeightId(index), &mut bytes[place.clone()]);
-                    match index.checked_sub(plan.weights.len()) {
-                        Some(table) => Element::F32.write(tables[table].iter().copied(), to),
-                        None => write(weights.weight(id), program.element_of(id), to)?,
+                    match (index.checked_sub(plan.weights.len()), program.int8(id)) {
+                        (Some(table), _) => Element::F32.write(tables[table].iter().copied(), to),
+                        (None, Some(int8)) => write_int8(weights.weight(id), int8, &choices[&id], to)?,
+                        (None, None) => write(weights.weight(id), program.element_of(id), to)?,
                     }
                     done += place.len();
                     progress(done as f32 / all as f32);
@@ -230,6 +235,12 @@ fn write(source: Source<'_>, element: Element, to: &mut [u8]) -> Result<(), Load
         source.read_row(index, &mut row)?;
         element.write(row.iter().copied(), to);
     }
+    source.done();
+    Ok(())
+}
+
+fn write_int8(source: Source<'_>, int8: &Int8Weight, choice: &Choice, to: &mut [u8]) -> Result<(), LoadError> {
+    int8.write(choice.factors.as_deref(), |index, row| source.read_row(index, row), to)?;
     source.done();
     Ok(())
 }

@@ -102,7 +102,7 @@ fn walk(
     let gpu = bench.compute.gpu.clone().unwrap();
     let queue = Queue::new(gpu.driver()).unwrap();
     let program = Program::new(plan, element, *shape).unwrap();
-    let held = Weights::read(plan, &program, weights, &gpu, &mut |_| {}).unwrap();
+    let held = Weights::read(plan, &program, weights, &BTreeMap::new(), &gpu, &mut |_| {}).unwrap();
     let resident = held.page_in(&gpu, &queue).unwrap().unwrap();
     let arena = DeviceMemory::new(gpu.driver(), queue.stream(), queue.stream(), program.bytes()).unwrap();
     let (exact, inputs) = (Shape::of(batch), Inputs::of(shape));
