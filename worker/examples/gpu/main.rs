@@ -59,7 +59,13 @@ enum Part {
 }
 
 /// What models are computed in: what a model of many ops may be off, and the least cosine of any of its embeddings.
-const DTYPES: [(&str, f64, f64); 3] = [("bf16", 3e-2, 0.999), ("f16", 4e-3, 0.99999), ("f32", 1e-4, 0.999_999)];
+const DTYPES: [(&str, f64, f64); 5] = [
+    ("bf16", 3e-2, 0.999),
+    ("f16", 4e-3, 0.99999),
+    ("f32", 1e-4, 0.999_999),
+    ("int8", 0.1, 0.99),
+    ("int8-mixed", 5e-2, 0.998),
+];
 
 /// Rows and their lengths of batches that may overlap, from those that leave most of a GPU idle to those that leave none.
 const OVERLAPPED: [(usize, usize); 5] = [(1, 32), (8, 32), (8, 128), (32, 128), (128, 128)];
@@ -92,7 +98,7 @@ fn main() -> anyhow::Result<()> {
     let examination = Examination { check: &check, folder: &folder, is_small: arguments.device == Device::Emulated };
     for part in parts {
         let rows = match part {
-            Part::Kernels => Ok(apart(&check.kernels())),
+            Part::Kernels => Ok(apart(&[check.kernels(), check.int8()].concat())),
             Part::Products => Ok(apart(&check.products())),
             Part::Answers => examination.answers(),
             Part::Speed => examination.speed(),
@@ -210,14 +216,16 @@ impl Examination<'_> {
         for encoder in encoders {
             let folder = self.model(encoder)?;
             for shape in shapes {
-                let timed = self.check.time(&folder, *shape, rounds, &ceilings)?;
-                rows.push(
-                    Row::new(encoder.name, &format!("{shape:?}"))
-                        .value("µs alone", timed.seconds * 1e6)
-                        .value("µs in flight", timed.seconds_in_flight * 1e6)
-                        .value("tokens/s", timed.tokens as f64 / timed.seconds_in_flight)
-                        .value("of floor", timed.floor / timed.seconds_in_flight),
-                );
+                for dtype in ["bf16", "int8"] {
+                    let timed = self.check.time(&folder, *shape, dtype, rounds, &ceilings)?;
+                    rows.push(
+                        Row::new(encoder.name, &format!("{shape:?}, {dtype}"))
+                            .value("µs alone", timed.seconds * 1e6)
+                            .value("µs in flight", timed.seconds_in_flight * 1e6)
+                            .value("tokens/s", timed.tokens as f64 / timed.seconds_in_flight)
+                            .value("of floor", timed.floor / timed.seconds_in_flight),
+                    );
+                }
             }
         }
         Ok(rows)

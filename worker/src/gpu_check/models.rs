@@ -95,7 +95,7 @@ impl GpuCheck {
     /// # Errors
     /// When it does not run on either, or not in that.
     pub fn answers(&self, folder: &Path, shape: Shape, dtype: &str) -> Result<Answers, CheckError> {
-        let precision = Precision::parse(dtype).ok_or_else(|| say(format_args!("no dtype {dtype}")))?;
+        let precision = precision_of(dtype)?;
         let mut random = StdRng::seed_from_u64(self.seed);
         let rows = self.draw(folder, &shape.lengths(&mut random), &mut random)?;
         let compute = self.compute()?;
@@ -130,17 +130,25 @@ impl GpuCheck {
         Ok(Answers { apart: (off / all).sqrt(), cosine_min, is_invariant })
     }
 
-    /// How long batches of a model take, `rounds` of them.
+    /// How long batches of a model that computes in `dtype` take, `rounds` of them. The floor is that of bfloat16.
     ///
     /// # Errors
     /// When it does not run.
-    pub fn time(&self, folder: &Path, shape: Shape, rounds: usize, ceilings: &Ceilings) -> Result<Timed, CheckError> {
+    pub fn time(
+        &self,
+        folder: &Path,
+        shape: Shape,
+        dtype: &str,
+        rounds: usize,
+        ceilings: &Ceilings,
+    ) -> Result<Timed, CheckError> {
+        let precision = precision_of(dtype)?;
         let mut random = StdRng::seed_from_u64(self.seed);
         let lengths = shape.lengths(&mut random);
         let batch = batch("model", &self.draw(folder, &lengths, &mut random)?);
         let live: Vec<u32> = (0..lengths.len() as u32).collect();
         let compute = self.compute()?;
-        let mut cuda = load(&compute, folder, Precision::Auto)?;
+        let mut cuda = load(&compute, folder, precision)?;
         // Until it is captured.
         for _ in 0..3 {
             finish(&mut cuda, &batch, &live)?;
@@ -276,6 +284,10 @@ fn write_other(folder: &Path, copy: &Path, number: u16) -> Result<(), CheckError
     // As bfloat16 it is next to nothing.
     weights[last..].copy_from_slice(&number.to_le_bytes());
     fs::write(copy.join("model.safetensors"), weights).map_err(say)
+}
+
+fn precision_of(dtype: &str) -> Result<Precision, CheckError> {
+    Precision::parse(dtype).ok_or_else(|| say(format_args!("no dtype {dtype}")))
 }
 
 /// What runs models on the GPU; none are loaded.

@@ -12,6 +12,7 @@ use crate::cuda::element::Element;
 use crate::plan::{Activation, Heads, Mask, NormKind, Pooling};
 
 mod attention;
+mod int8;
 mod products;
 mod rows;
 

@@ -9,6 +9,7 @@ use crate::gpu_check::{CheckError, Encoder, GpuCheck};
 use crate::ops::activate::cuda::Activate;
 use crate::ops::attend::cuda::{Attend, tiles};
 use crate::ops::gate::cuda::Gate;
+use crate::ops::gemm::cuda::{Int8Weight, MultiplyInt8, Quantise, RANGE_BYTES, stride};
 use crate::ops::normalize::cuda::{AddNorm, Norm};
 use crate::ops::pool::cuda::Pool;
 use crate::ops::rotate::cuda::Rotate;
@@ -46,6 +47,7 @@ impl GpuCheck {
         let Encoder { hidden, heads, inner, .. } = *encoder;
         for (outputs, inputs) in [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)] {
             batch.product(outputs, inputs, false)?;
+            batch.product_of_bytes(outputs, inputs)?;
         }
         batch.product(hidden, inner, true)?;
         let own = Heads { count: heads, shared: heads, width: hidden / heads };
@@ -127,6 +129,40 @@ impl<'a> Batch<'a> {
         let added = if has_residual { rows * outputs } else { 0 };
         let numbers = rows * (outputs + inputs) + outputs * inputs + added;
         self.time("gemm", case, &Command::Multiply(product), 2 * rows * outputs * inputs, numbers)
+    }
+
+    /// Rows as bytes, and their product. The floor is that of bfloat16, which a product of bytes may be under.
+    fn product_of_bytes(&mut self, outputs: usize, inputs: usize) -> Result<(), CheckError> {
+        let rows = self.tokens();
+        let quantise = Quantise {
+            rows,
+            width: inputs,
+            input: part(&self.input, rows * inputs),
+            factors: None,
+            bytes: self.output.span().part(0..rows * stride(inputs)),
+            ranges: self.residual.span().part(0..rows * RANGE_BYTES),
+        };
+        // Half as many bytes are written as are read.
+        let numbers = rows * inputs * 3 / 2;
+        self.time("quantise", format!("{rows} x {inputs}"), &quantise.command(), 0, numbers)?;
+        let weight = Int8Weight { outputs, inputs, has_factors: false };
+        let memory = self.weight.span();
+        let multiply = MultiplyInt8 {
+            rows,
+            outputs,
+            inputs,
+            left: self.input.span().part(0..rows * stride(inputs)),
+            ranges: self.residual.span().part(0..rows * RANGE_BYTES),
+            right: memory.part(weight.matrix()),
+            columns: memory.part(weight.columns()),
+            bias: Some(memory.part(0..outputs * size_of::<f32>())),
+            activation: Activation::Identity,
+            residual: None,
+            output: part(&self.output, rows * outputs),
+        };
+        let case = format!("[{rows}, {inputs}] x [{outputs}, {inputs}]");
+        let numbers = rows * outputs + (rows + outputs) * inputs / 2;
+        self.time("gemm of bytes", case, &multiply.command(), 2 * rows * outputs * inputs, numbers)
     }
 
     fn attention(&mut self, heads: Heads, mask: Mask) -> Result<(), CheckError> {
