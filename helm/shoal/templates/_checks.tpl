@@ -1,0 +1,55 @@
+{{- /* What values.schema.json cannot see: values that do not go together. Each message begins with the value to change. */ -}}
+{{- define "shoal.checks" -}}
+{{- $values := .Values -}}
+{{- if not $values.image.repository -}}
+{{- fail "image.repository: is required, since no image is published: build helm/image/Dockerfile and say where it is" -}}
+{{- end -}}
+{{- if not $values.models -}}
+{{- fail "models: is empty: state what to serve, such as models.minilm.source=minilm" -}}
+{{- end -}}
+{{- range $name, $model := $values.models -}}
+{{- $kind := include "shoal.model.kind" (dict "name" $name "model" $model) -}}
+{{- if and (eq $kind "image") (semverCompare "<1.35.0-0" $.Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "models.%s.image: needs Kubernetes 1.35, where volumes of images are on by default, and this is %s: use a claim" $name $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- if and (eq $kind "download") (not $values.downloader.image) -}}
+{{- fail (printf "downloader.image: is required by models.%s.download: an image with sh, curl and sha256sum" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $names := list -}}
+{{- $served := list -}}
+{{- range $index, $stated := $values.pools -}}
+{{- $pool := include "shoal.pool" (dict "root" $ "pool" $stated) | fromJson -}}
+{{- $where := printf "pools[%d] (%s)" $index $pool.name -}}
+{{- if has $pool.name $names -}}{{- fail (printf "pools[%d].name: %s is the name of another pool" $index $pool.name) -}}{{- end -}}
+{{- $names = append $names $pool.name -}}
+{{- range $pool.models -}}
+{{- if not (hasKey $values.models .) -}}{{- fail (printf "%s.models: there is no models.%s" $where .) -}}{{- end -}}
+{{- $served = append $served . -}}
+{{- end -}}
+{{- if and (gt (int $pool.device.count) 1) (regexMatch "^nvidia\\.com/(gpu|gpu\\.shared|mig-.*)$" $pool.device.resource) -}}
+{{- fail (printf "%s.device.count: a worker uses one GPU: ask for more replicas, each with 1" $where) -}}
+{{- end -}}
+{{- $scale := $pool.autoscaling -}}
+{{- if and (ne $scale.kind "none") (gt (int $scale.minReplicas) (int $scale.maxReplicas)) -}}
+{{- fail (printf "%s.autoscaling.minReplicas: %d is more than maxReplicas, %d" $where (int $scale.minReplicas) (int $scale.maxReplicas)) -}}
+{{- end -}}
+{{- if and (eq $scale.kind "hpa") (not $scale.hpa.metrics) -}}
+{{- if $pool.device.resource -}}
+{{- fail (printf "%s.autoscaling.hpa.metrics: is required on a GPU, of whose use the processor's says nothing; or use kind keda" $where) -}}
+{{- end -}}
+{{- if not (dig "requests" "cpu" "" $pool.resources) -}}
+{{- fail (printf "%s.resources.requests.cpu: is required by autoscaling.hpa.cpuUtilization, which is a part of it" $where) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $scale.kind "keda") (not $scale.keda.triggers) (not $values.monitoring.prometheusAddress) -}}
+{{- fail (printf "monitoring.prometheusAddress: is required by %s.autoscaling.kind keda, which asks Prometheus how busy workers are" $where) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := $values.models -}}
+{{- if not (has $name $served) -}}{{- fail (printf "models.%s: no pool serves it, so the server would never be ready" $name) -}}{{- end -}}
+{{- end -}}
+{{- if and $values.grpcRoute.enabled (not $values.grpcRoute.parentRefs) -}}
+{{- fail "grpcRoute.parentRefs: is required by grpcRoute.enabled: name the Gateway" -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,244 @@
+{{- /* Names and labels. */ -}}
+
+{{- define "shoal.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Short enough for every suffix that is put behind it. */ -}}
+{{- define "shoal.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- else if contains (include "shoal.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 45 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "shoal.name" .) | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "shoal.selector" -}}
+app.kubernetes.io/name: {{ include "shoal.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "shoal.labels" -}}
+{{ include "shoal.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "shoal.server.selector" -}}
+{{ include "shoal.selector" . }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{- define "shoal.worker.selector" -}}
+{{ include "shoal.selector" . }}
+app.kubernetes.io/component: worker
+{{- end -}}
+
+{{- /* What containers are made of. */ -}}
+
+{{- define "shoal.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ default .Chart.AppVersion $image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "shoal.tokenSecret" -}}
+{{- default (printf "%s-worker-token" (include "shoal.fullname" .)) .Values.workerToken.existingSecret -}}
+{{- end -}}
+
+{{- define "shoal.tokenEnv" -}}
+- name: SHOAL_WORKER_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "shoal.tokenSecret" . }}
+      key: {{ if .Values.workerToken.existingSecret }}{{ .Values.workerToken.key }}{{ else }}token{{ end }}
+{{- end -}}
+
+{{- /* What a container may write to, since it may not write to its image. (dict "home" the value) */ -}}
+{{- define "shoal.volumes" -}}
+- name: home
+{{- if .home.claim }}
+  persistentVolumeClaim: { claimName: {{ .home.claim }} }
+{{- else }}
+  emptyDir: { sizeLimit: {{ .home.size }} }
+{{- end }}
+- name: tmp
+  emptyDir: { sizeLimit: 64Mi }
+{{- end -}}
+
+{{- /* What every pod has that is not a server's or a worker's. */ -}}
+{{- define "shoal.pod" -}}
+serviceAccountName: {{ include "shoal.fullname" . }}
+# Nothing here calls Kubernetes.
+automountServiceAccountToken: false
+# A Service named shoal-link would be the variable SHOAL_LINK_PORT, which is a setting.
+enableServiceLinks: false
+securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Where a pod goes: the server's values, or a pool's. */ -}}
+{{- define "shoal.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- /* How long a pod has to end, in seconds: sleep before the signal, the time to drain, and a margin in which it ends.
+     (dict "key" the value's name, "stated" its number or null, "preStop" "drain" seconds) */ -}}
+{{- define "shoal.grace" -}}
+{{- $needed := add .preStop .drain 5 -}}
+{{- if kindIs "invalid" .stated -}}
+{{ $needed }}
+{{- else if lt (int .stated) (int $needed) -}}
+{{- fail (printf "%s: %d s is too short: %d s of sleep, %d s to drain and 5 s to end are %d s" .key (int .stated) (int .preStop) (int .drain) (int $needed)) -}}
+{{- else -}}
+{{ int .stated }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Seconds for which a worker finishes its batches once it is told to stop: Options::grace in worker/src/options.rs. */ -}}
+{{- define "shoal.worker.drain" -}}25{{- end -}}
+
+{{- /* Models. */ -}}
+
+{{- /* How a model's weights come: source, claim, image or download. (dict "name" "model") */ -}}
+{{- define "shoal.model.kind" -}}
+{{- $kinds := list -}}
+{{- range $kind := list "source" "claim" "image" "download" -}}
+{{- if get $.model $kind }}{{ $kinds = append $kinds $kind }}{{ end -}}
+{{- end -}}
+{{- if ne (len $kinds) 1 -}}
+{{- fail (printf "models.%s: states %s, and needs one of source, claim, image and download" .name (ternary "none" (join " and " $kinds) (empty $kinds))) -}}
+{{- end -}}
+{{- first $kinds -}}
+{{- end -}}
+
+{{- /* Where the binary reads it: a source as `--model NAME=SOURCE` takes it. (dict "name" "model") */ -}}
+{{- define "shoal.model.source" -}}
+{{- $kind := include "shoal.model.kind" . -}}
+{{- if eq $kind "source" -}}
+{{ .model.source }}
+{{- else if eq $kind "download" -}}
+/var/lib/shoal/downloads/{{ .name }}
+{{- else -}}
+{{ printf "/models/%s/%s" .name (default "" (get .model $kind).path) | trimSuffix "/" }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Whether files come over the network before a worker starts: "true" or "". (dict "name" "model") */ -}}
+{{- define "shoal.model.comes" -}}
+{{- $kind := include "shoal.model.kind" . -}}
+{{- if or (eq $kind "download") (and (eq $kind "source") (not (regexMatch "^(echo|synthetic)(:.*)?$" .model.source))) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* Pools. */ -}}
+
+{{- /* A map over another, as JSON: maps are merged, anything else replaces, null removes. Sprig's merge would pass over 0, false
+     and "". (list below above) */ -}}
+{{- define "shoal.merge" -}}
+{{- $merged := deepCopy (index . 0) -}}
+{{- range $key, $above := index . 1 -}}
+{{- $below := get $merged $key -}}
+{{- if kindIs "invalid" $above -}}
+{{- $_ := unset $merged $key -}}
+{{- else if and (kindIs "map" $above) (kindIs "map" $below) -}}
+{{- $_ := set $merged $key (include "shoal.merge" (list $below $above) | fromJson) -}}
+{{- else -}}
+{{- $_ := set $merged $key $above -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $merged -}}
+{{- end -}}
+
+{{- /* A pool with its defaults, as JSON. (dict "root" $ "pool") */ -}}
+{{- define "shoal.pool" -}}
+{{- $pool := include "shoal.merge" (list .root.Values.poolDefaults .pool) | fromJson -}}
+{{- if not $pool.models }}{{- $_ := set $pool "models" (keys .root.Values.models | sortAlpha) }}{{ end -}}
+{{- toJson $pool -}}
+{{- end -}}
+
+{{- define "shoal.pool.fullname" -}}
+{{ include "shoal.fullname" .root }}-worker-{{ .pool.name }}
+{{- end -}}
+
+{{- define "shoal.pool.selector" -}}
+{{ include "shoal.worker.selector" .root }}
+shoal/pool: {{ .pool.name }}
+{{- end -}}
+
+{{- /* A regular expression of PromQL that is its models' names. */ -}}
+{{- define "shoal.pool.models" -}}
+{{- $names := list -}}
+{{- range .models }}{{ $names = append $names (replace "." "\\\\." .) }}{{ end -}}
+{{- join "|" $names -}}
+{{- end -}}
+
+{{- /* The server's configuration. JSON's strings, numbers and lists are TOML's too. */ -}}
+{{- define "shoal.toml" -}}
+address = {{ .Values.server.address | toRawJson }}
+workers = "external"
+{{- if not .Values.server.http }}
+http_port = "off"
+{{- end }}
+{{- if .Values.server.admin }}
+# Only who may forward a port to the pod gets there.
+admin_listen = "127.0.0.1:8004"
+{{- end }}
+drain_time_max = "{{ int .Values.server.drainSeconds }}s"
+log = {{ .Values.log.filter | toRawJson }}
+log_format = {{ .Values.log.format | toRawJson }}
+{{- range $key, $value := .Values.server.settings }}
+{{ $key }} = {{ toRawJson $value }}
+{{- end }}
+{{- range $name, $model := .Values.models }}
+
+[models.{{ toRawJson $name }}]
+source = {{ include "shoal.model.source" (dict "name" $name "model" $model) | toRawJson }}
+{{- range $key, $value := $model.settings }}
+{{ $key }} = {{ toRawJson $value }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The server's probes. They go to the port of metrics, which has a thread of its own: a probe on the gRPC port would wait
+     behind as many clients as may connect, and a server that is full is no reason to end it. */ -}}
+{{- define "shoal.server.probes" -}}
+# Reading settings and costs.
+startupProbe:
+  httpGet: { path: /livez, port: metrics }
+  periodSeconds: 1
+  failureThreshold: 60
+# Every configured model can be served, and nobody has asked to stop.
+readinessProbe:
+  httpGet: { path: /readyz, port: metrics }
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+# The process answers. It asks neither for a model nor for a worker: a restart brings neither back.
+livenessProbe:
+  httpGet: { path: /livez, port: metrics }
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end -}}

@@ -1,0 +1,152 @@
+"""Services, policies, routes and scaling: whatever names something else names what is there."""
+
+import unittest
+
+import chart
+
+
+def matches(selector, labels):
+    return selector.items() <= labels.items()
+
+
+def chosen(objects, selector):
+    """Names of the Deployments whose pods a selector chooses."""
+    return sorted(
+        d["metadata"]["name"] for d in chart.of_kind(objects, "Deployment")
+        if matches(selector, d["spec"]["template"]["metadata"]["labels"])
+    )
+
+
+class Objects(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scenarios = {name: chart.render(scenario=name) for name in chart.SCENARIOS}
+
+    def test_a_deployment_chooses_its_own_pods_and_no_others(self):
+        for name, objects in self.scenarios.items():
+            for deployment in chart.of_kind(objects, "Deployment"):
+                with self.subTest(name, deployment=deployment["metadata"]["name"]):
+                    selector = deployment["spec"]["selector"]["matchLabels"]
+                    self.assertEqual(chosen(objects, selector), [deployment["metadata"]["name"]])
+
+    def test_services_lead_to_the_servers_ports(self):
+        for name, objects in self.scenarios.items():
+            server = chart.one(objects, "Deployment", "-server")
+            ports = {port["name"] for port in chart.container(server)["ports"]}
+            led = set()
+            for service in chart.of_kind(objects, "Service"):
+                with self.subTest(name, service=service["metadata"]["name"]):
+                    self.assertEqual(chosen(objects, service["spec"]["selector"]), [server["metadata"]["name"]])
+                    for port in service["spec"]["ports"]:
+                        self.assertIn(port["targetPort"], ports)
+                        h2c = port["targetPort"] in ("grpc", "link")
+                        self.assertEqual(port["appProtocol"], "kubernetes.io/h2c" if h2c else "http")
+                        led.add(port["targetPort"])
+            self.assertEqual(led, ports)
+
+    def test_a_worker_finds_a_server_that_is_not_ready(self):
+        objects = chart.render()
+        link = chart.one(objects, "Service", "-link")
+        self.assertEqual(link["spec"]["clusterIP"], "None")
+        self.assertIs(link["spec"]["publishNotReadyAddresses"], True)
+        self.assertEqual(link["spec"]["ports"][0]["port"], 8003)
+        worker = chart.one(objects, "Deployment", "-worker-cpu")
+        self.assertIn("--connect=http://rel-shoal-link:8003", chart.container(worker)["args"])
+        # A client, on the other hand, is led to a server that is.
+        self.assertNotIn("publishNotReadyAddresses", chart.one(objects, "Service", "rel-shoal")["spec"])
+        self.assertEqual(chart.one(objects, "Service", "-headless")["spec"]["clusterIP"], "None")
+
+    def test_policies_let_through_what_is_needed_and_nothing_else(self):
+        objects = chart.render(scenario="gateway")
+        server = chart.one(objects, "NetworkPolicy", "-server")["spec"]
+        worker = chart.one(objects, "NetworkPolicy", "-worker")["spec"]
+        self.assertEqual(chosen(objects, server["podSelector"]["matchLabels"]), ["rel-shoal-server"])
+        self.assertEqual(chosen(objects, worker["podSelector"]["matchLabels"]), ["rel-shoal-worker-cpu"])
+        for policy in (server, worker):
+            self.assertEqual(policy["policyTypes"], ["Ingress", "Egress"])
+        values = chart.merged({}, {"clients": "gateways", "metrics": "monitoring"})
+        (clients, link, metrics) = server["ingress"]
+        self.assertEqual([port["port"] for port in clients["ports"]], ["grpc", "http"])
+        self.assertIn(values["clients"], str(clients["from"]))
+        self.assertEqual([port["port"] for port in link["ports"]], ["link"])
+        (workers,) = link["from"]
+        self.assertEqual(chosen(objects, workers["podSelector"]["matchLabels"]), ["rel-shoal-worker-cpu"])
+        self.assertEqual([port["port"] for port in metrics["ports"]], ["metrics"])
+        self.assertIn(values["metrics"], str(metrics["from"]))
+        self.assertEqual(server["egress"], [])
+        self.assertEqual(worker["ingress"], [])
+        (names, servers, weights) = worker["egress"]
+        self.assertEqual({port["port"] for port in names["ports"]}, {53})
+        self.assertEqual(chosen(objects, servers["to"][0]["podSelector"]["matchLabels"]), ["rel-shoal-server"])
+        self.assertEqual(weights, {"ports": [{"port": 443, "protocol": "TCP"}]})
+
+    def test_workers_whose_weights_are_there_may_fetch_none(self):
+        for scenario in ("gpu",):
+            egress = chart.one(self.scenarios[scenario], "NetworkPolicy", "-worker")["spec"]["egress"]
+            self.assertEqual(len(egress), 2, egress)
+        built_in = chart.render({"models": {"minilm": {"source": "echo"}}})
+        self.assertEqual(len(chart.one(built_in, "NetworkPolicy", "-worker")["spec"]["egress"]), 2)
+
+    def test_who_may_call_is_everyone_unless_it_is_said(self):
+        for rule in chart.one(chart.render(), "NetworkPolicy", "-server")["spec"]["ingress"]:
+            self.assertEqual("from" in rule, rule["ports"][0]["port"] == "link")
+        self.assertEqual(chart.of_kind(self.scenarios["openshift"], "NetworkPolicy"), [])
+
+    def test_http_can_be_left_out(self):
+        objects = self.scenarios["openshift"]
+        self.assertNotIn("http'", str([s["spec"]["ports"][0]["name"] for s in chart.of_kind(objects, "Service")]))
+        self.assertNotIn(8000, [p["containerPort"] for p in chart.container(chart.one(objects, "Deployment", "-server"))["ports"]])
+        self.assertEqual(chart.settings(objects)["http_port"], "off")
+
+    def test_a_route_leads_to_the_service(self):
+        objects = self.scenarios["gateway"]
+        route = chart.one(objects, "GRPCRoute")["spec"]
+        (rule,) = route["rules"]
+        service = chart.one(objects, "Service", rule["backendRefs"][0]["name"])
+        self.assertIn(rule["backendRefs"][0]["port"], [port["port"] for port in service["spec"]["ports"]])
+        self.assertEqual(route["parentRefs"], [{"name": "public", "namespace": "gateways", "sectionName": "grpc"}])
+        self.assertEqual(service["spec"]["type"], "LoadBalancer")
+
+    def test_budgets_are_for_one_deployment_each(self):
+        objects = self.scenarios["ha"]
+        budgets = {b["metadata"]["name"]: b["spec"] for b in chart.of_kind(objects, "PodDisruptionBudget")}
+        self.assertEqual(set(budgets), {"rel-shoal-server", "rel-shoal-worker-a"})
+        for name, budget in budgets.items():
+            self.assertEqual(chosen(objects, budget["selector"]["matchLabels"]), [name])
+            self.assertEqual(budget["unhealthyPodEvictionPolicy"], "AlwaysAllow")
+        self.assertEqual(budgets["rel-shoal-server"]["maxUnavailable"], 0)
+        self.assertEqual(budgets["rel-shoal-worker-a"]["maxUnavailable"], "34%")
+        default = chart.of_kind(self.scenarios["default"], "PodDisruptionBudget")
+        self.assertEqual([(b["metadata"]["name"], b["spec"]["maxUnavailable"]) for b in default], [("rel-shoal-worker-cpu", 1)])
+
+    def test_who_scales_a_pool_alone_says_how_many_there_are(self):
+        """A Deployment that stated replicas would be set back to them by each upgrade."""
+        for scenario, kind in [("cpu", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")]:
+            objects = self.scenarios[scenario]
+            scaled = {o["spec"]["scaleTargetRef"]["name"] for o in chart.of_kind(objects, kind)}
+            self.assertTrue(scaled)
+            for deployment in chart.of_kind(objects, "Deployment"):
+                with self.subTest(scenario, deployment=deployment["metadata"]["name"]):
+                    self.assertEqual("replicas" in deployment["spec"], deployment["metadata"]["name"] not in scaled)
+            self.assertLessEqual(scaled, {d["metadata"]["name"] for d in chart.of_kind(objects, "Deployment")})
+
+    def test_processors_scale_by_their_use(self):
+        hpa = chart.one(self.scenarios["cpu"], "HorizontalPodAutoscaler")["spec"]
+        self.assertEqual((hpa["minReplicas"], hpa["maxReplicas"]), (2, 10))
+        self.assertEqual(hpa["metrics"], [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}])
+        own = [{"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}}}]
+        gpu = {"name": "g", "device": {"resource": "nvidia.com/gpu"}, "autoscaling": {"kind": "hpa", "hpa": {"metrics": own}}}
+        self.assertEqual(chart.one(chart.render({"pools": [gpu]}), "HorizontalPodAutoscaler")["spec"]["metrics"], own)
+
+    def test_keda_asks_for_the_pools_own_models(self):
+        busy, queued = chart.one(self.scenarios["keda"], "ScaledObject", "-gpu")["spec"]["triggers"]
+        # The dot of all.v2 is itself: escaped for the regular expression, and again for the string.
+        series = 'job="rel-shoal-metrics", namespace="apps", model=~"all\\\\.v2|minilm"'
+        self.assertEqual(busy["metadata"]["query"], f"sum(rate(shoal_compute_duration_seconds_sum{{{series}}}[1m]))")
+        self.assertEqual(queued["metadata"]["query"], f"sum(shoal_queued_rows{{{series}}})")
+        self.assertEqual((busy["metadata"]["threshold"], queued["metadata"]["threshold"]), ("0.7", "512"))
+        self.assertEqual(chart.one(self.scenarios["keda"], "ScaledObject", "-cpu")["spec"]["triggers"][0]["type"], "cron")
+
+
+if __name__ == "__main__":
+    unittest.main()
