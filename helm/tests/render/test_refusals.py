@@ -85,6 +85,7 @@ REFUSED = [
     (model(download={"files": {**FILES, "../x": FILE}}), "/models/m/download/files.*'../x'"),
     (model(download={"files": {**FILES, "x": {"url": "https://x"}}}), "/models/m/download/files/x.*'sha256'"),
     (model(download={"files": {**FILES, "x": {"url": "https://x'; rm -r /", "sha256": SHA}}}), "/models/m/download/files/x/url"),
+    ({"server": {"settings": {"queue_bytes_max": "1 GiB"}}}, "/server/settings/queue_bytes_max"),
     (model(source="echo", settings={"slo": 50}), "/models/m/settings/slo"),
     (model(source="echo", settings={"batch_rows_max": 0}), "/models/m/settings/batch_rows_max"),
 ]

@@ -38,7 +38,7 @@ class Settings(unittest.TestCase):
     def test_the_file_says_what_the_values_say(self):
         self.assertEqual(toml(scenario="cpu"), {
             "address": "0.0.0.0", "workers": "external", "drain_time_max": "30s", "log": "info", "log_format": "json",
-            "call_texts_max": 512, "queue_bytes_max": "2 GiB", "tenant_key": "x-team",
+            "call_texts_max": 512, "queue_bytes_max": 2147483648, "tenant_key": "x-team",
             "models": {
                 "minilm": {"source": "minilm", "slo": "20ms", "preset": "latency", "dtype": "bf16"},
                 "search.v2": {"source": "hf:sentence-transformers/all-MiniLM-L12-v2@0123456789abcdef0123456789abcdef01234567"},

@@ -1,0 +1,172 @@
+"""What the chart renders, run: the real binary takes the settings, is as ready as probes ask, and ends in its time."""
+
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import unittest
+
+import chart
+from chart.machine import OF_THE_BASE, Machine, wait
+from chart.values import SCHEMA
+
+BINARY = pathlib.Path(os.environ.get("SHOAL_TEST_BINARY") or chart.REPOSITORY / "target/release/shoal")
+HOME = pathlib.Path(os.environ.get("SHOAL_HOME") or pathlib.Path.home() / ".cache/shoal")
+VALUES = {
+    "models": {"minilm": {"source": "minilm", "settings": {"slo": "50ms"}}, "echo.v1": {"source": "echo"}, "waits": {"source": "synthetic:base=1ms+per_row=10us"}},
+    "pools": [{"name": "a", "models": ["minilm", "echo.v1"], "threads": 1, "batchTokens": 512}, {"name": "b", "models": ["waits"], "cpuIsa": "avx2"}],
+    "server": {"admin": True, "settings": {"call_texts_max": 64, "queue_bytes_max": 64 << 20}},
+    "log": {"filter": "info,shoal_server=debug"},
+}
+
+
+def unable():
+    """Why nothing can be run here, or None."""
+    if not BINARY.is_file():
+        return f"there is no {BINARY}: `cargo build --release`, or SHOAL_TEST_BINARY"
+    if os.geteuid() != 0:
+        return "only root makes networks and mounts"
+    lacking = [name for name in ("unshare", "nsenter", "ip", "curl") if not shutil.which(name)]
+    return f"not installed: {', '.join(lacking)}" if lacking else None
+
+
+class Binary(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if reason := unable():
+            # Whoever names a binary wants it tested.
+            if os.environ.get("SHOAL_TEST_BINARY"):
+                raise RuntimeError(reason)
+            raise unittest.SkipTest(reason)
+        cls.objects = chart.render(VALUES)
+        cls.user = str(chart.pod(cls.deployment("-server"))["securityContext"]["runAsUser"])
+
+    def setUp(self):
+        self.machine = Machine(BINARY)
+        self.addCleanup(self.machine.stop)
+
+    @classmethod
+    def deployment(cls, name):
+        return chart.one(cls.objects, "Deployment", name)
+
+    def start(self, name, container=None):
+        deployment = self.deployment(name)
+        container = container or chart.container(deployment)
+        volumes = {}
+        for volume in chart.pod(deployment)["volumes"]:
+            folder = volumes[volume["name"]] = self.machine.folder / f"{name}-{volume['name']}"
+            folder.mkdir(exist_ok=True)
+            if "configMap" in volume:
+                for file, text in chart.one(self.objects, "ConfigMap", volume["configMap"]["name"])["data"].items():
+                    (folder / file).write_text(text)
+            else:
+                os.chown(folder, int(self.user), int(self.user))
+        secret = chart.one(self.objects, "Secret")["metadata"]["name"]
+        return self.machine.start(container, volumes, self.user, {secret: {"token": "t"}}, ["rel-shoal-link"])
+
+    def probe(self, server, kind):
+        """What a kubelet asks, and whether it is content."""
+        container = chart.container(self.deployment("-server"))
+        http = container[kind]["httpGet"]
+        (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == http["port"]]
+        code = self.machine.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}{http['path']}", check=False).stdout
+        return code.startswith("2")
+
+    def weights(self):
+        """Puts into the pool's home what its init container would pull, since there is no network here."""
+        if not (HOME / "models/minilm").is_dir():
+            subprocess.run([BINARY, "models", "pull", "minilm"], check=True, env={**os.environ, "SHOAL_HOME": str(HOME)})
+        home = self.machine.folder / "-worker-a-home"
+        shutil.copytree(HOME / "models/minilm", home / "models/minilm", dirs_exist_ok=True)
+        subprocess.run(["chown", "-R", f"{self.user}:{self.user}", home], check=True)
+
+    def notes(self):
+        """The lines to paste that the chart prints, with what they are to do here."""
+        text = chart.helm("install", "rel", chart.CHART, "--dry-run=client", "-n", "apps", "--set", "image.repository=r", "--set", "models.minilm.source=minilm")
+        lines = text.split("NOTES:")[1].replace("\\\n", " ").splitlines()
+        return [shlex.split(line) for line in lines if line.strip().startswith(("grpcurl", "ghz"))]
+
+    def test_a_release_lives_and_ends(self):
+        _, names = self.machine.libraries()
+        self.assertLessEqual({name.split("/")[-1] for name in names}, OF_THE_BASE, "the image's base has no other")
+        server = self.start("-server")
+        # Up at once, and alive without a worker; not ready before there are all.
+        wait("it has started", lambda: self.probe(server, "startupProbe"), 60, server)
+        self.assertTrue(self.probe(server, "livenessProbe"))
+        self.assertFalse(self.probe(server, "readinessProbe"))
+        # With the folder made by the start above, the weights come, and the init container finds them there.
+        worker = self.deployment("-worker-a")
+        (pull,) = chart.pod(worker)["initContainers"]
+        (self.machine.folder / "-worker-a-home").mkdir(exist_ok=True)
+        self.weights()
+        pulled = self.start("-worker-a", pull)
+        self.assertEqual(pulled.process.wait(60), 0, pulled.said())
+        a = self.start("-worker-a")
+        wait("one pool's models are there", lambda: "loaded model=minilm" in a.said() or '"model":"minilm"' in a.said(), 60, server, a)
+        self.assertFalse(self.probe(server, "readinessProbe"), "a model of the other pool is not there yet")
+        b = self.start("-worker-b")
+        wait("it is ready", lambda: self.probe(server, "readinessProbe"), 60, server, a, b)
+        # Every line to paste works.
+        tools = pathlib.Path(os.environ["SHOAL_TOOLS"]) / "bin" if os.environ.get("SHOAL_TOOLS") else None
+        lines = self.notes()
+        self.assertEqual([line[0] for line in lines], ["grpcurl", "ghz"])
+        for line in lines:
+            program = shutil.which(line[0], path=f"{tools}:{os.environ['PATH']}")
+            if not program:
+                self.assertNotEqual(os.environ.get("SHOAL_TEST_TOOLS"), "required", f"{line[0]} is not installed")
+                continue
+            said = self.machine.run(program, *line[1:]).stdout
+            with self.subTest(line[0]):
+                self.assertRegex(said, r'"values"|\[OK\]\s+2000 responses')
+        # Metrics that dashboards ask for, where the ServiceMonitor looks.
+        page = self.machine.run("curl", "-s", "http://127.0.0.1:8002/metrics").stdout
+        self.assertIn('shoal_calls_total{model="minilm",code="OK"}', page)
+        # Administration is reached from the pod alone: forwarding a port ends on its loopback.
+        self.assertIn(":8004", self.machine.run("ss", "-tlnH").stdout if shutil.which("ss") else ":8004")
+        # A worker that goes takes its models with it, and the server lives on.
+        code, seconds = b.terminate(chart.pod(self.deployment("-worker-b"))["terminationGracePeriodSeconds"])
+        self.assertEqual(code, 0, b.said())
+        wait("it is not ready any more", lambda: not self.probe(server, "readinessProbe"), 10, server, a)
+        self.assertTrue(self.probe(server, "livenessProbe"))
+        # A server that goes leaves its workers, which find the next one by themselves.
+        code, seconds = server.terminate(chart.pod(self.deployment("-server"))["terminationGracePeriodSeconds"])
+        self.assertEqual(code, 0, server.said())
+        again, b = self.start("-server"), self.start("-worker-b")
+        wait("it is ready again", lambda: self.probe(again, "readinessProbe"), 60, again, a, b)
+
+    def test_what_the_settings_may_not_be_is_found(self):
+        """The binary reads the file: one that it does not take ends it."""
+        saved = chart.one(self.objects, "ConfigMap")["data"]
+        wrong = {"shoal.toml": saved["shoal.toml"].replace("call_texts_max", "call_text_max")}
+        self.assertNotEqual(wrong, saved)
+        objects, type(self).objects = self.objects, [o if o["kind"] != "ConfigMap" else {**o, "data": wrong} for o in self.objects]
+        try:
+            server = self.start("-server")
+            self.assertNotEqual(server.process.wait(10), 0)
+            self.assertRegex(server.said(), "call_text_max.*call_texts_max")
+        finally:
+            type(self).objects = objects
+
+    def test_every_setting_that_can_be_stated_is_one(self):
+        """Each with a value that it takes: the binary would end with the key that it does not know."""
+        server = {"server_threads": 2, "tokenizer_threads": 2, "model_control": "explicit", "tenant_key": "x-t", "call_texts_max": 1, "call_rows_max": 1,
+                  "call_bytes_max": 1 << 20, "connections_max": 7, "tenant_requests_max": 9, "class_requests_max": 9, "queue_bytes_max": 1 << 30, "attempts_max": 2}
+        learned = {"slo": "50ms", "preset": "latency", "on_late": "shed", "dtype": "f32", "queue_time_max": "1s", "queue_requests_max": 9, "batch_time_max": "9s",
+                   "batch_rows_max": 8, "batch_tokens_max": 512, "policy": "learned"}
+        triton = {"policy": "triton", "queue_delay_max": "1ms", "preferred_rows": [4, 8]}
+        models = {"minilm": {"source": "minilm", "settings": learned}, "triton": {"source": "echo", "settings": triton}}
+        self.assertEqual(set(server), set(SCHEMA["properties"]["server"]["properties"]["settings"]["properties"]))
+        self.assertEqual(set(learned) | set(triton), set(SCHEMA["definitions"]["model"]["properties"]["settings"]["properties"]))
+        objects, type(self).objects = self.objects, chart.render({"server": {"settings": server}, "models": models})
+        try:
+            running = self.start("-server")
+            wait("it has started", lambda: self.probe(running, "startupProbe"), 30, running)
+            self.assertEqual(running.terminate(40)[0], 0, running.said())
+        finally:
+            type(self).objects = objects
+
+
+if __name__ == "__main__":
+    unittest.main()
