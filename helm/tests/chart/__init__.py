@@ -1,5 +1,6 @@
 """What tests of the chart have in common: where things are, and what the chart makes of values."""
 
+import functools
 import json
 import os
 import pathlib
@@ -38,18 +39,29 @@ def helm(*args, **kwargs):
     return done.stdout
 
 
-def text(values=None, scenario=None, kubernetes=KUBERNETES, release="rel", namespace="apps", args=()):
+def parse(text):
+    """The objects in a text of YAML."""
+    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
+
+
+@functools.cache
+def scenario_text(scenario, kubernetes, release, namespace):
+    return helm("template", release, CHART, "-n", namespace, "--kube-version", kubernetes, "-f", SCENARIOS[scenario])
+
+
+def text(values=None, scenario=None, kubernetes=KUBERNETES, release="rel", namespace="apps"):
     """What the chart renders, as text: of a scenario, or of FEWEST with `values` over it."""
+    if scenario:
+        return scenario_text(scenario, kubernetes, release, namespace)
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(values or {} if scenario else merged(FEWEST, values or {}), file)
+        json.dump(merged(FEWEST, values or {}), file)
         file.flush()
-        files = [*(["-f", SCENARIOS[scenario]] if scenario else []), "-f", file.name]
-        return helm("template", release, CHART, "-n", namespace, "--kube-version", kubernetes, *files, *args)
+        return helm("template", release, CHART, "-n", namespace, "--kube-version", kubernetes, "-f", file.name)
 
 
 def render(values=None, **kwargs):
     """The objects that the chart renders."""
-    return [found for found in yaml.safe_load_all(text(values, **kwargs)) if found]
+    return parse(text(values, **kwargs))
 
 
 def one(objects, kind, name=None):

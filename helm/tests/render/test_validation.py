@@ -75,7 +75,7 @@ class Validation(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.text = {name: chart.text(scenario=name) for name in chart.SCENARIOS}
-        cls.objects = {name: [o for o in yaml.safe_load_all(text) if o] for name, text in cls.text.items()}
+        cls.objects = {name: chart.parse(text) for name, text in cls.text.items()}
         cls.definitions = definitions()
 
     def test_there_is_a_scenario_for_each_thing_that_can_be_asked_for(self):
