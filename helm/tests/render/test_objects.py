@@ -130,6 +130,13 @@ class Objects(unittest.TestCase):
                     self.assertEqual("replicas" in deployment["spec"], deployment["metadata"]["name"] not in scaled)
             self.assertLessEqual(scaled, {d["metadata"]["name"] for d in chart.of_kind(objects, "Deployment")})
 
+    def test_workers_go_slower_than_they_come(self):
+        down = {"scaleDown": {"stabilizationWindowSeconds": 300}}
+        hpa = chart.one(self.scenarios["cpu"], "HorizontalPodAutoscaler")["spec"]
+        keda = chart.one(self.scenarios["keda"], "ScaledObject", "-gpu")["spec"]
+        self.assertEqual(hpa["behavior"], down)
+        self.assertEqual(keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"], down)
+
     def test_processors_scale_by_their_use(self):
         hpa = chart.one(self.scenarios["cpu"], "HorizontalPodAutoscaler")["spec"]
         self.assertEqual((hpa["minReplicas"], hpa["maxReplicas"]), (2, 10))

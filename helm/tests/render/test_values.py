@@ -24,6 +24,7 @@ NEEDS = {
     "downloader.image": {"models": {"m": {"download": {"files": FILES}}}, "downloader": {"image": "before"}},
     "poolDefaults.autoscaling.minReplicas": {"poolDefaults": HPA},
     "poolDefaults.autoscaling.maxReplicas": {"poolDefaults": HPA},
+    "poolDefaults.autoscaling.scaleDownSeconds": {"poolDefaults": HPA},
     "poolDefaults.autoscaling.hpa": {"poolDefaults": HPA},
     "poolDefaults.autoscaling.keda": {"poolDefaults": SCALED, "monitoring": {"prometheusAddress": "http://before"}},
     "monitoring.prometheusAddress": {"poolDefaults": SCALED, "monitoring": {"prometheusAddress": "http://before"}},
