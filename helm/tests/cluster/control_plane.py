@@ -6,10 +6,12 @@ chart's objects: validation, admission, rights, placing, rollouts, budgets, endp
 a network or a container does: images, probes, hooks, signals, mounts, NetworkPolicies. All listen on loopback.
 """
 
+import ctypes
 import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -28,33 +30,8 @@ USERS = {
 START_SECONDS_MAX = 90
 # For how long a pod that is deleted still holds what it has, as one that drains does.
 TERMINATION_SECONDS = 2
-# Times that nobody waits for here, in kwok's words.
-STAGES = f"""
-apiVersion: kwok.x-k8s.io/v1alpha1
-kind: Stage
-metadata: {{ name: pod-ready }}
-spec:
-  resourceRef: {{ apiGroup: v1, kind: Pod }}
-  selector:
-    matchExpressions:
-      - {{ key: .metadata.deletionTimestamp, operator: DoesNotExist }}
-      - {{ key: .status.podIP, operator: DoesNotExist }}
-  next:
-    statusTemplate: |
-      {{{{ $now := Now }}}}
-      conditions:
-        {{{{ range $type := (list "Initialized" "Ready" "ContainersReady" "PodScheduled") }}}}
-        - {{ type: {{{{ $type }}}}, status: "True", lastTransitionTime: {{{{ $now | Quote }}}} }}
-        {{{{ end }}}}
-      containerStatuses:
-        {{{{ range .spec.containers }}}}
-        - {{ name: {{{{ .name | Quote }}}}, image: {{{{ .image | Quote }}}}, imageID: "", ready: true, restartCount: 0, started: true, state: {{ running: {{ startedAt: {{{{ $now | Quote }}}} }} }} }}
-        {{{{ end }}}}
-      hostIP: {{{{ NodeIPWith .spec.nodeName | Quote }}}}
-      podIP: {{{{ PodIPWith .spec.nodeName false ( or .metadata.uid "" ) ( or .metadata.name "" ) ( or .metadata.namespace "" ) | Quote }}}}
-      phase: Running
-      startTime: {{{{ $now | Quote }}}}
----
+# The end of a pod, over kwok's own stages for the beginning of nodes and pods.
+POD_DELETE = f"""
 apiVersion: kwok.x-k8s.io/v1alpha1
 kind: Stage
 metadata: {{ name: pod-delete }}
@@ -74,6 +51,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def die_with_parent():
+    """Asks the kernel to end this process with the one that started it, however that ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class ApiError(Exception):
     def __init__(self, status, body):
         super().__init__(f"{status}: {body.get('message', body)}")
@@ -81,7 +63,8 @@ class ApiError(Exception):
 
 
 class ControlPlane:
-    def __init__(self):
+    def __init__(self, stages):
+        self.stages = stages
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="shoal-control-plane-"))
         self.processes = {}
         self.port = free_port()
@@ -104,7 +87,7 @@ class ControlPlane:
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         (self.folder / "tokens.csv").write_text(
             "".join(f'{self.tokens[user]},{user},{user}{f",{group}" if group else ""}\n' for user, group in USERS.items()))
-        (self.folder / "stages.yaml").write_text(STAGES)
+        (self.folder / "pod-delete.yaml").write_text(POD_DELETE)
         self.spawn("etcd", f"--data-dir={self.folder}/etcd", f"--listen-client-urls=http://127.0.0.1:{etcd}",
                    f"--advertise-client-urls=http://127.0.0.1:{etcd}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
                    f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}", f"--initial-cluster=default=http://127.0.0.1:{peer}",
@@ -122,13 +105,14 @@ class ControlPlane:
                    "--bind-address=127.0.0.1", f"--secure-port={free_port()}", "--horizontal-pod-autoscaler-sync-period=1s")
         self.spawn("kube-scheduler", f"--kubeconfig={self.kubeconfig('system:kube-scheduler')}", "--leader-elect=false",
                    "--bind-address=127.0.0.1", f"--secure-port={free_port()}")
-        self.spawn("kwok", f"--kubeconfig={self.kubeconfig('admin')}", "--manage-all-nodes=true", f"--config={self.folder}/stages.yaml",
+        self.spawn("kwok", f"--kubeconfig={self.kubeconfig('admin')}", "--manage-all-nodes=true", "--node-lease-duration-seconds=40",
+                   *(f"--config={path}" for path in [*sorted(self.stages.glob("*.yaml")), self.folder / "pod-delete.yaml"]),
                    f"--server-address=127.0.0.1:{free_port()}", "--node-ip=10.1.0.1", "--cidr=10.2.0.0/16")
         self.wait("the default account is there", lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default"), START_SECONDS_MAX)
 
     def spawn(self, name, *args):
         log = open(self.folder / f"{name}.log", "w")  # noqa: SIM115: the process has it
-        self.processes[name] = subprocess.Popen([name, *map(str, args)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.processes[name] = subprocess.Popen([name, *map(str, args)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
         log.close()
 
     def stop(self):
@@ -230,8 +214,9 @@ class ControlPlane:
             "apiVersion": "v1", "kind": "Node",
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}, "annotations": {"kwok.x-k8s.io/node": "fake"}},
             "spec": {"taints": list(taints)},
-            "status": {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]},
+            "status": {"capacity": room, "allocatable": room},
         })
+        self.wait(f"{name} is ready", lambda: any(c["type"] == "Ready" and c["status"] == "True" for c in self.get(f"/api/v1/nodes/{name}")["status"].get("conditions", [])))
 
 
 def missing():
