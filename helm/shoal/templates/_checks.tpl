@@ -1,4 +1,4 @@
-{{- /* What values.schema.json cannot see: values that do not go together. Each message begins with the value to change. */ -}}
+{{- /* What values.schema.json cannot see: values that do not go together. Messages begin with the value to change. */ -}}
 {{- define "shoal.checks" -}}
 {{- $values := .Values -}}
 {{- if not $values.image.repository -}}

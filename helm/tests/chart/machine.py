@@ -14,7 +14,14 @@ import tempfile
 import time
 
 # Libraries that the image's base brings.
-OF_THE_BASE = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "linux-vdso.so.1"}
+OF_THE_BASE = {
+    "libc.so.6",
+    "libm.so.6",
+    "libgcc_s.so.1",
+    "ld-linux-x86-64.so.2",
+    "ld-linux-aarch64.so.1",
+    "linux-vdso.so.1",
+}
 
 # Takes loopback up, says so, and stays.
 HOLD = """
@@ -33,7 +40,10 @@ class Machine:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="shoal-pods-"))
         self.binary, self.running = pathlib.Path(binary), []
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, "-c", HOLD], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, "-c", HOLD],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
         assert self.holder.stdout.readline() == b"up\n", "there is no network of its own"
         self.inside = ["nsenter", f"--target={self.holder.pid}", "--net", "--mount"]
 
@@ -46,7 +56,9 @@ class Machine:
 
     def libraries(self):
         said = subprocess.run(["ldd", self.binary], capture_output=True, text=True, check=True).stdout
-        return re.findall(r"(/\S+)", said), {pathlib.PurePath(name).name for name in re.findall(r"^\s*(\S+)", said, re.M)}
+        return re.findall(r"(/\S+)", said), {
+            pathlib.PurePath(name).name for name in re.findall(r"^\s*(\S+)", said, re.M)
+        }
 
     def start(self, container, volumes, user, secrets, hosts):
         """Starts a container: `volumes` has a folder of this machine for each of its mounts."""
@@ -56,7 +68,9 @@ class Machine:
         for library in self.libraries()[0]:
             script.append(f"mkdir -p .{os.path.dirname(library)} && cp {library} .{library}")
         script += ["mkdir -p usr/local/bin etc dev proc", f"cp {self.binary} usr/local/bin/shoal"]
-        script += ["touch dev/null dev/urandom && mount --bind /dev/null dev/null && mount --bind /dev/urandom dev/urandom"]
+        script += [
+            "touch dev/null dev/urandom && mount --bind /dev/null dev/null && mount --bind /dev/urandom dev/urandom"
+        ]
         script += ["mount -t proc proc proc", f"printf '127.0.0.1 localhost {' '.join(hosts)}\\n' > etc/hosts"]
         for mount in container["volumeMounts"]:
             at = f".{mount['mountPath']}"
@@ -77,8 +91,13 @@ class Machine:
             else:
                 env[variable["name"]] = variable["value"]
         log = open(self.folder / f"{root.name}.log", "w+")  # noqa: SIM115: the process has it
-        process = subprocess.Popen([*self.inside, "unshare", "--mount", "sh", "-c", "\n".join(script), "sh", *map(str, container["args"])],
-                                   env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*self.inside, "unshare", "--mount", "sh", "-c", "\n".join(script), "sh", *map(str, container["args"])],
+            env=env,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+        )
         started = Running(process, pathlib.Path(log.name))
         log.close()
         self.running.append(started)

@@ -1,6 +1,6 @@
 """The chart's values as its schema describes them, and the tables of its README that are made of that.
 
-    helm/tests/run docs
+helm/tests/run docs
 """
 
 import json
@@ -22,7 +22,10 @@ def resolved(schema):
     for part in [schema, *schema.get("allOf", [])]:
         if reference := part.get("$ref"):
             found = SCHEMA["definitions"][reference.removeprefix("#/definitions/")]
-            return {**found, **{key: value for key, value in schema.items() if key not in ("allOf", "$ref", "properties")}}
+            return {
+                **found,
+                **{key: value for key, value in schema.items() if key not in ("allOf", "$ref", "properties")},
+            }
     return schema
 
 
@@ -65,7 +68,15 @@ def kind(schema):
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     types = schema.get("type", "object")
-    names = {"integer": "number", "array": "list", "object": "map", "boolean": "true or false", "null": "null", "number": "number", "string": "text"}
+    names = {
+        "integer": "number",
+        "array": "list",
+        "object": "map",
+        "boolean": "true or false",
+        "null": "null",
+        "number": "number",
+        "string": "text",
+    }
     return " or ".join(names[t] for t in ([types] if isinstance(types, str) else types) if t != "null")
 
 
@@ -90,7 +101,9 @@ def tables():
         "Pools": lambda path: path.startswith("poolDefaults") or path == "pools[].name",
         "Monitoring": lambda path: path.startswith("monitoring"),
     }
-    made, rest = {}, [(path, schema) for path, schema in found if not path.startswith("pools[]") or path == "pools[].name"]
+    made, rest = {}, [
+        (path, schema) for path, schema in found if not path.startswith("pools[]") or path == "pools[].name"
+    ]
     for heading, belongs in groups.items():
         made[heading] = table([item for item in rest if belongs(item[0])])
         rest = [item for item in rest if not belongs(item[0])]

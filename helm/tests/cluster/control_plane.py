@@ -86,33 +86,78 @@ class ControlPlane:
         key, cert = self.folder / "sa.key", self.folder / "apiserver.crt"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         (self.folder / "tokens.csv").write_text(
-            "".join(f'{self.tokens[user]},{user},{user}{f",{group}" if group else ""}\n' for user, group in USERS.items()))
+            "".join(
+                f'{self.tokens[user]},{user},{user}{f",{group}" if group else ""}\n' for user, group in USERS.items()
+            )
+        )
         (self.folder / "pod-delete.yaml").write_text(POD_DELETE)
-        self.spawn("etcd", f"--data-dir={self.folder}/etcd", f"--listen-client-urls=http://127.0.0.1:{etcd}",
-                   f"--advertise-client-urls=http://127.0.0.1:{etcd}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
-                   f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}", f"--initial-cluster=default=http://127.0.0.1:{peer}",
-                   # Nothing here is to outlive the test.
-                   "--unsafe-no-fsync")
-        self.spawn("kube-apiserver", f"--etcd-servers=http://127.0.0.1:{etcd}", "--bind-address=127.0.0.1", f"--secure-port={self.port}",
-                   f"--cert-dir={self.folder}", f"--token-auth-file={self.folder}/tokens.csv", "--authorization-mode=RBAC",
-                   "--service-cluster-ip-range=10.0.0.0/16", "--service-account-issuer=https://kubernetes.default.svc",
-                   f"--service-account-signing-key-file={key}", f"--service-account-key-file={key}", "--endpoint-reconciler-type=none",
-                   # What asks for privileges is for Pod Security to refuse.
-                   "--allow-privileged=true")
+        self.spawn(
+            "etcd",
+            f"--data-dir={self.folder}/etcd",
+            f"--listen-client-urls=http://127.0.0.1:{etcd}",
+            f"--advertise-client-urls=http://127.0.0.1:{etcd}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-cluster=default=http://127.0.0.1:{peer}",
+            # Nothing here is to outlive the test.
+            "--unsafe-no-fsync",
+        )
+        self.spawn(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{etcd}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--cert-dir={self.folder}",
+            f"--token-auth-file={self.folder}/tokens.csv",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.0.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-signing-key-file={key}",
+            f"--service-account-key-file={key}",
+            "--endpoint-reconciler-type=none",
+            # What asks for privileges is for Pod Security to refuse.
+            "--allow-privileged=true",
+        )
         self.wait("the API server is ready", lambda: self.get("/readyz", text=True) == "ok", START_SECONDS_MAX)
-        self.spawn("kube-controller-manager", f"--kubeconfig={self.kubeconfig('system:kube-controller-manager')}", "--leader-elect=false",
-                   f"--service-account-private-key-file={key}", f"--root-ca-file={cert}", "--use-service-account-credentials=true",
-                   "--bind-address=127.0.0.1", f"--secure-port={free_port()}", "--horizontal-pod-autoscaler-sync-period=1s")
-        self.spawn("kube-scheduler", f"--kubeconfig={self.kubeconfig('system:kube-scheduler')}", "--leader-elect=false",
-                   "--bind-address=127.0.0.1", f"--secure-port={free_port()}")
-        self.spawn("kwok", f"--kubeconfig={self.kubeconfig('admin')}", "--manage-all-nodes=true", "--node-lease-duration-seconds=40",
-                   *(f"--config={path}" for path in [*sorted(self.stages.glob("*.yaml")), self.folder / "pod-delete.yaml"]),
-                   f"--server-address=127.0.0.1:{free_port()}", "--node-ip=10.1.0.1", "--cidr=10.2.0.0/16")
-        self.wait("the default account is there", lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default"), START_SECONDS_MAX)
+        self.spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig('system:kube-controller-manager')}",
+            "--leader-elect=false",
+            f"--service-account-private-key-file={key}",
+            f"--root-ca-file={cert}",
+            "--use-service-account-credentials=true",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={free_port()}",
+            "--horizontal-pod-autoscaler-sync-period=1s",
+        )
+        self.spawn(
+            "kube-scheduler",
+            f"--kubeconfig={self.kubeconfig('system:kube-scheduler')}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={free_port()}",
+        )
+        self.spawn(
+            "kwok",
+            f"--kubeconfig={self.kubeconfig('admin')}",
+            "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=40",
+            *(f"--config={path}" for path in [*sorted(self.stages.glob("*.yaml")), self.folder / "pod-delete.yaml"]),
+            f"--server-address=127.0.0.1:{free_port()}",
+            "--node-ip=10.1.0.1",
+            "--cidr=10.2.0.0/16",
+        )
+        self.wait(
+            "the default account is there",
+            lambda: self.get("/api/v1/namespaces/default/serviceaccounts/default"),
+            START_SECONDS_MAX,
+        )
 
     def spawn(self, name, *args):
         log = open(self.folder / f"{name}.log", "w")  # noqa: SIM115: the process has it
-        self.processes[name] = subprocess.Popen([name, *map(str, args)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+        self.processes[name] = subprocess.Popen(
+            [name, *map(str, args)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+        )
         log.close()
 
     def stop(self):
@@ -151,18 +196,35 @@ class ControlPlane:
 
     def kubeconfig(self, user):
         path = self.folder / f"{user.replace(':', '-')}.kubeconfig"
-        path.write_text(json.dumps({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.folder / "apiserver.crt")}}],
-            "users": [{"name": "u", "user": {"token": self.tokens[user]}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        }))
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "c",
+                    "clusters": [
+                        {
+                            "name": "c",
+                            "cluster": {
+                                "server": f"https://127.0.0.1:{self.port}",
+                                "certificate-authority": str(self.folder / "apiserver.crt"),
+                            },
+                        }
+                    ],
+                    "users": [{"name": "u", "user": {"token": self.tokens[user]}}],
+                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                }
+            )
+        )
         return path
 
     def call(self, method, path, body=None, user="admin", content="application/json", text=False):
         request = urllib.request.Request(
-            f"https://127.0.0.1:{self.port}{path}", method=method, data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self.tokens[user]}", "Content-Type": content})
+            f"https://127.0.0.1:{self.port}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.tokens[user]}", "Content-Type": content},
+        )
         context = ssl.create_default_context(cafile=self.folder / "apiserver.crt")
         try:
             with urllib.request.urlopen(request, context=context, timeout=30) as answer:
@@ -202,21 +264,46 @@ class ControlPlane:
         """Adds other projects' kinds."""
         for crd in crds:
             self.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
-        kinds = {(f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"])
-                 for crd in crds for version in crd["spec"]["versions"] if version["storage"]}
+        kinds = {
+            (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"])
+            for crd in crds
+            for version in crd["spec"]["versions"]
+            if version["storage"]
+        }
         self.wait("the other kinds are there", lambda: kinds <= self.find_resources().keys())
         self.known = self.find_resources()
 
     def node(self, name, taints=(), labels=None, **resources):
         """A node with room, and with what else is said, such as **{"nvidia.com/gpu": 1}."""
-        room = {"cpu": "64", "memory": "256Gi", "pods": "110", "ephemeral-storage": "1Ti", **{k: str(v) for k, v in resources.items()}}
-        self.call("POST", "/api/v1/nodes", {
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}, "annotations": {"kwok.x-k8s.io/node": "fake"}},
-            "spec": {"taints": list(taints)},
-            "status": {"capacity": room, "allocatable": room},
-        })
-        self.wait(f"{name} is ready", lambda: any(c["type"] == "Ready" and c["status"] == "True" for c in self.get(f"/api/v1/nodes/{name}")["status"].get("conditions", [])))
+        room = {
+            "cpu": "64",
+            "memory": "256Gi",
+            "pods": "110",
+            "ephemeral-storage": "1Ti",
+            **{k: str(v) for k, v in resources.items()},
+        }
+        self.call(
+            "POST",
+            "/api/v1/nodes",
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {
+                    "name": name,
+                    "labels": {"kubernetes.io/hostname": name, **(labels or {})},
+                    "annotations": {"kwok.x-k8s.io/node": "fake"},
+                },
+                "spec": {"taints": list(taints)},
+                "status": {"capacity": room, "allocatable": room},
+            },
+        )
+        self.wait(
+            f"{name} is ready",
+            lambda: any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in self.get(f"/api/v1/nodes/{name}")["status"].get("conditions", [])
+            ),
+        )
 
 
 def missing():

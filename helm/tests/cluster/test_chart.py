@@ -42,10 +42,18 @@ class Cluster(unittest.TestCase):
         self.namespace = re.sub("[^a-z0-9]+", "-", self._testMethodName.removeprefix("test_"))[:40].strip("-")
         levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
         plane.call("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace, "labels": levels}})
-        plane.call("POST", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{self.namespace}/rolebindings", {
-            "metadata": {"name": "owner"}, "subjects": [{"kind": "User", "name": "installer"}],
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}})
-        plane.wait("the account is there", lambda: plane.get(f"/api/v1/namespaces/{self.namespace}/serviceaccounts/default"))
+        plane.call(
+            "POST",
+            f"/apis/rbac.authorization.k8s.io/v1/namespaces/{self.namespace}/rolebindings",
+            {
+                "metadata": {"name": "owner"},
+                "subjects": [{"kind": "User", "name": "installer"}],
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+            },
+        )
+        plane.wait(
+            "the account is there", lambda: plane.get(f"/api/v1/namespaces/{self.namespace}/serviceaccounts/default")
+        )
         self.addCleanup(self.clean)
 
     def clean(self):
@@ -112,7 +120,11 @@ class Admission(Cluster):
         service["spec"]["ports"][0]["name"] = "a" * 64
         deployment = chart.one(objects, "Deployment", "-server")
         deployment["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] = "other"
-        for o, says in [(budget, "cannot be both set"), (service, "no more than 63"), (deployment, "does not match template")]:
+        for o, says in [
+            (budget, "cannot be both set"),
+            (service, "no more than 63"),
+            (deployment, "does not match template"),
+        ]:
             with self.subTest(o["kind"]), self.assertRaisesRegex(ApiError, says):
                 self.create(o, dryRun="All")
 
@@ -120,7 +132,12 @@ class Admission(Cluster):
         template = copy.deepcopy(deployment["spec"]["template"])
         metadata = {**template["metadata"], "name": deployment["metadata"]["name"], "namespace": self.namespace}
         # The account is the chart's, which is not there yet.
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**template["spec"], "serviceAccountName": "default"}}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": metadata,
+            "spec": {**template["spec"], "serviceAccountName": "default"},
+        }
 
     def test_every_pod_is_a_restricted_one(self):
         for scenario in chart.SCENARIOS:
@@ -143,7 +160,10 @@ class Admission(Cluster):
             spec["securityContext"]["runAsUser"] = 0
 
         def any_user(spec):
-            for context in (spec["securityContext"], *(c["securityContext"] for c in spec["containers"] + spec["initContainers"])):
+            for context in (
+                spec["securityContext"],
+                *(c["securityContext"] for c in spec["containers"] + spec["initContainers"]),
+            ):
                 context.pop("runAsNonRoot")
 
         def host_path(spec):
@@ -179,29 +199,58 @@ class Install(Cluster):
         self.assertNotIn("kube-api-access", str(pod["spec"]["volumes"]))
         account = f"system:serviceaccount:{self.namespace}:rel-shoal"
         for resource, verb in [("pods", "list"), ("secrets", "get"), ("configmaps", "get"), ("deployments", "update")]:
-            review = plane.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", {
-                "spec": {"user": account, "groups": ["system:serviceaccounts", "system:authenticated"],
-                         "resourceAttributes": {"namespace": self.namespace, "verb": verb, "resource": resource}}})
+            review = plane.call(
+                "POST",
+                "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+                {
+                    "spec": {
+                        "user": account,
+                        "groups": ["system:serviceaccounts", "system:authenticated"],
+                        "resourceAttributes": {"namespace": self.namespace, "verb": verb, "resource": resource},
+                    }
+                },
+            )
             self.assertIs(review["status"]["allowed"], False, f"{verb} {resource}")
 
     def test_who_may_not_touch_the_namespace_cannot_install(self):
         """The same person elsewhere: it is the namespace's rights that are enough above."""
         with self.assertRaisesRegex(chart.Refused, "forbidden"):
-            chart.helm("install", "rel", chart.CHART, "-n", "default", "--kubeconfig", plane.kubeconfig("installer"),
-                       "--set", "image.repository=r", "--set", "models.minilm.source=echo")
+            chart.helm(
+                "install",
+                "rel",
+                chart.CHART,
+                "-n",
+                "default",
+                "--kubeconfig",
+                plane.kubeconfig("installer"),
+                "--set",
+                "image.repository=r",
+                "--set",
+                "models.minilm.source=echo",
+            )
 
     def test_endpoints_are_those_that_each_is_for(self):
         self.install({"pools": [{"name": "cpu", "replicas": 2}]})
         (server,) = self.pods(**{"app.kubernetes.io/component": "server"})
 
         def addresses(service):
-            slices = plane.items(self.path("EndpointSlice", api="discovery.k8s.io/v1"), **{"kubernetes.io/service-name": service})
-            return [(e["addresses"][0], e["conditions"]["ready"], e["conditions"]["serving"]) for s in slices for e in s["endpoints"] or []], {
-                port["name"]: (port["port"], port.get("appProtocol")) for s in slices for port in s["ports"]}
+            slices = plane.items(
+                self.path("EndpointSlice", api="discovery.k8s.io/v1"), **{"kubernetes.io/service-name": service}
+            )
+            return [
+                (e["addresses"][0], e["conditions"]["ready"], e["conditions"]["serving"])
+                for s in slices
+                for e in s["endpoints"] or []
+            ], {port["name"]: (port["port"], port.get("appProtocol")) for s in slices for port in s["ports"]}
+
         address = server["status"]["podIP"]
         h2c = "kubernetes.io/h2c"
-        for service, ports in [("rel-shoal", {"grpc": (8001, h2c), "http": (8000, "http")}), ("rel-shoal-headless", {"grpc": (8001, h2c), "http": (8000, "http")}),
-                               ("rel-shoal-link", {"link": (8003, h2c)}), ("rel-shoal-metrics", {"metrics": (8002, "http")})]:
+        for service, ports in [
+            ("rel-shoal", {"grpc": (8001, h2c), "http": (8000, "http")}),
+            ("rel-shoal-headless", {"grpc": (8001, h2c), "http": (8000, "http")}),
+            ("rel-shoal-link", {"link": (8003, h2c)}),
+            ("rel-shoal-metrics", {"metrics": (8002, "http")}),
+        ]:
             with self.subTest(service):
                 plane.wait("the address is there", lambda s=service: addresses(s)[0] == [(address, True, True)])
                 self.assertEqual(addresses(service)[1], ports)
@@ -211,7 +260,12 @@ class Install(Cluster):
             if condition["type"] in ("Ready", "ContainersReady"):
                 condition["status"] = "False"
         path = self.path("Pod", server["metadata"]["name"], "v1")
-        plane.call("PATCH", f"{path}/status", {"status": {"conditions": status["conditions"]}}, content="application/merge-patch+json")
+        plane.call(
+            "PATCH",
+            f"{path}/status",
+            {"status": {"conditions": status["conditions"]}},
+            content="application/merge-patch+json",
+        )
         for service, ready in [("rel-shoal", False), ("rel-shoal-headless", False), ("rel-shoal-link", True)]:
             with self.subTest(service):
                 plane.wait("it follows", lambda s=service, r=ready: addresses(s)[0] == [(address, r, False)])
@@ -227,13 +281,19 @@ class Install(Cluster):
             self.assertEqual([pod["metadata"]["labels"][INSTANCE] for pod in found], [release])
 
     def test_an_uninstall_leaves_nothing(self):
-        self.install({"monitoring": {"dashboard": {"enabled": True}}, "pools": [{"name": "cpu", "autoscaling": {"kind": "hpa"}}]})
+        self.install(
+            {"monitoring": {"dashboard": {"enabled": True}}, "pools": [{"name": "cpu", "autoscaling": {"kind": "hpa"}}]}
+        )
         self.helm("uninstall", "rel")
 
         def left():
-            return [(kind, o["metadata"]["name"]) for (_, kind), path in plane.resources().items()
-                    if "{}" in path and kind not in ("Event", "Binding", "LocalSubjectAccessReview")
-                    for o in plane.items(path.format(self.namespace), **{INSTANCE: "rel"})]
+            return [
+                (kind, o["metadata"]["name"])
+                for (_, kind), path in plane.resources().items()
+                if "{}" in path and kind not in ("Event", "Binding", "LocalSubjectAccessReview")
+                for o in plane.items(path.format(self.namespace), **{INSTANCE: "rel"})
+            ]
+
         plane.wait("nothing is left", lambda: not left(), 30)
 
 
@@ -254,14 +314,24 @@ class Rollouts(Cluster):
         """What the chart's strategy is for: with the usual one the same change never ends, until it is rolled back."""
         self.install(ONE_GPU)
         path = self.path("Deployment", "rel-shoal-worker-gpu")
-        plane.call("PATCH", path, {"spec": {"strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, "template": {
-            "metadata": {"annotations": {"changed": "true"}}}}}, content="application/merge-patch+json")
+        plane.call(
+            "PATCH",
+            path,
+            {
+                "spec": {
+                    "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+                    "template": {"metadata": {"annotations": {"changed": "true"}}},
+                }
+            },
+            content="application/merge-patch+json",
+        )
 
         def unplaced():
             for pod in self.workers("gpu"):
                 for condition in pod["status"].get("conditions", []):
                     if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
                         return condition["message"]
+
         self.assertIn("Insufficient nvidia.com/gpu", plane.wait("the new pod finds no place", unplaced))
         time.sleep(2 * 2 + 1)  # Longer than any pod here takes to go.
         self.assertTrue(unplaced())
@@ -280,26 +350,42 @@ class Rollouts(Cluster):
         self.assertEqual(strategy, {"maxSurge": 1, "maxUnavailable": 0})
 
     def test_pools_land_where_their_devices_are(self):
-        self.install({
-            "models": {"minilm": {"source": "echo"}, "small": {"source": "echo"}},
-            "pools": [{"name": "cpu", "replicas": 4, "models": ["minilm"]},
-                      {"name": "mig", "replicas": 3, "models": ["small"], "device": {"resource": "nvidia.com/mig-1g.10gb"}}]})
+        self.install(
+            {
+                "models": {"minilm": {"source": "echo"}, "small": {"source": "echo"}},
+                "pools": [
+                    {"name": "cpu", "replicas": 4, "models": ["minilm"]},
+                    {
+                        "name": "mig",
+                        "replicas": 3,
+                        "models": ["small"],
+                        "device": {"resource": "nvidia.com/mig-1g.10gb"},
+                    },
+                ],
+            }
+        )
         self.assertEqual({pod["spec"]["nodeName"] for pod in self.workers("mig")}, {"parts"})
         # Spread over what bears no taint of GPUs.
-        self.assertEqual(sorted(pod["spec"]["nodeName"] for pod in self.workers("cpu")), ["plain-1"] * 2 + ["plain-2"] * 2)
+        self.assertEqual(
+            sorted(pod["spec"]["nodeName"] for pod in self.workers("cpu")), ["plain-1"] * 2 + ["plain-2"] * 2
+        )
         (server,) = self.pods(**{"app.kubernetes.io/component": "server"})
         self.assertIn(server["spec"]["nodeName"], ("plain-1", "plain-2"))
 
     def test_more_workers_than_parts_wait(self):
         """What is said to be placed above is placed because there is room."""
         with self.assertRaises(chart.Refused):
-            self.install({"pools": [{"name": "mig", "replicas": 4, "device": {"resource": "nvidia.com/mig-1g.10gb"}}]}, timeout=8)
+            self.install(
+                {"pools": [{"name": "mig", "replicas": 4, "device": {"resource": "nvidia.com/mig-1g.10gb"}}]}, timeout=8
+            )
         ready = self.get("Deployment", "rel-shoal-worker-mig")["status"].get("readyReplicas", 0)
         self.assertEqual(ready, 3)
         self.helm("uninstall", "rel", "--wait")
 
     def uids(self, **labels):
-        return sorted(pod["metadata"]["uid"] for pod in self.pods(**labels) if "deletionTimestamp" not in pod["metadata"])
+        return sorted(
+            pod["metadata"]["uid"] for pod in self.pods(**labels) if "deletionTimestamp" not in pod["metadata"]
+        )
 
     def test_an_upgrade_restarts_what_it_changes_and_a_rollback_brings_it_back(self):
         self.install()
@@ -307,7 +393,9 @@ class Rollouts(Cluster):
         before = self.get("ConfigMap", "rel-shoal", "v1")["data"]
         server, workers = self.uids(**{"app.kubernetes.io/component": "server"}), self.uids(**{"shoal/pool": "cpu"})
         self.upgrade({"server": {"settings": {"call_texts_max": 7}}})
-        self.assertEqual(chart.settings([self.get("ConfigMap", "rel-shoal", "v1") | {"kind": "ConfigMap"}])["call_texts_max"], 7)
+        self.assertEqual(
+            chart.settings([self.get("ConfigMap", "rel-shoal", "v1") | {"kind": "ConfigMap"}])["call_texts_max"], 7
+        )
         self.assertNotEqual(self.uids(**{"app.kubernetes.io/component": "server"}), server)
         self.assertEqual(self.uids(**{"shoal/pool": "cpu"}), workers)
         self.assertEqual(self.get("Secret", "rel-shoal-worker-token", "v1")["data"]["token"], token)
@@ -333,8 +421,11 @@ class Rollouts(Cluster):
 class Scaling(Cluster):
     def evict(self, pod):
         name = pod["metadata"]["name"]
-        return plane.call("POST", f"{self.path('Pod', name, 'v1')}/eviction", {
-            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": self.namespace}})
+        return plane.call(
+            "POST",
+            f"{self.path('Pod', name, 'v1')}/eviction",
+            {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": self.namespace}},
+        )
 
     def test_a_drain_takes_one_worker_at_a_time(self):
         # As many as there are parts: what comes for one that goes has to wait until it is gone.
@@ -342,6 +433,7 @@ class Scaling(Cluster):
 
         def budget():
             return self.get("PodDisruptionBudget", "rel-shoal-worker-mig", "policy/v1")["status"]
+
         plane.wait("the budget is known", lambda: budget()["disruptionsAllowed"] == 1)
         self.assertEqual((budget()["expectedPods"], budget()["desiredHealthy"]), (3, 2))
         first, second, _ = self.workers("mig")
@@ -358,7 +450,10 @@ class Scaling(Cluster):
         self.install()
         (server,) = self.pods(**{"app.kubernetes.io/component": "server"})
         self.upgrade({"server": {"disruptionBudget": {"maxUnavailable": 0}}})
-        plane.wait("the budget is known", lambda: self.get("PodDisruptionBudget", "rel-shoal-server", "policy/v1")["status"].get("expectedPods") == 1)
+        plane.wait(
+            "the budget is known",
+            lambda: self.get("PodDisruptionBudget", "rel-shoal-server", "policy/v1")["status"].get("expectedPods") == 1,
+        )
         with self.assertRaises(ApiError) as refused:
             self.evict(server)
         self.assertEqual(refused.exception.status, 429)
@@ -372,6 +467,7 @@ class Scaling(Cluster):
         def conditions():
             status = self.get("HorizontalPodAutoscaler", "rel-shoal-worker-cpu", "autoscaling/v2").get("status", {})
             return {c["type"]: (c["status"], c["reason"]) for c in status.get("conditions", [])}
+
         plane.wait("the scaler has found the pool", lambda: conditions().get("AbleToScale", ("",))[0] == "True")
         # It brings the pool to the fewest by itself; there is nobody here who measures processors.
         plane.wait("there are the fewest", lambda: len(self.alive("cpu")) == 2)
@@ -384,11 +480,22 @@ class Scaling(Cluster):
 
     def test_other_projects_objects_are_taken_by_their_definitions(self):
         """By who may make them: an owner of a namespace may not, by default."""
-        values = {"monitoring": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}, "prometheusAddress": "http://prometheus:9090"},
-                  "grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}, "pools": [{"name": "cpu", "autoscaling": {"kind": "keda"}}]}
+        values = {
+            "monitoring": {
+                "serviceMonitor": {"enabled": True},
+                "rules": {"enabled": True},
+                "prometheusAddress": "http://prometheus:9090",
+            },
+            "grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
+            "pools": [{"name": "cpu", "autoscaling": {"kind": "keda"}}],
+        }
         self.install(values, user="admin")
-        for api, kind in [("monitoring.coreos.com/v1", "ServiceMonitor"), ("monitoring.coreos.com/v1", "PrometheusRule"),
-                          ("gateway.networking.k8s.io/v1", "GRPCRoute"), ("keda.sh/v1alpha1", "ScaledObject")]:
+        for api, kind in [
+            ("monitoring.coreos.com/v1", "ServiceMonitor"),
+            ("monitoring.coreos.com/v1", "PrometheusRule"),
+            ("gateway.networking.k8s.io/v1", "GRPCRoute"),
+            ("keda.sh/v1alpha1", "ScaledObject"),
+        ]:
             self.assertEqual(len(plane.items(self.path(kind, api=api), **{INSTANCE: "rel"})), 1, kind)
         route = chart.one(chart.render(scenario="gateway", namespace=self.namespace), "GRPCRoute")
         route["spec"]["rules"][0]["backendRefs"][0].pop("port")

@@ -15,8 +15,15 @@ from chart.values import SCHEMA
 BINARY = pathlib.Path(os.environ.get("SHOAL_TEST_BINARY") or chart.REPOSITORY / "target/release/shoal")
 HOME = pathlib.Path(os.environ.get("SHOAL_HOME") or pathlib.Path.home() / ".cache/shoal")
 VALUES = {
-    "models": {"minilm": {"source": "minilm", "settings": {"slo": "50ms"}}, "echo.v1": {"source": "echo"}, "waits": {"source": "synthetic:base=1ms+per_row=10us"}},
-    "pools": [{"name": "a", "models": ["minilm", "echo.v1"], "threads": 1, "batchTokens": 512}, {"name": "b", "models": ["waits"], "cpuIsa": "avx2"}],
+    "models": {
+        "minilm": {"source": "minilm", "settings": {"slo": "50ms"}},
+        "echo.v1": {"source": "echo"},
+        "waits": {"source": "synthetic:base=1ms+per_row=10us"},
+    },
+    "pools": [
+        {"name": "a", "models": ["minilm", "echo.v1"], "threads": 1, "batchTokens": 512},
+        {"name": "b", "models": ["waits"], "cpuIsa": "avx2"},
+    ],
     "server": {"admin": True, "settings": {"call_texts_max": 64, "queue_bytes_max": 64 << 20}},
     "log": {"filter": "info,shoal_server=debug"},
 }
@@ -71,20 +78,35 @@ class Binary(unittest.TestCase):
         container = chart.container(self.deployment("-server"))
         http = container[kind]["httpGet"]
         (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == http["port"]]
-        code = self.machine.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}{http['path']}", check=False).stdout
+        code = self.machine.run(
+            "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}{http['path']}", check=False
+        ).stdout
         return code.startswith("2")
 
     def weights(self):
         """Puts into the pool's home what its init container would pull, since there is no network here."""
         if not (HOME / "models/minilm").is_dir():
-            subprocess.run([BINARY, "models", "pull", "minilm"], check=True, env={**os.environ, "SHOAL_HOME": str(HOME)})
+            subprocess.run(
+                [BINARY, "models", "pull", "minilm"], check=True, env={**os.environ, "SHOAL_HOME": str(HOME)}
+            )
         home = self.machine.folder / "-worker-a-home"
         shutil.copytree(HOME / "models/minilm", home / "models/minilm", dirs_exist_ok=True)
         subprocess.run(["chown", "-R", f"{self.user}:{self.user}", home], check=True)
 
     def notes(self):
         """The lines to paste that the chart prints, with what they are to do here."""
-        text = chart.helm("install", "rel", chart.CHART, "--dry-run=client", "-n", "apps", "--set", "image.repository=r", "--set", "models.minilm.source=minilm")
+        text = chart.helm(
+            "install",
+            "rel",
+            chart.CHART,
+            "--dry-run=client",
+            "-n",
+            "apps",
+            "--set",
+            "image.repository=r",
+            "--set",
+            "models.minilm.source=minilm",
+        )
         lines = text.split("NOTES:")[1].replace("\\\n", " ").splitlines()
         return [shlex.split(line) for line in lines if line.strip().startswith(("grpcurl", "ghz"))]
 
@@ -104,7 +126,13 @@ class Binary(unittest.TestCase):
         pulled = self.start("-worker-a", pull)
         self.assertEqual(pulled.process.wait(60), 0, pulled.said())
         a = self.start("-worker-a")
-        wait("one pool's models are there", lambda: "loaded model=minilm" in a.said() or '"model":"minilm"' in a.said(), 60, server, a)
+        wait(
+            "one pool's models are there",
+            lambda: "loaded model=minilm" in a.said() or '"model":"minilm"' in a.said(),
+            60,
+            server,
+            a,
+        )
         self.assertFalse(self.probe(server, "readinessProbe"), "a model of the other pool is not there yet")
         b = self.start("-worker-b")
         wait("it is ready", lambda: self.probe(server, "readinessProbe"), 60, server, a, b)
@@ -124,8 +152,10 @@ class Binary(unittest.TestCase):
         page = self.machine.run("curl", "-s", "http://127.0.0.1:8002/metrics").stdout
         self.assertIn('shoal_calls_total{model="minilm",code="OK"}', page)
         # Administration is reached from the pod alone: forwarding a port ends on its loopback.
-        refused = {place: self.machine.run("curl", "-s", "-o", "/dev/null", f"http://{place}", check=False).returncode == 7
-                   for place in ("127.0.0.1:8004", "127.0.0.2:8004", "127.0.0.2:8002")}
+        refused = {
+            place: self.machine.run("curl", "-s", "-o", "/dev/null", f"http://{place}", check=False).returncode == 7
+            for place in ("127.0.0.1:8004", "127.0.0.2:8004", "127.0.0.2:8002")
+        }
         self.assertEqual(refused, {"127.0.0.1:8004": False, "127.0.0.2:8004": True, "127.0.0.2:8002": False})
         # A worker that goes takes its models with it, and the server lives on.
         code, seconds = b.terminate(chart.pod(self.deployment("-worker-b"))["terminationGracePeriodSeconds"])
@@ -143,7 +173,9 @@ class Binary(unittest.TestCase):
         saved = chart.one(self.objects, "ConfigMap")["data"]
         wrong = {"shoal.toml": saved["shoal.toml"].replace("call_texts_max", "call_text_max")}
         self.assertNotEqual(wrong, saved)
-        objects, type(self).objects = self.objects, [o if o["kind"] != "ConfigMap" else {**o, "data": wrong} for o in self.objects]
+        objects, type(self).objects = self.objects, [
+            o if o["kind"] != "ConfigMap" else {**o, "data": wrong} for o in self.objects
+        ]
         try:
             server = self.start("-server")
             self.assertNotEqual(server.process.wait(10), 0)
@@ -153,14 +185,38 @@ class Binary(unittest.TestCase):
 
     def test_every_setting_that_can_be_stated_is_one(self):
         """Each with a value that it takes: the binary would end with the key that it does not know."""
-        server = {"server_threads": 2, "tokenizer_threads": 2, "model_control": "explicit", "tenant_key": "x-t", "call_texts_max": 1, "call_rows_max": 1,
-                  "call_bytes_max": 1 << 20, "connections_max": 7, "tenant_requests_max": 9, "class_requests_max": 9, "queue_bytes_max": 1 << 30, "attempts_max": 2}
-        learned = {"slo": "50ms", "preset": "latency", "on_late": "shed", "dtype": "f32", "queue_time_max": "1s", "queue_requests_max": 9, "batch_time_max": "9s",
-                   "batch_rows_max": 8, "batch_tokens_max": 512, "policy": "learned"}
+        server = {
+            "server_threads": 2,
+            "tokenizer_threads": 2,
+            "model_control": "explicit",
+            "tenant_key": "x-t",
+            "call_texts_max": 1,
+            "call_rows_max": 1,
+            "call_bytes_max": 1 << 20,
+            "connections_max": 7,
+            "tenant_requests_max": 9,
+            "class_requests_max": 9,
+            "queue_bytes_max": 1 << 30,
+            "attempts_max": 2,
+        }
+        learned = {
+            "slo": "50ms",
+            "preset": "latency",
+            "on_late": "shed",
+            "dtype": "f32",
+            "queue_time_max": "1s",
+            "queue_requests_max": 9,
+            "batch_time_max": "9s",
+            "batch_rows_max": 8,
+            "batch_tokens_max": 512,
+            "policy": "learned",
+        }
         triton = {"policy": "triton", "queue_delay_max": "1ms", "preferred_rows": [4, 8]}
         models = {"minilm": {"source": "minilm", "settings": learned}, "triton": {"source": "echo", "settings": triton}}
         self.assertEqual(set(server), set(SCHEMA["properties"]["server"]["properties"]["settings"]["properties"]))
-        self.assertEqual(set(learned) | set(triton), set(SCHEMA["definitions"]["model"]["properties"]["settings"]["properties"]))
+        self.assertEqual(
+            set(learned) | set(triton), set(SCHEMA["definitions"]["model"]["properties"]["settings"]["properties"])
+        )
         objects, type(self).objects = self.objects, chart.render({"server": {"settings": server}, "models": models})
         try:
             running = self.start("-server")

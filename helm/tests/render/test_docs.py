@@ -59,7 +59,10 @@ class Guide(unittest.TestCase):
                 with self.subTest(page.name, link=path):
                     self.assertTrue(target.exists(), target)
                     if anchor:
-                        headings = {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", target.read_text(), re.M)}
+                        headings = {
+                            re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-")
+                            for h in re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+                        }
                         self.assertIn(anchor, headings)
 
 

@@ -16,7 +16,13 @@ IGNORED = chart.REPOSITORY / "helm/image/Dockerfile.dockerignore"
 
 def lint(text):
     """What hadolint says, as (line, code)."""
-    done = subprocess.run([chart.TOOLS / "python/bin/hadolint", "--format", "json", "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [chart.TOOLS / "python/bin/hadolint", "--format", "json", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return [(found["line"], found["code"]) for found in json.loads(done.stdout)]
 
 
@@ -72,7 +78,13 @@ class Image(unittest.TestCase):
                     shutil.copytree(source, pathlib.Path(folder) / name, ignore=shutil.ignore_patterns("target"))
                 else:
                     shutil.copy(source, folder)
-            read = subprocess.run(["cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"], cwd=folder, capture_output=True, text=True, check=False)
+            read = subprocess.run(
+                ["cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             self.assertEqual(read.returncode, 0, read.stderr)
             packages = json.loads(read.stdout)["packages"]
             self.assertIn("shoal-server", [package["name"] for package in packages])

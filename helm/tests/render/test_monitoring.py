@@ -114,22 +114,42 @@ class Monitoring(unittest.TestCase):
         shown = {re.sub("_(bucket|sum|count)$", "", name) for name in shown}
         there = {re.sub("_(bucket|sum|count)$", "", name) for name in documented()}
         # Names of things; starts of local workers, of which there are none; counts that only explain others.
-        not_shown = {"shoal_gpu_info", "shoal_gpu_memory_bytes", "shoal_worker_restarts_total", "shoal_tasks",
-                     "shoal_probes_total", "shoal_model_page_ins_total"}
+        not_shown = {
+            "shoal_gpu_info",
+            "shoal_gpu_memory_bytes",
+            "shoal_worker_restarts_total",
+            "shoal_tasks",
+            "shoal_probes_total",
+            "shoal_model_page_ins_total",
+        }
         self.assertEqual(there - shown, not_shown)
 
     def test_alerts_name_reasons_that_there_are(self):
         (refused,) = [rule["expr"] for rule in self.rules() if rule["alert"] == "ShoalRefusesForLoad"]
         (pattern,) = re.findall(r'reason=~"([^"]+)"', refused)
         chosen = {reason for reason in reasons("shoal_rejects_total") if re.fullmatch(pattern, reason)}
-        self.assertEqual(chosen, {"model_queue_full", "tenant_queue_full", "class_queue_full", "queue_bytes_full",
-                                  "queue_timeout", "late", "deadline_unmeetable"})
+        self.assertEqual(
+            chosen,
+            {
+                "model_queue_full",
+                "tenant_queue_full",
+                "class_queue_full",
+                "queue_bytes_full",
+                "queue_timeout",
+                "late",
+                "deadline_unmeetable",
+            },
+        )
         self.assertIn("poison", reasons("shoal_rejects_total"))
 
     def test_alerts_are_of_this_release_alone(self):
         monitor = chart.one(self.objects, "ServiceMonitor")["spec"]
         self.assertEqual(monitor["namespaceSelector"], {"matchNames": ["apps"]})
-        services = [s for s in chart.of_kind(self.objects, "Service") if monitor["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()]
+        services = [
+            s
+            for s in chart.of_kind(self.objects, "Service")
+            if monitor["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()
+        ]
         self.assertEqual([s["metadata"]["name"] for s in services], ["rel-shoal-metrics"])
         self.assertEqual([p["name"] for p in services[0]["spec"]["ports"]], [monitor["endpoints"][0]["port"]])
         for rule in self.rules():
@@ -155,8 +175,10 @@ class Monitoring(unittest.TestCase):
         used = set(re.findall(r"\$\{?([a-z_]+)\}?", json.dumps(self.dashboard))) - {"__rate_interval", "__all"}
         self.assertEqual(used, variables)
         fill = next(p for p in self.dashboard["panels"] if p["title"] == "Latency against batch fill")
-        self.assertEqual({s.name for t in fill["targets"] for s in selectors(t["expr"])},
-                         {"shoal_batch_rows_sum", "shoal_batch_rows_count", "shoal_call_duration_seconds_bucket"})
+        self.assertEqual(
+            {s.name for t in fill["targets"] for s in selectors(t["expr"])},
+            {"shoal_batch_rows_sum", "shoal_batch_rows_count", "shoal_call_duration_seconds_bucket"},
+        )
 
     def test_nothing_of_it_is_there_unless_asked_for(self):
         objects = chart.render()

@@ -12,7 +12,8 @@ def matches(selector, labels):
 def chosen(objects, selector):
     """Names of the Deployments whose pods a selector chooses."""
     return sorted(
-        d["metadata"]["name"] for d in chart.of_kind(objects, "Deployment")
+        d["metadata"]["name"]
+        for d in chart.of_kind(objects, "Deployment")
         if matches(selector, d["spec"]["template"]["metadata"]["labels"])
     )
 
@@ -65,7 +66,7 @@ class Objects(unittest.TestCase):
         for policy in (server, worker):
             self.assertEqual(policy["policyTypes"], ["Ingress", "Egress"])
         values = chart.merged({}, {"clients": "gateways", "metrics": "monitoring"})
-        (clients, link, metrics) = server["ingress"]
+        clients, link, metrics = server["ingress"]
         self.assertEqual([port["port"] for port in clients["ports"]], ["grpc", "http"])
         self.assertIn(values["clients"], str(clients["from"]))
         self.assertEqual([port["port"] for port in link["ports"]], ["link"])
@@ -75,7 +76,7 @@ class Objects(unittest.TestCase):
         self.assertIn(values["metrics"], str(metrics["from"]))
         self.assertEqual(server["egress"], [])
         self.assertEqual(worker["ingress"], [])
-        (names, servers, weights) = worker["egress"]
+        names, servers, weights = worker["egress"]
         self.assertEqual({port["port"] for port in names["ports"]}, {53})
         self.assertEqual(chosen(objects, servers["to"][0]["podSelector"]["matchLabels"]), ["rel-shoal-server"])
         self.assertEqual(weights, {"ports": [{"port": 443, "protocol": "TCP"}]})
@@ -95,7 +96,9 @@ class Objects(unittest.TestCase):
     def test_http_can_be_left_out(self):
         objects = self.scenarios["openshift"]
         self.assertNotIn("http'", str([s["spec"]["ports"][0]["name"] for s in chart.of_kind(objects, "Service")]))
-        self.assertNotIn(8000, [p["containerPort"] for p in chart.container(chart.one(objects, "Deployment", "-server"))["ports"]])
+        self.assertNotIn(
+            8000, [p["containerPort"] for p in chart.container(chart.one(objects, "Deployment", "-server"))["ports"]]
+        )
         self.assertEqual(chart.settings(objects)["http_port"], "off")
 
     def test_a_route_leads_to_the_service(self):
@@ -117,7 +120,9 @@ class Objects(unittest.TestCase):
         self.assertEqual(budgets["rel-shoal-server"]["maxUnavailable"], 0)
         self.assertEqual(budgets["rel-shoal-worker-a"]["maxUnavailable"], "34%")
         default = chart.of_kind(self.scenarios["default"], "PodDisruptionBudget")
-        self.assertEqual([(b["metadata"]["name"], b["spec"]["maxUnavailable"]) for b in default], [("rel-shoal-worker-cpu", 1)])
+        self.assertEqual(
+            [(b["metadata"]["name"], b["spec"]["maxUnavailable"]) for b in default], [("rel-shoal-worker-cpu", 1)]
+        )
 
     def test_who_scales_a_pool_alone_says_how_many_there_are(self):
         """A Deployment that stated replicas would be set back to them by each upgrade."""
@@ -140,9 +145,26 @@ class Objects(unittest.TestCase):
     def test_processors_scale_by_their_use(self):
         hpa = chart.one(self.scenarios["cpu"], "HorizontalPodAutoscaler")["spec"]
         self.assertEqual((hpa["minReplicas"], hpa["maxReplicas"]), (2, 10))
-        self.assertEqual(hpa["metrics"], [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}])
-        own = [{"type": "External", "external": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}}}]
-        gpu = {"name": "g", "device": {"resource": "nvidia.com/gpu"}, "autoscaling": {"kind": "hpa", "hpa": {"metrics": own}}}
+        self.assertEqual(
+            hpa["metrics"],
+            [
+                {
+                    "type": "Resource",
+                    "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
+                }
+            ],
+        )
+        own = [
+            {
+                "type": "External",
+                "external": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}},
+            }
+        ]
+        gpu = {
+            "name": "g",
+            "device": {"resource": "nvidia.com/gpu"},
+            "autoscaling": {"kind": "hpa", "hpa": {"metrics": own}},
+        }
         self.assertEqual(chart.one(chart.render({"pools": [gpu]}), "HorizontalPodAutoscaler")["spec"]["metrics"], own)
 
     def test_keda_asks_for_the_pools_own_models(self):
@@ -152,7 +174,9 @@ class Objects(unittest.TestCase):
         self.assertEqual(busy["metadata"]["query"], f"sum(rate(shoal_compute_duration_seconds_sum{{{series}}}[1m]))")
         self.assertEqual(queued["metadata"]["query"], f"sum(shoal_queued_rows{{{series}}})")
         self.assertEqual((busy["metadata"]["threshold"], queued["metadata"]["threshold"]), ("0.7", "512"))
-        self.assertEqual(chart.one(self.scenarios["keda"], "ScaledObject", "-cpu")["spec"]["triggers"][0]["type"], "cron")
+        self.assertEqual(
+            chart.one(self.scenarios["keda"], "ScaledObject", "-cpu")["spec"]["triggers"][0]["type"], "cron"
+        )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ class Pods(unittest.TestCase):
     def test_everything_that_is_mounted_is_there(self):
         for _, deployment in self.every():
             volumes = {volume["name"] for volume in chart.pod(deployment)["volumes"]}
-            mounted = {mount["name"] for container in chart.containers(deployment) for mount in container["volumeMounts"]}
+            mounted = {
+                mount["name"] for container in chart.containers(deployment) for mount in container["volumeMounts"]
+            }
             self.assertEqual(mounted, volumes)
 
     def test_a_container_can_write_to_its_home_and_to_tmp_and_nowhere_else(self):
@@ -72,7 +74,12 @@ class Pods(unittest.TestCase):
         self.assertEqual(live["periodSeconds"] * live["failureThreshold"], 30)
 
     def test_a_server_has_the_time_to_end(self):
-        for values, grace in [({}, 40), ({"drainSeconds": 120}, 130), ({"preStopSeconds": 15}, 50), ({"terminationGracePeriodSeconds": 300}, 300)]:
+        for values, grace in [
+            ({}, 40),
+            ({"drainSeconds": 120}, 130),
+            ({"preStopSeconds": 15}, 50),
+            ({"terminationGracePeriodSeconds": 300}, 300),
+        ]:
             with self.subTest(str(values)):
                 objects = chart.render({"server": values})
                 server = chart.one(objects, "Deployment", "-server")
@@ -95,7 +102,12 @@ class Pods(unittest.TestCase):
         gpu, claim = {"device": {"resource": "nvidia.com/gpu"}}, {"home": {"claim": "c"}}
         pools = [{"name": "cpu"}, {"name": "gpu", **gpu}, {"name": "claim", **claim}]
         objects = chart.render({"pools": pools})
-        for name, strategy in [("-server", first), ("-worker-cpu", after), ("-worker-gpu", first), ("-worker-claim", first)]:
+        for name, strategy in [
+            ("-server", first),
+            ("-worker-cpu", after),
+            ("-worker-gpu", first),
+            ("-worker-claim", first),
+        ]:
             with self.subTest(name):
                 self.assertEqual(chart.one(objects, "Deployment", name)["spec"]["strategy"], strategy)
         self.assertEqual(chart.one(objects, "Deployment", "-server")["spec"]["replicas"], 1)
@@ -123,10 +135,19 @@ class Pods(unittest.TestCase):
         self.assertEqual([d["spec"]["replicas"] for d in (mig, whole, cpu)], [3, 1, 0])
 
     def test_a_pool_is_its_defaults_and_what_it_says_over_them(self):
-        objects = chart.render({
-            "poolDefaults": {"replicas": 3, "nodeSelector": {"a": "1", "b": "1"}, "resources": {"limits": {"memory": "8Gi"}}},
-            "pools": [{"name": "x"}, {"name": "y", "replicas": 0, "nodeSelector": {"b": "2"}, "resources": {"requests": {"cpu": None}}}],
-        })
+        objects = chart.render(
+            {
+                "poolDefaults": {
+                    "replicas": 3,
+                    "nodeSelector": {"a": "1", "b": "1"},
+                    "resources": {"limits": {"memory": "8Gi"}},
+                },
+                "pools": [
+                    {"name": "x"},
+                    {"name": "y", "replicas": 0, "nodeSelector": {"b": "2"}, "resources": {"requests": {"cpu": None}}},
+                ],
+            }
+        )
         x, y = (chart.one(objects, "Deployment", name) for name in ("-x", "-y"))
         self.assertEqual((x["spec"]["replicas"], y["spec"]["replicas"]), (3, 0))
         self.assertEqual(chart.pod(y)["nodeSelector"], {"a": "1", "b": "2"})
@@ -137,13 +158,17 @@ class Pods(unittest.TestCase):
         spread = chart.pod(chart.one(chart.render(), "Deployment", "-worker-cpu"))["topologySpreadConstraints"]
         self.assertEqual([s["topologyKey"] for s in spread], ["topology.kubernetes.io/zone", "kubernetes.io/hostname"])
         self.assertEqual({s["whenUnsatisfiable"] for s in spread}, {"ScheduleAnyway"})
-        stated = chart.pod(chart.one(chart.render(scenario="ha"), "Deployment", "-worker-a"))["topologySpreadConstraints"]
+        stated = chart.pod(chart.one(chart.render(scenario="ha"), "Deployment", "-worker-a"))[
+            "topologySpreadConstraints"
+        ]
         self.assertEqual([s["whenUnsatisfiable"] for s in stated], ["DoNotSchedule"])
 
     def test_only_what_changes_is_restarted(self):
         """A worker does not read the server's settings, nor any pod the chart's version."""
+
         def pods(values):
             return {d["metadata"]["name"]: d["spec"]["template"] for d in deployments(values=values)}
+
         before = pods({})
         after = pods({"server": {"settings": {"call_texts_max": 7}}})
         self.assertNotEqual(before["rel-shoal-server"], after["rel-shoal-server"])

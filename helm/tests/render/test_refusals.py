@@ -36,11 +36,17 @@ REFUSED = [
     (pool(device={"resource": "nvidia.com/mig-1g.10gb", "count": 2}), "device.count: a worker uses one GPU"),
     (pool(autoscaling={**HPA, "minReplicas": 5}), "autoscaling.minReplicas: 5 is more than maxReplicas, 4"),
     (pool(autoscaling=HPA, device=GPU), "autoscaling.hpa.metrics: is required on a GPU"),
-    (pool(autoscaling=HPA, resources={"requests": {"cpu": None}}), "resources.requests.cpu: is required by autoscaling.hpa"),
+    (
+        pool(autoscaling=HPA, resources={"requests": {"cpu": None}}),
+        "resources.requests.cpu: is required by autoscaling.hpa",
+    ),
     (pool(autoscaling=KEDA), r"monitoring.prometheusAddress: is required by pools\[0\] \(a\).autoscaling.kind keda"),
     ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs: is required"),
     # Time to end.
-    ({"server": {"terminationGracePeriodSeconds": 39}}, r"server.terminationGracePeriodSeconds: 39 s is too short: 5 s of sleep, 30 s to drain and 5 s to end are 40 s"),
+    (
+        {"server": {"terminationGracePeriodSeconds": 39}},
+        r"server.terminationGracePeriodSeconds: 39 s is too short: 5 s of sleep, 30 s to drain and 5 s to end are 40 s",
+    ),
     ({"server": {"drainSeconds": 60, "terminationGracePeriodSeconds": 69}}, "69 s is too short"),
     ({"server": {"preStopSeconds": 20, "terminationGracePeriodSeconds": 54}}, "54 s is too short"),
     (pool(terminationGracePeriodSeconds=29), r"pools \(a\).terminationGracePeriodSeconds: 29 s is too short"),
@@ -84,7 +90,10 @@ REFUSED = [
     (model(download={"files": {"config.json": FILE}}), "/models/m/download/files"),
     (model(download={"files": {**FILES, "../x": FILE}}), "/models/m/download/files.*'../x'"),
     (model(download={"files": {**FILES, "x": {"url": "https://x"}}}), "/models/m/download/files/x.*'sha256'"),
-    (model(download={"files": {**FILES, "x": {"url": "https://x'; rm -r /", "sha256": SHA}}}), "/models/m/download/files/x/url"),
+    (
+        model(download={"files": {**FILES, "x": {"url": "https://x'; rm -r /", "sha256": SHA}}}),
+        "/models/m/download/files/x/url",
+    ),
     ({"server": {"settings": {"queue_bytes_max": "1 GiB"}}}, "/server/settings/queue_bytes_max"),
     (model(source="echo", settings={"slo": 50}), "/models/m/settings/slo"),
     (model(source="echo", settings={"batch_rows_max": 0}), "/models/m/settings/batch_rows_max"),

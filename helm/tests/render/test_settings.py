@@ -15,9 +15,24 @@ import chart
 
 # Set by the chart itself, or for local workers, of which there are none.
 NOT_SETTINGS = {
-    "address", "grpc_port", "http_port", "metrics_address", "metrics_port", "admin_listen", "workers", "link_address",
-    "link_port", "worker_token", "home", "drain_time_max", "log", "log_format",
-    "device", "worker_threads", "cpu_isa", "worker_batch_tokens",
+    "address",
+    "grpc_port",
+    "http_port",
+    "metrics_address",
+    "metrics_port",
+    "admin_listen",
+    "workers",
+    "link_address",
+    "link_port",
+    "worker_token",
+    "home",
+    "drain_time_max",
+    "log",
+    "log_format",
+    "device",
+    "worker_threads",
+    "cpu_isa",
+    "worker_batch_tokens",
 }
 
 
@@ -36,14 +51,25 @@ def documented(heading):
 
 class Settings(unittest.TestCase):
     def test_the_file_says_what_the_values_say(self):
-        self.assertEqual(toml(scenario="cpu"), {
-            "address": "0.0.0.0", "workers": "external", "drain_time_max": "30s", "log": "info", "log_format": "json",
-            "call_texts_max": 512, "queue_bytes_max": 2147483648, "tenant_key": "x-team",
-            "models": {
-                "minilm": {"source": "minilm", "slo": "20ms", "preset": "latency", "dtype": "bf16"},
-                "search.v2": {"source": "hf:sentence-transformers/all-MiniLM-L12-v2@0123456789abcdef0123456789abcdef01234567"},
+        self.assertEqual(
+            toml(scenario="cpu"),
+            {
+                "address": "0.0.0.0",
+                "workers": "external",
+                "drain_time_max": "30s",
+                "log": "info",
+                "log_format": "json",
+                "call_texts_max": 512,
+                "queue_bytes_max": 2147483648,
+                "tenant_key": "x-team",
+                "models": {
+                    "minilm": {"source": "minilm", "slo": "20ms", "preset": "latency", "dtype": "bf16"},
+                    "search.v2": {
+                        "source": "hf:sentence-transformers/all-MiniLM-L12-v2@0123456789abcdef0123456789abcdef01234567"
+                    },
+                },
             },
-        })
+        )
         self.assertEqual(toml(scenario="openshift")["admin_listen"], "127.0.0.1:8004")
 
     def test_values_are_written_as_they_are(self):
@@ -68,7 +94,9 @@ class Settings(unittest.TestCase):
             served = set()
             for deployment in chart.of_kind(chart.render(scenario=scenario), "Deployment"):
                 args = chart.container(deployment)["args"]
-                for name, source in (a.removeprefix("--model=").split("=", 1) for a in args if a.startswith("--model=")):
+                for name, source in (
+                    a.removeprefix("--model=").split("=", 1) for a in args if a.startswith("--model=")
+                ):
                     with self.subTest(scenario, model=name):
                         self.assertEqual(source, models[name]["source"])
                     served.add(name)
@@ -97,8 +125,15 @@ class Weights(unittest.TestCase):
         before = {container["name"]: container for container in chart.pod(self.worker)["initContainers"]}
         self.assertEqual(sorted(before), ["download-fetched-2", "pull-catalogue-1", "pull-hub-3"])
         self.assertEqual(before["pull-catalogue-1"]["args"], ["models", "pull", "minilm"])
-        self.assertEqual(before["pull-hub-3"]["args"], ["models", "pull", "hf:org/name@0123456789abcdef0123456789abcdef01234567"])
-        homes = {variable["value"] for c in (before["pull-hub-3"], chart.container(self.worker)) for variable in c["env"] if variable["name"] == "SHOAL_HOME"}
+        self.assertEqual(
+            before["pull-hub-3"]["args"], ["models", "pull", "hf:org/name@0123456789abcdef0123456789abcdef01234567"]
+        )
+        homes = {
+            variable["value"]
+            for c in (before["pull-hub-3"], chart.container(self.worker))
+            for variable in c["env"]
+            if variable["name"] == "SHOAL_HOME"
+        }
         self.assertEqual(homes, {"/var/lib/shoal"})
 
     def test_a_hub_that_is_private_is_opened_where_weights_are_pulled_and_nowhere_else(self):
@@ -114,7 +149,12 @@ class Weights(unittest.TestCase):
 class Downloads(unittest.TestCase):
     """The init container's own script, run against a server that gives what it is told to."""
 
-    FILES = {"config.json": b"{}", "tokenizer.json": b"[]", "model.safetensors": b"weights" * 1000, "1_Pooling/config.json": b"1"}
+    FILES = {
+        "config.json": b"{}",
+        "tokenizer.json": b"[]",
+        "model.safetensors": b"weights" * 1000,
+        "1_Pooling/config.json": b"1",
+    }
 
     def setUp(self):
         if not (shutil.which("curl") and shutil.which("sha256sum")):
@@ -139,7 +179,10 @@ class Downloads(unittest.TestCase):
         self.addCleanup(server.server_close)
         self.addCleanup(server.shutdown)
         files = {
-            path: {"url": f"http://127.0.0.1:{server.server_port}/{path}?sig=$a&b", "sha256": hashlib.sha256(content).hexdigest()}
+            path: {
+                "url": f"http://127.0.0.1:{server.server_port}/{path}?sig=$a&b",
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
             for path, content in self.FILES.items()
         }
         values = {"downloader": {"image": "i"}, "models": {"own": {"download": {"files": files}}}}

@@ -59,7 +59,10 @@ def score(text):
     ignored = [part for name in NOT_DONE for part in ("--ignore-test", name)]
     done = subprocess.run(
         ["kube-score", "score", *ignored, "--output-format", "json", "--output-version", "v2", "-"],
-        input=text, capture_output=True, text=True, check=False,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout, done.stderr
     return [
@@ -81,8 +84,18 @@ class Validation(unittest.TestCase):
     def test_there_is_a_scenario_for_each_thing_that_can_be_asked_for(self):
         kinds = {o["kind"] for objects in self.objects.values() for o in objects}
         self.assertLessEqual(
-            {"HorizontalPodAutoscaler", "ScaledObject", "GRPCRoute", "ServiceMonitor", "PrometheusRule",
-             "NetworkPolicy", "PodDisruptionBudget", "Secret"}, kinds)
+            {
+                "HorizontalPodAutoscaler",
+                "ScaledObject",
+                "GRPCRoute",
+                "ServiceMonitor",
+                "PrometheusRule",
+                "NetworkPolicy",
+                "PodDisruptionBudget",
+                "Secret",
+            },
+            kinds,
+        )
 
     def test_helm_finds_nothing_to_complain_of(self):
         for name, path in chart.SCENARIOS.items():
@@ -137,10 +150,19 @@ class Validation(unittest.TestCase):
 
     def test_what_kube_score_is_for_is_found(self):
         for wrong, check in [
-            (("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"), "container-security-context-readonlyrootfilesystem"),
+            (
+                ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"),
+                "container-security-context-readonlyrootfilesystem",
+            ),
             (("image: registry.example/shoal:0.1.0", "image: registry.example/shoal:latest"), "container-image-tag"),
             (("runAsUser: 65532", "runAsUser: 0"), "container-security-context-user-group-id"),
-            (("app.kubernetes.io/component: worker\n  policyTypes", "app.kubernetes.io/component: nobody\n  policyTypes"), "networkpolicy-targets-pod"),
+            (
+                (
+                    "app.kubernetes.io/component: worker\n  policyTypes",
+                    "app.kubernetes.io/component: nobody\n  policyTypes",
+                ),
+                "networkpolicy-targets-pod",
+            ),
         ]:
             with self.subTest(check):
                 self.assertIn(wrong[0], self.text["default"])

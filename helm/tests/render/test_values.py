@@ -14,7 +14,10 @@ HPA = {"autoscaling": {"kind": "hpa"}}
 FILE = {"url": "https://files.example/x", "sha256": SHA}
 FILES = {name: FILE for name in ("config.json", "tokenizer.json", "model.safetensors")}
 
-TWO = {"models": {"other": {"source": "echo"}}, "pools": [{"name": "own", "models": ["minilm", "other"]}, {"name": "cpu"}]}
+TWO = {
+    "models": {"other": {"source": "echo"}},
+    "pools": [{"name": "own", "models": ["minilm", "other"]}, {"name": "cpu"}],
+}
 
 # What else must be stated for a value to matter, where something must.
 NEEDS = {
@@ -91,14 +94,21 @@ def rendered(stated):
 class Values(unittest.TestCase):
     leaves = {path: schema for path, schema in values.leaves(values.SCHEMA)}
     # Those of the models are tried by test_settings, and a pool's are the defaults'.
-    tried = {path: schema for path, schema in leaves.items() if not path.startswith(("models.", "pools[]"))
-             and path not in ("image.repository",)}
+    tried = {
+        path: schema
+        for path, schema in leaves.items()
+        if not path.startswith(("models.", "pools[]")) and path not in ("image.repository",)
+    }
 
     def test_every_value_does_something(self):
         def both(item):
             path, schema = item
             needs = next((NEEDS[n] for n in sorted(NEEDS, key=len, reverse=True) if path.startswith(n)), {})
-            if path in ("monitoring.serviceMonitor.enabled", "monitoring.rules.enabled", "monitoring.dashboard.enabled"):
+            if path in (
+                "monitoring.serviceMonitor.enabled",
+                "monitoring.rules.enabled",
+                "monitoring.dashboard.enabled",
+            ):
                 needs = {}
             if path == "grpcRoute.enabled":
                 needs = {"grpcRoute": {"parentRefs": [{"name": "g"}]}}
@@ -123,6 +133,7 @@ class Values(unittest.TestCase):
                     yield from paths(value, f"{path}.{key}" if path else key)
             else:
                 yield path
+
         known = {*self.leaves, "models", "pools"}
         self.assertEqual(set(paths(values.DEFAULTS)) - known, set())
 
@@ -141,6 +152,7 @@ class Values(unittest.TestCase):
                 for name, part in schema.get(key, {}).items():
                     walk(part, f"{path}/{name}")
             walk(schema.get("items"), path + "[]")
+
         walk(json.loads((chart.CHART / "values.schema.json").read_text()), "")
 
     def test_the_readme_has_every_value_as_it_is(self):

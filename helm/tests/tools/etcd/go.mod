@@ -1,4 +1,5 @@
-// What the control plane keeps its objects in. A module of its own, since Kubernetes asks for other versions of what both use.
+// What the control plane keeps its objects in. A module of its own, since Kubernetes asks for other versions of what both
+// use.
 module shoal/helm/tests/etcd
 
 go 1.26.0
