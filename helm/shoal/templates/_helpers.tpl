@@ -221,23 +221,37 @@ source = {{ include "shoal.model.source" (dict "name" $name "model" $model) | to
 {{- end }}
 {{- end -}}
 
-{{- /* The server's probes. They go to the port of metrics, which has a thread of its own: a probe on the gRPC port would wait
-     behind as many clients as may connect, and a server that is full is no reason to end it. */ -}}
+{{- /* The server's probes: gRPC health's services, or pages that say the same. Startup may depend on workers, liveness must not:
+     a restart brings back neither a worker nor a model. */ -}}
 {{- define "shoal.server.probes" -}}
-# Reading settings and costs.
+{{- $probes := .Values.server.probes -}}
+{{- $grpc := eq $probes.protocol "grpc" -}}
+# Every configured model could be served once.
 startupProbe:
-  httpGet: { path: /livez, port: metrics }
+  {{- if $grpc }}
+  grpc: { port: 8001, service: startup }
+  {{- else }}
+  httpGet: { path: /readyz, port: metrics }
+  {{- end }}
   periodSeconds: 1
-  failureThreshold: 60
+  failureThreshold: {{ int $probes.startupSeconds }}
 # Every configured model can be served, and nobody has asked to stop.
 readinessProbe:
+  {{- if $grpc }}
+  grpc: { port: 8001, service: readiness }
+  {{- else }}
   httpGet: { path: /readyz, port: metrics }
+  {{- end }}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
-# The process answers. It asks neither for a model nor for a worker: a restart brings neither back.
+# The process answers.
 livenessProbe:
+  {{- if $grpc }}
+  grpc: { port: 8001, service: liveness }
+  {{- else }}
   httpGet: { path: /livez, port: metrics }
+  {{- end }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 6

@@ -29,13 +29,19 @@ VALUES = {
 }
 
 
+def tool(name):
+    """Somebody else's client, which .ci/tools installs."""
+    folders = [f"{os.environ['SHOAL_TOOLS']}/bin"] if os.environ.get("SHOAL_TOOLS") else []
+    return shutil.which(name, path=os.pathsep.join([*folders, os.environ["PATH"]]))
+
+
 def unable():
     """Why nothing can be run here, or None."""
     if not BINARY.is_file():
         return f"there is no {BINARY}: `cargo build --release`, or SHOAL_TEST_BINARY"
     if os.geteuid() != 0:
         return "only root makes networks and mounts"
-    lacking = [name for name in ("unshare", "nsenter", "curl") if not shutil.which(name)]
+    lacking = [name for name in ("unshare", "nsenter", "curl", "grpc-health-probe", "grpcurl", "ghz") if not tool(name)]
     return f"not installed: {', '.join(lacking)}" if lacking else None
 
 
@@ -48,6 +54,8 @@ class Binary(unittest.TestCase):
                 raise RuntimeError(reason)
             raise unittest.SkipTest(reason)
         cls.objects = chart.render(VALUES)
+        over = {"server": {"probes": {"protocol": "http"}}}
+        cls.probed = {"grpc": cls.objects, "http": chart.render(chart.merged(VALUES, over))}
         cls.user = str(chart.pod(cls.deployment("-server"))["securityContext"]["runAsUser"])
 
     def setUp(self):
@@ -73,15 +81,26 @@ class Binary(unittest.TestCase):
         secret = chart.one(self.objects, "Secret")["metadata"]["name"]
         return self.machine.start(container, volumes, self.user, {secret: {"token": "t"}}, ["rel-shoal-link"])
 
-    def probe(self, server, kind):
+    def probe(self, kind, protocol):
         """What a kubelet asks, and whether it is content."""
-        container = chart.container(self.deployment("-server"))
-        http = container[kind]["httpGet"]
-        (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == http["port"]]
-        code = self.machine.run(
-            "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}{http['path']}", check=False
-        ).stdout
-        return code.startswith("2")
+        container = chart.container(chart.one(self.probed[protocol], "Deployment", "-server"))
+        if protocol == "grpc":
+            asked = container[kind]["grpc"]
+            address = f"-addr=127.0.0.1:{asked['port']}"
+            command = [tool("grpc-health-probe"), address, f"-service={asked['service']}", "-rpc-timeout=5s"]
+        else:
+            asked = container[kind]["httpGet"]
+            (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == asked["port"]]
+            command = ["curl", "-sf", "-o", "/dev/null", f"http://127.0.0.1:{port}{asked['path']}"]
+        return self.machine.run(*command, check=False).returncode == 0
+
+    def content(self):
+        """The probes that are content: `sl` is one that has started and lives, and is not ready. Protocols agree on what is
+        asked more than once."""
+        kinds = ("startup", "readiness", "liveness")
+        asked = [kind[0] for kind in kinds if self.probe(f"{kind}Probe", "grpc")]
+        pages = [kind[0] for kind in kinds[1:] if self.probe(f"{kind}Probe", "http")]
+        return "".join(asked) if [kind for kind in asked if kind != "s"] == pages else f"{asked} and {pages}"
 
     def weights(self):
         """Puts into the pool's home what its init container would pull, since there is no network here."""
@@ -115,9 +134,7 @@ class Binary(unittest.TestCase):
         self.assertLessEqual({name.split("/")[-1] for name in names}, OF_THE_BASE, "the image's base has no other")
         server = self.start("-server")
         # Up at once, and alive without a worker; not ready before there are all.
-        wait("it has started", lambda: self.probe(server, "startupProbe"), 60, server)
-        self.assertTrue(self.probe(server, "livenessProbe"))
-        self.assertFalse(self.probe(server, "readinessProbe"))
+        wait("it is alive", lambda: self.content() == "l", 60, server)
         # With the folder made by the start above, the weights come, and the init container finds them there.
         worker = self.deployment("-worker-a")
         (pull,) = chart.pod(worker)["initContainers"]
@@ -133,19 +150,14 @@ class Binary(unittest.TestCase):
             server,
             a,
         )
-        self.assertFalse(self.probe(server, "readinessProbe"), "a model of the other pool is not there yet")
+        self.assertEqual(self.content(), "l", "a model of the other pool is not there yet")
         b = self.start("-worker-b")
-        wait("it is ready", lambda: self.probe(server, "readinessProbe"), 60, server, a, b)
+        wait("it is ready", lambda: self.content() == "srl", 60, server, a, b)
         # Every line to paste works.
-        tools = pathlib.Path(os.environ["SHOAL_TOOLS"]) / "bin" if os.environ.get("SHOAL_TOOLS") else None
         lines = self.notes()
         self.assertEqual([line[0] for line in lines], ["grpcurl", "ghz"])
         for line in lines:
-            program = shutil.which(line[0], path=f"{tools}:{os.environ['PATH']}")
-            if not program:
-                self.assertNotEqual(os.environ.get("SHOAL_TEST_TOOLS"), "required", f"{line[0]} is not installed")
-                continue
-            said = self.machine.run(program, *line[1:]).stdout
+            said = self.machine.run(tool(line[0]), *line[1:]).stdout
             with self.subTest(line[0]):
                 self.assertRegex(said, r'"values"|\[OK\]\s+2000 responses')
         # Metrics that dashboards ask for, where the ServiceMonitor looks.
@@ -160,13 +172,12 @@ class Binary(unittest.TestCase):
         # A worker that goes takes its models with it, and the server lives on.
         code, seconds = b.terminate(chart.pod(self.deployment("-worker-b"))["terminationGracePeriodSeconds"])
         self.assertEqual(code, 0, b.said())
-        wait("it is not ready any more", lambda: not self.probe(server, "readinessProbe"), 10, server, a)
-        self.assertTrue(self.probe(server, "livenessProbe"))
+        wait("it is not ready any more, and has been", lambda: self.content() == "sl", 10, server, a)
         # A server that goes leaves its workers, which find the next one by themselves.
         code, seconds = server.terminate(chart.pod(self.deployment("-server"))["terminationGracePeriodSeconds"])
         self.assertEqual(code, 0, server.said())
         again, b = self.start("-server"), self.start("-worker-b")
-        wait("it is ready again", lambda: self.probe(again, "readinessProbe"), 60, again, a, b)
+        wait("it is ready again", lambda: self.content() == "srl", 60, again, a, b)
 
     def test_what_the_settings_may_not_be_is_found(self):
         """The binary reads the file: one that it does not take ends it."""
@@ -220,7 +231,7 @@ class Binary(unittest.TestCase):
         objects, type(self).objects = self.objects, chart.render({"server": {"settings": server}, "models": models})
         try:
             running = self.start("-server")
-            wait("it has started", lambda: self.probe(running, "startupProbe"), 30, running)
+            wait("it is alive", lambda: self.content() == "l", 30, running)
             self.assertEqual(running.terminate(40)[0], 0, running.said())
         finally:
             type(self).objects = objects

@@ -66,12 +66,27 @@ class Pods(unittest.TestCase):
         container = chart.container(chart.one(chart.render(), "Deployment", "-server"))
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         self.assertEqual(ports, {"grpc": 8001, "http": 8000, "metrics": 8002, "link": 8003})
-        for probe, path in [("startupProbe", "/livez"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]:
-            self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "metrics"})
-        # A start may take a minute; after it half a minute of silence is the end.
+        health = (chart.REPOSITORY / "server/src/rpc/health.rs").read_text()
+        for probe, service in [
+            ("startupProbe", "startup"),
+            ("readinessProbe", "readiness"),
+            ("livenessProbe", "liveness"),
+        ]:
+            # A kubelet takes no port by its name here.
+            self.assertEqual(container[probe]["grpc"], {"port": 8001, "service": service})
+            self.assertIn(f'const {service.upper()}: &str = "{service}";', health)
+        # All workers may take half an hour to come; after it half a minute of silence is the end.
         startup, live = container["startupProbe"], container["livenessProbe"]
-        self.assertEqual(startup["periodSeconds"] * startup["failureThreshold"], 60)
+        self.assertEqual(startup["periodSeconds"] * startup["failureThreshold"], 1800)
         self.assertEqual(live["periodSeconds"] * live["failureThreshold"], 30)
+
+    def test_probes_ask_the_port_of_metrics_where_it_is_said(self):
+        values = {"server": {"probes": {"protocol": "http", "startupSeconds": 601}}}
+        container = chart.container(chart.one(chart.render(values), "Deployment", "-server"))
+        for probe, path in [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]:
+            self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "metrics"})
+            self.assertNotIn("grpc", container[probe])
+        self.assertEqual(container["startupProbe"]["failureThreshold"], 601)
 
     def test_a_server_has_the_time_to_end(self):
         for values, grace in [

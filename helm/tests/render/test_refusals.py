@@ -65,6 +65,8 @@ REFUSED = [
     ({"image": {"digest": "sha256:1"}}, "/image/digest"),
     ({"server": {"address": 1}}, "/server/address"),
     ({"server": {"preStopSeconds": 0}}, "/server/preStopSeconds"),
+    ({"server": {"probes": {"startupSeconds": 599}}}, "/server/probes/startupSeconds"),
+    ({"server": {"probes": {"protocol": "tcp"}}}, "/server/probes/protocol"),
     ({"server": {"drainSeconds": "30s"}}, "/server/drainSeconds"),
     ({"server": {"disruptionBudget": {"maxUnavailable": "half"}}}, "/server/disruptionBudget/maxUnavailable"),
     ({"server": {"home": {"size": "lots"}}}, "/server/home/size"),
