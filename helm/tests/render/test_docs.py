@@ -21,7 +21,7 @@ class Guide(unittest.TestCase):
         (install,) = [shlex.split(line) for line in block.splitlines() if line.strip().startswith("helm install")]
         self.assertEqual(install[:4], ["helm", "install", "shoal", "helm/shoal"])
         wanted = [arg for arg in install[4:] if arg not in ("--create-namespace", "--wait")]
-        objects = chart.parse(chart.helm("template", "shoal", chart.CHART, *wanted))
+        objects = chart.parse(chart.helm("template", "shoal", chart.CHART, "--kube-version", chart.KUBERNETES, *wanted))
         # The names that the lines after it use.
         for line in block.splitlines():
             if found := re.search(r"kubectl -n (\S+) port-forward service/(\S+) ([\d ]+) &", line):

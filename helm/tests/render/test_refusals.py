@@ -122,7 +122,7 @@ class Refusals(unittest.TestCase):
 
     def test_a_chart_without_models_says_so(self):
         with self.assertRaisesRegex(chart.Refused, "models: is empty"):
-            chart.helm("template", "x", chart.CHART, "--set", "image.repository=r")
+            chart.helm("template", "x", chart.CHART, "--kube-version", chart.KUBERNETES, "--set", "image.repository=r")
 
     def test_what_is_just_right_is_taken(self):
         for values in [
