@@ -171,8 +171,12 @@ pub(crate) enum LoadError {
     Memory { bytes: usize, max: usize },
     #[error("dtype {wanted} needs AVX-512 with BF16 and VNNI, and this worker computes with {isa}: use f32")]
     Instructions { wanted: &'static str, isa: &'static str },
+    #[error("{tensors} has {number}, which is too large for {dtype}: use bf16 or f32")]
+    TooLarge { number: f32, tensors: String, dtype: &'static str },
     #[error("this worker has no GPU")]
     NoGpu,
+    #[error("not on the GPU: {gpu}; nor on the processor: {processor}")]
+    Nowhere { gpu: Box<LoadError>, processor: Box<LoadError> },
     #[error(transparent)]
     Unsupported(#[from] cuda::Unsupported),
     #[error("the GPU failed: {0}")]

@@ -17,7 +17,7 @@
 
 {{- define "shoal.selector" -}}
 app.kubernetes.io/name: {{ include "shoal.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "shoal.labels" -}}
@@ -59,15 +59,15 @@ app.kubernetes.io/component: worker
 - name: SHOAL_WORKER_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ include "shoal.tokenSecret" . }}
-      key: {{ if .Values.workerToken.existingSecret }}{{ .Values.workerToken.key }}{{ else }}token{{ end }}
+      name: {{ include "shoal.tokenSecret" . | quote }}
+      key: {{ if .Values.workerToken.existingSecret }}{{ .Values.workerToken.key | quote }}{{ else }}token{{ end }}
 {{- end -}}
 
 {{- /* What a container may write to, since it may not write to its image. (dict "home" the value) */ -}}
 {{- define "shoal.volumes" -}}
 - name: home
 {{- if .home.claim }}
-  persistentVolumeClaim: { claimName: {{ .home.claim }} }
+  persistentVolumeClaim: { claimName: {{ .home.claim | quote }} }
 {{- else }}
   emptyDir: { sizeLimit: {{ .home.size }} }
 {{- end }}
@@ -100,7 +100,7 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -184,7 +184,7 @@ priorityClassName: {{ . }}
 
 {{- define "shoal.pool.selector" -}}
 {{ include "shoal.worker.selector" .root }}
-shoal/pool: {{ .pool.name }}
+shoal/pool: {{ .pool.name | quote }}
 {{- end -}}
 
 {{- /* A regular expression of PromQL that is its models' names. */ -}}

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use super::Scheduler;
 use super::placement::{Choice, Source};
+use crate::fleet::Link;
 use crate::queue::Rank;
 use crate::{ModelId, WorkerId};
 
@@ -42,10 +43,14 @@ impl Scheduler {
         }
     }
 
-    /// A worker that holds the model, has a credit and nothing in hand: of several one that is as quick as others are.
+    /// A worker that holds the model, has a credit and nothing in hand: of several one that is as quick as others are. A part
+    /// is never hedged, so none that is not trusted, while there is one that is.
     pub(super) fn idle_for(&self, id: ModelId) -> Option<WorkerId> {
         let model = self.models.get(&id)?;
+        let is_trusted = |link: &Link| link.suspect.is_none();
+        let are_any_trusted = self.fleet.holders(id).any(|(_, link)| is_trusted(link) && link.credits() > 0);
         let idle = self.fleet.holders(id).filter(|(_, link)| link.outstanding.is_empty() && link.credits() > 0);
+        let idle = idle.filter(|(_, link)| is_trusted(link) || !are_any_trusted);
         let idle = idle.map(|(worker, link)| (link.suspect.is_some(), model.is_slow(worker), worker));
         idle.min().map(|(.., worker)| worker)
     }
@@ -73,9 +78,11 @@ impl Scheduler {
         self.stir_waiting();
     }
 
-    /// Whether the worker that is held for a model's parts can still take them, as far as anybody knows when.
+    /// Whether the worker that is held for a model's parts can still take them, as far as anybody knows when. One that has
+    /// come to have nothing in hand, and did not get them, is not trusted any more.
     fn is_worth_holding(&self, id: ModelId) -> bool {
         let link = self.held.get(&id).and_then(|worker| self.fleet.link(*worker));
-        link.is_some_and(|link| link.is_held && link.is_ready(id) && link.credits() > 0 && !link.is_stuck())
+        let is_busy = |link: &Link| !link.outstanding.is_empty() && !link.is_stuck();
+        link.is_some_and(|link| link.is_held && link.is_ready(id) && link.credits() > 0 && is_busy(link))
     }
 }

@@ -1,5 +1,5 @@
-//! Plans on a GPU: weights in bfloat16, one arena for all batches, one stream that computes, one that copies, and one on which
-//! models are read in.
+//! Plans on a GPU: weights in one kind of number, or as bytes where a model is asked for so; one arena for all batches, one
+//! stream that computes, one that copies, and one on which models are read in.
 //!
 //! A batch is one copy to the device, the plan's kernels, and one copy back, which runs beside the next batch. Of logits of
 //! a whole vocabulary only the best are copied, unless a row asks for others. What small batches launch is captured once

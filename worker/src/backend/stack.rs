@@ -87,17 +87,26 @@ impl Backend for Stack {
                 (Prepared::Synthetic(prepared), card)
             }
             ModelSource::Folder(_) => {
+                let mut on_gpu = None;
                 if compute.gpu.is_some() {
                     match Cuda::prepare(request, compute, progress) {
                         Ok((prepared, card)) => return Ok((Prepared::Gpu(Box::new(prepared)), card)),
-                        Err(error) if compute.falls_back && error.is_for_another_device() => {
-                            tracing::warn!(model = %request.name, %error, "runs on the processor");
-                        }
+                        Err(error) if compute.falls_back && error.is_for_another_device() => on_gpu = Some(error),
                         Err(error) => return Err(error),
                     }
                 }
-                let (prepared, card) = Planned::<Engine>::prepare(request, compute, progress)?;
-                (Prepared::Model(prepared), card)
+                match (Planned::<Engine>::prepare(request, compute, progress), on_gpu) {
+                    (Ok((prepared, card)), on_gpu) => {
+                        if let Some(error) = on_gpu {
+                            tracing::warn!(model = %request.name, %error, "runs on the processor");
+                        }
+                        (Prepared::Model(prepared), card)
+                    }
+                    (Err(on_processor), Some(on_gpu)) => {
+                        return Err(LoadError::Nowhere { gpu: on_gpu.into(), processor: on_processor.into() });
+                    }
+                    (Err(error), None) => return Err(error),
+                }
             }
         })
     }

@@ -24,6 +24,15 @@ impl Element {
         }
     }
 
+    /// The largest number that is not rounded to an infinite one.
+    pub(crate) fn largest(self) -> f32 {
+        match self {
+            Self::Bf16 | Self::F32 => f32::MAX,
+            // Half a step above the largest there is.
+            Self::F16 => 65_519.99,
+        }
+    }
+
     pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Bf16 | Self::F16 => 2,
@@ -62,6 +71,16 @@ impl fmt::Display for Element {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_up_to_the_largest_stay_finite() {
+        for (number, is_finite) in [(Element::F16.largest(), true), (65_520.0, false)] {
+            let mut bytes = [0; 2];
+            Element::F16.write([number].into_iter(), &mut bytes);
+            assert_eq!(Element::F16.read(&bytes)[0].is_finite(), is_finite, "{number}");
+            assert_eq!(number <= Element::F16.largest(), is_finite, "{number}");
+        }
+    }
 
     #[test]
     fn numbers_come_back_rounded_to_their_kind() {

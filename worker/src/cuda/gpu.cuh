@@ -159,7 +159,16 @@ DEVICE void cp_async16(T* to, const T* from, bool is_there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
-// Bytes, signed or not, for products of integers.
+// Makes the copies begun since the last group the next group of this thread.
+DEVICE void cp_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits for all groups of this thread but the last N.
+template <int N>
+DEVICE void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
 
 // c += a · b over a warp: [16, 32] unsigned · [32, 8] signed, exactly. With g = lane / 4 and t = lane % 4, a lane holds
 //   a: rows g, g + 8, g, g + 8 at columns 4t, 4t, 4t + 16, 4t + 16, each with the next three
@@ -171,17 +180,6 @@ DEVICE void mma_16x8x32(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsign
         "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Makes the copies begun since the last group the next group of this thread.
-DEVICE void cp_async_commit() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-// Waits for all groups of this thread but the last N.
-template <int N>
-DEVICE void cp_async_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
 #else

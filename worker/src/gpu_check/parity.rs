@@ -134,12 +134,22 @@ impl<'a> Draw<'a> {
 
     /// Runs an op and notes how far what it found is from what was expected; one that does not run is as far as can be.
     fn note(&mut self, op: &'static str, case: String, run: impl FnOnce(&mut Self) -> Result<Compared, CheckError>) {
+        self.note_within(apart_max(self.element), op, case, run);
+    }
+
+    /// The same, with another bound than other ops of this kind of number have.
+    fn note_within(
+        &mut self,
+        apart_max: f64,
+        op: &'static str,
+        case: String,
+        run: impl FnOnce(&mut Self) -> Result<Compared, CheckError>,
+    ) {
         let (case, apart) = match run(self) {
             Ok(compared) => (case, compared.apart()),
             Err(error) => (format!("{case}: {error}"), f64::NAN),
         };
-        let (dtype, apart_max) = (self.element.name(), apart_max(self.element));
-        self.found.push(Parity { op, dtype, case, apart, apart_max });
+        self.found.push(Parity { op, dtype: self.element.name(), case, apart, apart_max });
     }
 }
 

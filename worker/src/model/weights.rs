@@ -232,6 +232,11 @@ impl Source<'_> {
         self.parts.columns
     }
 
+    /// The tensors that it is made of, for people.
+    pub(crate) fn names(&self) -> String {
+        self.parts.tensors.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
+
     /// Writes a row's numbers. `to` is as long as a row.
     ///
     /// # Errors

@@ -34,7 +34,7 @@
     {{- with $root.Values.hub.tokenSecret }}
     - name: HF_TOKEN
       valueFrom:
-        secretKeyRef: { name: {{ . }}, key: {{ $root.Values.hub.tokenKey }} }
+        secretKeyRef: { name: {{ . | quote }}, key: {{ $root.Values.hub.tokenKey | quote }} }
     {{- end }}
   resources: {{- toYaml $.pool.resources | nindent 4 }}
   securityContext: {{- toYaml $root.Values.containerSecurityContext | nindent 4 }}
@@ -51,13 +51,14 @@
       fetch() { # PATH SHA256 URL: brings a file unless it is there, and keeps it only with this hash.
         mkdir -p "$folder/$(dirname "$1")"
         if echo "$2  $folder/$1" | sha256sum -c - >/dev/null 2>&1; then return; fi
-        curl --fail --location --silent --show-error --retry 5 --output "$folder/$1.part" "$3"
-        if ! echo "$2  $folder/$1.part" | sha256sum -c - >/dev/null; then
-          echo "$3: is $(sha256sum "$folder/$1.part" | cut -d' ' -f1), and was to be $2" >&2
-          rm "$folder/$1.part"
+        part=$folder/$1.$(hostname).part # other pods may bring the same to the same volume
+        curl --fail --location --silent --show-error --retry 5 --output "$part" "$3"
+        if ! echo "$2  $part" | sha256sum -c - >/dev/null; then
+          echo "$3: is $(sha256sum "$part" | cut -d' ' -f1), and was to be $2" >&2
+          rm "$part"
           exit 1
         fi
-        mv "$folder/$1.part" "$folder/$1"
+        mv "$part" "$folder/$1"
       }
       {{- range $path, $file := $model.download.files }}
       fetch '{{ $path }}' {{ $file.sha256 }} '{{ $file.url }}'
@@ -88,7 +89,7 @@
 {{- $model := get $root.Values.models $name }}
 {{- if $model.claim }}
 - name: model-{{ $index }}
-  persistentVolumeClaim: { claimName: {{ $model.claim.name }}, readOnly: true }
+  persistentVolumeClaim: { claimName: {{ $model.claim.name | quote }}, readOnly: true }
 {{- else if $model.image }}
 - name: model-{{ $index }}
   image:

@@ -88,6 +88,12 @@ impl Check for Progress {
                     && !ledger.runs_suspects(worker)
             };
             let is_idle = ledger.workers.values().filter(takes).any(|worker| worker.outstanding.is_empty());
+            // A part waits for one that is trusted rather than go to one that is not.
+            let is_trusted_idle = ledger
+                .workers
+                .values()
+                .filter(takes)
+                .any(|worker| worker.outstanding.is_empty() && !worker.may_be_slow);
             // Nothing is put behind a batch of a worker that was slow, where it is known what is.
             let busy = ledger
                 .workers
@@ -97,7 +103,9 @@ impl Check for Progress {
             // One may be held for the suspects of each model, until it has nothing else in hand.
             let has_credit = is_idle || busy.count() > parts.len();
             let plain = || ledger.queued().filter(|(_, record)| record.model == *id && record.suspect.is_none());
-            ensure(!is_idle || !parts.contains(id), || format!("a worker is idle and suspects of model {id} wait"))?;
+            ensure(!is_trusted_idle || !parts.contains(id), || {
+                format!("a worker is idle and suspects of model {id} wait")
+            })?;
             let oldest = plain().map(|(_, record)| record.arrived).min();
             let Some(oldest) = oldest.filter(|_| has_credit) else { continue };
             let may_wait = match &model.policy {

@@ -136,3 +136,22 @@ fn one_that_is_slow_for_good_is_trusted_when_it_is_known_how_slow() {
     }
     assert_eq!(stage.core.counts().suspects, 0);
 }
+
+#[test]
+fn a_part_waits_for_a_worker_that_is_trusted() {
+    let mut stage = stage();
+    run(&mut stage, WORKER, 1, 60);
+    run(&mut stage, WORKER, 2, 60);
+    stage.queue([3, 4]);
+    let broken = stage.take(OTHER_WORKER);
+    stage.queue([5]);
+    let behind = stage.take(OTHER_WORKER);
+    stage.credit(OTHER_WORKER, 1, AMPLE);
+    stage.fail(&broken, BatchFailure::Item);
+    // It is idle, and what it was given would not be hedged.
+    assert_eq!(stage.credit(WORKER, 0, AMPLE), []);
+    // The other part goes to it, since nobody else has a credit any more.
+    let next = stage.finish(&behind);
+    let sent: Vec<_> = dispatches(&next).iter().map(|dispatch| (dispatch.worker, ids(dispatch))).collect();
+    assert_eq!(sent, [(OTHER_WORKER, vec![3]), (WORKER, vec![4])]);
+}

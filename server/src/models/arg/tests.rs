@@ -63,7 +63,7 @@ fn says_which_part_is_wrong() {
     );
     assert_eq!(parse("minilm,slo=1s,slo=2s"), Err(ModelArgError::Twice { setting: "slo".into() }));
     for (text, setting) in
-        [("slo=50", "slo"), ("slo=0s", "slo"), ("slo=2h", "slo"), ("preset=fast", "preset"), ("dtype=f16", "dtype")]
+        [("slo=50", "slo"), ("slo=0s", "slo"), ("slo=2h", "slo"), ("preset=fast", "preset"), ("dtype=fp8", "dtype")]
     {
         let error = parse(&format!("minilm,{text}")).unwrap_err();
         assert!(matches!(error, ModelArgError::Value { setting: s, .. } if s == setting), "{text}: {error}");

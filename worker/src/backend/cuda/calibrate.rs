@@ -1,7 +1,7 @@
 //! Which products are of bytes, and how: what is tried for [the choice](crate::backend::planned::calibrate), on the host.
 //!
-//! The sample is run by candle and not on the device: where models take turns there may be no room left on it, and so all
-//! workers choose alike, whatever their GPUs. For as long as that takes the model is in memory in `f32` as well.
+//! The sample is run by candle and not on the device: where models take turns there may be no room left on it, and so
+//! workers on like processors choose alike, whatever their GPUs. For as long as that takes the model is in memory in `f32` as well.
 
 use std::collections::BTreeMap;
 

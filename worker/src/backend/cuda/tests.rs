@@ -320,6 +320,31 @@ fn a_model_without_kernels_is_refused_by_what_is_missing() {
 }
 
 #[test]
+fn a_model_that_runs_nowhere_is_refused_by_what_is_missing_on_both() {
+    let folder = write("bert-embed", 16);
+    let bench = Bench::new(0, AMPLE);
+    let compute = bench.compute.clone().with_gpu(bench.cuda.gpu.clone(), true);
+    let source = ModelSource::Folder(folder.path().to_owned());
+    let request = PrepareRequest { name: "tiny".into(), source, precision: Precision::F16 };
+    let error = crate::backend::Stack::prepare(&request, &compute, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.starts_with("not on the GPU: attention heads are 8 wide"), "{error}");
+    assert!(error.contains("; nor on the processor: "), "{error}");
+}
+
+#[test]
+fn a_weight_that_f16_cannot_hold_is_refused_by_its_tensor() {
+    let mut tiny = random("bert-embed", 2, 7);
+    let name = "encoder.layer.0.output.dense.weight";
+    let tensor = tiny.tensors.iter_mut().find(|(tensor, _)| tensor.ends_with(name)).unwrap().1;
+    tensor.data[..4].copy_from_slice(&70_000_f32.to_le_bytes());
+    let folder = tiny.write();
+    let bench = Bench::new(0, AMPLE);
+    let error = bench.prepare_in(Precision::F16, "tiny", folder.path()).unwrap_err().to_string();
+    assert!(error.contains(&format!("{name}` has 70000, which is too large for f16")), "{error}");
+    assert!(bench.prepare_in(Precision::Bf16, "tiny", folder.path()).is_ok());
+}
+
+#[test]
 fn a_model_that_cannot_fit_is_refused_with_the_arithmetic() {
     let folder = write("bert-embed", 2);
     let error = Bench::new(0, 300_000).prepare("tiny", folder.path()).unwrap_err().to_string();

@@ -233,6 +233,10 @@ fn write(source: Source<'_>, element: Element, to: &mut [u8]) -> Result<(), Load
     let row_bytes = to.len() / source.rows();
     for (index, to) in to.chunks_exact_mut(row_bytes).enumerate() {
         source.read_row(index, &mut row)?;
+        if let Some(number) = row.iter().find(|number| number.abs() > element.largest()) {
+            let tensors = source.names();
+            return Err(LoadError::TooLarge { number: *number, tensors, dtype: element.name() });
+        }
         element.write(row.iter().copied(), to);
     }
     source.done();

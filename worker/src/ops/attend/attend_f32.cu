@@ -32,12 +32,6 @@ DEVICE void copy_rows(float* to, const float* from, size_t row_width, int first,
     }
 }
 
-DEVICE float warp_max(float x) {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
-    return x;
-}
-
 template <int PARTS>
 DEVICE void attend(const float* qkv, const unsigned* tiles, float* output, int heads, int sharing, int before,
     int after, float scale, int width) {

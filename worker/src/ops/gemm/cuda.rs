@@ -164,7 +164,7 @@ impl MultiplyInt8 {
 }
 
 impl Tile {
-    /// The largest that leaves no multiprocessor without a block, or the smallest. Results are the same bits by any of them.
+    /// The largest that leaves few multiprocessors without a block, or the smallest. Results are the same bits by any of them.
     fn of(rows: usize, outputs: usize) -> Self {
         let [largest @ .., smallest] = TILES;
         let blocks = |tile: &Self| rows.div_ceil(tile.side) * outputs.div_ceil(tile.side);
