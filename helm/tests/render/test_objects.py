@@ -30,6 +30,20 @@ class Objects(unittest.TestCase):
                     selector = deployment["spec"]["selector"]["matchLabels"]
                     self.assertEqual(chosen(objects, selector), [deployment["metadata"]["name"]])
 
+    def test_names_that_yaml_takes_for_numbers_are_names(self):
+        for name in ("4090", "1", "true", "1e3"):
+            values = {"pools": [{"name": name, "home": {"claim": name}, "priorityClassName": name}]}
+            for thing in chart.render(values=values, namespace="123"):
+                with self.subTest(name, thing=thing["metadata"]["name"]):
+                    self.assertEqual(thing["metadata"]["namespace"], "123")
+                    for label in thing["metadata"]["labels"].values():
+                        self.assertIsInstance(label, str)
+            worker = chart.one(chart.render(values=values), "Deployment", f"-worker-{name}")
+            pod = worker["spec"]["template"]["spec"]
+            claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+            self.assertEqual((pod["priorityClassName"], claims), (name, [name]))
+            self.assertEqual(worker["spec"]["selector"]["matchLabels"]["shoal/pool"], name)
+
     def test_services_lead_to_the_servers_ports(self):
         for name, objects in self.scenarios.items():
             server = chart.one(objects, "Deployment", "-server")

@@ -41,10 +41,10 @@ def toml(**kwargs):
 
 
 def documented(heading):
-    """Keys of a table of the configuration's page."""
+    """Keys of a table of the configuration's page, each with its row."""
     page = (chart.REPOSITORY / "server/docs/configuration.md").read_text()
     section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    keys = set(re.findall(r"^\| `([a-z_]+)` \|", section, re.M))
+    keys = dict(re.findall(r"^\| `([a-z_]+)` \|(.*)$", section, re.M))
     assert keys, heading
     return keys
 
@@ -84,9 +84,20 @@ class Settings(unittest.TestCase):
     def test_every_setting_there_is_can_be_stated_and_no_other(self):
         schema = json.loads((chart.CHART / "values.schema.json").read_text())
         server = schema["properties"]["server"]["properties"]["settings"]["properties"]
-        self.assertEqual(set(server), (documented("Server") | documented("Limits")) - NOT_SETTINGS)
+        self.assertEqual(set(server), (documented("Server") | documented("Limits")).keys() - NOT_SETTINGS)
         model = schema["definitions"]["model"]["properties"]["settings"]["properties"]
-        self.assertEqual(set(model), documented("Models") - {"source"})
+        self.assertEqual(set(model), documented("Models").keys() - {"source"})
+
+    def test_a_choice_can_be_any_there_is(self):
+        schema = json.loads((chart.CHART / "values.schema.json").read_text())
+        rows = documented("Models")
+        settings = schema["definitions"]["model"]["properties"]["settings"]["properties"]
+        choices = {key: set(setting["enum"]) for key, setting in settings.items() if "enum" in setting}
+        self.assertIn("dtype", choices)
+        for key, choice in choices.items():
+            with self.subTest(key):
+                words = set(re.findall(r"`([a-z0-9-]+)`", rows[key])) - rows.keys()
+                self.assertEqual(words, choice)
 
     def test_server_and_workers_name_the_same_models(self):
         for scenario in chart.SCENARIOS:
