@@ -12,7 +12,7 @@ use super::Scheduler;
 use super::placement::{Choice, Source};
 use crate::fleet::Link;
 use crate::queue::Rank;
-use crate::{ModelId, WorkerId};
+use crate::{Class, ModelId, WorkerId};
 
 impl Scheduler {
     /// It is a part's turn: it goes to a worker that has nothing in hand, or waits for one.
@@ -20,19 +20,24 @@ impl Scheduler {
         let is_idle = self.fleet.link(choice.worker).is_some_and(|link| link.outstanding.is_empty());
         let idle = if is_idle { Some(choice.worker) } else { self.idle_for(choice.model) };
         match idle {
-            Some(worker) => self.send(Choice { worker, ..choice }),
+            // On another worker than it was chosen for it may be somebody else's turn.
+            Some(worker) => {
+                let part = Choice { worker, ..choice };
+                self.send(self.turn(part).unwrap_or(part));
+            }
             None => self.hold(choice.model, choice.worker),
         }
     }
 
-    /// Parts that wait for a worker go to one that has come to have nothing in hand. Nobody is held who is of no use to
-    /// them, or for parts that are no more.
+    /// Parts that wait for a worker go to one that has come to have nothing in hand, unless that owes a turn to a class that
+    /// is less urgent: then they wait for theirs. Nobody is held who is of no use to them, or for parts that are no more.
     pub(super) fn serve_held(&mut self) {
         let first = |id: &ModelId| self.models.get(id).and_then(|model| model.queue.first_part());
         let mut held: Vec<(Option<Rank>, ModelId)> = self.held.keys().map(|id| (first(id), *id)).collect();
         held.sort_unstable();
         for (part, model) in held {
             match (part, self.idle_for(model)) {
+                (Some(rank), Some(worker)) if self.owes(worker, rank.class) => self.release(model),
                 (Some(rank), Some(worker)) => {
                     self.release(model);
                     self.send(Choice { rank, model, worker, source: Source::Part(rank) });
@@ -53,6 +58,11 @@ impl Scheduler {
         let idle = idle.filter(|(_, link)| is_trusted(link) || !are_any_trusted);
         let idle = idle.map(|(worker, link)| (link.suspect.is_some(), model.is_slow(worker), worker));
         idle.min().map(|(.., worker)| worker)
+    }
+
+    /// Whether it is the turn of a class that is less urgent than this one.
+    fn owes(&self, worker: WorkerId, class: Class) -> bool {
+        self.fleet.get(worker).is_some_and(|worker| worker.turns.classes_owed(class).next().is_some())
     }
 
     /// This worker gets nothing more until it is through, unless another one is held already that will do.

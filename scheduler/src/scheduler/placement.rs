@@ -188,7 +188,7 @@ impl Scheduler {
     }
 
     /// Whose turn it is instead on the worker of the most urgent batch.
-    fn turn(&self, best: Choice) -> Option<Choice> {
+    pub(super) fn turn(&self, best: Choice) -> Option<Choice> {
         let turns = &self.fleet.get(best.worker)?.turns;
         let pool = self.fleet.link(best.worker)?.pool()?;
         let best = turns
