@@ -52,12 +52,12 @@ impl Scheduler {
     /// is never hedged, so none that is not trusted, while there is one that is.
     pub(super) fn idle_for(&self, id: ModelId) -> Option<WorkerId> {
         let model = self.models.get(&id)?;
-        let is_trusted = |link: &Link| link.suspect.is_none();
-        let are_any_trusted = self.fleet.holders(id).any(|(_, link)| is_trusted(link) && link.credits() > 0);
-        let idle = self.fleet.holders(id).filter(|(_, link)| link.outstanding.is_empty() && link.credits() > 0);
-        let idle = idle.filter(|(_, link)| is_trusted(link) || !are_any_trusted);
+        let with_credit = || self.fleet.holders(id).filter(|(_, link)| link.credits() > 0);
+        let idle = with_credit().filter(|(_, link)| link.outstanding.is_empty());
         let idle = idle.map(|(worker, link)| (link.suspect.is_some(), model.is_slow(worker), worker));
-        idle.min().map(|(.., worker)| worker)
+        let (is_suspect, _, worker) = idle.min()?;
+        let is_outdone = is_suspect && with_credit().any(|(_, link)| link.suspect.is_none());
+        (!is_outdone).then_some(worker)
     }
 
     /// Whether it is the turn of a class that is less urgent than this one.

@@ -25,7 +25,8 @@ struct Again {
 
 impl Scheduler {
     /// How long a batch may take before it is slow: half as long again as nearly all do. `None` where nothing is known, not
-    /// even what its weights take that are not there, or the policy does not go by what is known, and of workers that run a batch when it is its scheduler's turn.
+    /// even what its weights take that are not there, or the policy does not go by what is known, and of workers that run a
+    /// batch when it is its scheduler's turn.
     pub(super) fn patience(&self, model: ModelId, worker: WorkerId, size: Size) -> Option<Duration> {
         let is_known = |costs: &Costs| costs.is_known() && costs.knows_page_in(worker);
         let model = self.models.get(&model).filter(|model| is_known(&model.costs))?;

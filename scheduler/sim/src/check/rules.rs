@@ -87,19 +87,12 @@ impl Check for Progress {
                     && worker.models.get(id) == Some(&Holding::Ready)
                     && !ledger.runs_suspects(worker)
             };
-            let is_idle = ledger.workers.values().filter(takes).any(|worker| worker.outstanding.is_empty());
+            let takers = || ledger.workers.values().filter(takes);
+            let is_idle = takers().any(|worker| worker.outstanding.is_empty());
             // A part waits for one that is trusted rather than go to one that is not.
-            let is_trusted_idle = ledger
-                .workers
-                .values()
-                .filter(takes)
-                .any(|worker| worker.outstanding.is_empty() && !worker.may_be_slow);
+            let is_trusted_idle = takers().any(|worker| worker.outstanding.is_empty() && !worker.may_be_slow);
             // Nothing is put behind a batch of a worker that was slow, where it is known what is.
-            let busy = ledger
-                .workers
-                .values()
-                .filter(takes)
-                .filter(|worker| !worker.outstanding.is_empty() && !worker.may_be_slow);
+            let busy = takers().filter(|worker| !worker.outstanding.is_empty() && !worker.may_be_slow);
             // One may be held for the suspects of each model, until it has nothing else in hand.
             let has_credit = is_idle || busy.count() > parts.len();
             let plain = || ledger.queued().filter(|(_, record)| record.model == *id && record.suspect.is_none());

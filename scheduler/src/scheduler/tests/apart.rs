@@ -2,19 +2,7 @@
 
 use super::*;
 
-/// Two workers, and two requests that were in a batch under which the device of the first broke, which is back without a
-/// credit.
-fn after_a_break() -> Stage {
-    let mut stage = Stage::with_worker();
-    stage.ready(OTHER_WORKER);
-    stage.queue([1, 2]);
-    stage.take(WORKER);
-    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
-    stage.ready(WORKER);
-    stage
-}
-
-/// The same while the other worker has a batch in hand.
+/// As [`after_a_break`], while the other worker has a batch in hand and the first is not back.
 fn beside_a_busy_worker() -> (Stage, Dispatch) {
     let mut stage = Stage::with_worker();
     stage.ready(OTHER_WORKER);

@@ -109,12 +109,7 @@ fn takes_two_workers_on_one_device_for_one() {
 
 #[test]
 fn halves_a_batch_under_which_a_device_broke() {
-    let mut stage = Stage::with_worker();
-    stage.ready(OTHER_WORKER);
-    stage.queue([1, 2]);
-    stage.take(WORKER);
-    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
-    stage.ready(WORKER);
+    let mut stage = after_a_break();
     let one = stage.take(WORKER);
     assert_eq!((ids(&one), one.close), (vec![1], CloseReason::Isolated));
     assert_eq!(stage.finish(&one), [complete(1)]);

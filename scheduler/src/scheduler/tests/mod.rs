@@ -201,6 +201,18 @@ impl Stage {
     }
 }
 
+/// Two workers, and two requests that were in a batch under which the device of the first broke, which is back without a
+/// credit.
+fn after_a_break() -> Stage {
+    let mut stage = Stage::with_worker();
+    stage.ready(OTHER_WORKER);
+    stage.queue([1, 2]);
+    stage.take(WORKER);
+    assert_eq!(stage.down(WORKER, DownCause::DeviceBroke), []);
+    stage.ready(WORKER);
+    stage
+}
+
 fn only_dispatch(outputs: Vec<Output>) -> Dispatch {
     let mut dispatches = dispatches(&outputs);
     assert_eq!(dispatches.len(), 1, "one batch among {outputs:?}");
