@@ -107,11 +107,9 @@ impl Program {
             _ => element,
         };
         let mut rotations = Vec::new();
-        for op in &plan.ops {
-            if let Op::Rotate { heads, base, .. } = op
-                && !rotations.contains(&(heads.width, *base))
-            {
-                rotations.push((heads.width, *base));
+        for rotation in plan.rotations() {
+            if !rotations.contains(&rotation) {
+                rotations.push(rotation);
             }
         }
         let mut this = Self {

@@ -7,7 +7,8 @@
 //! which have scales of their own only by output: how much of it should move is tried for each weight (the idea is
 //! SmoothQuant's, Xiao et al. 2022).
 //!
-//! The sample is made of ids spread over the vocabulary, the same for every worker, so that those on like processors choose alike.
+//! The sample is made of ids spread over the vocabulary, the same for every worker, so that those on like processors choose
+//! alike.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
