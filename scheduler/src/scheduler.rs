@@ -195,6 +195,8 @@ pub struct QueueCounts {
     pub tokens: u64,
     /// Bytes of payload.
     pub bytes: u64,
+    /// The time of a worker that all of it takes in large batches; zero while nobody knows what they cost.
+    pub work: Duration,
     /// When the oldest of them arrived. The driver's clock says how long ago that is.
     pub oldest: Option<Timestamp>,
 }
@@ -286,13 +288,14 @@ impl Scheduler {
 
     /// Numbers of one model's queue; `None` when no such model is configured.
     pub fn queue(&self, model: ModelId) -> Option<QueueCounts> {
-        let queue = &self.models.get(&model)?.queue;
-        let totals = queue.totals();
+        let model = self.models.get(&model)?;
+        let (queue, totals) = (&model.queue, model.queue.totals());
         Some(QueueCounts {
             requests: totals.requests,
             rows: totals.rows,
             tokens: totals.tokens,
             bytes: totals.bytes,
+            work: if queue.is_empty() { Duration::ZERO } else { model.time_asked(totals.size()) },
             oldest: queue.oldest(),
         })
     }

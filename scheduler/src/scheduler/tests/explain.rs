@@ -100,6 +100,20 @@ fn a_queue_is_told_by_class_and_by_what_it_waits_for() {
 }
 
 #[test]
+fn what_waits_is_told_in_the_time_that_it_takes_in_large_batches() {
+    let known = crate::BatchCost { base_ns: 5_000_000, row_ns: 1_000_000, ..Default::default() };
+    let mut stage = Stage::new(Limits::default(), vec![ModelConfig { cost: Some(known), ..config(MODEL) }]);
+    let work = |stage: &Stage| stage.core.queue(MODEL).unwrap().work;
+    assert_eq!(work(&stage), Duration::ZERO);
+    stage.queue(1..=90);
+    // 90 ms in batches of 50, half of the objective, a tenth of which is their base.
+    assert_eq!(work(&stage), ms(100));
+    let mut unknown = Stage::new(Limits::default(), vec![config(MODEL)]);
+    unknown.queue([1, 2]);
+    assert_eq!(work(&unknown), Duration::ZERO);
+}
+
+#[test]
 fn a_worker_is_told_with_what_it_runs_and_until_when() {
     let known = crate::BatchCost { base_ns: 10_000_000, row_ns: 1_000_000, ..Default::default() };
     let mut stage = Stage::new(Limits::default(), vec![ModelConfig { cost: Some(known), ..config(MODEL) }]);
