@@ -5,8 +5,13 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 const ROOT: &str = "proto";
-const FILES: [&str; 4] =
-    ["inference/grpc_service.proto", "shoal/v1/inference.proto", "shoal/v1/admin.proto", "shoal/link/v1/link.proto"];
+const FILES: [&str; 5] = [
+    "inference/grpc_service.proto",
+    "shoal/v1/inference.proto",
+    "shoal/v1/admin.proto",
+    "shoal/link/v1/link.proto",
+    "externalscaler/externalscaler.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={ROOT}");
@@ -21,6 +26,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tonic_prost_build::configure().bytes(".").codec_path(codec).compile_fds(set)
     };
     generate("crate::codec::BoundedCodec", &["shoal.link.v1"])?;
-    generate("tonic_prost::ProstCodec", &["inference", "shoal.v1"])?;
+    generate("tonic_prost::ProstCodec", &["inference", "shoal.v1", "externalscaler"])?;
     Ok(())
 }

@@ -26,6 +26,11 @@ pub mod v1 {
     tonic::include_proto!("shoal.v1");
 }
 
+/// What KEDA asks who says how many pods there should be.
+pub mod externalscaler {
+    tonic::include_proto!("externalscaler");
+}
+
 /// The link between a server and its workers.
 pub mod link {
     tonic::include_proto!("shoal.link.v1");

@@ -19,8 +19,13 @@ fn every_service_is_in_the_set() {
         .iter()
         .flat_map(|file| file.service.iter().map(|service| format!("{}.{}", file.package(), service.name())))
         .collect();
-    let expected =
-        ["inference.GRPCInferenceService", "shoal.link.v1.WorkerLink", "shoal.v1.Admin", "shoal.v1.Inference"];
+    let expected = [
+        "externalscaler.ExternalScaler",
+        "inference.GRPCInferenceService",
+        "shoal.link.v1.WorkerLink",
+        "shoal.v1.Admin",
+        "shoal.v1.Inference",
+    ];
     assert_eq!(services, expected.map(String::from).into());
 }
 

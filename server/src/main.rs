@@ -48,6 +48,7 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
     options.threads = args.worker_threads;
     options.parent = args.child_of;
     options.exit_on_stdin_end = args.child_of.is_some();
+    options.pool = args.pool.clone();
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     if let Some(tokens) = args.worker_batch_tokens {
         options.budget = Some(Budget { tokens: tokens.get(), ..Budget::default() });

@@ -6,6 +6,7 @@ mod gpus;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text;
@@ -45,6 +46,9 @@ pub struct Metrics {
     batch_cost: Family<PartLabels, Gauge<f64, AtomicU64>>,
     model_workers: Family<ModelLabels, Gauge>,
     worker_up: Family<WorkerLabels, Gauge>,
+    pool_workers: Family<PoolLabels, Gauge>,
+    pool_queued: Family<PoolLabels, Gauge<f64, AtomicU64>>,
+    pool_compute: Family<PoolLabels, Counter<f64, AtomicU64>>,
     worker_restarts: Family<WorkerLabels, Counter>,
     gpus: GpuGauges,
     /// Client connections open.
@@ -107,6 +111,11 @@ struct ReasonLabels {
 struct PartLabels {
     model: String,
     part: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PoolLabels {
+    pool: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -181,6 +190,9 @@ impl Metrics {
             batch_cost: Family::default(),
             model_workers: Family::default(),
             worker_up: Family::default(),
+            pool_workers: Family::default(),
+            pool_queued: Family::default(),
+            pool_compute: Family::default(),
             worker_restarts: Family::default(),
             gpus: GpuGauges::default(),
             connections: Gauge::default(),
@@ -239,6 +251,27 @@ impl Metrics {
         self.worker_up.remove(&WorkerLabels { worker: worker.to_owned() });
     }
 
+    /// How many workers a pool has, and how much work waits for all of them together.
+    pub fn pool(&self, pool: &str, workers: u32, queued: Duration) {
+        let labels = PoolLabels { pool: pool.to_owned() };
+        self.pool_workers.get_or_create(&labels).set(workers.into());
+        let each = queued.as_secs_f64() / f64::from(workers.max(1));
+        self.pool_queued.get_or_create(&labels).set(each);
+    }
+
+    /// A worker of a pool computed for so long.
+    pub fn pool_computed(&self, pool: &str, compute: Duration) {
+        self.pool_compute.get_or_create(&PoolLabels { pool: pool.to_owned() }).inc_by(compute.as_secs_f64());
+    }
+
+    /// A pool has no workers any more.
+    pub fn forget_pool(&self, pool: &str) {
+        let labels = PoolLabels { pool: pool.to_owned() };
+        self.pool_workers.remove(&labels);
+        self.pool_queued.remove(&labels);
+        self.pool_compute.remove(&labels);
+    }
+
     /// What is known of a worker's GPU now; none if that is nothing any more.
     pub fn gpu(&self, worker: &Arc<str>, health: Option<GpuHealth>) {
         self.gpus.set(worker, health);
@@ -291,6 +324,11 @@ impl Metrics {
         registry.register_with_unit("batch_cost", cost, Unit::Seconds, self.batch_cost.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
+        registry.register("pool_workers", "Connected workers of the pool", self.pool_workers.clone());
+        let queued = "Work that waits for each worker of the pool, in the time it takes in large batches";
+        registry.register_with_unit("pool_queued_per_worker", queued, Unit::Seconds, self.pool_queued.clone());
+        let compute = "Compute time of the pool's workers";
+        registry.register_with_unit("pool_compute", compute, Unit::Seconds, self.pool_compute.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
         registry.register_collector(Box::new(self.gpus.clone()));
         registry.register("connections", "Client connections open", self.connections.clone());

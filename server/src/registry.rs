@@ -3,6 +3,7 @@
 //! Nothing here decides; the driver is the only writer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -41,10 +42,43 @@ pub struct ModelView {
     pub slo: Duration,
     /// The largest batch in rows.
     pub batch_rows_max: u32,
-    /// It should be in memory: it was not unloaded by a client.
+    /// It should be in memory: it was not unloaded by a client, nor for want of calls.
     pub wanted: bool,
+    /// It is only loaded when it is called.
+    pub on_demand: bool,
+    /// How long a row may wait.
+    pub queue_time_max: Duration,
+    /// Calls that wait for it to be loaded.
+    pub awaited: Awaited,
     /// Its counts, in the protocol's terms.
     pub statistics: Arc<Statistics>,
+}
+
+/// Counts calls that wait for a model to be loaded. Cheap to clone; every clone counts the same.
+#[derive(Clone, Debug, Default)]
+pub struct Awaited(Arc<AtomicU64>);
+
+/// One such call, for as long as it lives.
+#[derive(Debug)]
+pub struct Awaiting(Arc<AtomicU64>);
+
+impl Awaited {
+    /// One more, until what is returned is dropped.
+    pub fn one(&self) -> Awaiting {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Awaiting(self.0.clone())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Where a model stands, over all workers.
@@ -66,6 +100,17 @@ impl ModelView {
         self.card.as_ref().map_or("1", |card| &card.version)
     }
 
+    /// Whether calls for it can be made ready to run: it is known what it takes, and its texts can be tokenised.
+    pub fn can_be_asked(&self) -> bool {
+        let is_whole = |card: &Arc<Card>| card.tokenizer_sha256.is_empty() || self.tokenizer.is_some();
+        self.card.as_ref().is_some_and(is_whole)
+    }
+
+    /// Whether it may become so by itself, or by being called.
+    pub fn can_be_awaited(&self) -> bool {
+        (self.wanted || self.on_demand) && !matches!(self.state, ModelState::Failed(_))
+    }
+
     /// The card, or why there is none yet.
     pub fn ready_card(&self) -> Result<&Arc<Card>, CallError> {
         let missing = || CallError::ModelNotReady {
@@ -73,7 +118,7 @@ impl ModelView {
             reason: match &self.state {
                 ModelState::Failed(reason) => reason.clone(),
                 ModelState::Loading => "it is being loaded".into(),
-                ModelState::Unloaded if !self.wanted => "it was unloaded".into(),
+                ModelState::Unloaded if !self.wanted && !self.on_demand => "it was unloaded".into(),
                 ModelState::Unloaded | ModelState::Ready => "no worker has loaded it yet".into(),
             },
         };
@@ -144,6 +189,9 @@ mod tests {
             slo: Duration::from_millis(50),
             batch_rows_max: 1,
             wanted: true,
+            on_demand: false,
+            queue_time_max: Duration::from_secs(60),
+            awaited: Awaited::default(),
             statistics: Arc::new(Statistics::new(1)),
         });
         registry

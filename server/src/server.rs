@@ -22,7 +22,7 @@ pub use self::errors::{NotReady, StartError, Trouble};
 pub(crate) use self::routes::routes;
 
 use self::backstage::{Backstage, BackstagePlan};
-use self::routes::admin_routes;
+use self::routes::{admin_routes, scaler_routes};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::driver::{Handle, ModelSettings};
@@ -32,7 +32,7 @@ use crate::lanes::Lanes;
 use crate::link::{LinkAddress, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
-use crate::rpc::{AdminService, HealthGate, InferenceService, Listener, OipService};
+use crate::rpc::{AdminService, HealthGate, InferenceService, Listener, OipService, ScalerService};
 use crate::supervisor::{GivenUp, LocalWorkers};
 use crate::telemetry::LogControl;
 use crate::tokenize::TokenizerPool;
@@ -50,6 +50,7 @@ pub struct Server {
     link: LinkAddress,
     admin: Admin,
     operators: Option<Operators>,
+    scaler: Option<Operators>,
     registry: Registry,
     health: HealthGate,
     driver: Handle,
@@ -66,7 +67,7 @@ pub struct Server {
     _lanes: Lanes,
 }
 
-/// Those who may ask how things stand: longer than clients may call, so that a drain can be watched.
+/// Those who may ask how things stand, people or KEDA: longer than clients may call, so that a drain can be watched.
 #[derive(Debug)]
 struct Operators {
     address: SocketAddr,
@@ -101,9 +102,11 @@ impl Server {
         let admin =
             Admin::bind(config.metrics).map_err(|error| StartError::Metrics { address: config.metrics, error })?;
         let admin_listener = config.admin.map(|address| bind_admin(address, config, metrics.clone())).transpose()?;
+        let scaler_listener = config.scaler.map(|address| bind_scaler(address, config, metrics.clone())).transpose()?;
         let (given_up, given_up_in) = mpsc::unbounded_channel();
         let plan = BackstagePlan {
             limits: config.limits,
+            resident_bytes_max: config.resident_bytes_max,
             models,
             registry: registry.clone(),
             metrics: metrics.clone(),
@@ -116,7 +119,8 @@ impl Server {
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
         let admin = admin.start(metrics, health.clone(), driver.clone(), lanes.load())?;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
-        let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone());
+        let frontend =
+            Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone(), draining.clone());
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
         let inference = InferenceService::new(frontend.clone(), draining.clone());
         let operators = admin_listener.map(|listener| {
@@ -124,6 +128,11 @@ impl Server {
             Operators::serve(listener, admin_routes(service, health_service.clone()), &lanes)
         });
         let operators = operators.transpose()?;
+        let scaler = scaler_listener.map(|listener| {
+            let service = ScalerService::new(driver.clone(), registry.clone(), draining.clone());
+            Operators::serve(listener, scaler_routes(service, health_service.clone()), &lanes)
+        });
+        let scaler = scaler.transpose()?;
         let routes = routes(inference, oip, health_service, config.frontend.call_bytes_max);
         lanes.first().spawn(health.clone().watch());
         let mut listeners = JoinSet::new();
@@ -140,6 +149,7 @@ impl Server {
             link,
             admin,
             operators,
+            scaler,
             registry,
             health,
             driver,
@@ -171,6 +181,11 @@ impl Server {
     /// Where operators ask how things stand, if they may.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.operators.as_ref().map(|operators| operators.address)
+    }
+
+    /// Where KEDA asks how many workers there should be, if it may.
+    pub fn scaler_address(&self) -> Option<SocketAddr> {
+        self.scaler.as_ref().map(|scaler| scaler.address)
     }
 
     /// Where workers dial.
@@ -236,7 +251,7 @@ impl Server {
         while self.listeners.join_next().await.is_some() {}
         let left = self.drain_time_max.saturating_sub(started.elapsed());
         self.driver.drain(left).await;
-        if let Some(operators) = self.operators {
+        for operators in self.operators.into_iter().chain(self.scaler) {
             operators.stop().await;
         }
         self.driver.keep_costs(KEEP_TIME_MAX).await;
@@ -262,6 +277,10 @@ impl Operators {
 
 fn bind_admin(address: SocketAddr, config: &Config, metrics: Metrics) -> Result<Listener, StartError> {
     Listener::bind(address, config.listener, metrics).map_err(|error| StartError::Admin { address, error })
+}
+
+fn bind_scaler(address: SocketAddr, config: &Config, metrics: Metrics) -> Result<Listener, StartError> {
+    Listener::bind(address, config.listener, metrics).map_err(|error| StartError::Scaler { address, error })
 }
 
 fn bind_http(config: &Config, metrics: Metrics) -> Result<Option<http::Listener>, StartError> {

@@ -299,6 +299,7 @@ impl Link {
             offers: self.models.offers().into_iter().map(offer).collect(),
             version: self.options.version.clone(),
             process_id: std::process::id(),
+            pool: self.options.pool.clone(),
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Options {
     pub parent: Option<u32>,
     /// Exit when standard input ends, which is what a parent's death looks like on any system.
     pub exit_on_stdin_end: bool,
+    /// Which workers it is one of, of those that are scaled together; empty where nobody says.
+    pub pool: String,
     /// The program's version, for the server's log.
     pub version: String,
 }
@@ -71,6 +73,7 @@ impl Options {
             stuck_max: Duration::from_secs(60),
             parent: None,
             exit_on_stdin_end: false,
+            pool: String::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

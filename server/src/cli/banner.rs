@@ -36,8 +36,9 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
     let http = server.http_address();
     let shown = http.map(|http| format!(" HTTP on {http},")).unwrap_or_default();
     let admin = server.admin_address().map(|admin| format!(" admin calls on {admin},")).unwrap_or_default();
-    let _ =
-        writeln!(page, "gRPC on {grpc},{shown} metrics and probes on http://{metrics},{admin} workers: {workers}\n");
+    let scaler = server.scaler_address().map(|scaler| format!(" KEDA asks on {scaler},")).unwrap_or_default();
+    let probes = format!("metrics and probes on http://{metrics}");
+    let _ = writeln!(page, "gRPC on {grpc},{shown} {probes},{admin}{scaler} workers: {workers}\n");
     let embed = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Embed));
     let tensor = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Tensor));
     if let Some(view) = embed {

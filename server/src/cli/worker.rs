@@ -18,6 +18,9 @@ pub struct WorkerArgs {
     /// This worker's name, unique among the workers of a server [default: host name and process id]
     #[arg(long, env = "SHOAL_WORKER_NAME")]
     pub name: Option<String>,
+    /// Which workers it is one of, of those that are scaled together: metrics and KEDA are told of each pool.
+    #[arg(long, value_name = "NAME", env = "SHOAL_WORKER_POOL", default_value = "default", value_parser = pool_name)]
+    pub pool: String,
     /// The token the server expects; better given as a variable than as a flag, which other users can see.
     #[arg(long, env = "SHOAL_WORKER_TOKEN", hide_env_values = true, default_value = "")]
     pub worker_token: String,
@@ -53,6 +56,17 @@ pub struct WorkerArgs {
     /// Process id of the server that started this worker; the token comes on standard input.
     #[arg(long, value_name = "PID", hide = true)]
     pub child_of: Option<u32>,
+}
+
+/// A name of a pool: what Kubernetes takes for a label, in lower case.
+fn pool_name(text: &str) -> Result<String, String> {
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends = [text.as_bytes().first(), text.as_bytes().last()];
+    let is_name = text.len() <= 63
+        && text.bytes().all(|byte| is_part(byte) || byte == b'-')
+        && ends.into_iter().all(|end| end.copied().is_some_and(is_part));
+    let problem = "must be 1 to 63 lower-case letters, digits and `-`, the first and last no `-`";
+    is_name.then(|| text.to_owned()).ok_or_else(|| problem.to_owned())
 }
 
 /// What a child reads from its parent.

@@ -12,7 +12,7 @@ mod settings;
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use shoal_scheduler::Limits;
 
 pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
-pub use settings::{AdminListen, CpuIsa, Device, HttpPort, HumanDuration, ModelControl, Settings, Workers};
+pub use settings::{CpuIsa, Device, HttpPort, HumanDuration, ListenAt, ModelControl, Settings, Workers};
 
 use crate::frontend::FrontendOptions;
 use crate::http;
@@ -45,6 +45,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Where operators ask how things stand, if they may.
     pub admin: Option<SocketAddr>,
+    /// Where KEDA asks how many workers there should be, if it may.
+    pub scaler: Option<SocketAddr>,
     /// Where workers of other machines dial; unset with local workers.
     pub link: Option<LinkAddress>,
     /// The token such workers show.
@@ -69,6 +71,8 @@ pub struct Config {
     pub home: Option<PathBuf>,
     /// Who may load and unload models and change settings over gRPC.
     pub model_control: ModelControl,
+    /// Bytes of models that each worker holds at most.
+    pub resident_bytes_max: Option<NonZeroU64>,
     /// How long a stop waits for calls.
     pub drain_time_max: Duration,
     /// What is logged.
@@ -123,10 +127,8 @@ impl Config {
                 settings.metrics_address.unwrap_or(address),
                 settings.metrics_port.unwrap_or(8002),
             ),
-            admin: match settings.admin_listen.unwrap_or_default() {
-                AdminListen::At(address) => Some(address),
-                AdminListen::Off => None,
-            },
+            admin: settings.admin_listen.unwrap_or_default().address(),
+            scaler: settings.scaler_listen.unwrap_or_default().address(),
             link: (workers == Workers::External).then_some(LinkAddress::Tcp(link_at)),
             worker_token,
             workers,
@@ -139,6 +141,7 @@ impl Config {
             tokenizer_threads: settings.tokenizer_threads.map_or(processors().div_ceil(2), Into::into),
             home: settings.home.clone(),
             model_control: settings.model_control.unwrap_or_default(),
+            resident_bytes_max: settings.resident_bytes_max,
             drain_time_max: settings.drain_time_max.map_or(Duration::from_secs(30), Into::into),
             log: settings.log.clone().unwrap_or_else(|| "info".into()),
             log_format: settings.log_format.unwrap_or_default(),

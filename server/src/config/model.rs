@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use shoal_scheduler::{OnLate, PolicyConfig};
 
-use crate::driver::ModelSettings;
-use crate::models::{Dtype, ModelArg, ModelName, Place, Preset, Source};
+use crate::driver::{Load, ModelSettings};
+use crate::models::{Dtype, LoadWhen, ModelArg, ModelName, Place, Preset, Source};
 
 use super::error::ConfigError;
 use super::settings::HumanDuration;
@@ -20,6 +20,11 @@ const BATCH_TOKENS_MAX: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
 const QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(32_768).unwrap();
 /// The same under `tei`: text-embeddings-inference's `max_concurrent_requests`. It counts what runs too; here that is apart.
 const TEI_QUEUE_REQUESTS_MAX: NonZeroU32 = NonZeroU32::new(512).unwrap();
+
+/// How long a model that is loaded on demand stays without a call unless it says otherwise.
+const UNLOAD_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The shortest such time: less would load it anew for every other call.
+const UNLOAD_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// A model to serve.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +51,8 @@ pub struct ModelConfig {
     pub batch_tokens_max: NonZeroU32,
     /// When batches are closed.
     pub policy: PolicyConfig,
+    /// When it is loaded.
+    pub load: Load,
 }
 
 /// Names of the policies.
@@ -82,6 +89,8 @@ pub(super) struct ModelFile {
     slo: Option<HumanDuration>,
     preset: Option<Preset>,
     dtype: Option<Dtype>,
+    load: Option<LoadWhen>,
+    unload_after: Option<HumanDuration>,
     queue_time_max: Option<HumanDuration>,
     queue_requests_max: Option<NonZeroU32>,
     batch_time_max: Option<HumanDuration>,
@@ -99,6 +108,8 @@ impl ModelFile {
         "slo",
         "preset",
         "dtype",
+        "load",
+        "unload_after",
         "queue_time_max",
         "queue_requests_max",
         "batch_time_max",
@@ -127,6 +138,16 @@ impl ModelFile {
             misplaced.into_iter().find(|(_, is_set, of, _)| *is_set && *of != name_of_policy)
         {
             return Err(ConfigError::Value { key: key(which), problem: format!("needs `policy = \"{needs}\"`") });
+        }
+        if let Some(HumanDuration(unload_after)) = self.unload_after {
+            let problem = match self.load {
+                Some(LoadWhen::Demand) if unload_after >= UNLOAD_AFTER_MIN => None,
+                Some(LoadWhen::Demand) => Some("must be 1s or more"),
+                Some(LoadWhen::Start) | None => Some("needs `load = \"demand\"`"),
+            };
+            if let Some(problem) = problem {
+                return Err(ConfigError::Value { key: key("unload_after"), problem: problem.to_owned() });
+            }
         }
         let policy = match name_of_policy {
             PolicyName::Learned => {
@@ -163,6 +184,7 @@ impl ModelFile {
             batch_rows_max: self.batch_rows_max.unwrap_or(defaults.batch_rows_max),
             batch_tokens_max: self.batch_tokens_max.unwrap_or(defaults.batch_tokens_max),
             policy,
+            load: load(self.load.unwrap_or_default(), self.unload_after.map(Into::into)),
             ..defaults
         })
     }
@@ -183,6 +205,7 @@ impl ModelConfig {
             batch_rows_max: BATCH_ROWS_MAX,
             batch_tokens_max: BATCH_TOKENS_MAX,
             policy: learned(Preset::Balanced, OnLate::Serve),
+            load: Load::AtStart,
         }
     }
 
@@ -200,6 +223,7 @@ impl ModelConfig {
             batch_rows_max: self.batch_rows_max,
             batch_tokens_max: self.batch_tokens_max,
             policy: self.policy.clone(),
+            load: self.load,
         }
     }
 
@@ -213,6 +237,13 @@ impl ModelConfig {
         }
         if let Some(dtype) = arg.dtype {
             self.dtype = dtype;
+        }
+        if let Some(when) = arg.load {
+            let stated = match self.load {
+                Load::OnDemand { unload_after } => Some(unload_after),
+                Load::AtStart => None,
+            };
+            self.load = load(when, stated);
         }
     }
 }
@@ -245,6 +276,14 @@ fn slo(stated: Option<Duration>, preset: Option<Preset>) -> Duration {
         Preset::Balanced => Duration::from_millis(200),
         Preset::Throughput => Duration::from_secs(1),
     })
+}
+
+/// When a model is loaded, and how long it stays.
+fn load(when: LoadWhen, unload_after: Option<Duration>) -> Load {
+    match when {
+        LoadWhen::Start => Load::AtStart,
+        LoadWhen::Demand => Load::OnDemand { unload_after: unload_after.unwrap_or(UNLOAD_AFTER) },
+    }
 }
 
 /// The policy that follows the objective, with what a preset says waiting is worth.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -116,10 +116,10 @@ impl TryFrom<toml::Value> for HttpPort {
     }
 }
 
-/// Where admin calls are served.
+/// Where calls are served that are none of clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub enum AdminListen {
+pub enum ListenAt {
     /// On this address; port 0 picks a free one.
     At(SocketAddr),
     /// Nowhere.
@@ -127,7 +127,16 @@ pub enum AdminListen {
     Off,
 }
 
-impl FromStr for AdminListen {
+impl ListenAt {
+    pub(super) fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::At(address) => Some(address),
+            Self::Off => None,
+        }
+    }
+}
+
+impl FromStr for ListenAt {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -141,7 +150,7 @@ impl FromStr for AdminListen {
     }
 }
 
-impl TryFrom<String> for AdminListen {
+impl TryFrom<String> for ListenAt {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -268,7 +277,10 @@ settings! {
     metrics_port: u16 = "SHOAL_METRICS_PORT",
     /// Address and port for admin calls, which `shoal explain` makes: they show what every tenant waits for, so keep it to operators; port 0 picks a free one, `off` serves none [default: off]
     #[arg(value_name = "IP:PORT|off")]
-    admin_listen: AdminListen = "SHOAL_ADMIN_LISTEN",
+    admin_listen: ListenAt = "SHOAL_ADMIN_LISTEN",
+    /// Address and port where KEDA asks how many workers a pool should have; port 0 picks a free one, `off` serves none [default: off]
+    #[arg(value_name = "IP:PORT|off")]
+    scaler_listen: ListenAt = "SHOAL_SCALER_LISTEN",
     /// Local worker processes, or `external` for workers that dial in. More workers hide each other's faults and share one machine's memory and processors; on a machine with GPUs they go round these [default: one for each GPU, or 1]
     #[arg(value_name = "N|external")]
     workers: Workers = "SHOAL_WORKERS",
@@ -305,6 +317,9 @@ settings! {
     /// Whether clients may load and unload models and change settings over gRPC [default: none]
     #[arg(value_enum)]
     model_control: ModelControl = "SHOAL_MODEL_CONTROL",
+    /// Bytes of models that each worker holds at most: those loaded on demand make room, who was called longest ago first [default: no limit]
+    #[arg(value_name = "BYTES")]
+    resident_bytes_max: NonZeroU64 = "SHOAL_RESIDENT_BYTES_MAX",
     /// How long a stop waits for calls before it ends them [default: 30s]
     #[arg(value_name = "TIME")]
     drain_time_max: HumanDuration = "SHOAL_DRAIN_TIME_MAX",

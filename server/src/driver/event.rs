@@ -16,6 +16,7 @@ use crate::tokenize::Vocabulary;
 
 use super::costs::{CostKey, KeptCost};
 use super::models::{ModelReport, ModelSettings};
+use super::pools::PoolStanding;
 use super::tokenizers::ArtifactError;
 
 /// One thing that happened.
@@ -45,6 +46,10 @@ pub enum Event {
     Measure { done: oneshot::Sender<()> },
     /// Say how things stand: of one model, if one is named, with so many of the calls that have waited longest.
     Explain { model: Option<Arc<str>>, calls_max: usize, done: oneshot::Sender<Report> },
+    /// Say how a pool of workers stands, for these models, or for those that it holds when none are named.
+    Pool { pool: Arc<str>, models: Vec<Arc<str>>, done: oneshot::Sender<PoolStanding> },
+    /// A call came for a model that nobody can be asked for yet, and waits for it.
+    Awaited { model: Arc<str> },
     /// Take nothing new; answer when the last call is done or after `grace`.
     Drain { grace: Duration, done: oneshot::Sender<()> },
 }
@@ -66,6 +71,8 @@ pub struct WorkerUp {
     pub local: bool,
     /// Models it has sources for of its own.
     pub offers: Vec<Arc<str>>,
+    /// Which workers it is one of, of those that are scaled together.
+    pub pool: Arc<str>,
     /// Where to send what it should do. Bounded by its credits and the number of models.
     pub commands: mpsc::UnboundedSender<ToWorker>,
 }

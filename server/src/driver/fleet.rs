@@ -23,6 +23,7 @@ pub(super) struct Worker {
     pub(super) device: String,
     pub(super) device_class: Arc<str>,
     pub(super) local: bool,
+    pub(super) pool: Arc<str>,
     commands: mpsc::UnboundedSender<ToWorker>,
     /// Since when its credits are here, those that were spent included.
     credits: BTreeMap<Slot, Timestamp>,
@@ -96,6 +97,7 @@ impl Fleet {
             device: up.device,
             device_class: up.device_class,
             local: up.local,
+            pool: up.pool,
             commands: up.commands,
             credits: BTreeMap::new(),
             broken: None,
@@ -153,6 +155,10 @@ impl Fleet {
 
     pub(super) fn by_epoch_mut(&mut self, epoch: Epoch) -> Option<&mut Worker> {
         self.live.get_mut(&epoch)
+    }
+
+    pub(super) fn of_pool(&self, pool: &str) -> impl Iterator<Item = &Worker> {
+        self.live.values().filter(move |worker| &*worker.pool == pool)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {

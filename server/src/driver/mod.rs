@@ -11,9 +11,11 @@ mod fleet;
 mod flights;
 mod models;
 mod outputs;
+mod pools;
 mod quarantine;
 mod recent;
 mod refusals;
+mod residency;
 mod run;
 mod served;
 mod tenants;
@@ -25,6 +27,7 @@ mod workers;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +37,8 @@ use tokio::time::Instant;
 
 pub use costs::{CostErrand, CostKey, KeptCost};
 pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, WorkerUp};
-pub use models::{ModelReport, ModelSettings};
+pub use models::{Load, ModelReport, ModelSettings};
+pub use pools::PoolStanding;
 pub use run::{Handle, Inbox, drive};
 pub use tokenizers::{ArtifactError, ArtifactWanted};
 
@@ -48,6 +52,7 @@ use costs::Keeping;
 use fleet::Fleet;
 use flights::Flights;
 use models::{Model, Models};
+use pools::Busy;
 use refusals::{Ended, quarantined};
 use tenants::Tenants;
 use tokenizers::Fetches;
@@ -66,6 +71,8 @@ pub struct Surroundings {
     pub artifacts: mpsc::UnboundedSender<ArtifactWanted>,
     /// Who keeps what models cost.
     pub costs: mpsc::UnboundedSender<CostErrand>,
+    /// Bytes of models that a worker is to hold at most.
+    pub resident_bytes_max: Option<NonZeroU64>,
 }
 
 /// What the supervisor of local workers is told.
@@ -95,6 +102,9 @@ pub struct Driver {
     tenants: Tenants,
     fetches: Fetches,
     keeping: Keeping,
+    /// Those that had workers when they were last measured.
+    pools: BTreeSet<Arc<str>>,
+    busy: Busy,
     drained: Option<oneshot::Sender<()>>,
     /// Inputs that outputs gave rise to, fed once the outputs are drained.
     follow_ups: VecDeque<Input>,
@@ -116,6 +126,8 @@ impl Driver {
             tenants: Tenants::default(),
             fetches: Fetches::default(),
             keeping: Keeping::default(),
+            pools: BTreeSet::new(),
+            busy: Busy::default(),
             drained: None,
             follow_ups: VecDeque::new(),
             around,
@@ -161,6 +173,10 @@ impl Driver {
                 };
                 let _ = done.send(report);
             }
+            Event::Pool { pool, models, done } => {
+                let _ = done.send(self.pool(self.stamp(now), &pool, &models));
+            }
+            Event::Awaited { model } => self.awaited(now, &model),
             Event::Drain { grace, done } => {
                 self.drained = Some(done);
                 let deadline = self.stamp(now) + grace;
@@ -186,6 +202,7 @@ impl Driver {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(departed.worker.name.clone()));
             self.depart(now, Some(departed));
         }
+        self.unload_idle(now);
         let stamp = self.stamp(now);
         let still_open = self.unended.split_off(&(stamp + Duration::from_nanos(1), GroupId(0)));
         for (_, group) in std::mem::replace(&mut self.unended, still_open) {
@@ -198,11 +215,12 @@ impl Driver {
     pub fn next_wake(&self) -> Option<Instant> {
         let core = self.core.poll_timeout().map(|(at, _)| self.instant(at));
         let unended = self.unended.first().map(|(deadline, _)| self.instant(*deadline));
-        core.into_iter().chain(self.fleet.next_overdue()).chain(unended).min()
+        let idle = self.next_idle().map(|at| self.instant(at));
+        core.into_iter().chain(self.fleet.next_overdue()).chain(unended).chain(idle).min()
     }
 
     /// Sets the gauges that are read off the whole state.
-    fn measure(&self, now: Timestamp) {
+    fn measure(&mut self, now: Timestamp) {
         let metrics = &self.around.metrics;
         let counts = self.core.counts();
         metrics.calls_in_flight.set(self.calls.len() as i64);
@@ -216,6 +234,7 @@ impl Driver {
             model.quarantined_inputs.set(held as i64);
         }
         self.measure_costs();
+        self.measure_pools(now);
     }
 
     fn submit(&mut self, now: Instant, first: u64, call: Call, reply: oneshot::Sender<Result<Answer, CallError>>) {
@@ -228,6 +247,7 @@ impl Driver {
             return;
         };
         let stamp = self.stamp(now);
+        self.called(now, model);
         if let Some(reason) = self.models.get(model).and_then(Model::refusal) {
             let error = CallError::ModelNotReady { model: call.model.to_string(), reason };
             self.turn_away(stamp, model, &call, &error, "model_not_ready");
@@ -255,12 +275,18 @@ impl Driver {
         };
         let waits = WaitBook::new(call.rows.len(), self.core.waits(model, stamp).unwrap_or_default());
         self.calls.insert(first, Pending::new(call, model, stamp, deadline, reply, waits));
+        if let Some(model) = self.models.get_mut(model) {
+            model.open_calls += 1;
+        }
         self.feed(now, Input::SubmitGroup(group), None);
     }
 
     /// Takes a call off the books.
     fn take_call(&mut self, now: Timestamp, group: GroupId) -> Option<Pending> {
         let pending = self.calls.remove(group)?;
+        if let Some(model) = self.models.get_mut(pending.model) {
+            model.open_calls = model.open_calls.saturating_sub(1);
+        }
         self.tenants.leave(&pending.call.caller.tenant);
         if let Some(deadline) = pending.deadline {
             self.unended.remove(&(deadline, group));

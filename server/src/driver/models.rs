@@ -5,13 +5,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, WorkerId};
+use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, Timestamp, WorkerId};
 use tracing::warn;
 
 use crate::card::Card;
 use crate::models::Place;
 use crate::oip::Statistics;
-use crate::registry::{ModelState, ModelView};
+use crate::registry::{Awaited, ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
 use super::quarantine::Quarantine;
@@ -42,6 +42,18 @@ pub struct ModelSettings {
     pub batch_tokens_max: NonZeroU32,
     /// When batches are closed.
     pub policy: PolicyConfig,
+    /// When it is loaded.
+    pub load: Load,
+}
+
+/// When a model is loaded, and for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    /// From the start, for good.
+    #[default]
+    AtStart,
+    /// When it is called, until nobody called it for so long, or others need its room.
+    OnDemand { unload_after: Duration },
 }
 
 /// How a model stands on a worker.
@@ -72,6 +84,12 @@ pub(super) struct Model {
     pub(super) is_calibrated: bool,
     /// Why the tokenizer could not be had.
     pub(super) tokenizer_error: Option<String>,
+    /// Calls without an answer.
+    pub(super) open_calls: u64,
+    /// When the last call for it came.
+    pub(super) last_call: Option<Timestamp>,
+    /// Calls that wait for it to be loaded.
+    awaited: Awaited,
     /// The last report of each connected worker.
     pub(super) workers: BTreeMap<WorkerId, ModelReport>,
     /// The reason of the last failure, kept when the worker goes.
@@ -90,8 +108,8 @@ impl Model {
     fn new(settings: ModelSettings) -> Self {
         let statistics = Arc::new(Statistics::new(settings.batch_rows_max.get()));
         Self {
+            wanted: settings.load == Load::AtStart,
             settings,
-            wanted: true,
             statistics,
             recent: Recent::default(),
             quarantine: Quarantine::default(),
@@ -100,9 +118,18 @@ impl Model {
             card: None,
             tokenizer: None,
             tokenizer_error: None,
+            open_calls: 0,
+            last_call: None,
+            awaited: Awaited::default(),
             workers: BTreeMap::new(),
             last_failure: None,
         }
+    }
+
+    /// The same model with other settings. One that is to be there from now on is loaded, whatever it was before.
+    fn with(self, settings: ModelSettings) -> Self {
+        let is_new = self.settings.load != settings.load && settings.load == Load::AtStart;
+        Self { wanted: self.wanted || is_new, settings, ..self }
     }
 
     /// What is made of a worker's word: a model that cannot keep its objective even for one row cannot be served as it
@@ -163,6 +190,9 @@ impl Model {
             slo: self.settings.slo,
             batch_rows_max: self.settings.batch_rows_max.get(),
             wanted: self.wanted,
+            on_demand: self.is_on_demand(),
+            queue_time_max: self.settings.queue_time_max,
+            awaited: self.awaited.clone(),
             statistics: self.statistics.clone(),
         }
     }
@@ -170,6 +200,21 @@ impl Model {
     /// Workers that hold it.
     pub(super) fn ready_workers(&self) -> u32 {
         self.workers.values().filter(|report| matches!(report, ModelReport::Ready(_))).count() as u32
+    }
+
+    /// Whether a worker holds it.
+    pub(super) fn is_ready_on(&self, worker: WorkerId) -> bool {
+        matches!(self.workers.get(&worker), Some(ModelReport::Ready(_)))
+    }
+
+    /// Whether it is only loaded when it is called.
+    pub(super) fn is_on_demand(&self) -> bool {
+        self.settings.load != Load::AtStart
+    }
+
+    /// Calls that wait for it to be loaded.
+    pub(super) fn awaited(&self) -> u64 {
+        self.awaited.count()
     }
 
     /// Why a call for it is refused at once, if it is. A model whose workers are gone for a moment is waited for.
@@ -234,7 +279,7 @@ impl Models {
         for settings in all {
             let id = self.intern(&settings.name);
             let model = match before.remove(&id) {
-                Some(model) => Model { settings, ..model },
+                Some(model) => model.with(settings),
                 None => Model::new(settings),
             };
             self.by_id.insert(id, model);

@@ -12,7 +12,7 @@ use crate::call::{Answer, Call, CallError};
 use crate::explain::Report;
 
 use super::event::Event;
-use super::{Driver, ModelSettings};
+use super::{Driver, ModelSettings, PoolStanding};
 use crate::failpoints::Gate;
 
 /// Events waiting for the driver; senders wait for a place beyond that.
@@ -74,6 +74,22 @@ impl Handle {
         let (done, known) = oneshot::channel();
         self.tell(Event::Want { model: model.into(), wanted, done }).await;
         let _ = known.await;
+    }
+
+    /// A call waits for a model that nobody can be asked for yet. One that is loaded when it is called is loaded now.
+    pub async fn awaited(&self, model: &Arc<str>) {
+        self.tell(Event::Awaited { model: model.clone() }).await;
+    }
+
+    /// How a pool of workers stands, for these models, or for those that it holds when none are named. `None` when the
+    /// driver is too busy to say in time.
+    pub async fn pool(&self, pool: Arc<str>, models: Vec<Arc<str>>, patience: Duration) -> Option<PoolStanding> {
+        let (done, standing) = oneshot::channel();
+        let ask = async {
+            self.tell(Event::Pool { pool, models, done }).await;
+            standing.await.ok()
+        };
+        tokio::time::timeout(patience, ask).await.ok()?
     }
 
     /// Refuses new calls, and returns when the last one is answered or `grace` is over.

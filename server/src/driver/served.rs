@@ -78,6 +78,8 @@ impl Driver {
         self.count_model_workers();
         if let (Some(card), Some(device)) = (card, self.fleet.device_of(worker).cloned()) {
             self.look_up_cost(id, &device, &card);
+            // How much memory it takes is known only now.
+            self.make_room(now, id);
         }
         self.feed(now, Input::ModelState { worker, epoch, model: id, state }, None);
     }

@@ -5,7 +5,9 @@ mod costs;
 mod explain;
 mod gpus;
 mod models;
+mod pools;
 mod quarantine;
+mod residency;
 mod tokenizers;
 mod workers;
 
@@ -53,7 +55,14 @@ impl Bench {
         let (supervisor, told) = mpsc::unbounded_channel();
         let (artifacts, errands) = mpsc::unbounded_channel();
         let (costs, cost_errands) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts, costs };
+        let around = Surroundings {
+            registry: registry.clone(),
+            metrics: Metrics::new(),
+            supervisor,
+            artifacts,
+            costs,
+            resident_bytes_max: None,
+        };
         let driver = Driver::new(Limits::default(), Instant::now(), around);
         let mut bench = Self { driver, registry, told, errands, cost_errands, next_request: 1 };
         bench.configure(vec![settings("m")]);
@@ -88,14 +97,25 @@ impl Bench {
         self.worker_on(None, name, epoch)
     }
 
+    /// The same of a pool.
+    fn worker_of(&mut self, pool: &str, name: &str, epoch: u64) -> Scripted {
+        let mut worker = self.connect_as(None, pool, name, epoch);
+        self.hold_m(&mut worker);
+        worker
+    }
+
     /// The same on a GPU, if one is named.
     fn worker_on(&mut self, gpu: Option<&str>, name: &str, epoch: u64) -> Scripted {
         let mut worker = self.connect_on(gpu, name, epoch);
+        self.hold_m(&mut worker);
+        worker
+    }
+
+    fn hold_m(&mut self, worker: &mut Scripted) {
         assert!(matches!(worker.command(), ToWorker::Load { .. }));
         let ready = FromWorker::Model { model: "m".into(), state: ModelReport::Ready(card()) };
-        self.say(&worker, ready);
-        self.credit(&worker, 0);
-        worker
+        self.say(worker, ready);
+        self.credit(worker, 0);
     }
 
     fn connect(&mut self, name: &str, epoch: u64) -> Scripted {
@@ -104,6 +124,10 @@ impl Bench {
 
     /// On a GPU, if one is named.
     fn connect_on(&mut self, gpu: Option<&str>, name: &str, epoch: u64) -> Scripted {
+        self.connect_as(gpu, "default", name, epoch)
+    }
+
+    fn connect_as(&mut self, gpu: Option<&str>, pool: &str, name: &str, epoch: u64) -> Scripted {
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = Epoch(epoch);
         self.apply(Event::WorkerUp(WorkerUp {
@@ -114,6 +138,7 @@ impl Bench {
             gpu: gpu.map(Into::into),
             local: true,
             offers: Vec::new(),
+            pool: pool.into(),
             commands,
         }));
         Scripted { epoch, commands: commands_in }
@@ -223,6 +248,7 @@ fn settings(name: &str) -> ModelSettings {
         batch_rows_max: NonZeroU32::new(64).expect("positive"),
         batch_tokens_max: NonZeroU32::new(4096).expect("positive"),
         policy: PolicyConfig::Fixed,
+        load: Default::default(),
     }
 }
 

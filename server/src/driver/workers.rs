@@ -69,6 +69,7 @@ impl Driver {
                 let known = self.is_flight(epoch, batch, attempt);
                 self.feed(now, Input::BatchEnd { worker, epoch, batch, attempt, compute }, None);
                 if known {
+                    self.count_busy(self.stamp(now), worker, compute);
                     self.end_batch(self.stamp(now), batch, Some(compute));
                 }
                 self.keep_costs_at_times(now);

@@ -17,7 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::call::{Answer, Call, CallError, Caller, Row, RowOptions};
@@ -59,6 +59,8 @@ pub struct Frontend {
     pub(crate) registry: Registry,
     pub(crate) tokenizers: TokenizerPool,
     pub(crate) options: Arc<FrontendOptions>,
+    /// Cancelled when the server stops taking calls.
+    draining: CancellationToken,
 }
 
 /// A call's rows, computed.
@@ -76,8 +78,14 @@ pub(crate) struct Computed {
 
 impl Frontend {
     /// Services that read `registry` and submit to `driver`.
-    pub fn new(driver: Handle, registry: Registry, tokenizers: TokenizerPool, options: FrontendOptions) -> Self {
-        Self { driver, registry, tokenizers, options: Arc::new(options) }
+    pub fn new(
+        driver: Handle,
+        registry: Registry,
+        tokenizers: TokenizerPool,
+        options: FrontendOptions,
+        draining: CancellationToken,
+    ) -> Self {
+        Self { driver, registry, tokenizers, options: Arc::new(options), draining }
     }
 
     /// Who calls, by the request's headers; `deadline` is when the client stops waiting.
@@ -108,6 +116,49 @@ impl Frontend {
                 field: "model".into(),
                 problem: format!("must be named: {} models can {}", fitting.len(), task.name()),
             }),
+        }
+    }
+
+    /// The same, once it can be asked: one that is on its way into memory, or is loaded when it is called, is waited for.
+    pub(crate) async fn asked(
+        &self,
+        name: &str,
+        task: Task,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<ModelView>, CallError> {
+        let model = self.model(name, task)?;
+        self.ready_to_ask(model, deadline).await
+    }
+
+    /// A model once it can be asked, or as it is when that will not be. Waits as long as a row of it may, and its client
+    /// does.
+    pub(crate) async fn ready_to_ask(
+        &self,
+        model: Arc<ModelView>,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<ModelView>, CallError> {
+        if model.can_be_asked() || !model.can_be_awaited() {
+            return Ok(model);
+        }
+        let _waits = model.awaited.one();
+        let mut changes = self.registry.changes();
+        self.driver.awaited(&model.name).await;
+        let changed = async {
+            loop {
+                let model = self.registry.model(&model.name)?;
+                if model.can_be_asked() || !model.can_be_awaited() {
+                    return Ok(model);
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return Err(CallError::Draining) },
+                    () = self.draining.cancelled() => return Err(CallError::Draining),
+                }
+            }
+        };
+        match timeout(model.queue_time_max, by_deadline(deadline, changed)).await {
+            Ok(model) => model,
+            // Then it says itself what is missing.
+            Err(_) => self.registry.model(&model.name),
         }
     }
 
@@ -160,7 +211,7 @@ impl Frontend {
     }
 
     /// Has a model loaded, and returns when it can be served or the server drains.
-    pub(crate) async fn load(&self, name: &str, draining: &CancellationToken) -> Result<(), CallError> {
+    pub(crate) async fn load(&self, name: &str) -> Result<(), CallError> {
         let mut changes = self.registry.changes();
         self.registry.model(name)?;
         self.driver.want(name, true).await;
@@ -176,7 +227,7 @@ impl Frontend {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Err(CallError::Draining) },
-                () = draining.cancelled() => return Err(CallError::Draining),
+                () = self.draining.cancelled() => return Err(CallError::Draining),
             }
         }
     }

@@ -51,7 +51,9 @@ impl Bench {
 
     /// As [`Self::new`], with these options and this model `e`.
     pub(crate) async fn with(options: FrontendOptions, e: ModelSettings) -> Self {
-        Self::start(options, vec![e, settings("slow")], vec![card()], TOKENIZER).await
+        // Nobody waits long for what is never there.
+        let slow = ModelSettings { queue_time_max: Duration::from_millis(100), ..settings("slow") };
+        Self::start(options, vec![e, slow], vec![card()], TOKENIZER).await
     }
 
     /// Serves `c`, which classifies, `r`, which ranks, and `f`, which fills masks.
@@ -66,15 +68,31 @@ impl Bench {
         let (supervisor, _) = mpsc::unbounded_channel();
         let (artifacts, _) = mpsc::unbounded_channel();
         let (costs, _) = mpsc::unbounded_channel();
-        let around =
-            Surroundings { registry: registry.clone(), metrics: metrics.clone(), supervisor, artifacts, costs };
+        let around = Surroundings {
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            supervisor,
+            artifacts,
+            costs,
+            resident_bytes_max: None,
+        };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         let offers = models.iter().map(|model| model.name.clone()).collect();
         driver.configure(models).await;
         let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = EPOCH;
         let (name, device, device_class) = ("w".into(), "cpu".into(), "cpu".into());
-        let up = WorkerUp { epoch, name, device, device_class, gpu: None, local: false, offers, commands };
+        let up = WorkerUp {
+            epoch,
+            name,
+            device,
+            device_class,
+            gpu: None,
+            local: false,
+            offers,
+            pool: "default".into(),
+            commands,
+        };
         driver.tell(Event::WorkerUp(up)).await;
         let ready: Vec<_> = cards.iter().map(|card| card.name.clone()).collect();
         for card in cards {
@@ -88,8 +106,8 @@ impl Bench {
             timeout(PATIENCE, changes.changed()).await.expect("it gets ready").expect("registry");
         }
         let tokenizers = TokenizerPool::start(1).expect("a thread");
-        let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, options);
         let draining = CancellationToken::new();
+        let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, options, draining.clone());
         Self { driver, metrics, draining, frontend, commands: commands_in }
     }
 
@@ -156,6 +174,7 @@ pub(crate) fn settings(name: &str) -> ModelSettings {
         batch_rows_max: NonZeroU32::new(8).expect("not zero"),
         batch_tokens_max: NonZeroU32::new(1000).expect("not zero"),
         policy: PolicyConfig::Fixed,
+        load: Default::default(),
     }
 }
 

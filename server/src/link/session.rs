@@ -114,6 +114,7 @@ impl Session {
             device_class: format!("{} ({}), {} threads", device.kind, device.name, device.threads).into(),
             gpu: convert::gpu_of(&device),
             local: origin == Origin::Child,
+            pool: if hello.pool.is_empty() { "default".into() } else { hello.pool.as_str().into() },
             offers: hello.offers.into_iter().map(|offer| offer.name.into()).collect(),
             commands,
         };

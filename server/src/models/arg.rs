@@ -1,4 +1,4 @@
-//! One `--model` argument: `NAME[=SOURCE][,slo=50ms][,preset=balanced][,dtype=f32]`.
+//! One `--model` argument: `NAME[=SOURCE][,slo=50ms][,preset=balanced][,dtype=f32][,load=demand]`.
 //!
 //! A comma always begins a setting; a source therefore has none (the options of `synthetic` are joined by `+`, and a
 //! folder with a comma in its path can be named in the configuration file).
@@ -23,24 +23,27 @@ pub struct ModelArg {
     pub preset: Option<Preset>,
     /// What to compute in.
     pub dtype: Option<Dtype>,
+    /// When it is loaded.
+    pub load: Option<LoadWhen>,
 }
 
 impl ModelArg {
     /// Help for a flag that takes this, without the flag's name.
     pub const HELP: &str = "\
-A model to serve: NAME[=SOURCE][,slo=50ms][,preset=balanced][,dtype=f32].
+A model to serve: NAME[=SOURCE][,slo=50ms][,preset=balanced][,dtype=f32][,load=demand].
 SOURCE is a catalogue entry (`shoal models list`), a folder in Hugging Face layout (anything with a `/`), \
 hf:org/name@revision, \
 `echo`, or `synthetic:base=2ms+per_row=100us` (options joined by `+`); without it NAME is the source.
 slo is the p99 latency to keep: a longer one buys throughput. preset (latency, balanced, throughput) says the same in \
 words. \
-dtype (auto, f32, f16, bf16, int8, int8-mixed) trades exactness for speed.";
+dtype (auto, f32, f16, bf16, int8, int8-mixed) trades exactness for speed. \
+load=demand loads it when it is called and not before.";
 
     /// Shortest and longest objective.
     pub const SLO_MIN: Duration = Duration::from_micros(100);
     /// See [`SLO_MIN`](Self::SLO_MIN).
     pub const SLO_MAX: Duration = Duration::from_secs(3600);
-    const SETTINGS: [&str; 3] = ["slo", "preset", "dtype"];
+    const SETTINGS: [&str; 4] = ["slo", "preset", "dtype", "load"];
 
     fn set(&mut self, setting: &str) -> Result<(), ModelArgError> {
         let Some((key, value)) = setting.split_once('=') else {
@@ -59,6 +62,10 @@ dtype (auto, f32, f16, bf16, int8, int8-mixed) trades exactness for speed.";
             "dtype" => {
                 once(self.dtype.is_some())?;
                 self.dtype = Some(value.parse()?);
+            }
+            "load" => {
+                once(self.load.is_some())?;
+                self.load = Some(value.parse()?);
             }
             _ => {
                 let near = super::nearest(key, Self::SETTINGS);
@@ -84,7 +91,7 @@ impl FromStr for ModelArg {
                 (name, source)
             }
         };
-        let mut arg = Self { name, source, slo: None, preset: None, dtype: None };
+        let mut arg = Self { name, source, slo: None, preset: None, dtype: None, load: None };
         for setting in parts {
             arg.set(setting)?;
         }
@@ -206,6 +213,42 @@ impl fmt::Display for Dtype {
     }
 }
 
+/// When a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadWhen {
+    /// When the server starts.
+    #[default]
+    Start,
+    /// When it is called.
+    Demand,
+}
+
+impl LoadWhen {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::Start, Self::Demand];
+
+    /// As written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Demand => "demand",
+        }
+    }
+}
+
+impl FromStr for LoadWhen {
+    type Err = ModelArgError;
+
+    fn from_str(text: &str) -> Result<Self, ModelArgError> {
+        Self::ALL.into_iter().find(|when| when.as_str() == text).ok_or_else(|| ModelArgError::Value {
+            setting: "load",
+            found: text.to_owned(),
+            expected: Self::ALL.map(Self::as_str).join(", "),
+        })
+    }
+}
+
 /// Why a text is no `--model` argument.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ModelArgError {
@@ -215,7 +258,9 @@ pub enum ModelArgError {
     Nameless { found: String },
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("`{found}` is no setting of a model; a setting is slo=, preset= or dtype=, and a source has no comma")]
+    #[error(
+        "`{found}` is no setting of a model; a setting is slo=, preset=, dtype= or load=, and a source has no comma"
+    )]
     NoValue { found: String },
     #[error("a model has no setting `{found}`; did you mean `{near}`?")]
     UnknownSetting { found: String, near: String },

@@ -24,7 +24,7 @@ mod synthetic;
 mod weights;
 mod wheel;
 
-pub use arg::{Dtype, ModelArg, ModelArgError, Preset};
+pub use arg::{Dtype, LoadWhen, ModelArg, ModelArgError, Preset};
 pub use digest::{Digest, DigestError};
 pub use inspect::{Inspect, Inspection};
 pub use name::{ModelName, NameError};

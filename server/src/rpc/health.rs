@@ -1,7 +1,7 @@
 //! `grpc.health.v1`: whether the server and each of its services can be called.
 //!
 //! The whole server (`""`, `readiness`) and its services serve while every configured model does; so does each model under
-//! its own name. `startup` serves once all of them did, whatever comes after, and `liveness` for as long as the process
+//! its own name. A model that is loaded when it is called can be called at any time. `startup` serves once all of them did, whatever comes after, and `liveness` for as long as the process
 //! answers at all.
 
 use std::collections::BTreeMap;
@@ -65,7 +65,8 @@ impl HealthGate {
     /// Models that cannot be served, and why.
     pub fn unready(&self) -> Vec<(Arc<str>, ModelState)> {
         let views = self.registry.all();
-        let unready = views.iter().filter(|view| view.wanted && view.state != ModelState::Ready);
+        // One that is loaded when it is called is ready to be called at any time.
+        let unready = views.iter().filter(|view| view.wanted && !view.on_demand && view.state != ModelState::Ready);
         unready.map(|view| (view.name.clone(), view.state.clone())).collect()
     }
 
@@ -77,7 +78,11 @@ impl HealthGate {
         loop {
             // A model may have any name.
             for view in self.registry.all().iter().filter(|view| !OWN.contains(&&*view.name)) {
-                let ready = view.state == ModelState::Ready;
+                let ready = match view.state {
+                    ModelState::Ready => true,
+                    ModelState::Loading | ModelState::Unloaded => view.on_demand,
+                    ModelState::Failed(_) => false,
+                };
                 self.show(&mut shown, view.name.clone(), ready).await;
             }
             let ready = self.is_ready();
@@ -133,6 +138,9 @@ mod tests {
             slo: Duration::from_millis(50),
             batch_rows_max: 1,
             wanted: true,
+            on_demand: false,
+            queue_time_max: Duration::from_secs(60),
+            awaited: Default::default(),
             statistics: Arc::new(Statistics::new(1)),
         }
     }

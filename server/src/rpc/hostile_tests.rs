@@ -96,7 +96,14 @@ impl Bench {
         let (supervisor, _) = mpsc::unbounded_channel();
         let (artifacts, errands) = mpsc::unbounded_channel();
         let (costs, _) = mpsc::unbounded_channel();
-        let around = Surroundings { registry: registry.clone(), metrics: Metrics::new(), supervisor, artifacts, costs };
+        let around = Surroundings {
+            registry: registry.clone(),
+            metrics: Metrics::new(),
+            supervisor,
+            artifacts,
+            costs,
+            resident_bytes_max: None,
+        };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         driver.configure(cards().iter().map(settings).collect()).await;
         let (commands, commands_in) = mpsc::unbounded_channel();
@@ -104,7 +111,17 @@ impl Bench {
         let offers = cards().iter().map(|card| card.name.clone()).collect();
         let (name, device) = ("w".into(), "cpu".into());
         let device_class = "cpu".into();
-        let up = WorkerUp { epoch, name, device, device_class, gpu: None, local: false, offers, commands };
+        let up = WorkerUp {
+            epoch,
+            name,
+            device,
+            device_class,
+            gpu: None,
+            local: false,
+            offers,
+            pool: "default".into(),
+            commands,
+        };
         driver.tell(Event::WorkerUp(up)).await;
         let budget = Budget { rows: 64, tokens: 1 << 20, bytes: 1 << 30 };
         driver.tell(Event::Worker { epoch, said: FromWorker::Credit { slot: Slot(0), budget } }).await;
@@ -117,7 +134,7 @@ impl Bench {
         let tokenizers = TokenizerPool::start(1).expect("a thread");
         let draining = CancellationToken::new();
         let (health, health_service) = HealthGate::new(registry.clone(), draining.clone()).await;
-        let frontend = Frontend::new(driver, registry, tokenizers, FrontendOptions::default());
+        let frontend = Frontend::new(driver, registry, tokenizers, FrontendOptions::default(), draining.clone());
         let oip = OipService::new(frontend.clone(), health, control, LogControl::unheard(), draining.clone());
         let inference = InferenceService::new(frontend, draining);
         Self { routes: crate::server::routes(inference, oip, health_service, 1 << 20).prepare() }
@@ -264,6 +281,7 @@ fn settings(card: &Card) -> ModelSettings {
         batch_rows_max: many(64),
         batch_tokens_max: many(1 << 16),
         policy: PolicyConfig::Fixed,
+        load: Default::default(),
     }
 }
 

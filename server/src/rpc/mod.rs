@@ -10,6 +10,7 @@ mod health;
 mod inference;
 mod listen;
 mod oip;
+mod scaler;
 mod status;
 mod unreadable;
 
@@ -18,6 +19,7 @@ pub use health::HealthGate;
 pub use inference::InferenceService;
 pub use listen::{Listener, ListenerOptions};
 pub use oip::OipService;
+pub use scaler::ScalerService;
 
 #[cfg(test)]
 mod hostile_tests;

@@ -82,6 +82,7 @@ impl OipService {
     ) -> Result<wire::ModelInferResponse, CallError> {
         let arrived = Instant::now();
         let model = self.frontend.registry.model(&request.model_name)?;
+        let model = self.frontend.ready_to_ask(model, caller.deadline).await?;
         let result = self.infer_on(&model, &mut caller, request, arrived).await;
         if result.is_err() {
             model.statistics.record_failure(arrived.elapsed());
@@ -140,6 +141,16 @@ impl OipService {
             trace(model, level, &times, &answer, &response);
         }
         Ok(response)
+    }
+
+    /// What a model takes and gives: one of which nobody knows that yet is waited for.
+    async fn known(&self, name: &str, deadline: Option<Instant>) -> Result<Signature, CallError> {
+        let model = self.frontend.registry.model(name)?;
+        let model = match model.card {
+            Some(_) => model,
+            None => self.frontend.ready_to_ask(model, deadline).await?,
+        };
+        signature(&model)
     }
 
     fn sampler(&self, model: &ModelView) -> Arc<TraceSampler> {
@@ -270,9 +281,8 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::ModelMetadataRequest>,
     ) -> Result<Response<wire::ModelMetadataResponse>, Status> {
+        let signature = self.known(&request.get_ref().name, deadline(request.extensions())).await.map_err(refused)?;
         let request = request.into_inner();
-        let model = self.frontend.registry.model(&request.name).map_err(refused)?;
-        let signature = signature(&model).map_err(refused)?;
         signature.check_version(&request.version).map_err(refused)?;
         Ok(Response::new(model_metadata(&signature)))
     }
@@ -319,9 +329,8 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::ModelConfigRequest>,
     ) -> Result<Response<wire::ModelConfigResponse>, Status> {
+        let signature = self.known(&request.get_ref().name, deadline(request.extensions())).await.map_err(refused)?;
         let request = request.into_inner();
-        let model = self.frontend.registry.model(&request.name).map_err(refused)?;
-        let signature = signature(&model).map_err(refused)?;
         signature.check_version(&request.version).map_err(refused)?;
         Ok(Response::new(wire::ModelConfigResponse { config: Some(model_config(&signature)) }))
     }
@@ -360,7 +369,7 @@ impl GrpcInferenceService for OipService {
     ) -> Result<Response<wire::RepositoryModelLoadResponse>, Status> {
         self.check_control("loading models").map_err(refused)?;
         let name = load_request(request.get_ref()).map_err(refused)?;
-        by_deadline(deadline(request.extensions()), self.frontend.load(name, &self.draining)).await.map_err(refused)?;
+        by_deadline(deadline(request.extensions()), self.frontend.load(name)).await.map_err(refused)?;
         Ok(Response::new(wire::RepositoryModelLoadResponse::default()))
     }
 

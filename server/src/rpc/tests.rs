@@ -79,9 +79,9 @@ async fn an_unnamed_model_may_be_one_that_no_worker_has_loaded_yet() {
 #[tokio::test]
 async fn a_load_ends_with_the_server_or_the_clients_patience() {
     let bench = Bench::new().await;
-    let impatient = by_deadline(Some(Instant::now()), bench.frontend.load("slow", &bench.draining)).await;
+    let impatient = by_deadline(Some(Instant::now()), bench.frontend.load("slow")).await;
     assert_eq!(impatient, Err(CallError::DeadlinePassed));
-    let load = bench.frontend.load("slow", &bench.draining);
+    let load = bench.frontend.load("slow");
     let drain = async {
         tokio::task::yield_now().await;
         bench.draining.cancel();

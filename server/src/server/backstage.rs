@@ -1,6 +1,7 @@
 //! What clients do not see: driver, worker link, supervisor and disk errands.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub(super) struct Backstage {
 /// What they are started with.
 pub(super) struct BackstagePlan {
     pub(super) limits: Limits,
+    pub(super) resident_bytes_max: Option<NonZeroU64>,
     pub(super) models: Vec<ModelSettings>,
     pub(super) registry: Registry,
     pub(super) metrics: Metrics,
@@ -99,6 +101,7 @@ impl BackstagePlan {
             supervisor,
             artifacts: errands,
             costs,
+            resident_bytes_max: self.resident_bytes_max,
         };
         let mut state = Driver::new(self.limits, Instant::now(), around);
         // Before a worker can dial, since it is asked for the models there are when it does, and before a client can: a

@@ -16,8 +16,10 @@ pub enum StartError {
     Http { address: SocketAddr, error: io::Error },
     #[error("cannot listen for metrics on {address}: {error}{}", port_hint(.error, "metrics-port"))]
     Metrics { address: SocketAddr, error: io::Error },
-    #[error("cannot listen for admin calls on {address}: {error}{}", admin_hint(.error))]
+    #[error("cannot listen for admin calls on {address}: {error}{}", listen_hint(.error, "admin-listen"))]
     Admin { address: SocketAddr, error: io::Error },
+    #[error("cannot listen for KEDA on {address}: {error}{}", listen_hint(.error, "scaler-listen"))]
+    Scaler { address: SocketAddr, error: io::Error },
     #[error("cannot listen for workers on {address}: {error}{}", port_hint(.error, "link-port"))]
     Link { address: LinkAddress, error: io::Error },
     #[error("the system refused a thread or a file: {0}")]
@@ -31,10 +33,12 @@ fn port_hint(error: &io::Error, flag: &str) -> String {
     }
 }
 
-fn admin_hint(error: &io::Error) -> &'static str {
+fn listen_hint(error: &io::Error, flag: &str) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; is a server running already? --admin-listen picks another address or port",
-        _ => "",
+        io::ErrorKind::AddrInUse => {
+            format!("; is a server running already? --{flag} picks another address or port")
+        }
+        _ => String::new(),
     }
 }
 

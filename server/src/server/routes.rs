@@ -1,5 +1,6 @@
 //! Which services are under which paths.
 
+use shoal_proto::externalscaler::external_scaler_server::ExternalScalerServer;
 use shoal_proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use shoal_proto::v1::admin_server::AdminServer;
 use shoal_proto::v1::inference_server::InferenceServer;
@@ -7,7 +8,7 @@ use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use crate::rpc::{AdminService, InferenceService, OipService};
+use crate::rpc::{AdminService, InferenceService, OipService, ScalerService};
 
 /// Answers may be as large as a call with the most rows of the widest embeddings makes them.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -40,6 +41,12 @@ pub(crate) fn routes<H: Health>(
 pub(super) fn admin_routes<H: Health>(admin: AdminService, health: HealthServer<H>) -> Routes {
     let routes = Routes::new(AdminServer::new(admin)).add_service(health);
     described(routes, &["shoal.v1.Admin", "grpc.health.v1.Health"])
+}
+
+/// The services on the listener for KEDA.
+pub(super) fn scaler_routes<H: Health>(scaler: ScalerService, health: HealthServer<H>) -> Routes {
+    let routes = Routes::new(ExternalScalerServer::new(scaler)).add_service(health);
+    described(routes, &["externalscaler.ExternalScaler", "grpc.health.v1.Health"])
 }
 
 /// Adds reflection, which tells of these services.

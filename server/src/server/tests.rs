@@ -16,6 +16,7 @@ async fn the_models_are_known_before_a_worker_can_dial() {
     let (driver, inbox) = Handle::new();
     let plan = BackstagePlan {
         limits: Limits::default(),
+        resident_bytes_max: None,
         models: vec![settings("m")],
         registry: registry.clone(),
         metrics: Metrics::new(),

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod clients;
 mod costs;
+mod demand;
 mod endurance;
 mod explain;
 mod faults;

@@ -33,6 +33,8 @@ pub(crate) struct Shoal {
     pub(crate) metrics: String,
     /// Empty where it takes no admin calls.
     pub(crate) admin: String,
+    /// Empty where it does not answer KEDA.
+    pub(crate) scaler: String,
     lines: mpsc::Receiver<String>,
     log: thread::JoinHandle<Vec<String>>,
     /// Folders of this server; gone with it.
@@ -87,6 +89,13 @@ impl Shoal {
     fn serving(mut command: Command, args: &[&str]) -> Self {
         command.args(["serve", "--grpc-port", "0", "--metrics-port", "0"]).args(args);
         let mut server = Self::spawn(command);
+        server.read_addresses();
+        server
+    }
+
+    /// Where it listens, once it says so.
+    pub(crate) fn read_addresses(&mut self) {
+        let server = self;
         let serving = server.line_with("gRPC on ");
         // "gRPC on 127.0.0.1:1, HTTP on 127.0.0.1:2, metrics and probes on http://127.0.0.1:3, workers: 1 local"
         let words: Vec<&str> = serving.split([' ', ',']).collect();
@@ -97,7 +106,8 @@ impl Shoal {
         server.metrics = metrics.expect("the metrics address").to_owned();
         let admin = words.iter().position(|word| *word == "admin").map(|at| words[at + 3].to_owned());
         server.admin = admin.unwrap_or_default();
-        server
+        let scaler = words.iter().position(|word| *word == "KEDA").map(|at| words[at + 3].to_owned());
+        server.scaler = scaler.unwrap_or_default();
     }
 
     /// Starts a command and collects what it prints.
@@ -127,6 +137,7 @@ impl Shoal {
             http: String::new(),
             metrics: String::new(),
             admin: String::new(),
+            scaler: String::new(),
             lines,
             log,
             scratch: vec![temporary],

@@ -17,6 +17,9 @@ fn view(name: &str, state: ModelState) -> ModelView {
         slo: Duration::from_millis(50),
         batch_rows_max: 64,
         wanted: true,
+        on_demand: false,
+        queue_time_max: Duration::from_secs(60),
+        awaited: Default::default(),
         statistics: Arc::new(Statistics::new(64)),
     }
 }
