@@ -18,19 +18,22 @@
 {{- end -}}
 {{- $names := list -}}
 {{- $served := list -}}
+{{- $kept := list -}}
 {{- range $index, $stated := $values.pools -}}
 {{- $pool := include "shoal.pool" (dict "root" $ "pool" $stated) | fromJson -}}
 {{- $where := printf "pools[%d] (%s)" $index $pool.name -}}
 {{- if has $pool.name $names -}}{{- fail (printf "pools[%d].name: %s is the name of another pool" $index $pool.name) -}}{{- end -}}
 {{- $names = append $names $pool.name -}}
+{{- $scale := $pool.autoscaling -}}
+{{- $mayBeEmpty := and (ne $scale.kind "none") (eq (int $scale.minReplicas) 0) -}}
 {{- range $pool.models -}}
 {{- if not (hasKey $values.models .) -}}{{- fail (printf "%s.models: there is no models.%s" $where .) -}}{{- end -}}
 {{- $served = append $served . -}}
+{{- if not $mayBeEmpty -}}{{- $kept = append $kept . -}}{{- end -}}
 {{- end -}}
 {{- if and (gt (int $pool.device.count) 1) (regexMatch "^nvidia\\.com/(gpu|gpu\\.shared|mig-.*)$" $pool.device.resource) -}}
 {{- fail (printf "%s.device.count: a worker uses one GPU: ask for more replicas, each with 1" $where) -}}
 {{- end -}}
-{{- $scale := $pool.autoscaling -}}
 {{- if and (ne $scale.kind "none") (gt (int $scale.minReplicas) (int $scale.maxReplicas)) -}}
 {{- fail (printf "%s.autoscaling.minReplicas: %d is more than maxReplicas, %d" $where (int $scale.minReplicas) (int $scale.maxReplicas)) -}}
 {{- end -}}
@@ -42,11 +45,22 @@
 {{- fail (printf "%s.resources.requests.cpu: is required by autoscaling.hpa.cpuUtilization, which is a part of it" $where) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq $scale.kind "keda") (not $scale.keda.triggers) (not $values.monitoring.prometheusAddress) -}}
-{{- fail (printf "monitoring.prometheusAddress: is required by %s.autoscaling.kind keda, which asks Prometheus how busy workers are" $where) -}}
+{{- if and $mayBeEmpty (eq $scale.kind "hpa") -}}
+{{- fail (printf "%s.autoscaling.minReplicas: 0 needs kind keda: a HorizontalPodAutoscaler keeps one pod" $where) -}}
+{{- end -}}
+{{- if and (eq $scale.kind "keda") (eq $scale.keda.source "prometheus") (not $scale.keda.triggers) -}}
+{{- if not $values.monitoring.prometheusAddress -}}
+{{- fail (printf "monitoring.prometheusAddress: is required by %s.autoscaling.keda.source prometheus" $where) -}}
+{{- end -}}
+{{- if $mayBeEmpty -}}
+{{- fail (printf "%s.autoscaling.minReplicas: 0 needs keda.source server: of a pool without workers Prometheus hears nothing" $where) -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $_ := $values.models -}}
+{{- end -}}
+{{- range $name, $model := $values.models -}}
+{{- if not (or (has $name $kept) (not (has $name $served)) (eq (dig "settings" "load" "start" $model) "demand")) -}}
+{{- fail (printf "models.%s.settings.load: must be demand where each pool that serves it may have no pods (autoscaling.minReplicas: 0), or the server is not ready without them" $name) -}}
+{{- end -}}
 {{- if not (has $name $served) -}}{{- fail (printf "models.%s: no pool serves it, so the server would never be ready" $name) -}}{{- end -}}
 {{- end -}}
 {{- if and $values.grpcRoute.enabled (not $values.grpcRoute.parentRefs) -}}

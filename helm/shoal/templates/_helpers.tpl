@@ -187,11 +187,12 @@ priorityClassName: {{ . | quote }}
 shoal/pool: {{ .pool.name | quote }}
 {{- end -}}
 
-{{- /* A regular expression of PromQL that is its models' names. */ -}}
-{{- define "shoal.pool.models" -}}
-{{- $names := list -}}
-{{- range .models }}{{ $names = append $names (replace "." "\\\\." .) }}{{ end -}}
-{{- join "|" $names -}}
+{{- /* Whether KEDA asks the server about any pool. */ -}}
+{{- define "shoal.scales" -}}
+{{- range .Values.pools -}}
+{{- $scale := (include "shoal.pool" (dict "root" $ "pool" .) | fromJson).autoscaling -}}
+{{- if and (eq $scale.kind "keda") (eq $scale.keda.source "server") (not $scale.keda.triggers) -}}yes{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* The server's configuration. JSON's strings, numbers and lists are TOML's too. */ -}}
@@ -204,6 +205,9 @@ http_port = "off"
 {{- if .Values.server.admin }}
 # Only who may forward a port to the pod gets there.
 admin_listen = "127.0.0.1:8004"
+{{- end }}
+{{- if include "shoal.scales" . }}
+scaler_listen = {{ printf (ternary "[%s]:8005" "%s:8005" (contains ":" .Values.server.address)) .Values.server.address | toRawJson }}
 {{- end }}
 drain_time_max = "{{ int .Values.server.drainSeconds }}s"
 log = {{ .Values.log.filter | toRawJson }}

@@ -54,7 +54,7 @@ class Objects(unittest.TestCase):
                     self.assertEqual(chosen(objects, service["spec"]["selector"]), [server["metadata"]["name"]])
                     for port in service["spec"]["ports"]:
                         self.assertIn(port["targetPort"], ports)
-                        h2c = port["targetPort"] in ("grpc", "link")
+                        h2c = port["targetPort"] in ("grpc", "link", "scaler")
                         self.assertEqual(port["appProtocol"], "kubernetes.io/h2c" if h2c else "http")
                         led.add(port["targetPort"])
             self.assertEqual(led, ports)
@@ -181,13 +181,43 @@ class Objects(unittest.TestCase):
         }
         self.assertEqual(chart.one(chart.render({"pools": [gpu]}), "HorizontalPodAutoscaler")["spec"]["metrics"], own)
 
-    def test_keda_asks_for_the_pools_own_models(self):
-        busy, queued = chart.one(self.scenarios["keda"], "ScaledObject", "-gpu")["spec"]["triggers"]
-        # The dot of all.v2 is itself: escaped for the regular expression, and again for the string.
-        series = 'job="rel-shoal-metrics", namespace="apps", model=~"all\\\\.v2|minilm"'
-        self.assertEqual(busy["metadata"]["query"], f"sum(rate(shoal_compute_duration_seconds_sum{{{series}}}[1m]))")
-        self.assertEqual(queued["metadata"]["query"], f"sum(shoal_queued_rows{{{series}}})")
-        self.assertEqual((busy["metadata"]["threshold"], queued["metadata"]["threshold"]), ("0.7", "512"))
+    def test_keda_asks_the_server_for_the_pools_own_models(self):
+        objects = self.scenarios["keda"]
+        (trigger,) = chart.one(objects, "ScaledObject", "-gpu")["spec"]["triggers"]
+        self.assertEqual(trigger["type"], "external-push")
+        self.assertEqual(
+            trigger["metadata"],
+            {
+                "scalerAddress": "rel-shoal-scaler.apps:8005",
+                "pool": "gpu",
+                "models": "minilm,all.v2",
+                "queuedSeconds": "1",
+                "busyWorkers": "0.7",
+            },
+        )
+        (port,) = chart.one(objects, "Service", "-scaler")["spec"]["ports"]
+        server = chart.one(objects, "Deployment", "-server")["spec"]["template"]["spec"]["containers"][0]
+        self.assertIn({"name": port["targetPort"], "containerPort": port["port"]}, server["ports"])
+        self.assertEqual(chart.settings(objects)["scaler_listen"], "0.0.0.0:8005")
+        pods = chart.one(objects, "Deployment", "-gpu")["spec"]["template"]["spec"]["containers"][0]
+        self.assertIn("--pool=gpu", pods["args"])
+        self.assertEqual(chart.one(objects, "ScaledObject", "-rare")["spec"]["minReplicaCount"], 0)
+        six = chart.render({"server": {"address": "::"}, "poolDefaults": {"autoscaling": {"kind": "keda"}}})
+        address = chart.settings(six)["scaler_listen"]
+        self.assertEqual(address, "[::]:8005")
+
+    def test_without_keda_nobody_is_told_how_busy_workers_are(self):
+        objects = self.scenarios["cpu"]
+        self.assertFalse([o for o in chart.of_kind(objects, "Service") if o["metadata"]["name"].endswith("-scaler")])
+        self.assertNotIn("scaler_listen", chart.settings(objects))
+
+    def test_keda_asks_prometheus_for_the_pool(self):
+        busy, queued = chart.one(self.scenarios["keda"], "ScaledObject", "-watched")["spec"]["triggers"]
+        series = '{job="rel-shoal-metrics", namespace="apps", pool="watched"}'
+        self.assertEqual(busy["metadata"]["query"], f"sum(rate(shoal_pool_compute_seconds_total{series}[1m]))")
+        total = f"sum(shoal_pool_queued_per_worker_seconds{series} * shoal_pool_workers{series})"
+        self.assertEqual(queued["metadata"]["query"], total)
+        self.assertEqual((busy["metadata"]["threshold"], queued["metadata"]["threshold"]), ("0.7", "0.5"))
         self.assertEqual(
             chart.one(self.scenarios["keda"], "ScaledObject", "-cpu")["spec"]["triggers"][0]["type"], "cron"
         )

@@ -40,7 +40,19 @@ REFUSED = [
         pool(autoscaling=HPA, resources={"requests": {"cpu": None}}),
         "resources.requests.cpu: is required by autoscaling.hpa",
     ),
-    (pool(autoscaling=KEDA), r"monitoring.prometheusAddress: is required by pools\[0\] \(a\).autoscaling.kind keda"),
+    (
+        pool(autoscaling={**KEDA, "keda": {"source": "prometheus"}}),
+        r"monitoring.prometheusAddress: is required by pools\[0\] \(a\).autoscaling.keda.source prometheus",
+    ),
+    (
+        {
+            **pool(autoscaling={**KEDA, "minReplicas": 0, "keda": {"source": "prometheus"}}),
+            "monitoring": {"prometheusAddress": "http://prometheus:9090"},
+        },
+        "autoscaling.minReplicas: 0 needs keda.source server",
+    ),
+    (pool(autoscaling={**HPA, "minReplicas": 0}), "autoscaling.minReplicas: 0 needs kind keda"),
+    (pool(autoscaling={**KEDA, "minReplicas": 0}), "models.minilm.settings.load: must be demand"),
     ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs: is required"),
     # Time to end.
     (
@@ -80,7 +92,7 @@ REFUSED = [
     (pool(replicas=-1), "/pools/0/replicas"),
     (pool(cpuIsa="sse"), "/pools/0/cpuIsa"),
     (pool(device={"count": 0}), "/pools/0/device/count"),
-    (pool(autoscaling={"minReplicas": 0}), "/pools/0/autoscaling/minReplicas"),
+    (pool(autoscaling={"minReplicas": -1}), "/pools/0/autoscaling/minReplicas"),
     ({"models": {"Minilm": {"source": "echo"}}}, "/models.*'Minilm'"),
     (model(source="hf:org/name@main"), "/models/m/source"),
     (model(source="https://host/x"), "/models/m/source"),

@@ -21,6 +21,7 @@ NOT_SETTINGS = {
     "metrics_address",
     "metrics_port",
     "admin_listen",
+    "scaler_listen",
     "workers",
     "link_address",
     "link_port",

@@ -10,6 +10,7 @@ from chart import values
 
 SHA = "0" * 64
 SCALED = {"autoscaling": {"kind": "keda"}}
+WATCHED = {"autoscaling": {"kind": "keda", "keda": {"source": "prometheus"}}}
 HPA = {"autoscaling": {"kind": "hpa"}}
 FILE = {"url": "https://files.example/x", "sha256": SHA}
 FILES = {name: FILE for name in ("config.json", "tokenizer.json", "model.safetensors")}
@@ -30,7 +31,8 @@ NEEDS = {
     "poolDefaults.autoscaling.scaleDownSeconds": {"poolDefaults": HPA},
     "poolDefaults.autoscaling.hpa": {"poolDefaults": HPA},
     "poolDefaults.autoscaling.keda": {"poolDefaults": SCALED, "monitoring": {"prometheusAddress": "http://before"}},
-    "monitoring.prometheusAddress": {"poolDefaults": SCALED, "monitoring": {"prometheusAddress": "http://before"}},
+    "networkPolicy.keda": {"poolDefaults": SCALED},
+    "monitoring.prometheusAddress": {"poolDefaults": WATCHED, "monitoring": {"prometheusAddress": "http://before"}},
     "monitoring.serviceMonitor": {"monitoring": {"serviceMonitor": {"enabled": True}}},
     "monitoring.rules": {"monitoring": {"rules": {"enabled": True}}},
     "monitoring.dashboard": {"monitoring": {"dashboard": {"enabled": True}}},
@@ -48,6 +50,7 @@ TRY = {
     "poolDefaults.home.size": "3Gi",
     "poolDefaults.models": ["minilm"],
     "poolDefaults.autoscaling.keda.busyWorkers": 0.5,
+    "poolDefaults.autoscaling.keda.queuedSeconds": 2,
     "poolDefaults.autoscaling.keda.triggers": [{"type": "cron"}],
     "server.terminationGracePeriodSeconds": 300,
     "poolDefaults.terminationGracePeriodSeconds": 300,
