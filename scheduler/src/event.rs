@@ -136,6 +136,8 @@ pub enum Input {
     Cancel(GroupId),
     /// A worker connected that computes on this device, and can serve these models, none of them loaded yet.
     WorkerUp { worker: WorkerId, epoch: Epoch, device: DeviceId, models: Vec<ModelId> },
+    /// A connected worker can serve these models as well, not loaded yet; of those it could before nothing changes.
+    WorkerOffers { worker: WorkerId, epoch: Epoch, models: Vec<ModelId> },
     /// A worker can take one more batch. A second credit for a slot replaces the first; one of no rows takes it back.
     WorkerCredit { worker: WorkerId, epoch: Epoch, slot: Slot, budget: Budget },
     /// A worker that serves several schedulers can take a batch of one model, now or not at all: the answer is one

@@ -305,6 +305,7 @@ impl Scheduler {
             Input::SubmitGroup(group) => self.submit(group),
             Input::Cancel(group) => self.cancel(group),
             Input::WorkerUp { worker, epoch, device, models } => self.worker_up(worker, epoch, device, models),
+            Input::WorkerOffers { worker, epoch, models } => self.worker_offers(worker, epoch, &models),
             Input::WorkerCredit { worker, epoch, slot, budget } => self.worker_credit(worker, epoch, slot, budget),
             Input::WorkerTurn(turn) => self.take_turn(turn),
             Input::BatchBegun { worker, epoch, batch, attempt, others, waited } => {

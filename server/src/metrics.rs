@@ -45,6 +45,8 @@ pub struct Metrics {
     probes: Family<ModelLabels, Counter>,
     batch_cost: Family<PartLabels, Gauge<f64, AtomicU64>>,
     model_workers: Family<ModelLabels, Gauge>,
+    model_wanted: Family<ModelLabels, Gauge>,
+    configurations: Family<ConfigurationLabels, Counter>,
     worker_up: Family<WorkerLabels, Gauge>,
     pool_workers: Family<PoolLabels, Gauge>,
     pool_queued: Family<PoolLabels, Gauge<f64, AtomicU64>>,
@@ -86,6 +88,7 @@ pub struct ModelMetrics {
     pub quarantined_inputs: Gauge,
     pub probes: Counter,
     pub workers: Gauge,
+    pub wanted: Gauge,
     /// In the order of [`WaitCause::ALL`].
     waits: [Counter<f64, AtomicU64>; WaitCause::ALL.len()],
 }
@@ -111,6 +114,11 @@ struct ReasonLabels {
 struct PartLabels {
     model: String,
     part: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ConfigurationLabels {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -189,6 +197,8 @@ impl Metrics {
             probes: Family::default(),
             batch_cost: Family::default(),
             model_workers: Family::default(),
+            model_wanted: Family::default(),
+            configurations: Family::default(),
             worker_up: Family::default(),
             pool_workers: Family::default(),
             pool_queued: Family::default(),
@@ -232,6 +242,7 @@ impl Metrics {
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             probes: self.probes.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
+            wanted: self.model_wanted.get_or_create_owned(&labels),
             waits: WaitCause::ALL.map(|cause| {
                 let labels = ReasonLabels { model: model.to_string(), reason: wait_name(cause) };
                 self.waits.get_or_create_owned(&labels)
@@ -239,6 +250,23 @@ impl Metrics {
             all: self.clone(),
             model: model.clone(),
         }
+    }
+
+    /// A model is served no more: nothing is so of it now. What was counted stays.
+    pub fn forget_model(&self, model: &str) {
+        let labels = ModelLabels { model: model.to_owned() };
+        for gauges in [&self.queued_rows, &self.quarantined_inputs, &self.model_workers, &self.model_wanted] {
+            gauges.remove(&labels);
+        }
+        for part in COST_PARTS {
+            self.batch_cost.remove(&PartLabels { model: model.to_owned(), part });
+        }
+    }
+
+    /// The configuration was read again, and taken or not.
+    pub fn configured(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.configurations.get_or_create(&ConfigurationLabels { outcome }).inc();
     }
 
     /// Whether a worker is connected.
@@ -323,7 +351,11 @@ impl Metrics {
         let cost = "What a batch, and each row and token of it, was found to take";
         registry.register_with_unit("batch_cost", cost, Unit::Seconds, self.batch_cost.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
+        let wanted = "1 while the model is to be in memory, and not only when it is called";
+        registry.register("model_wanted", wanted, self.model_wanted.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
+        let configurations = "Configurations read while serving, by what became of them";
+        registry.register("configurations", configurations, self.configurations.clone());
         registry.register("pool_workers", "Connected workers of the pool", self.pool_workers.clone());
         let queued = "Work that waits for each worker of the pool, in the time it takes in large batches";
         registry.register_with_unit("pool_queued_per_worker", queued, Unit::Seconds, self.pool_queued.clone());

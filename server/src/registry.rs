@@ -46,12 +46,25 @@ pub struct ModelView {
     pub wanted: bool,
     /// It is only loaded when it is called.
     pub on_demand: bool,
+    /// The server is not ready without it.
+    pub is_required: bool,
+    /// Who takes a part of its calls.
+    pub canaries: Arc<[Canary]>,
     /// How long a row may wait.
     pub queue_time_max: Duration,
     /// Calls that wait for it to be loaded.
     pub awaited: Awaited,
     /// Its counts, in the protocol's terms.
     pub statistics: Arc<Statistics>,
+}
+
+/// A model that is given a part of another one's calls, to be tried.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Canary {
+    /// Its name.
+    pub model: Arc<str>,
+    /// How many of a hundred.
+    pub percent: f64,
 }
 
 /// Counts calls that wait for a model to be loaded. Cheap to clone; every clone counts the same.
@@ -106,6 +119,13 @@ impl ModelView {
         self.card.as_ref().is_some_and(is_whole)
     }
 
+    /// Whether it is there, and what the other one is called with suits it, and what it gives is of the same shape.
+    fn can_stand_in_for(&self, other: &Self) -> bool {
+        let (Some(own), Some(others)) = (&self.card, &other.card) else { return false };
+        let kind = |card: &Card| (card.task, card.dims, card.labels.clone(), card.inputs.clone(), card.outputs.clone());
+        self.state == ModelState::Ready && self.can_be_asked() && kind(own) == kind(others)
+    }
+
     /// Whether it may become so by itself, or by being called.
     pub fn can_be_awaited(&self) -> bool {
         (self.wanted || self.on_demand) && !matches!(self.state, ModelState::Failed(_))
@@ -156,6 +176,20 @@ impl Registry {
         }
     }
 
+    /// Who is to answer a call for a model: itself, or one that is tried on a part of its calls, if that can be used in its
+    /// place. `drawn` is from 0 to 1, another one for each call.
+    pub fn drawn(&self, model: Arc<ModelView>, drawn: f64) -> Arc<ModelView> {
+        let mut left = drawn * 100.0;
+        for canary in &*model.canaries {
+            if left < canary.percent {
+                let chosen = self.models.get(&canary.model).map(|entry| entry.value().clone());
+                return chosen.filter(|canary| canary.can_stand_in_for(&model)).unwrap_or(model);
+            }
+            left -= canary.percent;
+        }
+        model
+    }
+
     /// Every model, by name.
     pub fn all(&self) -> Vec<Arc<ModelView>> {
         let mut views: Vec<_> = self.models.iter().map(|entry| entry.value().clone()).collect();
@@ -190,6 +224,8 @@ mod tests {
             batch_rows_max: 1,
             wanted: true,
             on_demand: false,
+            is_required: true,
+            canaries: Arc::new([]),
             queue_time_max: Duration::from_secs(60),
             awaited: Awaited::default(),
             statistics: Arc::new(Statistics::new(1)),

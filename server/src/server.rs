@@ -52,6 +52,7 @@ pub struct Server {
     operators: Option<Operators>,
     scaler: Option<Operators>,
     registry: Registry,
+    metrics: Metrics,
     health: HealthGate,
     driver: Handle,
     /// Cancelled when the server stops taking calls.
@@ -117,7 +118,7 @@ impl Server {
             given_up,
         };
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
-        let admin = admin.start(metrics, health.clone(), driver.clone(), lanes.load())?;
+        let admin = admin.start(metrics.clone(), health.clone(), driver.clone(), lanes.load())?;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend =
             Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone(), draining.clone());
@@ -151,6 +152,7 @@ impl Server {
             operators,
             scaler,
             registry,
+            metrics,
             health,
             driver,
             draining,
@@ -191,6 +193,16 @@ impl Server {
     /// Where workers dial.
     pub fn link_address(&self) -> &LinkAddress {
         &self.link
+    }
+
+    /// The way to whoever schedules.
+    pub fn driver(&self) -> &Handle {
+        &self.driver
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The models and how they stand.

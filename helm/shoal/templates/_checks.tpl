@@ -12,6 +12,9 @@
 {{- if and (eq $kind "image") (semverCompare "<1.35.0-0" $.Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "models.%s.image: needs Kubernetes 1.35, where volumes of images are on by default, and this is %s: use a claim" $name $.Capabilities.KubeVersion.Version) -}}
 {{- end -}}
+{{- with dig "settings" "canary_of" "" $model -}}
+{{- if not (hasKey $values.models .) -}}{{- fail (printf "models.%s.settings.canary_of: there is no models.%s" $name .) -}}{{- end -}}
+{{- end -}}
 {{- if and (eq $kind "download") (not $values.downloader.image) -}}
 {{- fail (printf "downloader.image: is required by models.%s.download: an image with sh, curl and sha256sum" $name) -}}
 {{- end -}}

@@ -197,6 +197,28 @@ shoal/pool: {{ .pool.name | quote }}
 
 {{- /* The server's configuration. JSON's strings, numbers and lists are TOML's too. */ -}}
 {{- define "shoal.toml" -}}
+{{ include "shoal.toml.settings" . }}
+{{- range $name, $model := .Values.models }}
+
+[models.{{ toRawJson $name }}]
+source = {{ include "shoal.model.source" (dict "name" $name "model" $model) | toRawJson }}
+{{- range $key, $value := $model.settings }}
+{{ $key }} = {{ toRawJson $value }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* What of it takes a restart. */ -}}
+{{- define "shoal.toml.lasting" -}}
+{{ include "shoal.toml.settings" . }}
+{{- range $name, $model := .Values.models }}
+{{- with dig "settings" "dtype" "" $model }}
+{{ $name }} {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "shoal.toml.settings" -}}
 address = {{ .Values.server.address | toRawJson }}
 workers = "external"
 {{- if not .Values.server.http }}
@@ -214,14 +236,6 @@ log = {{ .Values.log.filter | toRawJson }}
 log_format = {{ .Values.log.format | toRawJson }}
 {{- range $key, $value := .Values.server.settings }}
 {{ $key }} = {{ toRawJson $value }}
-{{- end }}
-{{- range $name, $model := .Values.models }}
-
-[models.{{ toRawJson $name }}]
-source = {{ include "shoal.model.source" (dict "name" $name "model" $model) | toRawJson }}
-{{- range $key, $value := $model.settings }}
-{{ $key }} = {{ toRawJson $value }}
-{{- end }}
 {{- end }}
 {{- end -}}
 

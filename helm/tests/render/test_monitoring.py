@@ -121,6 +121,9 @@ class Monitoring(unittest.TestCase):
             "shoal_tasks",
             "shoal_probes_total",
             "shoal_model_page_ins_total",
+            # Alerts have them.
+            "shoal_configurations_total",
+            "shoal_model_wanted",
         }
         self.assertEqual(there - shown, not_shown)
 

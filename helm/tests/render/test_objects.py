@@ -206,6 +206,15 @@ class Objects(unittest.TestCase):
         address = chart.settings(six)["scaler_listen"]
         self.assertEqual(address, "[::]:8005")
 
+    def test_models_come_without_a_restart_of_the_server_and_settings_with_one(self):
+        def checksum(**values):
+            server = chart.one(chart.render(values), "Deployment", "-server")
+            return server["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+
+        self.assertEqual(checksum(), checksum(models={"m": {"source": "echo", "settings": {"slo": "1s"}}}))
+        self.assertNotEqual(checksum(), checksum(models={"m": {"source": "minilm", "settings": {"dtype": "f32"}}}))
+        self.assertNotEqual(checksum(), checksum(server={"settings": {"call_texts_max": 3}}))
+
     def test_without_keda_nobody_is_told_how_busy_workers_are(self):
         objects = self.scenarios["cpu"]
         self.assertFalse([o for o in chart.of_kind(objects, "Service") if o["metadata"]["name"].endswith("-scaler")])

@@ -52,6 +52,10 @@ REFUSED = [
         "autoscaling.minReplicas: 0 needs keda.source server",
     ),
     (pool(autoscaling={**HPA, "minReplicas": 0}), "autoscaling.minReplicas: 0 needs kind keda"),
+    (
+        model(source="echo", settings={"canary_of": "minlm", "canary_percent": 5}),
+        "models.m.settings.canary_of: there is no models.minlm",
+    ),
     (pool(autoscaling={**KEDA, "minReplicas": 0}), "models.minilm.settings.load: must be demand"),
     ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs: is required"),
     # Time to end.

@@ -19,6 +19,18 @@ impl Scheduler {
         self.load_wanted(worker, epoch);
     }
 
+    /// A worker can serve more models than it said.
+    pub(super) fn worker_offers(&mut self, worker: WorkerId, epoch: Epoch, models: &[ModelId]) {
+        if !self.check_epoch(worker, epoch) {
+            return;
+        }
+        let Some(link) = self.fleet.link_mut(worker) else { return };
+        for model in models {
+            link.holdings.entry(*model).or_insert(Holding::Unloaded);
+        }
+        self.load_wanted(worker, epoch);
+    }
+
     /// A worker is gone.
     pub(super) fn worker_down(&mut self, worker: WorkerId, epoch: Epoch, cause: DownCause) {
         if !self.check_epoch(worker, epoch) {

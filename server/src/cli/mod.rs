@@ -4,6 +4,7 @@ mod banner;
 mod demo;
 mod devices;
 mod plan;
+mod reload;
 mod seats;
 mod serve;
 mod worker;

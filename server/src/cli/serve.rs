@@ -21,6 +21,7 @@ use crate::telemetry::{self, LogControl};
 
 use super::Outcome;
 use super::banner;
+use super::reload::Reloads;
 use super::seats::{self, Seat, seats};
 
 /// Arguments of `shoal serve`.
@@ -34,7 +35,7 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
     if args.settings.model.is_empty() {
         args.settings.model = super::models_of_environment()?;
     }
-    let config = Config::load(args.settings)?;
+    let config = Config::load(args.settings.clone())?;
     let log = telemetry::init(&config.log, config.log_format).map_err(anyhow::Error::msg)?;
     if config.models.is_empty() {
         anyhow::bail!(
@@ -43,16 +44,17 @@ pub(super) fn run(mut args: ServeArgs) -> Outcome {
     }
     // The server brings threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(config, log));
+    let outcome = runtime.block_on(serve(args.settings, config, log));
     // A pull that was interrupted goes on in a thread of its own; nobody waits for it.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(mut config: Config, log: LogControl) -> Outcome {
+async fn serve(flags: Settings, mut config: Config, log: LogControl) -> Outcome {
     // Asked for first, so that a signal during the start is not lost.
-    let mut stops = Stops::listen()?;
+    let mut stops = Stops::listen(flags.config.is_some())?;
     let store = super::store(config.home.as_ref())?;
+    let reloads = Reloads::watch(flags, config.clone(), store.clone(), log.clone())?;
     let (models, (device, seats)) = tokio::select! {
         found = async { tokio::try_join!(find_models(&config, &store), find_seats(&config)) } => found?,
         () = stops.next() => return Ok(ExitCode::from(130)),
@@ -78,6 +80,10 @@ async fn serve(mut config: Config, log: LogControl) -> Outcome {
     // A closed standard output is no reason not to serve.
     let _ = std::io::stdout().write_all(page.as_bytes());
     let _ = std::io::stdout().flush();
+    if let Some(reloads) = reloads {
+        // Ends with the runtime.
+        tokio::spawn(reloads.run(server.driver().clone(), server.metrics().clone()));
+    }
     loop {
         tokio::select! {
             () = stops.next() => break,
@@ -188,20 +194,20 @@ fn settings_of(model: &ModelConfig, store: &Store, local: bool) -> anyhow::Resul
     Ok(model.settings(place))
 }
 
-/// Requests to stop: SIGTERM, SIGINT from a terminal, and SIGHUP when that is closed.
+/// Requests to stop: SIGTERM, SIGINT from a terminal, and SIGHUP when that is closed, unless there is a file to be read again.
 #[derive(Debug)]
 struct Stops {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
+    hang_up: Option<tokio::signal::unix::Signal>,
 }
 
 impl Stops {
-    fn listen() -> std::io::Result<Self> {
+    fn listen(has_file: bool) -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: (!has_file).then(|| signal(SignalKind::hangup())).transpose()?,
         })
     }
 
@@ -220,7 +226,7 @@ impl Stops {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-            _ = self.hang_up.recv() => {}
+            Some(_) = async { self.hang_up.as_mut()?.recv().await } => {}
         }
     }
 }

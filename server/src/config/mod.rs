@@ -89,6 +89,8 @@ pub struct Config {
     pub limits: Limits,
     /// The models, by name.
     pub models: Vec<ModelConfig>,
+    /// As all of this was stated.
+    pub(crate) stated: Settings,
 }
 
 impl Config {
@@ -107,6 +109,7 @@ impl Config {
     }
 
     fn check(settings: Settings, models: Vec<ModelConfig>) -> Result<Self, ConfigError> {
+        model::check_canaries(&models)?;
         let address = settings.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let workers = settings.workers.unwrap_or_default();
         let link_at = SocketAddr::new(settings.link_address.unwrap_or(address), settings.link_port.unwrap_or(8003));
@@ -158,6 +161,7 @@ impl Config {
                 ..defaults
             },
             models,
+            stated: settings,
         })
     }
 }

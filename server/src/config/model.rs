@@ -1,12 +1,13 @@
 //! One model's configuration: its table in the file, laid under its flag.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Deserialize;
 use shoal_scheduler::{OnLate, PolicyConfig};
 
-use crate::driver::{Load, ModelSettings};
+use crate::driver::{CanaryOf, Load, ModelSettings};
 use crate::models::{Dtype, LoadWhen, ModelArg, ModelName, Place, Preset, Source};
 
 use super::error::ConfigError;
@@ -53,6 +54,8 @@ pub struct ModelConfig {
     pub policy: PolicyConfig,
     /// When it is loaded.
     pub load: Load,
+    /// Whose calls it is given a part of, to be tried.
+    pub canary: Option<CanaryOf>,
 }
 
 /// Names of the policies.
@@ -91,6 +94,8 @@ pub(super) struct ModelFile {
     dtype: Option<Dtype>,
     load: Option<LoadWhen>,
     unload_after: Option<HumanDuration>,
+    canary_of: Option<ModelName>,
+    canary_percent: Option<f64>,
     queue_time_max: Option<HumanDuration>,
     queue_requests_max: Option<NonZeroU32>,
     batch_time_max: Option<HumanDuration>,
@@ -110,6 +115,8 @@ impl ModelFile {
         "dtype",
         "load",
         "unload_after",
+        "canary_of",
+        "canary_percent",
         "queue_time_max",
         "queue_requests_max",
         "batch_time_max",
@@ -149,6 +156,24 @@ impl ModelFile {
                 return Err(ConfigError::Value { key: key("unload_after"), problem: problem.to_owned() });
             }
         }
+        let canary = match (self.canary_of, self.canary_percent) {
+            (None, None) => None,
+            (Some(of), Some(percent)) if percent > 0.0 && percent <= 100.0 => {
+                Some(CanaryOf { model: of.as_str().into(), percent })
+            }
+            (Some(_), Some(_)) => {
+                let problem = "must be above 0, 100 at most".to_owned();
+                return Err(ConfigError::Value { key: key("canary_percent"), problem });
+            }
+            (Some(_), None) => {
+                let problem = "is required by `canary_of`: how many of a hundred calls it takes".to_owned();
+                return Err(ConfigError::Value { key: key("canary_percent"), problem });
+            }
+            (None, Some(_)) => {
+                let problem = "is required by `canary_percent`: whose calls it takes".to_owned();
+                return Err(ConfigError::Value { key: key("canary_of"), problem });
+            }
+        };
         let policy = match name_of_policy {
             PolicyName::Learned => {
                 learned(self.preset.unwrap_or(Preset::Balanced), self.on_late.unwrap_or_default().into())
@@ -185,6 +210,7 @@ impl ModelFile {
             batch_tokens_max: self.batch_tokens_max.unwrap_or(defaults.batch_tokens_max),
             policy,
             load: load(self.load.unwrap_or_default(), self.unload_after.map(Into::into)),
+            canary,
             ..defaults
         })
     }
@@ -206,6 +232,7 @@ impl ModelConfig {
             batch_tokens_max: BATCH_TOKENS_MAX,
             policy: learned(Preset::Balanced, OnLate::Serve),
             load: Load::AtStart,
+            canary: None,
         }
     }
 
@@ -224,6 +251,7 @@ impl ModelConfig {
             batch_tokens_max: self.batch_tokens_max,
             policy: self.policy.clone(),
             load: self.load,
+            canary: self.canary.clone(),
         }
     }
 
@@ -267,6 +295,32 @@ pub(super) fn merge(mut models: Vec<ModelConfig>, flags: &[ModelArg]) -> Result<
         }
     }
     Ok(models)
+}
+
+/// Checks that who takes a part of another one's calls can.
+pub(super) fn check_canaries(models: &[ModelConfig]) -> Result<(), ConfigError> {
+    let mut taken: BTreeMap<&str, f64> = BTreeMap::new();
+    for model in models {
+        let Some(CanaryOf { model: of, percent }) = &model.canary else { continue };
+        let wrong = |problem: String| {
+            let key = format!("models.{}.canary_of", model.name);
+            Err(ConfigError::Value { key, problem })
+        };
+        match models.iter().find(|other| other.name.as_str() == &**of) {
+            None => return wrong(format!("there is no model `{of}`")),
+            Some(other) if other.name == model.name => return wrong("is the model itself".to_owned()),
+            Some(other) if other.canary.is_some() => {
+                return wrong(format!("`{of}` takes a part of another one's calls itself"));
+            }
+            Some(_) => {}
+        }
+        let sum = taken.entry(of).or_default();
+        *sum += percent;
+        if *sum > 100.0 {
+            return wrong(format!("more than all of the calls for `{of}` are given away: {sum} %"));
+        }
+    }
+    Ok(())
 }
 
 /// The objective: as stated, else by preset, else the balanced one.

@@ -246,6 +246,12 @@ macro_rules! settings {
             /// Every key of the file, apart from the models.
             pub(super) const KEYS: &[&str] = &[$(stringify!($name)),+];
 
+            /// Keys that two settings have different values of.
+            pub(crate) fn differing(&self, other: &Self) -> Vec<&'static str> {
+                let keys = [$((stringify!($name), self.$name != other.$name)),+];
+                keys.into_iter().filter(|(_, differ)| *differ).map(|(key, _)| key).collect()
+            }
+
             /// These settings, and where they say nothing, `below`.
             #[must_use]
             pub(super) fn over(self, below: Self) -> Self {

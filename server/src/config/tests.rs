@@ -86,10 +86,37 @@ fn a_wrong_value_is_named_by_its_key() {
         ("drain_time_max = 5", "`drain_time_max`"),
         ("[models.echo]\nslo = \"0s\"", "`models.echo.slo`"),
         ("[models.echo]\nslo = \"2h\"", "`models.echo.slo`"),
+        ("scaler_listen = \"on\"", "`scaler_listen`"),
+        ("resident_bytes_max = 0", "`resident_bytes_max`"),
+        ("[models.echo]\nload = \"never\"", "`models.echo.load`"),
+        ("[models.echo]\nunload_after = \"1m\"", "`models.echo.unload_after`"),
+        ("[models.echo]\nload = \"demand\"\nunload_after = \"1ms\"", "`models.echo.unload_after`"),
+        ("[models.echo]\ncanary_of = \"m\"", "`models.echo.canary_percent`"),
+        ("[models.echo]\ncanary_percent = 5", "`models.echo.canary_of`"),
+        ("[models.echo]\ncanary_of = \"m\"\ncanary_percent = 0", "`models.echo.canary_percent`"),
+        ("[models.echo]\ncanary_of = \"m\"\ncanary_percent = nan", "`models.echo.canary_percent`"),
+        ("[models.echo]\ncanary_of = \"m\"\ncanary_percent = 5", "`models.echo.canary_of`"),
+        ("[models.echo]\ncanary_of = \"echo\"\ncanary_percent = 5", "`models.echo.canary_of`"),
     ] {
         let error = parse(text).expect_err(text).to_string();
         assert!(error.starts_with(key), "{text}: {error}");
     }
+}
+
+#[test]
+fn calls_are_given_away_once() {
+    let models = |canaries: &[(&str, &str, u32)]| {
+        let table = |(name, of, percent): &(&str, &str, u32)| {
+            format!("[models.{name}]\nsource = \"echo\"\ncanary_of = \"{of}\"\ncanary_percent = {percent}\n")
+        };
+        let text = canaries.iter().map(table).collect::<String>() + "[models.echo]\n";
+        parse(&text).map(|config| config.models.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(models(&[("a", "echo", 50), ("b", "echo", 50)]), Ok(3));
+    let error = models(&[("a", "echo", 50), ("b", "echo", 51)]).expect_err("too much");
+    assert!(error.contains("more than all of the calls for `echo`"), "{error}");
+    let error = models(&[("a", "echo", 5), ("b", "a", 5)]).expect_err("a chain");
+    assert!(error.contains("`models.b.canary_of`: `a` takes a part"), "{error}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ use tokio::time::Instant;
 
 pub use costs::{CostErrand, CostKey, KeptCost};
 pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, WorkerUp};
-pub use models::{Load, ModelReport, ModelSettings};
+pub use models::{CanaryOf, Load, ModelReport, ModelSettings};
 pub use pools::PoolStanding;
 pub use run::{Handle, Inbox, drive};
 pub use tokenizers::{ArtifactError, ArtifactWanted};
@@ -241,7 +241,7 @@ impl Driver {
         if reply.is_closed() {
             return; // Its caller went away while it was on its way here.
         }
-        let Some(model) = self.models.id(&call.model) else {
+        let Some(model) = self.models.id_to_call(&call.model) else {
             let error = CallError::UnknownModel { model: call.model.to_string(), near: None };
             let _ = reply.send(Err(error));
             return;
@@ -286,6 +286,11 @@ impl Driver {
         let pending = self.calls.remove(group)?;
         if let Some(model) = self.models.get_mut(pending.model) {
             model.open_calls = model.open_calls.saturating_sub(1);
+        }
+        if self.models.remove_if_gone(pending.model) {
+            self.model_metrics.remove(&pending.model);
+            self.around.metrics.forget_model(pending.model_name());
+            self.follow_ups.push_back(Input::ConfigChanged(self.models.core_configs()));
         }
         self.tenants.leave(&pending.call.caller.tenant);
         if let Some(deadline) = pending.deadline {

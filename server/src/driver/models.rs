@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::card::Card;
 use crate::models::Place;
 use crate::oip::Statistics;
-use crate::registry::{Awaited, ModelState, ModelView};
+use crate::registry::{Awaited, Canary, ModelState, ModelView};
 use crate::tokenize::Tokenizer;
 
 use super::quarantine::Quarantine;
@@ -44,6 +44,17 @@ pub struct ModelSettings {
     pub policy: PolicyConfig,
     /// When it is loaded.
     pub load: Load,
+    /// Whose calls it is given a part of, to be tried.
+    pub canary: Option<CanaryOf>,
+}
+
+/// A model that is tried on a part of another one's calls.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CanaryOf {
+    /// The other one.
+    pub model: Arc<str>,
+    /// How many of a hundred calls.
+    pub percent: f64,
 }
 
 /// When a model is loaded, and for how long.
@@ -73,6 +84,12 @@ pub(super) struct Model {
     pub(super) tokenizer: Option<Arc<Tokenizer>>,
     /// It should be in memory.
     pub(super) wanted: bool,
+    /// The server is not ready without it. One that came while others were served has to show first that it can be.
+    is_required: bool,
+    /// It is taken out, and stays until the calls that it has are answered.
+    pub(super) is_going: bool,
+    /// Who takes a part of its calls.
+    canaries: Arc<[Canary]>,
     pub(super) statistics: Arc<Statistics>,
     /// Why batches were closed and calls refused of late.
     pub(super) recent: Recent,
@@ -105,10 +122,13 @@ pub(super) struct Models {
 }
 
 impl Model {
-    fn new(settings: ModelSettings) -> Self {
+    fn new(settings: ModelSettings, is_required: bool) -> Self {
         let statistics = Arc::new(Statistics::new(settings.batch_rows_max.get()));
         Self {
             wanted: settings.load == Load::AtStart,
+            is_required,
+            is_going: false,
+            canaries: Arc::new([]),
             settings,
             statistics,
             recent: Recent::default(),
@@ -129,7 +149,7 @@ impl Model {
     /// The same model with other settings. One that is to be there from now on is loaded, whatever it was before.
     fn with(self, settings: ModelSettings) -> Self {
         let is_new = self.settings.load != settings.load && settings.load == Load::AtStart;
-        Self { wanted: self.wanted || is_new, settings, ..self }
+        Self { wanted: self.wanted || is_new, is_going: false, settings, ..self }
     }
 
     /// What is made of a worker's word: a model that cannot keep its objective even for one row cannot be served as it
@@ -170,6 +190,7 @@ impl Model {
                     self.is_calibrated = false;
                 }
                 self.card = Some(card.clone());
+                self.is_required = true;
                 self.last_failure = None;
             }
             ModelReport::Failed(reason) => self.last_failure = Some(reason.clone()),
@@ -191,6 +212,8 @@ impl Model {
             batch_rows_max: self.settings.batch_rows_max.get(),
             wanted: self.wanted,
             on_demand: self.is_on_demand(),
+            is_required: self.is_required && self.wanted && !self.is_on_demand(),
+            canaries: self.canaries.clone(),
             queue_time_max: self.settings.queue_time_max,
             awaited: self.awaited.clone(),
             statistics: self.statistics.clone(),
@@ -273,19 +296,49 @@ impl Model {
 
 impl Models {
     /// Makes `all` the configured models, and returns them as the core wants them, and the names that are gone.
-    /// A model that stays keeps its card and its workers' reports.
+    /// A model that stays keeps its card and its workers' reports; one that has calls goes when they are answered.
     pub(super) fn configure(&mut self, all: Vec<ModelSettings>) -> (Vec<ModelConfig>, Vec<Arc<str>>) {
+        let are_first = self.by_id.is_empty();
         let mut before = std::mem::take(&mut self.by_id);
         for settings in all {
             let id = self.intern(&settings.name);
             let model = match before.remove(&id) {
                 Some(model) => model.with(settings),
-                None => Model::new(settings),
+                None => Model::new(settings, are_first),
             };
             self.by_id.insert(id, model);
         }
-        let gone = before.into_values().map(|model| model.settings.name).collect();
+        let gone = before.values().map(|model| model.settings.name.clone()).collect();
+        for (id, model) in before {
+            if model.open_calls > 0 {
+                self.by_id.insert(id, Model { is_going: true, ..model });
+            }
+        }
+        self.find_canaries();
         (self.core_configs(), gone)
+    }
+
+    /// Forgets a model that was taken out, once nobody waits for it.
+    pub(super) fn remove_if_gone(&mut self, id: ModelId) -> bool {
+        let is_gone = self.by_id.get(&id).is_some_and(|model| model.is_going && model.open_calls == 0);
+        if is_gone {
+            self.by_id.remove(&id);
+        }
+        is_gone
+    }
+
+    /// Tells each model who takes a part of its calls.
+    fn find_canaries(&mut self) {
+        let mut found: BTreeMap<Arc<str>, Vec<Canary>> = BTreeMap::new();
+        for model in self.by_id.values().filter(|model| !model.is_going) {
+            if let Some(CanaryOf { model: of, percent }) = &model.settings.canary {
+                let canary = Canary { model: model.settings.name.clone(), percent: *percent };
+                found.entry(of.clone()).or_default().push(canary);
+            }
+        }
+        for model in self.by_id.values_mut() {
+            model.canaries = found.remove(&model.settings.name).unwrap_or_default().into();
+        }
     }
 
     /// The models the core is to know: those that should be in memory.
@@ -298,6 +351,26 @@ impl Models {
     pub(super) fn id(&self, name: &str) -> Option<ModelId> {
         let id = *self.ids.get(name)?;
         self.by_id.contains_key(&id).then_some(id)
+    }
+
+    /// The id of a configured model that takes calls.
+    pub(super) fn id_to_call(&self, name: &str) -> Option<ModelId> {
+        self.id(name).filter(|id| self.by_id.get(id).is_some_and(|model| !model.is_going))
+    }
+
+    /// The id of a model that is configured, was, or may be: one that a worker can serve.
+    pub(super) fn id_for_worker(&mut self, name: &Arc<str>) -> ModelId {
+        self.intern(name)
+    }
+
+    /// The id of a model that is configured, or was.
+    pub(super) fn known(&self, name: &str) -> Option<ModelId> {
+        self.ids.get(name).copied()
+    }
+
+    /// What a model is or was called.
+    pub(super) fn name(&self, id: ModelId) -> Option<&Arc<str>> {
+        self.ids.iter().find(|(_, known)| **known == id).map(|(name, _)| name)
     }
 
     pub(super) fn get_mut(&mut self, id: ModelId) -> Option<&mut Model> {

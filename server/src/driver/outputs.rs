@@ -60,8 +60,8 @@ impl Driver {
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(now, epoch, batch, &requests),
             Output::Load { epoch, model, .. } => self.load(epoch, model),
             Output::Unload { epoch, model, .. } => {
-                if let (Some(worker), Some(model)) = (self.fleet.by_epoch(epoch), self.models.get(model)) {
-                    worker.send(ToWorker::Unload { model: model.settings.name.clone() });
+                if let (Some(worker), Some(name)) = (self.fleet.by_epoch(epoch), self.models.name(model)) {
+                    worker.send(ToWorker::Unload { model: name.clone() });
                 }
             }
             Output::Replace { epoch, batch, .. } => self.replace(now, epoch, batch),

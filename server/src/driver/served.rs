@@ -1,6 +1,6 @@
 //! The models that are served: configured, loaded, given their tokenizers, shown to the request path.
 
-use shoal_scheduler::{Epoch, Input, WorkerId};
+use shoal_scheduler::{Epoch, Input, ModelId, WorkerId};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -11,15 +11,29 @@ impl Driver {
     pub fn configure(&mut self, now: Instant, settings: Vec<ModelSettings>) {
         self.keep_costs();
         let (configs, gone) = self.models.configure(settings);
-        for name in gone {
-            self.around.registry.remove(&name);
+        for name in &gone {
+            self.around.registry.remove(name);
         }
         self.model_metrics =
             self.models.iter().map(|(id, model)| (id, self.around.metrics.model(&model.settings.name))).collect();
-        for (_, model) in self.models.iter() {
+        for (_, model) in self.models.iter().filter(|(_, model)| !model.is_going) {
             self.around.registry.publish(model.view());
         }
+        for name in gone.iter().filter(|name| self.models.id(name).is_none()) {
+            self.around.metrics.forget_model(name);
+        }
+        self.count_model_workers();
+        self.offer_to_local_workers(now);
         self.feed(now, Input::ConfigChanged(configs), None);
+    }
+
+    /// A local worker reads whatever it is told to, models that came after it among them.
+    fn offer_to_local_workers(&mut self, now: Instant) {
+        let models: Vec<ModelId> = self.models.iter().map(|(id, _)| id).collect();
+        let local = self.fleet.iter().filter(|worker| worker.local);
+        for (worker, epoch) in local.map(|worker| (worker.id, worker.epoch)).collect::<Vec<_>>() {
+            self.feed(now, Input::WorkerOffers { worker, epoch, models: models.clone() }, None);
+        }
     }
 
     /// A client wants a model in memory, or out of it.
@@ -33,6 +47,7 @@ impl Driver {
             let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
             model.want(wanted);
             self.around.registry.publish(model.view());
+            self.count_model_workers();
             let configs = self.models.core_configs();
             self.feed(now, Input::ConfigChanged(configs), None);
         }
@@ -47,7 +62,13 @@ impl Driver {
         report: ModelReport,
     ) {
         use shoal_scheduler::ModelState;
-        let Some(id) = self.models.id(name) else { return };
+        let Some(id) = self.models.id(name) else {
+            // It was taken out, and comes back maybe: then it matters whether the worker has it still.
+            if let (Some(model), ModelReport::Unloaded) = (self.models.known(name), &report) {
+                self.feed(now, Input::ModelState { worker, epoch, model, state: ModelState::Unloaded }, None);
+            }
+            return;
+        };
         let Some(report) = self.models.get(id).map(|model| model.hold_to_objective(report)) else { return };
         let state = match &report {
             ModelReport::Loading => ModelState::Loading,
@@ -65,7 +86,9 @@ impl Driver {
         if let Some(model) = self.models.get_mut(id) {
             model.report(worker, report);
             let wanted = model.tokenizer_wanted().map(str::to_owned);
-            self.around.registry.publish(model.view());
+            if !model.is_going {
+                self.around.registry.publish(model.view());
+            }
             if let Some(sha256) = wanted.filter(|_| state == ModelState::Ready) {
                 self.want_tokenizer(&sha256);
             }
@@ -88,6 +111,7 @@ impl Driver {
         for (id, model) in self.models.iter() {
             if let Some(metrics) = self.model_metrics.get(&id) {
                 metrics.workers.set(i64::from(model.ready_workers()));
+                metrics.wanted.set(i64::from(model.wanted && !model.is_going));
             }
         }
     }

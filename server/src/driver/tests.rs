@@ -249,6 +249,7 @@ fn settings(name: &str) -> ModelSettings {
         batch_tokens_max: NonZeroU32::new(4096).expect("positive"),
         policy: PolicyConfig::Fixed,
         load: Default::default(),
+        canary: None,
     }
 }
 

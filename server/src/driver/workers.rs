@@ -21,7 +21,8 @@ impl Driver {
         // A local worker reads whatever it is told to; another one only what it has sources for.
         let models: Vec<ModelId> = match up.local {
             true => self.models.iter().map(|(id, _)| id).collect(),
-            false => up.offers.iter().filter_map(|name| self.models.id(name)).collect(),
+            // One that is not configured yet may be, later.
+            false => up.offers.iter().map(|name| self.models.id_for_worker(name)).collect(),
         };
         let name = up.name.clone();
         let Some((worker, device, departed)) = self.fleet.join(up) else { return };
@@ -117,7 +118,7 @@ impl Driver {
             self.end_batch(now, batch, None);
         }
         for model in self.models.iter_mut() {
-            if model.workers.remove(&worker.id).is_some() {
+            if model.workers.remove(&worker.id).is_some() && !model.is_going {
                 self.around.registry.publish(model.view());
             }
         }

@@ -127,7 +127,7 @@ impl Frontend {
         deadline: Option<Instant>,
     ) -> Result<Arc<ModelView>, CallError> {
         let model = self.model(name, task)?;
-        self.ready_to_ask(model, deadline).await
+        Ok(self.to_answer(self.ready_to_ask(model, deadline).await?))
     }
 
     /// A model once it can be asked, or as it is when that will not be. Waits as long as a row of it may, and its client
@@ -160,6 +160,14 @@ impl Frontend {
             // Then it says itself what is missing.
             Err(_) => self.registry.model(&model.name),
         }
+    }
+
+    /// Who is to answer a call for a model: itself, or one that is tried on a part of its calls.
+    pub(crate) fn to_answer(&self, model: Arc<ModelView>) -> Arc<ModelView> {
+        if model.canaries.is_empty() {
+            return model;
+        }
+        self.registry.drawn(model, rand::random())
     }
 
     /// Checks how many inputs a call has that are texts, or stand for one each.

@@ -175,6 +175,7 @@ pub(crate) fn settings(name: &str) -> ModelSettings {
         batch_tokens_max: NonZeroU32::new(1000).expect("not zero"),
         policy: PolicyConfig::Fixed,
         load: Default::default(),
+        canary: None,
     }
 }
 

@@ -65,8 +65,7 @@ impl HealthGate {
     /// Models that cannot be served, and why.
     pub fn unready(&self) -> Vec<(Arc<str>, ModelState)> {
         let views = self.registry.all();
-        // One that is loaded when it is called is ready to be called at any time.
-        let unready = views.iter().filter(|view| view.wanted && !view.on_demand && view.state != ModelState::Ready);
+        let unready = views.iter().filter(|view| view.is_required && view.state != ModelState::Ready);
         unready.map(|view| (view.name.clone(), view.state.clone())).collect()
     }
 
@@ -139,6 +138,8 @@ mod tests {
             batch_rows_max: 1,
             wanted: true,
             on_demand: false,
+            is_required: true,
+            canaries: Arc::new([]),
             queue_time_max: Duration::from_secs(60),
             awaited: Default::default(),
             statistics: Arc::new(Statistics::new(1)),

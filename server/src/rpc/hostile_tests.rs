@@ -282,6 +282,7 @@ fn settings(card: &Card) -> ModelSettings {
         batch_tokens_max: many(1 << 16),
         policy: PolicyConfig::Fixed,
         load: Default::default(),
+        canary: None,
     }
 }
 

@@ -82,7 +82,11 @@ impl OipService {
     ) -> Result<wire::ModelInferResponse, CallError> {
         let arrived = Instant::now();
         let model = self.frontend.registry.model(&request.model_name)?;
-        let model = self.frontend.ready_to_ask(model, caller.deadline).await?;
+        let mut model = self.frontend.ready_to_ask(model, caller.deadline).await?;
+        // Who asks for a version gets that one.
+        if request.model_version.is_empty() {
+            model = self.frontend.to_answer(model);
+        }
         let result = self.infer_on(&model, &mut caller, request, arrived).await;
         if result.is_err() {
             model.statistics.record_failure(arrived.elapsed());

@@ -19,6 +19,7 @@ mod oip;
 mod overload;
 mod plan;
 mod process;
+mod reload;
 mod restarts;
 mod startup;
 mod tasks;

@@ -28,6 +28,13 @@ impl Ledger {
                         .insert(*worker, Worker { epoch: *epoch, models, credits, outstanding, may_be_slow: false });
                 }
             }
+            Input::WorkerOffers { worker, epoch, models } => {
+                if let Some(worker) = self.current(*worker, *epoch) {
+                    for model in models {
+                        worker.models.entry(*model).or_insert(Holding::Untouched);
+                    }
+                }
+            }
             Input::WorkerCredit { worker, epoch, slot, budget } => {
                 if let Some(worker) = self.current(*worker, *epoch) {
                     worker.credits.insert(*slot, *budget);

@@ -44,10 +44,39 @@ async fn a_model_that_failed_to_load_is_refused_at_once_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_for_a_model_out_of_service_is_refused() {
+async fn a_model_that_is_taken_out_answers_the_calls_it_has_and_takes_no_more() {
     let mut bench = Bench::new();
-    let mut queued = bench.call(1);
+    let mut worker = bench.worker("w", 1);
+    let (mut running, mut queued) = (bench.call(1), bench.call(1));
+    let first = worker.run();
     bench.configure(Vec::new());
-    assert_eq!(outcome(&mut queued).expect_err("error"), CallError::ModelRemoved { model: "m".into() });
     assert!(matches!(outcome(&mut bench.call(1)), Err(CallError::UnknownModel { .. })));
+    assert!(bench.registry.model("m").is_err());
+    bench.complete(&worker, &first);
+    outcome(&mut running).expect("an answer");
+    assert!(worker.commands.try_recv().is_err(), "a call waits for it");
+    bench.credit(&worker, 0);
+    let second = worker.run();
+    bench.complete(&worker, &second);
+    outcome(&mut queued).expect("an answer");
+    // Only now is it unloaded, and it is loaded anew if it comes back.
+    bench.driver.tick(Instant::now());
+    assert!(matches!(worker.command(), ToWorker::Unload { model } if &*model == "m"));
+    bench.say(&worker, FromWorker::Model { model: "m".into(), state: ModelReport::Unloaded });
+    assert!(bench.registry.model("m").is_err());
+    bench.configure(vec![settings("m")]);
+    assert!(matches!(worker.command(), ToWorker::Load { model, .. } if &*model == "m"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_comes_later_is_loaded_by_workers_that_are_there_and_takes_nobodys_readiness() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    bench.configure(vec![settings("m"), settings("n")]);
+    assert!(matches!(worker.command(), ToWorker::Load { model, .. } if &*model == "n"));
+    let required = |bench: &Bench, name: &str| bench.registry.model(name).expect("model").is_required;
+    assert!(required(&bench, "m"));
+    assert!(!required(&bench, "n"));
+    bench.say(&worker, FromWorker::Model { model: "n".into(), state: ModelReport::Ready(card()) });
+    assert!(required(&bench, "n"));
 }

@@ -18,6 +18,8 @@ fn view(name: &str, state: ModelState) -> ModelView {
         batch_rows_max: 64,
         wanted: true,
         on_demand: false,
+        is_required: true,
+        canaries: Arc::new([]),
         queue_time_max: Duration::from_secs(60),
         awaited: Default::default(),
         statistics: Arc::new(Statistics::new(64)),
