@@ -9,6 +9,7 @@ mod endurance;
 mod explain;
 mod faults;
 mod gpus;
+mod hosts;
 mod http;
 mod inference;
 mod interleavings;
