@@ -17,6 +17,8 @@ use crate::explain::{Asked, Explanation};
 pub struct Call {
     /// The model's configured name.
     pub model: Arc<str>,
+    /// The model that was asked for, where this one is tried on a part of its calls.
+    pub stands_in_for: Option<Arc<str>>,
     /// Who asks, and how.
     pub caller: Caller,
     /// One per row. Never empty.

@@ -47,6 +47,7 @@ pub struct Metrics {
     model_workers: Family<ModelLabels, Gauge>,
     model_wanted: Family<ModelLabels, Gauge>,
     configurations: Family<ConfigurationLabels, Counter>,
+    configuration_refused: Gauge,
     worker_up: Family<WorkerLabels, Gauge>,
     pool_workers: Family<PoolLabels, Gauge>,
     pool_queued: Family<PoolLabels, Gauge<f64, AtomicU64>>,
@@ -199,6 +200,7 @@ impl Metrics {
             model_workers: Family::default(),
             model_wanted: Family::default(),
             configurations: Family::default(),
+            configuration_refused: Gauge::default(),
             worker_up: Family::default(),
             pool_workers: Family::default(),
             pool_queued: Family::default(),
@@ -267,6 +269,7 @@ impl Metrics {
     pub fn configured(&self, taken: bool) {
         let outcome = if taken { "taken" } else { "refused" };
         self.configurations.get_or_create(&ConfigurationLabels { outcome }).inc();
+        self.configuration_refused.set((!taken).into());
     }
 
     /// Whether a worker is connected.
@@ -351,11 +354,13 @@ impl Metrics {
         let cost = "What a batch, and each row and token of it, was found to take";
         registry.register_with_unit("batch_cost", cost, Unit::Seconds, self.batch_cost.clone());
         registry.register("model_workers", "Workers that hold the model ready", self.model_workers.clone());
-        let wanted = "1 while the model is to be in memory, and not only when it is called";
+        let wanted = "1 while the model is to be in memory";
         registry.register("model_wanted", wanted, self.model_wanted.clone());
         registry.register("worker_up", "1 while the worker is connected", self.worker_up.clone());
         let configurations = "Configurations read while serving, by what became of them";
         registry.register("configurations", configurations, self.configurations.clone());
+        let refused = "1 while the configuration file says what was refused";
+        registry.register("configuration_refused", refused, self.configuration_refused.clone());
         registry.register("pool_workers", "Connected workers of the pool", self.pool_workers.clone());
         let queued = "Work that waits for each worker of the pool, in the time it takes in large batches";
         registry.register_with_unit("pool_queued_per_worker", queued, Unit::Seconds, self.pool_queued.clone());

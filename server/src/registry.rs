@@ -48,6 +48,12 @@ pub struct ModelView {
     pub on_demand: bool,
     /// The server is not ready without it.
     pub is_required: bool,
+    /// It is tried on a part of another one's calls.
+    pub is_canary: bool,
+    /// The model that was asked for, where this one is chosen in its place.
+    pub stands_in_for: Option<Arc<str>>,
+    /// Rows queued at most.
+    pub queue_requests_max: u32,
     /// Who takes a part of its calls.
     pub canaries: Arc<[Canary]>,
     /// How long a row may wait.
@@ -119,11 +125,14 @@ impl ModelView {
         self.card.as_ref().is_some_and(is_whole)
     }
 
-    /// Whether it is there, and what the other one is called with suits it, and what it gives is of the same shape.
+    /// Whether it is there, and takes whatever the other one takes, and gives what that gives.
     fn can_stand_in_for(&self, other: &Self) -> bool {
         let (Some(own), Some(others)) = (&self.card, &other.card) else { return false };
-        let kind = |card: &Card| (card.task, card.dims, card.labels.clone(), card.inputs.clone(), card.outputs.clone());
-        self.state == ModelState::Ready && self.can_be_asked() && kind(own) == kind(others)
+        let is_same = own.task == others.task
+            && (&own.tokenizer_sha256, own.vocabulary) == (&others.tokenizer_sha256, others.vocabulary)
+            && (own.dims, own.normalizes) == (others.dims, others.normalizes)
+            && (&own.labels, &own.inputs, &own.outputs) == (&others.labels, &others.inputs, &others.outputs);
+        is_same && own.tokens_max >= others.tokens_max && self.state == ModelState::Ready && self.can_be_asked()
     }
 
     /// Whether it may become so by itself, or by being called.
@@ -183,7 +192,8 @@ impl Registry {
         for canary in &*model.canaries {
             if left < canary.percent {
                 let chosen = self.models.get(&canary.model).map(|entry| entry.value().clone());
-                return chosen.filter(|canary| canary.can_stand_in_for(&model)).unwrap_or(model);
+                let Some(chosen) = chosen.filter(|canary| canary.can_stand_in_for(&model)) else { return model };
+                return Arc::new(ModelView { stands_in_for: Some(model.name.clone()), ..(*chosen).clone() });
             }
             left -= canary.percent;
         }
@@ -225,6 +235,9 @@ mod tests {
             wanted: true,
             on_demand: false,
             is_required: true,
+            is_canary: false,
+            stands_in_for: None,
+            queue_requests_max: 100,
             canaries: Arc::new([]),
             queue_time_max: Duration::from_secs(60),
             awaited: Awaited::default(),

@@ -219,7 +219,7 @@ impl Server {
         loop {
             let views = self.registry.all();
             for view in &views {
-                if let ModelState::Failed(reason) = &view.state {
+                if let (true, ModelState::Failed(reason)) = (view.is_required, &view.state) {
                     return Err(NotReady::Model { model: view.name.clone(), reason: reason.clone() });
                 }
             }

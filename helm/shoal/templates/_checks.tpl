@@ -12,6 +12,13 @@
 {{- if and (eq $kind "image") (semverCompare "<1.35.0-0" $.Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "models.%s.image: needs Kubernetes 1.35, where volumes of images are on by default, and this is %s: use a claim" $name $.Capabilities.KubeVersion.Version) -}}
 {{- end -}}
+{{- $set := default (dict) $model.settings -}}
+{{- if and $set.unload_after (ne (default "start" $set.load) "demand") -}}
+{{- fail (printf "models.%s.settings.unload_after: needs load: demand" $name) -}}
+{{- end -}}
+{{- if ne (hasKey $set "canary_of") (hasKey $set "canary_percent") -}}
+{{- fail (printf "models.%s.settings: canary_of and canary_percent go together" $name) -}}
+{{- end -}}
 {{- with dig "settings" "canary_of" "" $model -}}
 {{- if not (hasKey $values.models .) -}}{{- fail (printf "models.%s.settings.canary_of: there is no models.%s" $name .) -}}{{- end -}}
 {{- end -}}

@@ -123,6 +123,7 @@ class Monitoring(unittest.TestCase):
             "shoal_model_page_ins_total",
             # Alerts have them.
             "shoal_configurations_total",
+            "shoal_configuration_refused",
             "shoal_model_wanted",
         }
         self.assertEqual(there - shown, not_shown)

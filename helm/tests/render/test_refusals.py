@@ -52,6 +52,8 @@ REFUSED = [
         "autoscaling.minReplicas: 0 needs keda.source server",
     ),
     (pool(autoscaling={**HPA, "minReplicas": 0}), "autoscaling.minReplicas: 0 needs kind keda"),
+    (model(source="echo", settings={"unload_after": "1m"}), "models.m.settings.unload_after: needs load: demand"),
+    (model(source="echo", settings={"canary_of": "minilm"}), "models.m.settings: canary_of and canary_percent go together"),
     (
         model(source="echo", settings={"canary_of": "minlm", "canary_percent": 5}),
         "models.m.settings.canary_of: there is no models.minlm",

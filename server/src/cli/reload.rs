@@ -84,6 +84,7 @@ impl Reloads {
 
     /// Returns when somebody asks, or the file is another.
     async fn changed(&mut self) {
+        let mut last = None;
         loop {
             tokio::select! {
                 _ = self.hang_up.recv() => {
@@ -92,12 +93,13 @@ impl Reloads {
                 }
                 () = sleep(LOOK_EVERY) => {}
             }
-            // One that is not there is being replaced.
+            // One that is not there is being replaced, and one that changes from one look to the next is being written.
             let found = hash(&self.path);
-            if found.is_some() && found != self.seen {
+            if found.is_some() && found != self.seen && found == last {
                 self.seen = found;
                 return;
             }
+            last = found;
         }
     }
 
@@ -136,7 +138,7 @@ impl Reloads {
             let Some(before) = self.config.models.iter().find(|before| before.name == model.name) else { continue };
             let other = |key| Err(Refusal::Other { model: model.name.to_string(), key });
             // Workers elsewhere have sources of their own; what they serve may be another any time one of them starts.
-            if before.source != model.source && config.workers != Workers::External {
+            if before.source != model.source && self.config.workers != Workers::External {
                 return other("source");
             }
             if before.dtype != model.dtype {

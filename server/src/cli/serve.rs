@@ -67,6 +67,10 @@ async fn serve(flags: Settings, mut config: Config, log: LogControl) -> Outcome 
     if let LinkAddress::Tcp(address) = server.link_address() {
         println!("workers dial http://{address}");
     }
+    // From now on: what keeps the server from being ready may be in the file. Ends with the runtime.
+    if let Some(reloads) = reloads {
+        tokio::spawn(reloads.run(server.driver().clone(), server.metrics().clone()));
+    }
     let started = tokio::select! {
         ready = server.ready() => ready,
         () = stops.next() => return Ok(stops.stop(server, ExitCode::SUCCESS).await),
@@ -80,10 +84,6 @@ async fn serve(flags: Settings, mut config: Config, log: LogControl) -> Outcome 
     // A closed standard output is no reason not to serve.
     let _ = std::io::stdout().write_all(page.as_bytes());
     let _ = std::io::stdout().flush();
-    if let Some(reloads) = reloads {
-        // Ends with the runtime.
-        tokio::spawn(reloads.run(server.driver().clone(), server.metrics().clone()));
-    }
     loop {
         tokio::select! {
             () = stops.next() => break,

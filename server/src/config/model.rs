@@ -156,6 +156,18 @@ impl ModelFile {
                 return Err(ConfigError::Value { key: key("unload_after"), problem: problem.to_owned() });
             }
         }
+        if self.load == Some(LoadWhen::Demand) {
+            let misplaced = match (self.on_late, &self.canary_of) {
+                (Some(OnLateName::Shed), _) => {
+                    Some(("on_late", "would shed the calls that a model on demand is loaded for"))
+                }
+                (_, Some(_)) => Some(("canary_of", "is for a model that is there: what is tried is not loaded for it")),
+                (Some(OnLateName::Serve) | None, None) => None,
+            };
+            if let Some((which, problem)) = misplaced {
+                return Err(ConfigError::Value { key: key(which), problem: problem.to_owned() });
+            }
+        }
         let canary = match (self.canary_of, self.canary_percent) {
             (None, None) => None,
             (Some(of), Some(percent)) if percent > 0.0 && percent <= 100.0 => {

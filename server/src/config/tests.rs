@@ -91,6 +91,11 @@ fn a_wrong_value_is_named_by_its_key() {
         ("[models.echo]\nload = \"never\"", "`models.echo.load`"),
         ("[models.echo]\nunload_after = \"1m\"", "`models.echo.unload_after`"),
         ("[models.echo]\nload = \"demand\"\nunload_after = \"1ms\"", "`models.echo.unload_after`"),
+        ("[models.echo]\nload = \"demand\"\non_late = \"shed\"", "`models.echo.on_late`"),
+        (
+            "[models.a]\nsource = \"echo\"\nload = \"demand\"\ncanary_of = \"echo\"\ncanary_percent = 5",
+            "`models.a.canary_of`",
+        ),
         ("[models.echo]\ncanary_of = \"m\"", "`models.echo.canary_percent`"),
         ("[models.echo]\ncanary_percent = 5", "`models.echo.canary_of`"),
         ("[models.echo]\ncanary_of = \"m\"\ncanary_percent = 0", "`models.echo.canary_percent`"),

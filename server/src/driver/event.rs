@@ -71,6 +71,8 @@ pub struct WorkerUp {
     pub local: bool,
     /// Models it has sources for of its own.
     pub offers: Vec<Arc<str>>,
+    /// Those of them that it holds already.
+    pub held: Vec<Arc<str>>,
     /// Which workers it is one of, of those that are scaled together.
     pub pool: Arc<str>,
     /// Where to send what it should do. Bounded by its credits and the number of models.

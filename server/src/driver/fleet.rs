@@ -1,6 +1,6 @@
 //! The connected workers: how to reach each, and what became of those that left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(super) struct Worker {
     pub(super) device_class: Arc<str>,
     pub(super) local: bool,
     pub(super) pool: Arc<str>,
+    /// Models it has sources for of its own.
+    offers: BTreeSet<Arc<str>>,
     commands: mpsc::UnboundedSender<ToWorker>,
     /// Since when its credits are here, those that were spent included.
     credits: BTreeMap<Slot, Timestamp>,
@@ -62,6 +64,11 @@ impl Worker {
         let _ = self.commands.send(command);
     }
 
+    /// Whether it can be told to load this model.
+    pub(super) fn can_load(&self, model: &str) -> bool {
+        self.local || self.offers.contains(model)
+    }
+
     /// A credit came.
     pub(super) fn grant(&mut self, slot: Slot, now: Timestamp) {
         self.credits.insert(slot, now);
@@ -98,6 +105,7 @@ impl Fleet {
             device_class: up.device_class,
             local: up.local,
             pool: up.pool,
+            offers: up.offers.into_iter().collect(),
             commands: up.commands,
             credits: BTreeMap::new(),
             broken: None,

@@ -31,7 +31,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp};
+use shoal_scheduler::{Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -102,6 +102,8 @@ pub struct Driver {
     tenants: Tenants,
     fetches: Fetches,
     keeping: Keeping,
+    /// Who was told to load what since the models that are wanted last changed.
+    asked_to_load: BTreeSet<(WorkerId, ModelId)>,
     /// Those that had workers when they were last measured.
     pools: BTreeSet<Arc<str>>,
     busy: Busy,
@@ -126,6 +128,7 @@ impl Driver {
             tenants: Tenants::default(),
             fetches: Fetches::default(),
             keeping: Keeping::default(),
+            asked_to_load: BTreeSet::new(),
             pools: BTreeSet::new(),
             busy: Busy::default(),
             drained: None,
@@ -136,6 +139,11 @@ impl Driver {
 
     /// One thing happened.
     pub fn apply(&mut self, now: Instant, event: Event) {
+        self.happened(now, event);
+        self.follow_up(now);
+    }
+
+    fn happened(&mut self, now: Instant, event: Event) {
         match event {
             Event::Submit { first, call, reply } => self.submit(now, first, call, reply),
             Event::WorkerUp(up) => self.worker_up(now, up),
@@ -149,6 +157,10 @@ impl Driver {
                 let _ = done.send(());
             }
             Event::Want { model, wanted, done } => {
+                // What is asked for is needed, as if it was called.
+                if let Some(id) = self.models.id(&model).filter(|_| wanted) {
+                    self.called(now, id);
+                }
                 self.want(now, &model, wanted);
                 let _ = done.send(());
             }
@@ -193,6 +205,14 @@ impl Driver {
             }
             self.feed(now, Input::Cancel(group), None);
         }
+        self.follow_up(now);
+    }
+
+    /// Feeds what came up after the last input was.
+    fn follow_up(&mut self, now: Instant) {
+        if let Some(next) = self.follow_ups.pop_front() {
+            self.feed(now, next, None);
+        }
     }
 
     /// The time asked for by [`Self::next_wake`] has come.
@@ -209,6 +229,7 @@ impl Driver {
             self.refuse(stamp, group, Ended::WithResults, CallError::DeadlinePassed, "deadline_passed");
         }
         self.feed(now, Input::Tick, None);
+        self.follow_up(now);
     }
 
     /// When to call [`Self::tick`] if nothing happens before.
@@ -241,7 +262,11 @@ impl Driver {
         if reply.is_closed() {
             return; // Its caller went away while it was on its way here.
         }
-        let Some(model) = self.models.id_to_call(&call.model) else {
+        let takes = |name: &Arc<str>| self.models.id_to_call(name);
+        // What was tried in another one's place may have gone in this moment.
+        let can_run = |id: &ModelId| self.models.get(*id).is_some_and(|model| model.refusal().is_none());
+        let instead = || call.stands_in_for.as_ref().and_then(takes);
+        let Some(model) = takes(&call.model).filter(can_run).or_else(instead).or_else(|| takes(&call.model)) else {
             let error = CallError::UnknownModel { model: call.model.to_string(), near: None };
             let _ = reply.send(Err(error));
             return;

@@ -17,6 +17,11 @@ use crate::tokenize::Tokenizer;
 use super::quarantine::Quarantine;
 use super::recent::Recent;
 
+/// Workers in a row that one model may take with it while they load it.
+const DEATHS_MAX: u32 = 3;
+/// How long after a failure a model on demand may be tried again; twice as long after each more, 32 times at most.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
 /// A model as configured.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
@@ -103,6 +108,11 @@ pub(super) struct Model {
     pub(super) tokenizer_error: Option<String>,
     /// Calls without an answer.
     pub(super) open_calls: u64,
+    /// Since when it cannot be loaded, and how often that was so in a row.
+    failed_at: Option<Timestamp>,
+    failures: u32,
+    /// Workers in a row that were lost while they loaded it.
+    deaths: u32,
     /// When the last call for it came.
     pub(super) last_call: Option<Timestamp>,
     /// Calls that wait for it to be loaded.
@@ -139,6 +149,9 @@ impl Model {
             tokenizer: None,
             tokenizer_error: None,
             open_calls: 0,
+            failed_at: None,
+            failures: 0,
+            deaths: 0,
             last_call: None,
             awaited: Awaited::default(),
             workers: BTreeMap::new(),
@@ -149,7 +162,15 @@ impl Model {
     /// The same model with other settings. One that is to be there from now on is loaded, whatever it was before.
     fn with(self, settings: ModelSettings) -> Self {
         let is_new = self.settings.load != settings.load && settings.load == Load::AtStart;
-        Self { wanted: self.wanted || is_new, is_going: false, settings, ..self }
+        let mut model = Self { wanted: self.wanted || is_new, is_going: false, settings, ..self };
+        if is_new {
+            // The server was ready without it.
+            model.is_required = model.ready_workers() > 0;
+        }
+        if model.is_given_up() {
+            model.forget_failures();
+        }
+        model
     }
 
     /// What is made of a worker's word: a model that cannot keep its objective even for one row cannot be served as it
@@ -176,7 +197,7 @@ impl Model {
     }
 
     /// Takes a worker's word on this model.
-    pub(super) fn report(&mut self, worker: WorkerId, report: ModelReport) {
+    pub(super) fn report(&mut self, now: Timestamp, worker: WorkerId, report: ModelReport) {
         match &report {
             ModelReport::Ready(card) => {
                 let (sha256, tokens_max) = (card.tokenizer_sha256.as_str(), card.tokens_max);
@@ -192,11 +213,44 @@ impl Model {
                 self.card = Some(card.clone());
                 self.is_required = true;
                 self.last_failure = None;
+                (self.failed_at, self.failures, self.deaths) = (None, 0, 0);
             }
-            ModelReport::Failed(reason) => self.last_failure = Some(reason.clone()),
+            ModelReport::Failed(reason) => {
+                self.last_failure = Some(reason.clone());
+                self.failed(now);
+            }
             ModelReport::Loading | ModelReport::Unloaded => {}
         }
         self.workers.insert(worker, report);
+    }
+
+    /// A worker was lost that had begun to read it. One that no worker ever held, and that took several with it, is not
+    /// tried on and on: all that they held besides would come and go with it.
+    pub(super) fn died_while_loading(&mut self, now: Timestamp) {
+        if self.card.is_some() {
+            return;
+        }
+        self.deaths += 1;
+        if self.is_given_up() {
+            self.last_failure = Some(format!("{} workers in a row were lost while they loaded it", self.deaths));
+            self.failed(now);
+        }
+    }
+
+    /// Workers are not told to load it any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.deaths >= DEATHS_MAX
+    }
+
+    fn failed(&mut self, now: Timestamp) {
+        self.failures += u32::from(self.failed_at.is_none());
+        self.failed_at = Some(now);
+    }
+
+    /// When one that is loaded on demand and could not be may be tried again.
+    pub(super) fn try_again_at(&self) -> Option<Timestamp> {
+        let doublings = self.failures.saturating_sub(1).min(5);
+        Some(self.failed_at.filter(|_| self.ready_workers() == 0)? + RETRY_AFTER * (1 << doublings))
     }
 
     /// What the request path may know.
@@ -212,6 +266,9 @@ impl Model {
             batch_rows_max: self.settings.batch_rows_max.get(),
             wanted: self.wanted,
             on_demand: self.is_on_demand(),
+            is_canary: self.settings.canary.is_some(),
+            queue_requests_max: self.settings.queue_requests_max.get(),
+            stands_in_for: None,
             is_required: self.is_required && self.wanted && !self.is_on_demand(),
             canaries: self.canaries.clone(),
             queue_time_max: self.settings.queue_time_max,
@@ -261,7 +318,7 @@ impl Model {
 
     /// Lets it be tried again.
     fn forget_failures(&mut self) {
-        self.last_failure = None;
+        (self.last_failure, self.failed_at, self.deaths) = (None, None, 0);
         self.tokenizer_error = None;
         self.quarantine.empty();
         self.workers.retain(|_, report| !matches!(report, ModelReport::Failed(_)));
@@ -343,7 +400,7 @@ impl Models {
 
     /// The models the core is to know: those that should be in memory.
     pub(super) fn core_configs(&self) -> Vec<ModelConfig> {
-        let wanted = self.by_id.iter().filter(|(_, model)| model.wanted);
+        let wanted = self.by_id.iter().filter(|(_, model)| model.wanted && !model.is_given_up());
         wanted.map(|(&id, model)| core_config(id, &model.settings)).collect()
     }
 

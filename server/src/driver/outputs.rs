@@ -58,7 +58,10 @@ impl Driver {
             // Said only where workers serve several schedulers, and a server's workers serve it alone.
             Output::Bid { .. } | Output::Pass { .. } => {}
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(now, epoch, batch, &requests),
-            Output::Load { epoch, model, .. } => self.load(epoch, model),
+            Output::Load { worker, epoch, model } => {
+                self.asked_to_load.insert((worker, model));
+                self.load(epoch, model);
+            }
             Output::Unload { epoch, model, .. } => {
                 if let (Some(worker), Some(name)) = (self.fleet.by_epoch(epoch), self.models.name(model)) {
                     worker.send(ToWorker::Unload { model: name.clone() });
@@ -254,7 +257,7 @@ impl Driver {
     pub(super) fn replace(&mut self, now: Timestamp, epoch: Epoch, batch: BatchId) {
         let Some(Departed { worker, .. }) = self.fleet.remove(epoch, DownCause::Crashed) else { return };
         warn!(worker = %worker.name, batch = batch.0, device = %worker.device, "worker hangs, replacing it");
-        self.forget(now, &worker);
+        self.forget(now, &worker, false);
         if worker.local {
             let _ = self.around.supervisor.send(ToSupervisor::Replace(worker.name));
         }

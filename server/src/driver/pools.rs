@@ -23,10 +23,12 @@ pub struct PoolStanding {
     pub queued: Duration,
     /// How many of its workers computed, in the mean of the last minute.
     pub busy: f64,
-    /// Calls for its models without an answer, those that wait for a model to be loaded among them.
+    /// Calls without an answer for models that no other pool holds, those that wait for a model to be loaded among them.
     pub open_calls: u64,
-    /// When the last call for one of its models came, from now.
+    /// When the last call for one of these models came, from now.
     pub last_call: Option<Duration>,
+    /// Of the models that other pools hold as well, the most that waits for each of the workers that hold one.
+    pub queued_elsewhere: Duration,
 }
 
 /// How much each pool computed lately.
@@ -80,6 +82,11 @@ impl Driver {
                 Ok(ours) if holders > 0 => work * ours / holders,
                 _ => work,
             };
+            let ours = u32::try_from(ours).unwrap_or(u32::MAX);
+            if holders > ours {
+                standing.queued_elsewhere = standing.queued_elsewhere.max(work / holders);
+                continue;
+            }
             standing.open_calls += model.open_calls + model.awaited();
             let ago = model.last_call.map(|at| now.since(at));
             standing.last_call = standing.last_call.into_iter().chain(ago).min();

@@ -24,7 +24,9 @@ impl Model {
     /// When nobody will have called it for long enough, if it is to go then.
     fn idle_at(&self) -> Option<Timestamp> {
         let unload_after = self.settings.unload_after().filter(|_| self.may_go())?;
-        Some(self.last_call.unwrap_or(Timestamp::ZERO) + unload_after)
+        let unused = self.last_call.unwrap_or(Timestamp::ZERO) + unload_after;
+        // One that cannot be loaded may be tried again by a call, some time after.
+        Some(self.try_again_at().map_or(unused, |again| again.min(unused)))
     }
 
     /// Whether it is there because it was called, and no call needs it now.
@@ -86,7 +88,9 @@ impl Driver {
         let Some(max) = self.around.resident_bytes_max else { return };
         loop {
             let wanted = self.models.get(id).map_or(0, Model::bytes);
-            let full = self.fleet.iter().map(|worker| worker.id).find(|worker| {
+            let Some(name) = self.models.get(id).map(|model| model.settings.name.clone()) else { return };
+            let loads = self.fleet.iter().filter(|worker| worker.can_load(&name)).map(|worker| worker.id);
+            let full = { loads }.find(|worker| {
                 let others = self.models.iter().filter(|(other, _)| *other != id);
                 let held = others.filter(|(_, model)| model.wanted && model.is_held_by(*worker));
                 held.map(|(_, model)| model.bytes()).sum::<u64>() + wanted > max.get()

@@ -1,5 +1,7 @@
 //! The models that are served: configured, loaded, given their tokenizers, shown to the request path.
 
+use std::collections::BTreeSet;
+
 use shoal_scheduler::{Epoch, Input, ModelId, WorkerId};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -10,6 +12,7 @@ use super::{Driver, ToSupervisor};
 impl Driver {
     pub fn configure(&mut self, now: Instant, settings: Vec<ModelSettings>) {
         self.keep_costs();
+        let before: BTreeSet<ModelId> = self.models.iter().map(|(id, _)| id).collect();
         let (configs, gone) = self.models.configure(settings);
         for name in &gone {
             self.around.registry.remove(name);
@@ -24,7 +27,22 @@ impl Driver {
         }
         self.count_model_workers();
         self.offer_to_local_workers(now);
+        self.asked_to_load.clear();
         self.feed(now, Input::ConfigChanged(configs), None);
+        let new = self.models.iter().filter(|(id, model)| model.wanted && !before.contains(id));
+        for id in new.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.ask_who_holds(id);
+        }
+    }
+
+    /// Workers that the core had no need to tell to load a model may hold it from before: they say so when they are asked.
+    fn ask_who_holds(&self, id: ModelId) {
+        let Some(model) = self.models.get(id) else { return };
+        for worker in self.fleet.iter().filter(|worker| worker.can_load(&model.settings.name)) {
+            if !self.asked_to_load.contains(&(worker.id, id)) {
+                self.load(worker.epoch, id);
+            }
+        }
     }
 
     /// A local worker reads whatever it is told to, models that came after it among them.
@@ -45,11 +63,16 @@ impl Driver {
                 self.keep_costs();
             }
             let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
+            let is_new = wanted && !model.wanted;
             model.want(wanted);
             self.around.registry.publish(model.view());
             self.count_model_workers();
             let configs = self.models.core_configs();
+            self.asked_to_load.clear();
             self.feed(now, Input::ConfigChanged(configs), None);
+            if let Some(id) = self.models.id(name).filter(|_| is_new) {
+                self.ask_who_holds(id);
+            }
         }
     }
 
@@ -63,9 +86,16 @@ impl Driver {
     ) {
         use shoal_scheduler::ModelState;
         let Some(id) = self.models.id(name) else {
-            // It was taken out, and comes back maybe: then it matters whether the worker has it still.
-            if let (Some(model), ModelReport::Unloaded) = (self.models.known(name), &report) {
-                self.feed(now, Input::ModelState { worker, epoch, model, state: ModelState::Unloaded }, None);
+            // It was taken out, and comes back maybe: then it matters whether the worker has it still. One that has it is
+            // told to unload it.
+            if let Some(model) = self.models.known(name) {
+                let state = match report {
+                    ModelReport::Loading => ModelState::Loading,
+                    ModelReport::Ready(_) => ModelState::Ready,
+                    ModelReport::Failed(_) => ModelState::Failed,
+                    ModelReport::Unloaded => ModelState::Unloaded,
+                };
+                self.feed(now, Input::ModelState { worker, epoch, model, state }, None);
             }
             return;
         };
@@ -83,8 +113,9 @@ impl Driver {
             ModelReport::Unloaded => ModelState::Unloaded,
         };
         let card = if let ModelReport::Ready(card) = &report { Some(card.clone()) } else { None };
+        let stamp = self.stamp(now);
         if let Some(model) = self.models.get_mut(id) {
-            model.report(worker, report);
+            model.report(stamp, worker, report);
             let wanted = model.tokenizer_wanted().map(str::to_owned);
             if !model.is_going {
                 self.around.registry.publish(model.view());
@@ -102,7 +133,9 @@ impl Driver {
         if let (Some(card), Some(device)) = (card, self.fleet.device_of(worker).cloned()) {
             self.look_up_cost(id, &device, &card);
             // How much memory it takes is known only now.
-            self.make_room(now, id);
+            if self.models.get(id).is_some_and(|model| model.wanted) {
+                self.make_room(now, id);
+            }
         }
         self.feed(now, Input::ModelState { worker, epoch, model: id, state }, None);
     }

@@ -138,6 +138,7 @@ impl Bench {
             gpu: gpu.map(Into::into),
             local: true,
             offers: Vec::new(),
+            held: Vec::new(),
             pool: pool.into(),
             commands,
         }));
@@ -181,7 +182,7 @@ impl Bench {
             truncated: false,
             options: RowOptions::default(),
         };
-        let call = Call { model: "m".into(), caller, rows: contents.iter().map(row).collect() };
+        let call = Call { model: "m".into(), stands_in_for: None, caller, rows: contents.iter().map(row).collect() };
         self.apply(Event::Submit { first, call, reply });
         answer
     }

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Driver;
-use super::event::{FromWorker, ItemResult, WorkerUp};
+use super::event::{FromWorker, ItemResult, ToWorker, WorkerUp};
 use super::fleet::{Departed, Worker};
 use super::flights::{Flight, holder};
+use super::models::ModelReport;
 use super::waits::Sent;
 use crate::oip::BatchTimes;
 
@@ -25,10 +26,19 @@ impl Driver {
             false => up.offers.iter().map(|name| self.models.id_for_worker(name)).collect(),
         };
         let name = up.name.clone();
+        let held = up.held.clone();
         let Some((worker, device, departed)) = self.fleet.join(up) else { return };
         self.depart(now, departed);
         self.around.metrics.worker_up(&name, true);
         self.feed(now, Input::WorkerUp { worker, epoch, device, models }, None);
+        // What it holds from before and nobody wants now; of the rest it says itself that it is there.
+        let wanted =
+            |name: &str| self.models.id(name).and_then(|id| self.models.get(id)).is_some_and(|model| model.wanted);
+        for model in held.into_iter().filter(|name| !wanted(name)) {
+            if let Some(worker) = self.fleet.by_epoch(epoch) {
+                worker.send(ToWorker::Unload { model });
+            }
+        }
     }
 
     pub(super) fn worker_said(&mut self, now: Instant, epoch: Epoch, said: FromWorker) {
@@ -101,11 +111,11 @@ impl Driver {
             warn!(worker = %worker.name, ?cause, "worker is gone");
         }
         self.feed(now, Input::WorkerDown { worker: worker.id, epoch: worker.epoch, cause }, None);
-        self.forget(self.stamp(now), &worker);
+        self.forget(self.stamp(now), &worker, cause == DownCause::Left);
     }
 
     /// Ends all that hung on a worker the core no longer counts on.
-    pub(super) fn forget(&mut self, now: Timestamp, worker: &Worker) {
+    pub(super) fn forget(&mut self, now: Timestamp, worker: &Worker, has_left: bool) {
         match worker.local {
             true => self.around.metrics.worker_up(&worker.name, false),
             // Names of workers elsewhere come and go; their labels must not pile up.
@@ -118,13 +128,20 @@ impl Driver {
             self.end_batch(now, batch, None);
         }
         for model in self.models.iter_mut() {
-            if model.workers.remove(&worker.id).is_some() && !model.is_going {
+            let report = model.workers.remove(&worker.id);
+            if matches!(report, Some(ModelReport::Loading)) && !has_left {
+                model.died_while_loading(now);
+            }
+            if report.is_some() && !model.is_going {
                 self.around.registry.publish(model.view());
             }
         }
         // Not of itself: it may be back already, with nothing loaded yet.
         self.fetch_elsewhere(worker.epoch);
         self.count_model_workers();
+        if self.models.iter().any(|(id, model)| model.is_given_up() && self.core.queue(id).is_some()) {
+            self.follow_ups.push_back(Input::ConfigChanged(self.models.core_configs()));
+        }
     }
 
     pub(super) fn item(

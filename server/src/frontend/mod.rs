@@ -15,8 +15,10 @@ pub(crate) mod testing;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
+use shoal_scheduler::QueueLimit;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -103,12 +105,13 @@ impl Frontend {
         }
         let all = self.registry.all();
         let mut fitting = all.clone();
-        fitting.retain(|view| view.card.as_ref().is_some_and(|card| card.task == task));
+        // Who is tried in another one's place is there for that one's calls.
+        fitting.retain(|view| !view.is_canary && view.card.as_ref().is_some_and(|card| card.task == task));
         // What a model can do is known once a worker has loaded it.
-        if fitting.is_empty()
-            && let Some(unknown) = all.iter().find(|view| view.wanted && view.card.is_none())
-        {
-            unknown.ready_card()?;
+        let is_unknown = |view: &&Arc<ModelView>| (view.wanted || view.on_demand) && view.card.is_none();
+        let mut unknown = all.iter().filter(is_unknown);
+        if let (true, Some(first), None) = (fitting.is_empty(), unknown.next(), unknown.next()) {
+            return Ok(first.clone());
         }
         match fitting.as_slice() {
             [only] => Ok(only.clone()),
@@ -140,7 +143,13 @@ impl Frontend {
         if model.can_be_asked() || !model.can_be_awaited() {
             return Ok(model);
         }
-        let _waits = model.awaited.one();
+        // As many may wait for it to be loaded as for a worker once it is.
+        let most = model.queue_requests_max;
+        if model.awaited.count() >= most.into() {
+            let retry_after = Duration::from_secs(1);
+            return Err(CallError::QueueFull { limit: QueueLimit::Model, retry_after });
+        }
+        let waits = model.awaited.one();
         let mut changes = self.registry.changes();
         self.driver.awaited(&model.name).await;
         let changed = async {
@@ -149,17 +158,22 @@ impl Frontend {
                 if model.can_be_asked() || !model.can_be_awaited() {
                     return Ok(model);
                 }
+                if !model.wanted {
+                    // Somebody had it unloaded.
+                    self.driver.awaited(&model.name).await;
+                }
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return Err(CallError::Draining) },
                     () = self.draining.cancelled() => return Err(CallError::Draining),
                 }
             }
         };
-        match timeout(model.queue_time_max, by_deadline(deadline, changed)).await {
-            Ok(model) => model,
-            // Then it says itself what is missing.
-            Err(_) => self.registry.model(&model.name),
-        }
+        let found = timeout(model.queue_time_max, by_deadline(deadline, changed)).await;
+        drop(waits);
+        // From now on it counts as called, and no longer as awaited.
+        self.driver.awaited(&model.name).await;
+        // Whoever waited for too long is told what is missing.
+        found.unwrap_or_else(|_| self.registry.model(&model.name))
     }
 
     /// Who is to answer a call for a model: itself, or one that is tried on a part of its calls.
@@ -221,10 +235,14 @@ impl Frontend {
     /// Has a model loaded, and returns when it can be served or the server drains.
     pub(crate) async fn load(&self, name: &str) -> Result<(), CallError> {
         let mut changes = self.registry.changes();
-        self.registry.model(name)?;
+        let _waits = self.registry.model(name)?.awaited.one();
         self.driver.want(name, true).await;
         loop {
             let view = self.registry.model(name)?;
+            if !view.wanted {
+                let reason = "it was unloaded before it was there".to_owned();
+                return Err(CallError::ModelNotReady { model: name.to_owned(), reason });
+            }
             match &view.state {
                 ModelState::Ready => return Ok(()),
                 ModelState::Failed(reason) => {
@@ -257,7 +275,8 @@ impl Frontend {
 
     /// Runs rows on a model.
     pub(crate) async fn submit(&self, model: &ModelView, caller: Caller, rows: Vec<Row>) -> Result<Answer, CallError> {
-        self.driver.submit(Call { model: model.name.clone(), caller, rows }).await
+        let (name, stands_in_for) = (model.name.clone(), model.stands_in_for.clone());
+        self.driver.submit(Call { model: name, stands_in_for, caller, rows }).await
     }
 }
 
@@ -289,7 +308,12 @@ fn tokenizer(model: &ModelView) -> Result<&Arc<Tokenizer>, CallError> {
         let problem = format!("`{}` takes no text", model.name);
         return Err(CallError::InvalidArgument { field: "model".into(), problem });
     }
-    let missing =
-        || CallError::ModelNotReady { model: model.name.to_string(), reason: "its tokenizer is on its way".into() };
+    let missing = || CallError::ModelNotReady {
+        model: model.name.to_string(),
+        reason: match &model.state {
+            ModelState::Failed(reason) => reason.clone(),
+            _ => "its tokenizer is on its way".into(),
+        },
+    };
     model.tokenizer.as_ref().ok_or_else(missing)
 }

@@ -90,6 +90,7 @@ impl Bench {
             gpu: None,
             local: false,
             offers,
+            held: Vec::new(),
             pool: "default".into(),
             commands,
         };

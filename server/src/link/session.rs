@@ -115,6 +115,12 @@ impl Session {
             gpu: convert::gpu_of(&device),
             local: origin == Origin::Child,
             pool: if hello.pool.is_empty() { "default".into() } else { hello.pool.as_str().into() },
+            held: hello
+                .offers
+                .iter()
+                .filter(|offer| offer.card.is_some())
+                .map(|offer| offer.name.as_str().into())
+                .collect(),
             offers: hello.offers.into_iter().map(|offer| offer.name.into()).collect(),
             commands,
         };

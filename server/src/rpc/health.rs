@@ -1,6 +1,6 @@
 //! `grpc.health.v1`: whether the server and each of its services can be called.
 //!
-//! The whole server (`""`, `readiness`) and its services serve while every configured model does; so does each model under
+//! The whole server (`""`, `readiness`) and its services serve while every model does that is required; so does each under
 //! its own name. A model that is loaded when it is called can be called at any time. `startup` serves once all of them did, whatever comes after, and `liveness` for as long as the process
 //! answers at all.
 
@@ -24,6 +24,11 @@ const STARTUP: &str = "startup";
 const LIVENESS: &str = "liveness";
 /// What is the process's own to say, and not a model's of that name.
 const OWN: [&str; 3] = [READINESS, STARTUP, LIVENESS];
+
+/// Whether this is no name of a model.
+fn is_fixed(name: &str) -> bool {
+    OWN.contains(&name) || SERVICES.contains(&name)
+}
 
 /// Keeps the health service true.
 #[derive(Clone, Debug)]
@@ -75,8 +80,15 @@ impl HealthGate {
         let mut changes = self.registry.changes();
         let mut has_started = false;
         loop {
+            let views = self.registry.all();
+            let is_gone = |name: &Arc<str>| !is_fixed(name) && views.iter().all(|view| view.name != *name);
+            for name in shown.keys().filter(|name| is_gone(name)).cloned().collect::<Vec<_>>() {
+                shown.remove(&name);
+                self.reporter.set_service_status(&*name, ServingStatus::NotServing).await;
+                self.reporter.clear_service_status(&name).await;
+            }
             // A model may have any name.
-            for view in self.registry.all().iter().filter(|view| !OWN.contains(&&*view.name)) {
+            for view in views.iter().filter(|view| !OWN.contains(&&*view.name)) {
                 let ready = match view.state {
                     ModelState::Ready => true,
                     ModelState::Loading | ModelState::Unloaded => view.on_demand,
@@ -139,6 +151,9 @@ mod tests {
             wanted: true,
             on_demand: false,
             is_required: true,
+            is_canary: false,
+            stands_in_for: None,
+            queue_requests_max: 100,
             canaries: Arc::new([]),
             queue_time_max: Duration::from_secs(60),
             awaited: Default::default(),

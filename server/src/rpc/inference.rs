@@ -93,7 +93,8 @@ impl InferenceService {
         caller: Caller,
         request: wire::TokenizeRequest,
     ) -> Result<wire::TokenizeResponse, CallError> {
-        let model = self.frontend.asked(&request.model, Task::Embed, caller.deadline).await?;
+        let model = self.frontend.model(&request.model, Task::Embed)?;
+        let model = self.frontend.ready_to_ask(model, caller.deadline).await?;
         self.frontend.check_texts("texts", request.texts.len())?;
         let cut = Cut { truncate: request.truncate, type_ids: false, pieces: true };
         let texts = request.texts.into_iter().map(Text::Single).collect();

@@ -87,7 +87,8 @@ impl Asked {
     }
 
     fn is_active(&self, standing: &PoolStanding) -> bool {
-        standing.open_calls > 0 || standing.last_call.is_some_and(|ago| ago < self.active)
+        let is_called = standing.open_calls > 0 || standing.last_call.is_some_and(|ago| ago < self.active);
+        is_called || standing.queued_elsewhere.as_secs_f64() > self.queued_seconds
     }
 }
 
@@ -98,10 +99,13 @@ impl ScalerService {
     }
 
     async fn look(&self, asked: &Asked) -> Result<PoolStanding, Status> {
-        for model in &asked.models {
-            self.registry.model(model).map_err(|error| status(&error.within("models")))?;
+        // A model may be on its way into the configuration, or out of it.
+        let mut known = asked.models.clone();
+        known.retain(|model| self.registry.model(model).is_ok());
+        if let (true, Some(first)) = (known.is_empty(), asked.models.first()) {
+            self.registry.model(first).map_err(|error| status(&error.within("models")))?;
         }
-        let standing = self.driver.pool(asked.pool.clone(), asked.models.clone(), PATIENCE).await;
+        let standing = self.driver.pool(asked.pool.clone(), known, PATIENCE).await;
         standing.ok_or_else(|| {
             let patience = humantime::format_duration(PATIENCE);
             Status::unavailable(format!("the server is too busy to say within {patience} how its workers stand"))

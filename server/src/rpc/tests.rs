@@ -72,7 +72,8 @@ async fn tokenizing_is_bounded_by_the_deadline() {
 #[tokio::test]
 async fn an_unnamed_model_may_be_one_that_no_worker_has_loaded_yet() {
     let bench = Bench::new().await;
-    let error = bench.frontend.model("", Task::Classify).expect_err("none");
+    let unnamed = bench.frontend.asked("", Task::Classify, None).await;
+    let error = unnamed.and_then(|model| model.ready_card().cloned()).expect_err("none");
     assert!(matches!(error, CallError::ModelNotReady { model, .. } if model == "slow"));
 }
 

@@ -104,7 +104,11 @@ async fn a_cancel_that_overtakes_its_call_keeps_it_from_running() {
     let (tenant, trace, explain) = ("t".into(), Trace::default(), Asked::default());
     let caller = Caller { tenant, class: Class::Standard, deadline: None, trace, explain };
     let row = Row { columns: vec![Bytes::new()], tokens: 1, truncated: false, options: RowOptions::default() };
-    bench.apply(Event::Submit { first: 1, call: Call { model: "m".into(), caller, rows: vec![row] }, reply });
+    bench.apply(Event::Submit {
+        first: 1,
+        call: Call { model: "m".into(), stands_in_for: None, caller, rows: vec![row] },
+        reply,
+    });
     assert!(worker.commands.try_recv().is_err());
 }
 

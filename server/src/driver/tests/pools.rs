@@ -15,11 +15,16 @@ async fn what_waits_for_a_pool_is_its_part_of_what_waits_for_its_models() {
     assert_eq!(pool(&mut bench, "p", &[]), PoolStanding::default());
     let mut worker = bench.worker_of("p", "a", 1);
     bench.teach(&mut worker).await;
+    let mut replies: Vec<Reply> = (0..4).map(|_| bench.call(1)).collect();
+    let alone = pool(&mut bench, "p", &["m"]);
+    assert_eq!((alone.open_calls, alone.last_call, alone.queued_elsewhere), (4, Some(Duration::ZERO), Duration::ZERO));
     let other = bench.worker_of("q", "b", 2);
-    let mut replies: Vec<Reply> = (0..8).map(|_| bench.call(1)).collect();
+    replies.extend((0..4).map(|_| bench.call(1)));
     let busy = (worker.run(), other);
     let standing = pool(&mut bench, "p", &["m"]);
-    assert_eq!((standing.workers, standing.open_calls, standing.last_call), (1, 8, Some(Duration::ZERO)));
+    // What others hold as well is theirs until too much of it waits: half of all, as there are two.
+    assert_eq!((standing.workers, standing.open_calls, standing.last_call), (1, 0, None));
+    assert_eq!(standing.queued_elsewhere, standing.queued);
     assert_eq!(standing, pool(&mut bench, "p", &[]));
     // Six of the eight wait, of 10 ms for two, and half of that is for the other pool.
     assert!((Duration::from_millis(5)..Duration::from_millis(40)).contains(&standing.queued), "{standing:?}");
@@ -29,7 +34,7 @@ async fn what_waits_for_a_pool_is_its_part_of_what_waits_for_its_models() {
     assert_eq!(pool(&mut bench, "q", &[]).busy, 0.0);
     // Whom nobody is there for has nothing of what others have.
     let none = pool(&mut bench, "r", &["m"]);
-    assert_eq!((none.queued, none.open_calls), (Duration::ZERO, 8));
+    assert_eq!((none.queued, none.queued_elsewhere), (Duration::ZERO, standing.queued));
     drop(busy);
     assert!(replies.iter_mut().all(|reply| reply.try_recv().is_err()));
 }

@@ -31,7 +31,7 @@ async fn wait_with(bench: &Bench, calls: i64) -> Vec<tokio::task::JoinHandle<()>
             explain: Asked::default(),
         };
         let row = Row { columns: Vec::new(), tokens: 1, truncated: false, options: RowOptions::default() };
-        let call = Call { model: "e".into(), caller, rows: vec![row.clone(), row] };
+        let call = Call { model: "e".into(), stands_in_for: None, caller, rows: vec![row.clone(), row] };
         let driver = bench.driver.clone();
         waiting.push(tokio::spawn(async move {
             let _ = driver.submit(call).await;
