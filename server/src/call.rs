@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use opentelemetry::trace::TraceId;
 use shoal_scheduler::{Class, CloseReason, QueueLimit};
 use tokio::time::Instant;
 
 use crate::explain::{Asked, Explanation};
+use crate::traces::{SpanIds, TraceParent};
 
 /// A call, validated and tokenised.
 #[derive(Debug)]
@@ -48,13 +50,32 @@ impl Caller {
     }
 }
 
-/// W3C trace context as text; empty when the caller sent none.
+/// W3C trace context, and what of the call is shown.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    /// `traceparent`.
-    pub parent: String,
-    /// `tracestate`.
+    /// `traceparent`, if the caller sent one.
+    pub parent: Option<TraceParent>,
+    /// `tracestate`; empty without one.
     pub state: String,
+    /// The call's own span, where this server shows any.
+    pub span: Option<SpanIds>,
+}
+
+impl Trace {
+    /// Whose trace it is part of: its own span where that is shown, else its caller's.
+    pub fn as_parent(&self) -> Option<TraceParent> {
+        self.span.filter(|span| span.sampled).map(|span| span.as_parent()).or(self.parent)
+    }
+
+    /// The same as a header; empty for none.
+    pub fn header(&self) -> String {
+        self.as_parent().map(|parent| parent.to_string()).unwrap_or_default()
+    }
+
+    /// The trace's id as log lines have it; nothing of a call that is in none.
+    pub fn id(&self) -> Option<tracing::field::DisplayValue<TraceId>> {
+        self.as_parent().map(|parent| tracing::field::display(parent.trace))
+    }
 }
 
 /// One row of a batch.
@@ -272,6 +293,11 @@ impl CallError {
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
             Self::Poison { .. } | Self::Quarantined { .. } | Self::Internal { .. } => "INTERNAL",
         }
+    }
+
+    /// Whether the server is to blame, and not what it was sent or how much of it.
+    pub fn is_fault(&self) -> bool {
+        matches!(self.code_name(), "DEADLINE_EXCEEDED" | "UNAVAILABLE" | "UNIMPLEMENTED" | "INTERNAL")
     }
 
     /// Puts a field's name before an index: inside the server rows are `[3]`, to the caller of Embed `texts[3]`.

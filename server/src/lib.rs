@@ -28,3 +28,4 @@ pub mod server;
 pub mod supervisor;
 pub mod telemetry;
 pub mod tokenize;
+pub mod traces;

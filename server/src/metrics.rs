@@ -3,6 +3,7 @@
 //! Labels come from closed sets (configured models, connected workers, enum names), never from what a caller sent.
 
 mod gpus;
+mod latency;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,8 +19,10 @@ use prometheus_client::registry::{Registry, Unit};
 use shoal_scheduler::{WaitCause, Waits};
 
 pub use gpus::GpuHealth;
+pub use latency::Latency;
 
 use crate::explain::wait_name;
+use crate::traces::SpanCounts;
 
 use gpus::GpuGauges;
 
@@ -30,10 +33,10 @@ pub struct Metrics {
     calls: Family<OutcomeLabels, Counter>,
     rejects: Family<ReasonLabels, Counter>,
     closes: Family<ReasonLabels, Counter>,
-    call_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
-    queue_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    call_duration: Family<ModelLabels, latency::Histogram, fn() -> latency::Histogram>,
+    queue_duration: Family<ModelLabels, latency::Histogram, fn() -> latency::Histogram>,
     waits: Family<ReasonLabels, Counter<f64, AtomicU64>>,
-    compute_duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    compute_duration: Family<ModelLabels, latency::Histogram, fn() -> latency::Histogram>,
     page_ins: Family<ModelLabels, Counter>,
     page_in_seconds: Family<ModelLabels, Counter<f64, AtomicU64>>,
     batch_rows: Family<ModelLabels, Histogram, fn() -> Histogram>,
@@ -54,6 +57,8 @@ pub struct Metrics {
     pool_compute: Family<PoolLabels, Counter<f64, AtomicU64>>,
     worker_restarts: Family<WorkerLabels, Counter>,
     gpus: GpuGauges,
+    /// What became of spans.
+    pub spans: SpanCounts,
     /// Client connections open.
     pub connections: Gauge,
     /// Calls of clients from their headers to the last byte of their answer.
@@ -76,9 +81,9 @@ pub struct Metrics {
 pub struct ModelMetrics {
     all: Metrics,
     model: Arc<str>,
-    pub call_duration: Histogram,
-    pub queue_duration: Histogram,
-    pub compute_duration: Histogram,
+    pub call_duration: Latency,
+    pub queue_duration: Latency,
+    pub compute_duration: Latency,
     pub page_ins: Counter,
     pub page_in_seconds: Counter<f64, AtomicU64>,
     pub batch_rows: Histogram,
@@ -153,11 +158,6 @@ impl Drop for Counted {
     }
 }
 
-/// 100 µs to about 100 s.
-fn duration_histogram() -> Histogram {
-    Histogram::new(exponential_buckets(0.000_1, 2.0, 21))
-}
-
 /// 1 to 4096.
 fn rows_histogram() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 13))
@@ -177,7 +177,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Declares every instrument.
     pub fn new() -> Self {
-        let duration = || Family::new_with_constructor(duration_histogram as fn() -> Histogram);
+        let duration = || Family::new_with_constructor(latency::histogram as fn() -> latency::Histogram);
         let mut metrics = Self {
             registry: Arc::default(),
             calls: Family::default(),
@@ -207,6 +207,7 @@ impl Metrics {
             pool_compute: Family::default(),
             worker_restarts: Family::default(),
             gpus: GpuGauges::default(),
+            spans: SpanCounts::default(),
             connections: Gauge::default(),
             streams: Gauge::default(),
             tasks: Gauge::default(),
@@ -231,9 +232,9 @@ impl Metrics {
     pub fn model(&self, model: &Arc<str>) -> ModelMetrics {
         let labels = ModelLabels { model: model.to_string() };
         ModelMetrics {
-            call_duration: self.call_duration.get_or_create_owned(&labels),
-            queue_duration: self.queue_duration.get_or_create_owned(&labels),
-            compute_duration: self.compute_duration.get_or_create_owned(&labels),
+            call_duration: Latency(self.call_duration.get_or_create_owned(&labels)),
+            queue_duration: Latency(self.queue_duration.get_or_create_owned(&labels)),
+            compute_duration: Latency(self.compute_duration.get_or_create_owned(&labels)),
             page_ins: self.page_ins.get_or_create_owned(&labels),
             page_in_seconds: self.page_in_seconds.get_or_create_owned(&labels),
             batch_rows: self.batch_rows.get_or_create_owned(&labels),
@@ -368,6 +369,10 @@ impl Metrics {
         registry.register_with_unit("pool_compute", compute, Unit::Seconds, self.pool_compute.clone());
         registry.register("worker_restarts", "Restarts of local workers", self.worker_restarts.clone());
         registry.register_collector(Box::new(self.gpus.clone()));
+        let SpanCounts { exported, dropped, failed } = self.spans.clone();
+        registry.register("trace_spans_exported", "Spans that the collector took", exported);
+        registry.register("trace_spans_dropped", "Spans that the queue to the collector had no place for", dropped);
+        registry.register("trace_spans_failed", "Spans that the collector did not take", failed);
         registry.register("connections", "Client connections open", self.connections.clone());
         registry.register("streams", "Calls open, the reading of their answers included", self.streams.clone());
         registry.register("tasks", "Tasks alive that serve", self.tasks.clone());
@@ -418,12 +423,53 @@ impl ModelMetrics {
 mod tests {
     use super::*;
 
+    /// Metrics are the rows of one table, each with its unit and kind, and the table has no others.
     #[test]
-    fn every_metric_is_documented() {
-        let page = include_str!("../docs/metrics.md");
-        let text = Metrics::new().encode().expect("page");
-        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-        let missing: Vec<_> = names.filter(|name| !page.contains(name)).collect();
-        assert!(missing.is_empty(), "not in server/docs/metrics.md: {missing:?}");
+    fn the_page_and_its_table_have_the_same_metrics() {
+        let document = include_str!("../docs/metrics.md");
+        let metrics = Metrics::new();
+        // What nothing was counted of yet is not on the page.
+        let model = metrics.model(&"m".into());
+        model.call("OK");
+        model.reject("late");
+        model.close("rows");
+        model.batch_cost([1.0; 4]);
+        metrics.worker_up("w", true);
+        metrics.worker_restarted("w");
+        metrics.pool("p", 1, Duration::ZERO);
+        metrics.pool_computed("p", Duration::ZERO);
+        let (uuid, name, bytes, ratio) = ("GPU-1".to_owned(), "NVIDIA H200".to_owned(), Some(1), Some(1.0));
+        metrics.gpu(
+            &"w".into(),
+            Some(GpuHealth {
+                uuid,
+                name,
+                memory_bytes: bytes,
+                memory_used_bytes: bytes,
+                power_watts: ratio,
+                temperature_celsius: ratio,
+                utilization_ratio: ratio,
+            }),
+        );
+        let page = metrics.encode().expect("page");
+        let about = |keyword: &str| {
+            let lines = page.lines().filter_map(|line| line.strip_prefix("# ")?.strip_prefix(keyword)?.split_once(' '));
+            lines.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let (kinds, units) = (about("TYPE "), about("UNIT "));
+        let mut told = Vec::new();
+        for line in document.lines().filter(|line| line.starts_with("| `shoal_")) {
+            let columns: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [name, kind, unit, ..] = columns[..] else { panic!("{line}") };
+            let name = name.trim_matches('`');
+            // On the page a counter's type is without the suffix that its samples have.
+            let name = if kind == "counter" { name.strip_suffix("_total").expect("_total") } else { name };
+            assert_eq!(kinds.get(name).copied(), Some(kind), "{line}");
+            assert!(!unit.is_empty(), "{line}");
+            assert_eq!(units.get(name).copied().unwrap_or(unit), unit, "{line}");
+            told.push(name);
+        }
+        told.sort_unstable();
+        assert_eq!(told, kinds.into_keys().collect::<Vec<_>>(), "each once, and no others");
     }
 }

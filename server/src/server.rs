@@ -36,6 +36,7 @@ use crate::rpc::{AdminService, HealthGate, InferenceService, Listener, OipServic
 use crate::supervisor::{GivenUp, LocalWorkers};
 use crate::telemetry::LogControl;
 use crate::tokenize::TokenizerPool;
+use crate::traces::{Exporting, Tracer};
 
 /// How long a stop waits for what was learned to be on disk.
 const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
@@ -61,6 +62,7 @@ pub struct Server {
     /// Of gRPC and of HTTP.
     listeners: JoinSet<()>,
     backstage: Backstage,
+    exporting: Option<Exporting>,
     given_up: mpsc::UnboundedReceiver<GivenUp>,
     /// Local workers that were not given up.
     workers_left: usize,
@@ -91,8 +93,10 @@ impl Server {
         let lanes = Lanes::start(config.server_threads)?;
         let workers_left = local.as_ref().map_or(0, |local| local.arguments.len());
         let metrics = Metrics::new();
+        let (tracer, exporting) = start_traces(config, &metrics)?;
         let listener = Listener::bind(config.grpc, config.listener, metrics.clone());
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
+        let listener = listener.shown_by(tracer.clone());
         let grpc = listener.address()?;
         let http_listener = bind_http(config, metrics.clone())?;
         let http = http_listener.as_ref().map(http::Listener::address).transpose()?;
@@ -116,12 +120,14 @@ impl Server {
             link: config.link.clone(),
             local,
             given_up,
+            tracer: tracer.clone(),
         };
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
         let admin = admin.start(metrics.clone(), health.clone(), driver.clone(), lanes.load())?;
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend =
             Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone(), draining.clone());
+        let frontend = frontend.shown_by(tracer);
         let oip = OipService::new(frontend.clone(), health.clone(), config.model_control, log, draining.clone());
         let inference = InferenceService::new(frontend.clone(), draining.clone());
         let operators = admin_listener.map(|listener| {
@@ -159,6 +165,7 @@ impl Server {
             drain_time_max: config.drain_time_max,
             listeners,
             backstage,
+            exporting,
             given_up: given_up_in,
             workers_left,
             _lanes: lanes,
@@ -268,6 +275,10 @@ impl Server {
         }
         self.driver.keep_costs(KEEP_TIME_MAX).await;
         self.backstage.stop().await;
+        // By now every span has ended. Its counts can be read until it is done.
+        if let Some(exporting) = self.exporting {
+            exporting.stop().await;
+        }
         self.admin.stop();
         info!("stopped after {:?}", started.elapsed());
     }
@@ -285,6 +296,13 @@ impl Operators {
         // A panic of that task has been printed; there is nothing to add.
         let _ = self.serving.await;
     }
+}
+
+fn start_traces(config: &Config, metrics: &Metrics) -> Result<(Tracer, Option<Exporting>), StartError> {
+    let Some(options) = &config.traces else { return Ok((Tracer::default(), None)) };
+    let (tracer, exporting) = Tracer::start(options, metrics.spans.clone()).map_err(StartError::Traces)?;
+    info!(endpoint = %options.endpoint, "spans of calls go to a collector");
+    Ok((tracer, Some(exporting)))
 }
 
 fn bind_admin(address: SocketAddr, config: &Config, metrics: Metrics) -> Result<Listener, StartError> {

@@ -28,6 +28,7 @@ use crate::lanes::Lanes;
 use crate::link::LinkAddress;
 use crate::rpc::ListenerOptions;
 use crate::telemetry::LogFormat;
+use crate::traces::{self, TraceOptions, TraceSettings};
 
 /// Rows of one batch that a worker takes unless told otherwise.
 pub const WORKER_BATCH_ROWS: u32 = 1024;
@@ -79,6 +80,8 @@ pub struct Config {
     pub log: String,
     /// How it looks.
     pub log_format: LogFormat,
+    /// Where and which spans are sent, if any are.
+    pub traces: Option<TraceOptions>,
     /// Limits on one call.
     pub frontend: FrontendOptions,
     /// Limits on gRPC connections.
@@ -148,6 +151,7 @@ impl Config {
             drain_time_max: settings.drain_time_max.map_or(Duration::from_secs(30), Into::into),
             log: settings.log.clone().unwrap_or_else(|| "info".into()),
             log_format: settings.log_format.unwrap_or_default(),
+            traces: traces::options(trace_settings(&settings), |name| std::env::var(name).ok())?,
             frontend: frontend(&settings)?,
             listener: ListenerOptions { connections_max, ..ListenerOptions::default() },
             http_listener: http::Options { connections_max, ..http::Options::default() },
@@ -163,6 +167,16 @@ impl Config {
             models,
             stated: settings,
         })
+    }
+}
+
+fn trace_settings(settings: &Settings) -> TraceSettings {
+    TraceSettings {
+        endpoint: settings.otlp_endpoint.clone(),
+        headers_file: settings.otlp_headers_file.clone(),
+        ca_file: settings.otlp_ca_file.clone(),
+        sample: settings.trace_sample,
+        keep: settings.trace_keep,
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::models::ModelArg;
 use crate::telemetry::LogFormat;
+use crate::traces::{KeepRule, OtlpEndpoint, Sample};
 
 /// A duration as people write it: `50ms`, `2s`, `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -335,6 +336,21 @@ settings! {
     /// How log lines look [default: text]
     #[arg(value_enum)]
     log_format: LogFormat = "SHOAL_LOG_FORMAT",
+    /// Collector that spans are sent to over OTLP/gRPC, such as http://127.0.0.1:4317; `off` sends none [default: that of OTEL_EXPORTER_OTLP_ENDPOINT, else off]
+    #[arg(value_name = "URL|off")]
+    otlp_endpoint: OtlpEndpoint = "SHOAL_OTLP_ENDPOINT",
+    /// File of headers for the collector, such as its token: `name: value` on each line [default: those of OTEL_EXPORTER_OTLP_HEADERS]
+    #[arg(value_name = "FILE")]
+    otlp_headers_file: PathBuf = "SHOAL_OTLP_HEADERS_FILE",
+    /// Certificates, in PEM, of whoever vouches for a collector at https:// [default: those of the web]
+    #[arg(value_name = "FILE")]
+    otlp_ca_file: PathBuf = "SHOAL_OTLP_CA_FILE",
+    /// Part of the calls whose spans are sent, from 0 to 1. Callers that send a traceparent decide for themselves [default: 0.01]
+    #[arg(value_name = "PART")]
+    trace_sample: Sample = "SHOAL_TRACE_SAMPLE",
+    /// Other calls whose spans are sent, ten a second of each kind at most: those that failed (errors), those that missed their model's slo (late), or none [default: errors,late]
+    #[arg(value_name = "errors,late|none")]
+    trace_keep: KeepRule = "SHOAL_TRACE_KEEP",
     /// Metadata key, and HTTP header, whose value names the tenant [default: x-shoal-tenant]
     #[arg(value_name = "KEY")]
     tenant_key: String = "SHOAL_TENANT_KEY",

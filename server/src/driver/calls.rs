@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::call::{Answer, BatchUse, Call, CallError, Tensor};
 use crate::explain::{Explanation, Ran, Waited};
+use crate::traces::Link;
 
 use super::event::{BatchRow, ItemError};
 use super::waits::{Sent, WaitBook};
@@ -34,11 +35,27 @@ pub(super) struct Pending {
     pub(super) open_rows: usize,
     /// Batches holding rows of this call that have not ended.
     open_batches: usize,
-    queue_time: Duration,
-    batches: Vec<(BatchId, BatchUse)>,
+    pub(super) queue_time: Duration,
+    pub(super) batches: Vec<Stay>,
     pub(super) waits: WaitBook,
+    /// What the row waited for that waited longest until it was sent; of calls that may be shown.
+    pub(super) waited: Waited,
     /// For a caller who asked for it.
     explained: Option<Box<Explained>>,
+}
+
+/// Rows of a call in a batch.
+#[derive(Debug)]
+pub(super) struct Stay {
+    pub(super) batch: BatchId,
+    pub(super) entry: BatchUse,
+    pub(super) sent: Timestamp,
+    /// When the batch was over, once it is.
+    pub(super) ended: Option<Timestamp>,
+    /// With whom, where calls may be shown.
+    pub(super) worker: Option<Arc<str>>,
+    /// The batch's span, if it has one.
+    pub(super) span: Option<Link>,
 }
 
 /// What is to be explained of a call.
@@ -74,6 +91,7 @@ impl Pending {
             open_batches: 0,
             queue_time: Duration::ZERO,
             batches: Vec::new(),
+            waited: Waited::default(),
         }
     }
 
@@ -82,15 +100,19 @@ impl Pending {
         let now = sent.at;
         if entry.close != CloseReason::Hedged && now.since(self.submitted) >= self.queue_time {
             self.queue_time = now.since(self.submitted);
+            if self.call.caller.trace.span.is_some() {
+                self.waited = self.waits.waited(row, sent.shown);
+            }
             if let Some(explained) = &mut self.explained {
                 explained.explanation.waited = self.waits.waited(row, sent.shown);
             }
         }
-        match self.batches.iter_mut().rev().find(|(id, _)| *id == batch) {
-            Some((_, known)) => known.own_rows += 1,
+        match self.batches.iter_mut().rev().find(|stay| stay.batch == batch) {
+            Some(stay) => stay.entry.own_rows += 1,
             None => {
                 self.open_batches += 1;
-                self.batches.push((batch, BatchUse { own_rows: 1, ..entry }));
+                let entry = BatchUse { own_rows: 1, ..entry };
+                self.batches.push(Stay { batch, entry, sent: now, ended: None, worker: None, span: None });
             }
         }
         let source = &self.call.rows[row as usize];
@@ -99,6 +121,14 @@ impl Pending {
             options: source.options.clone(),
             remaining: self.deadline.map(|deadline| deadline.since(now)),
             trace: self.call.caller.trace.clone(),
+        }
+    }
+
+    /// Notes who has a batch of it that was just sent, and the batch's span.
+    pub(super) fn stay_with(&mut self, batch: BatchId, worker: Option<&Arc<str>>, span: Option<Link>) {
+        let stay = self.batches.iter_mut().rev().find(|stay| stay.batch == batch);
+        if let Some(stay) = stay.filter(|stay| stay.worker.is_none()) {
+            (stay.worker, stay.span) = (worker.cloned(), span);
         }
     }
 
@@ -133,8 +163,8 @@ impl Pending {
 
     /// A row of this call in a batch that has not ended is not waited for any more.
     pub(super) fn leave_batch(&mut self, batch: BatchId) {
-        let Some(at) = self.batches.iter().position(|(id, _)| *id == batch) else { return };
-        let (_, entry) = &mut self.batches[at];
+        let Some(at) = self.batches.iter().position(|stay| stay.batch == batch) else { return };
+        let entry = &mut self.batches[at].entry;
         entry.own_rows -= 1;
         if entry.own_rows == 0 {
             self.batches.remove(at);
@@ -148,8 +178,9 @@ impl Pending {
 
     /// A batch with rows of this call ended after computing for so long, zero when that is not known.
     pub(super) fn end_batch(&mut self, batch: BatchId, now: Timestamp, compute: Duration) {
-        let Some(at) = self.batches.iter().position(|(id, _)| *id == batch) else { return };
-        self.batches[at].1.compute_time = compute;
+        let Some(at) = self.batches.iter().position(|stay| stay.batch == batch) else { return };
+        self.batches[at].entry.compute_time = compute;
+        self.batches[at].ended = Some(now);
         self.open_batches -= 1;
         if let Some(Explained { explanation, sent }) = self.explained.as_deref_mut() {
             explanation.batches[at].taken = now.since(sent[at].1);
@@ -173,12 +204,12 @@ impl Pending {
 
     /// The batches that rows of this call were sent in.
     pub(super) fn batch_ids(&self) -> impl Iterator<Item = BatchId> {
-        self.batches.iter().map(|(id, _)| *id)
+        self.batches.iter().map(|stay| stay.batch)
     }
 
-    /// Sends the answer of a model with this objective.
-    pub(super) fn answer(self, objective: Duration) {
-        let batches: Vec<BatchUse> = self.batches.into_iter().map(|(_, entry)| entry).collect();
+    /// Sends the answer of a model with this objective. False if its caller is gone, who misses nothing.
+    pub(super) fn answer(self, objective: Duration) -> bool {
+        let batches: Vec<BatchUse> = self.batches.into_iter().map(|stay| stay.entry).collect();
         let answer = Answer {
             rows: self.results.into_iter().map(Option::unwrap_or_default).collect(),
             queue_time: self.queue_time,
@@ -186,13 +217,12 @@ impl Pending {
             batches,
             explanation: self.explained.map(|explained| Box::new(Explanation { objective, ..explained.explanation })),
         };
-        // A caller that just went away misses nothing.
-        let _ = self.reply.send(Ok(answer));
+        self.reply.send(Ok(answer)).is_ok()
     }
 
-    /// Sends an error.
-    pub(super) fn fail(self, error: CallError) {
-        let _ = self.reply.send(Err(error));
+    /// Sends an error. False if its caller is gone.
+    pub(super) fn fail(self, error: CallError) -> bool {
+        self.reply.send(Err(error)).is_ok()
     }
 
     pub(super) fn model_name(&self) -> &Arc<str> {

@@ -92,8 +92,8 @@ pub enum FromWorker {
     PagedIn { batch: BatchId, attempt: Attempt, taken: Duration },
     /// The weights of these of its models are not on its device now, and those of all others are.
     Weights { absent: Vec<Arc<str>> },
-    /// A batch ended.
-    BatchEnd { batch: BatchId, attempt: Attempt, compute: Duration },
+    /// A batch ended. It waited so long from its arrival until it was computed.
+    BatchEnd { batch: BatchId, attempt: Attempt, waited: Duration, compute: Duration },
     /// A batch failed.
     BatchFailed { batch: BatchId, attempt: Attempt, reason: BatchFailure, detail: String },
     /// An artifact it was asked for.

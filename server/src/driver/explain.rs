@@ -114,13 +114,11 @@ impl Driver {
             Place::Running { .. } => None,
         })?;
         let caller = &pending.call.caller;
-        // 00-TRACE-SPAN-FLAGS
-        let trace_id = caller.trace.parent.split('-').nth(1).unwrap_or_default();
         Some(CallStanding {
             model: pending.model_name().clone(),
             tenant: caller.tenant.clone(),
             class: caller.class,
-            trace_id: trace_id.to_owned(),
+            trace_id: caller.trace.as_parent().map(|parent| parent.trace.to_string()).unwrap_or_default(),
             waited: pending.waits.waited(row, self.core.waits(pending.model, now)?),
             position: position as u64,
             is_late,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{DeviceId, DownCause, Epoch, Slot, Timestamp, WorkerId};
+use shoal_scheduler::{Budget, DeviceId, DownCause, Epoch, Slot, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(super) struct Worker {
     offers: BTreeSet<Arc<str>>,
     commands: mpsc::UnboundedSender<ToWorker>,
     /// Since when its credits are here, those that were spent included.
-    credits: BTreeMap<Slot, Timestamp>,
+    credits: BTreeMap<Slot, (Timestamp, Budget)>,
     /// Its connection is over since; its process may still say why.
     broken: Option<Instant>,
 }
@@ -70,13 +70,18 @@ impl Worker {
     }
 
     /// A credit came.
-    pub(super) fn grant(&mut self, slot: Slot, now: Timestamp) {
-        self.credits.insert(slot, now);
+    pub(super) fn grant(&mut self, slot: Slot, budget: Budget, now: Timestamp) {
+        self.credits.insert(slot, (now, budget));
+    }
+
+    /// What a batch in that place may have.
+    pub(super) fn budget(&self, slot: Slot) -> Option<Budget> {
+        self.credits.get(&slot).map(|(_, budget)| *budget)
     }
 
     /// How long it was here, now that it is spent.
     pub(super) fn spend(&self, slot: Slot, now: Timestamp) -> Duration {
-        self.credits.get(&slot).map_or(Duration::ZERO, |granted| now.since(*granted))
+        self.credits.get(&slot).map_or(Duration::ZERO, |(granted, _)| now.since(*granted))
     }
 }
 

@@ -20,6 +20,7 @@ mod run;
 mod served;
 mod tenants;
 mod tokenizers;
+mod traced;
 mod waits;
 mod workers;
 
@@ -31,9 +32,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp, WorkerId};
+use shoal_scheduler::{
+    BatchId, Group, GroupId, Input, Limits, ModelId, Request, RequestId, Scheduler, Timestamp, WorkerId,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::debug;
 
 pub use costs::{CostErrand, CostKey, KeptCost};
 pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, WorkerUp};
@@ -46,16 +50,18 @@ use crate::call::{Answer, Call, CallError};
 use crate::explain::Report;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::registry::Registry;
+use crate::traces::Tracer;
 
 use calls::{Calls, Pending};
 use costs::Keeping;
 use fleet::Fleet;
-use flights::Flights;
+use flights::{Flight, Flights};
 use models::{Model, Models};
 use pools::Busy;
 use refusals::{Ended, quarantined};
 use tenants::Tenants;
 use tokenizers::Fetches;
+use traced::End;
 use waits::WaitBook;
 
 /// What the driver needs besides events.
@@ -73,6 +79,8 @@ pub struct Surroundings {
     pub costs: mpsc::UnboundedSender<CostErrand>,
     /// Bytes of models that a worker is to hold at most.
     pub resident_bytes_max: Option<NonZeroU64>,
+    /// Who shows what became of calls.
+    pub tracer: Tracer,
 }
 
 /// What the supervisor of local workers is told.
@@ -199,7 +207,10 @@ impl Driver {
 
     /// A call's client cancelled it or went away.
     pub fn cancel(&mut self, now: Instant, group: GroupId) {
-        if let Some(pending) = self.take_call(self.stamp(now), group) {
+        if let Some(mut pending) = self.take_call(self.stamp(now), group) {
+            let (caller, model) = (&pending.call.caller, &*pending.call.model);
+            debug!(request_id = group.0, trace_id = caller.trace.id(), model, "call cancelled");
+            self.show_cancelled(self.stamp(now), &mut pending);
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.call("CANCELLED");
             }
@@ -275,14 +286,14 @@ impl Driver {
         self.called(now, model);
         if let Some(reason) = self.models.get(model).and_then(Model::refusal) {
             let error = CallError::ModelNotReady { model: call.model.to_string(), reason };
-            self.turn_away(stamp, model, &call, &error, "model_not_ready");
+            self.turn_away(stamp, model, first, &call, &error, "model_not_ready");
             let _ = reply.send(Err(error));
             return;
         }
         let held = self.models.get_mut(model).and_then(|model| model.quarantine.find(stamp, &call.rows));
         if let Some((row, since)) = held {
             let error = quarantined(row, stamp.since(since));
-            self.turn_away(stamp, model, &call, &error, "quarantined");
+            self.turn_away(stamp, model, first, &call, &error, "quarantined");
             let _ = reply.send(Err(error));
             return;
         }
@@ -329,7 +340,8 @@ impl Driver {
         Some(pending)
     }
 
-    fn finish_if_done(&mut self, now: Timestamp, group: GroupId) {
+    /// Answers a call that has all it waits for. `ending` is the batch that ends just now, if one does.
+    fn finish_if_done(&mut self, now: Timestamp, group: GroupId, ending: Option<(BatchId, &mut Flight)>) {
         let Some(pending) = self.calls.group(group) else { return };
         if !pending.is_done() {
             let waits_for_end = pending.open_rows == 0;
@@ -338,13 +350,20 @@ impl Driver {
             }
             return;
         }
-        if let Some(pending) = self.take_call(now, group) {
+        if let Some(mut pending) = self.take_call(now, group) {
+            let taken = now.since(pending.submitted);
+            let objective = self.models.get(pending.model).map(|model| model.settings.slo);
+            let is_late = objective.is_some_and(|objective| taken > objective);
+            let (caller, model) = (&pending.call.caller, &*pending.call.model);
+            debug!(request_id = group.0, trace_id = caller.trace.id(), model, ?taken, "call answered");
+            let shown = self.show(now, group, &mut pending, End { is_late, ..End::default() }, ending);
             if let Some(metrics) = self.model_metrics.get(&pending.model) {
                 metrics.call("OK");
-                metrics.call_duration.observe(now.since(pending.submitted).as_secs_f64());
+                metrics.call_duration.observe(taken, shown.map(|span| span.trace));
             }
-            let objective = self.models.get(pending.model).map(|model| model.settings.slo);
-            pending.answer(objective.unwrap_or_default());
+            if !pending.answer(objective.unwrap_or_default()) {
+                self.unshow(shown);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Carrying out what the core decides.
 
+use std::fmt;
 use std::time::Duration;
 
 use shoal_scheduler::{
@@ -11,12 +12,21 @@ use tracing::{debug, warn};
 
 use super::event::{Batch, ItemError, ToWorker};
 use super::fleet::Departed;
-use super::flights::{Flight, come_back};
+use super::flights::{Flight, Shown, come_back};
 use super::refusals::{Ended, quarantined};
 use super::waits::Sent;
 use super::{Driver, ToSupervisor};
 use crate::call::{BatchUse, CallError, Row, Tensor, close_name, full_name};
 use crate::explain::Ran;
+
+/// Ids as log lines have them. A row's is that of its call, or a little more.
+struct RequestIds<'a>(&'a [RequestId]);
+
+impl fmt::Debug for RequestIds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|request| request.0)).finish()
+    }
+}
 
 impl Driver {
     /// One input, then all that follows from it. `tensors` belong to the item that `input` reports.
@@ -42,7 +52,7 @@ impl Driver {
             Output::Complete { request } => {
                 let Some((group, row, pending)) = self.calls.of(request) else { return };
                 pending.complete(row, tensors.take().unwrap_or_default());
-                self.finish_if_done(now, group);
+                self.finish_if_done(now, group, None);
             }
             Output::Fail { request, why } => self.failed(now, request, why),
             Output::Late { request } => {
@@ -109,6 +119,10 @@ impl Driver {
                 taken: Duration::ZERO,
             }
         };
+        // Named only where calls may be shown.
+        let worker = self.fleet.by_epoch(dispatch.epoch).filter(|_| self.around.tracer.is_on());
+        let worker_name = worker.map(|worker| worker.name.clone());
+        let mut shown: Option<Box<Shown>> = None;
         let mut waited = Waits::NONE;
         let mut batch_rows = Vec::with_capacity(dispatch.requests.len());
         for &request in &dispatch.requests {
@@ -120,11 +134,23 @@ impl Driver {
                 }
                 waited += pending.waits.send(row, dispatch.batch, sent);
                 if let Some(metrics) = metrics {
-                    metrics.queue_duration.observe(now.since(pending.submitted).as_secs_f64());
+                    let shown = pending.call.caller.trace.span.filter(|span| span.sampled).map(|span| span.trace);
+                    metrics.queue_duration.observe(now.since(pending.submitted), shown);
                 }
             }
             batch_rows.push(pending.dispatch(row, sent, dispatch.batch, entry));
             pending.explain_batch(dispatch.batch, now, ran);
+            if let Some(span) = pending.call.caller.trace.span {
+                let ids = span.sampled.then(|| {
+                    let shown = shown.get_or_insert_with(|| {
+                        let ids = self.around.tracer.batch_ids();
+                        Shown::new(ids, &dispatch, entry, model, worker_name.clone(), worker)
+                    });
+                    shown.link(span);
+                    shown.ids
+                });
+                pending.stay_with(dispatch.batch, worker_name.as_ref(), ids);
+            }
         }
         if let Some(metrics) = metrics {
             metrics.batch_rows.observe(f64::from(rows));
@@ -133,7 +159,8 @@ impl Driver {
             metrics.hedged_batches.inc_by(u64::from(is_hedge));
             metrics.waited(waited);
         }
-        debug!(batch = dispatch.batch.0, worker = dispatch.worker.0, rows, tokens, close = ?dispatch.close, "dispatch");
+        let (batch, worker, close) = (dispatch.batch.0, dispatch.worker.0, close_name(dispatch.close));
+        debug!(batch, worker, rows, tokens, close, requests = ?RequestIds(&dispatch.requests), "dispatch");
         if let Some(worker) = self.fleet.by_epoch_mut(dispatch.epoch) {
             let held = worker.spend(dispatch.slot, now);
             worker.send(ToWorker::Run(Batch {
@@ -150,7 +177,7 @@ impl Driver {
         if let Some(model) = self.models.get_mut(dispatch.model) {
             model.recent.close(now, dispatch.close, rows);
         }
-        self.batches.insert(dispatch.batch, Flight { dispatch, sent });
+        self.batches.insert(dispatch.batch, Flight { dispatch, sent, shown, page_in: Duration::ZERO });
     }
 
     /// One row failed, and its call with it. The core drops what is left of the call.
@@ -236,7 +263,7 @@ impl Driver {
         for request in requests {
             let Some((group, _, pending)) = self.calls.of(*request) else { continue };
             pending.leave_batch(batch);
-            self.finish_if_done(now, group);
+            self.finish_if_done(now, group, None);
         }
         let Some(flight) = self.batches.get(&batch) else { return };
         let Some(worker) = self.fleet.by_epoch(epoch) else { return };

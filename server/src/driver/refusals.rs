@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use shoal_scheduler::{GroupId, ModelId, RequestId, Timestamp};
+use tracing::debug;
 
 use super::calls::Pending;
 use super::flights::holder;
+use super::traced::End;
 use super::{Driver, quarantine};
 use crate::call::{Call, CallError, Row};
 use crate::explain::{Found, Refusal, Waited};
@@ -31,14 +33,19 @@ impl Driver {
         error: CallError,
         reason: &'static str,
     ) {
-        let Some(pending) = self.take_call(now, group) else { return };
+        let Some(mut pending) = self.take_call(now, group) else { return };
+        let (caller, name) = (&pending.call.caller, &*pending.call.model);
+        debug!(request_id = group.0, trace_id = caller.trace.id(), model = name, reason, "call refused");
         self.count_refusal(now, pending.model, &error, reason);
         pending.call.caller.explain.refuse(|| {
             let refusal = self.refusal(now, pending.model, &pending.call, reason);
             let waited = self.waited_until(now, group, &pending, ended);
             Refusal { on_arrival: ended == Ended::OnArrival, waited, ..refusal }
         });
-        pending.fail(error);
+        let shown = self.show(now, group, &mut pending, End::of(&error), None);
+        if !pending.fail(error) {
+            self.unshow(shown);
+        }
     }
 
     /// A call is refused before the core hears of it.
@@ -46,11 +53,14 @@ impl Driver {
         &mut self,
         now: Timestamp,
         model: ModelId,
+        first: u64,
         call: &Call,
         error: &CallError,
         reason: &'static str,
     ) {
+        debug!(request_id = first, trace_id = call.caller.trace.id(), model = &*call.model, reason, "call refused");
         self.count_refusal(now, model, error, reason);
+        self.show_refusal(now, first, call, error);
         call.caller.explain.refuse(|| self.refusal(now, model, call, reason));
     }
 

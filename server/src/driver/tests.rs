@@ -30,6 +30,7 @@ use crate::card::{Card, TensorSpec};
 use crate::explain::Asked;
 use crate::registry::ModelState;
 use crate::tokenize::Vocabulary;
+use crate::traces::Tracer;
 
 /// A driver with what surrounds it within reach.
 struct Bench {
@@ -62,6 +63,7 @@ impl Bench {
             artifacts,
             costs,
             resident_bytes_max: None,
+            tracer: Tracer::default(),
         };
         let driver = Driver::new(Limits::default(), Instant::now(), around);
         let mut bench = Self { driver, registry, told, errands, cost_errands, next_request: 1 };
@@ -195,8 +197,8 @@ impl Bench {
     }
 
     fn end(&mut self, worker: &Scripted, batch: &Batch) {
-        let compute = Duration::from_millis(2);
-        self.say(worker, FromWorker::BatchEnd { batch: batch.batch, attempt: batch.attempt, compute });
+        let (waited, compute) = (Duration::from_millis(1), Duration::from_millis(2));
+        self.say(worker, FromWorker::BatchEnd { batch: batch.batch, attempt: batch.attempt, waited, compute });
     }
 
     /// Has a worker answer so many calls of two rows in 10 ms each that nobody doubts how long they take.

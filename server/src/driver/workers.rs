@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use shoal_scheduler::{Attempt, BatchId, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Timestamp, WorkerId};
+use opentelemetry::trace::TraceId;
+use shoal_scheduler::{
+    Attempt, BatchFailure, BatchId, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Timestamp, WorkerId,
+};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Driver;
 use super::event::{FromWorker, ItemResult, ToWorker, WorkerUp};
 use super::fleet::{Departed, Worker};
-use super::flights::{Flight, holder};
+use super::flights::{Flight, Over, holder};
 use super::models::ModelReport;
 use super::waits::Sent;
 use crate::oip::BatchTimes;
+use crate::traces::Ran;
 
 impl Driver {
     pub(super) fn worker_up(&mut self, now: Instant, up: WorkerUp) {
@@ -56,7 +60,7 @@ impl Driver {
             FromWorker::Credit { slot, budget } => {
                 let granted = self.stamp(now);
                 if let Some(worker) = self.fleet.by_epoch_mut(epoch) {
-                    worker.grant(slot, granted);
+                    worker.grant(slot, budget, granted);
                 }
                 self.feed(now, Input::WorkerCredit { worker, epoch, slot, budget }, None);
             }
@@ -69,6 +73,9 @@ impl Driver {
             FromWorker::PagedIn { batch, attempt, taken } => {
                 if self.is_flight(epoch, batch, attempt) {
                     self.count_page_in(batch, taken);
+                    if let Some(flight) = self.batches.get_mut(&batch) {
+                        flight.page_in = taken;
+                    }
                 }
                 self.feed(now, Input::PagedIn { worker, epoch, batch, attempt, taken }, None);
             }
@@ -76,12 +83,13 @@ impl Driver {
                 let absent = absent.iter().filter_map(|name| self.models.id(name)).collect();
                 self.feed(now, Input::Weights { worker, epoch, absent }, None);
             }
-            FromWorker::BatchEnd { batch, attempt, compute } => {
+            FromWorker::BatchEnd { batch, attempt, waited, compute } => {
                 let known = self.is_flight(epoch, batch, attempt);
                 self.feed(now, Input::BatchEnd { worker, epoch, batch, attempt, compute }, None);
                 if known {
                     self.count_busy(self.stamp(now), worker, compute);
-                    self.end_batch(self.stamp(now), batch, Some(compute));
+                    let page_in = self.batches.get(&batch).map_or(Duration::ZERO, |flight| flight.page_in);
+                    self.end_batch(self.stamp(now), batch, Over::Ran(Ran { waited, compute, page_in }));
                 }
                 self.keep_costs_at_times(now);
             }
@@ -90,7 +98,7 @@ impl Driver {
                 let known = self.is_flight(epoch, batch, attempt);
                 self.feed(now, Input::BatchFailed { worker, epoch, batch, attempt, reason }, None);
                 if known {
-                    self.end_batch(self.stamp(now), batch, None);
+                    self.end_batch(self.stamp(now), batch, Over::Failed(failure_name(reason)));
                 }
             }
             FromWorker::Artifact { sha256, result } => self.artifact(epoch, sha256, result),
@@ -125,7 +133,7 @@ impl Driver {
         let lost = |(_, flight): &(&BatchId, &Flight)| flight.dispatch.epoch == worker.epoch;
         let batches: Vec<BatchId> = self.batches.iter().filter(lost).map(|(id, _)| *id).collect();
         for batch in batches {
-            self.end_batch(now, batch, None);
+            self.end_batch(now, batch, Over::Failed("worker_lost"));
         }
         for model in self.models.iter_mut() {
             let report = model.workers.remove(&worker.id);
@@ -188,18 +196,22 @@ impl Driver {
     }
 
     /// A batch is over: calls that waited only for its compute time can be answered.
-    pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, compute: Option<Duration>) {
-        let Some(Flight { dispatch: flight, sent }) = self.batches.remove(&batch) else { return };
+    pub(super) fn end_batch(&mut self, now: Timestamp, batch: BatchId, how: Over) {
+        let Some(mut ending) = self.batches.remove(&batch) else { return };
+        let Flight { dispatch: flight, sent, .. } = &ending;
+        let (model, sent) = (flight.model, *sent);
+        let compute = if let Over::Ran(ran) = how { Some(ran.compute) } else { None };
         if let Some(compute) = compute {
-            if let Some(metrics) = self.model_metrics.get(&flight.model) {
-                metrics.compute_duration.observe(compute.as_secs_f64());
+            if let Some(metrics) = self.model_metrics.get(&model) {
+                let shown = ending.shown.as_ref().and_then(|shown| shown.calls.first());
+                metrics.compute_duration.observe(compute, shown.map(|call| TraceId::from_bytes(call.trace)));
             }
-            if let Some(model) = self.models.get(flight.model) {
+            if let Some(model) = self.models.get(model) {
                 let times = BatchTimes { compute_infer: compute, ..BatchTimes::default() };
                 model.statistics.record_batch(flight.requests.len() as u32, &times);
             }
         }
-        let over = Sent { at: now, shown: self.core.waits(flight.model, now).unwrap_or_default() };
+        let over = Sent { at: now, shown: self.core.waits(model, now).unwrap_or_default() };
         // Each call once, wherever its rows stand in the batch.
         let mut calls = BTreeSet::<GroupId>::new();
         for request in &flight.requests {
@@ -216,7 +228,18 @@ impl Driver {
             if let Some(pending) = self.calls.group(group) {
                 pending.end_batch(batch, now, compute.unwrap_or_default());
             }
-            self.finish_if_done(now, group);
+            self.finish_if_done(now, group, Some((batch, &mut ending)));
         }
+        self.show_batch(now, &mut ending, how);
+    }
+}
+
+/// As spans say it.
+fn failure_name(reason: BatchFailure) -> &'static str {
+    match reason {
+        BatchFailure::Item => "item",
+        BatchFailure::OutOfMemory => "out_of_memory",
+        BatchFailure::Device => "device",
+        BatchFailure::Timeout => "timeout",
     }
 }

@@ -1,16 +1,16 @@
 //! Who calls: tenant, class and trace context, read from a request's headers.
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
-use opentelemetry::trace::TraceContextExt as _;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry::trace::TraceState;
 use shoal_scheduler::Class;
 use tokio::time::{Instant, timeout_at};
 
 use crate::call::{CallError, Caller, Trace};
 use crate::explain::{Asked, EXPLAIN_KEY};
+use crate::traces;
 
 /// How urgent a call is.
 const CLASS_KEY: &str = "x-shoal-class";
@@ -31,18 +31,6 @@ pub(crate) async fn by_deadline<T>(
     match deadline {
         None => work.await,
         Some(deadline) => timeout_at(deadline, work).await.unwrap_or(Err(CallError::DeadlinePassed)),
-    }
-}
-
-struct Headers<'a>(&'a HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        Vec::new()
     }
 }
 
@@ -88,20 +76,11 @@ fn explain(headers: &HeaderMap) -> Result<Asked, CallError> {
 
 /// Trace context that is not valid is no context: tracing must never break a call.
 fn trace(headers: &HeaderMap) -> Trace {
-    if !headers.contains_key("traceparent") {
-        return Trace::default();
-    }
-    let context = TraceContextPropagator::new().extract(&Headers(headers));
-    let span = context.span();
-    let span = span.span_context();
-    if !span.is_valid() {
-        return Trace::default();
-    }
-    let flags = span.trace_flags().to_u8();
-    Trace {
-        parent: format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id()),
-        state: span.trace_state().header(),
-    }
+    let Some(parent) = traces::parent(headers) else { return Trace::default() };
+    let state = headers.get("tracestate").and_then(|value| value.to_str().ok());
+    // Means nothing without a parent.
+    let state = state.filter(|state| TraceState::from_str(state).is_ok()).unwrap_or_default();
+    Trace { parent: Some(parent), state: state.to_owned(), span: None }
 }
 
 #[cfg(test)]
@@ -158,8 +137,10 @@ mod tests {
     fn carries_valid_trace_context_and_drops_the_rest() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let good = caller(&headers(&[("traceparent", parent), ("tracestate", "a=1")]), None, "t").expect("caller");
-        assert_eq!((good.trace.parent.as_str(), good.trace.state.as_str()), (parent, "a=1"));
+        assert_eq!((&*good.trace.header(), &*good.trace.state), (parent, "a=1"));
         let bad = caller(&headers(&[("traceparent", "00-zero-one-01")]), None, "t").expect("caller");
-        assert_eq!(bad.trace.parent, "");
+        assert_eq!(bad.trace.header(), "");
+        let bad = caller(&headers(&[("traceparent", parent), ("tracestate", "a")]), None, "t").expect("caller");
+        assert_eq!((&*bad.trace.header(), &*bad.trace.state), (parent, ""));
     }
 }

@@ -27,6 +27,7 @@ use crate::card::{Card, TYPE_IDS, Task, TensorSpec};
 use crate::driver::Handle;
 use crate::registry::{ModelState, ModelView, Registry};
 use crate::tokenize::{Cut, Text, Tokenizer, TokenizerPool, Tokens};
+use crate::traces::Tracer;
 
 pub(crate) use caller::by_deadline;
 pub(crate) use classify::{Classified, Classify};
@@ -63,6 +64,7 @@ pub struct Frontend {
     pub(crate) options: Arc<FrontendOptions>,
     /// Cancelled when the server stops taking calls.
     draining: CancellationToken,
+    pub(crate) tracer: Tracer,
 }
 
 /// A call's rows, computed.
@@ -87,7 +89,13 @@ impl Frontend {
         options: FrontendOptions,
         draining: CancellationToken,
     ) -> Self {
-        Self { driver, registry, tokenizers, options: Arc::new(options), draining }
+        Self { driver, registry, tokenizers, options: Arc::new(options), draining, tracer: Tracer::default() }
+    }
+
+    /// Shows calls by this.
+    #[must_use]
+    pub fn shown_by(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Who calls, by the request's headers; `deadline` is when the client stops waiting.

@@ -23,6 +23,7 @@ use crate::driver::{
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
 use crate::tokenize::{TokenizerPool, Vocabulary};
+use crate::traces::Tracer;
 
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,6 +76,7 @@ impl Bench {
             artifacts,
             costs,
             resident_bytes_max: None,
+            tracer: Tracer::default(),
         };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         let offers = models.iter().map(|model| model.name.clone()).collect();
@@ -127,7 +129,8 @@ impl Bench {
                 let result = |row| if card.task == Task::Embed { compute(row) } else { Ok(heads::compute(&card, row)) };
                 let items = (0..).zip(&rows).map(|(index, row)| ItemResult { index, result: result(row) }).collect();
                 say(FromWorker::Items { batch, attempt, items }).await;
-                say(FromWorker::BatchEnd { batch, attempt, compute: Duration::from_millis(1) }).await;
+                say(FromWorker::BatchEnd { batch, attempt, waited: Duration::ZERO, compute: Duration::from_millis(1) })
+                    .await;
                 say(FromWorker::Credit { slot: Slot(0), budget }).await;
             }
         });

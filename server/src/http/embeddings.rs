@@ -6,6 +6,7 @@ mod response;
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use crate::call::{CallError, Caller, close_name};
 use crate::explain::EXPLAIN_KEY;
 use crate::frontend::{Computed, by_deadline, elsewhere};
+use crate::traces::{OpenSpan, Outcome, Rpc};
 
 use super::Api;
 use super::body;
@@ -26,19 +28,37 @@ const INPUTS_MAX: usize = 2048;
 /// JSON of more bytes than this is read and written on a thread where others need not wait for it.
 const INLINE_BYTES_MAX: usize = 128 << 10;
 
+const CREATE: Rpc = Rpc::Http { method: "POST", route: "/v1/embeddings" };
+
 /// Reads, runs and answers a call. Dropped when the client goes away, and the call with it.
 pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let (head, body) = request.into_parts();
-    let caller = match caller(&api, &head.headers, arrived) {
+    let (mut head, body) = request.into_parts();
+    api.frontend.tracer.arrive(&head.headers, &mut head.extensions);
+    let mut span = api.frontend.tracer.open(&CREATE, &head.extensions);
+    let answer = answer(&api, &head.headers, body, arrived, &mut span).await;
+    let status = answer.as_ref().map_or_else(ApiError::status, Response::status);
+    span.end(Outcome::Http(status.as_u16()));
+    answer
+}
+
+async fn answer(
+    api: &Api,
+    headers: &HeaderMap,
+    body: Body,
+    arrived: Instant,
+    span: &mut OpenSpan,
+) -> Result<Response, ApiError> {
+    let mut caller = match caller(api, headers, arrived) {
         Ok(caller) => caller,
         Err(error) => {
-            body::linger(&head.headers, body).await;
+            body::linger(headers, body).await;
             return Err(error.into());
         }
     };
+    span.enter(&mut caller.trace);
     // The core keeps the deadline of what it was given; this is what comes before.
-    let request = by_deadline(caller.deadline, async { Ok(read(&api, &head.headers, body).await) }).await??;
+    let request = by_deadline(caller.deadline, async { Ok(read(api, headers, body).await) }).await??;
     let EmbeddingsRequest { embed, lone, form } = request;
     let explain = caller.explain.clone();
     let embedded = api.frontend.embed(caller, embed, "input").await;
@@ -55,7 +75,7 @@ fn caller(api: &Api, headers: &HeaderMap, arrived: Instant) -> Result<Caller, Ca
     api.frontend.caller(headers, deadline(headers, arrived)?)
 }
 
-async fn read(api: &Api, headers: &HeaderMap, body: axum::body::Body) -> Result<EmbeddingsRequest, ApiError> {
+async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<EmbeddingsRequest, ApiError> {
     let bytes_max = api.frontend.options.call_bytes_max;
     let body = body::read(headers, body, bytes_max, api.body_time_max).await?;
     elsewhere(body.len() <= INLINE_BYTES_MAX, move || EmbeddingsRequest::parse(&body)).await?

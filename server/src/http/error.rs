@@ -134,6 +134,10 @@ impl ApiError {
         Self { explanation: explanation.map(Box::new), ..self }
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn unknown_path(method: &Method, path: &str) -> Self {
         let message = format!("there is no {} {}", Short(method.as_str()), Short(path));
         Self::new(StatusCode::NOT_FOUND, Some("unknown_url"), message)

@@ -7,6 +7,8 @@ use axum::response::Response;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::traces;
+
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of an id that is echoed.
 const BYTES_MAX: usize = 128;
@@ -16,8 +18,9 @@ pub(super) async fn stamp(request: Request, next: Next) -> Response {
     let arrived = Instant::now();
     let id = request.headers().get(HEADER).filter(|id| id.len() <= BYTES_MAX).cloned().unwrap_or_else(new);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let trace_id = traces::parent(request.headers()).map(|parent| tracing::field::display(parent.trace));
     let mut response = next.run(request).await;
-    debug!(?id, %method, path, status = response.status().as_u16(), elapsed = ?arrived.elapsed(), "answered");
+    debug!(request_id = ?id, trace_id, %method, path, status = response.status().as_u16(), elapsed = ?arrived.elapsed(), "answered");
     response.headers_mut().insert(HEADER, id);
     response
 }

@@ -38,7 +38,7 @@ pub(super) fn run(batch: Batch) -> wire::Run {
         .map(|row| wire::Item {
             options: Some(item_options(row.options)),
             remaining_micros: row.remaining.map(|left| i64::try_from(left.as_micros()).unwrap_or(i64::MAX)),
-            traceparent: short(row.trace.parent, TRACEPARENT_BYTES_MAX),
+            traceparent: short(row.trace.header(), TRACEPARENT_BYTES_MAX),
             tracestate: short(row.trace.state, TRACESTATE_BYTES_MAX),
         })
         .collect();
@@ -256,8 +256,8 @@ pub(super) fn weights(absent: &[String]) -> FromWorker {
 
 /// The end of a batch.
 pub(super) fn batch_end(end: &wire::BatchEnd) -> Result<FromWorker, String> {
-    let compute = from_wire(end.compute);
-    Ok(FromWorker::BatchEnd { batch: BatchId(end.batch), attempt: attempt(end.attempt)?, compute })
+    let (waited, compute) = (from_wire(end.waited), from_wire(end.compute));
+    Ok(FromWorker::BatchEnd { batch: BatchId(end.batch), attempt: attempt(end.attempt)?, waited, compute })
 }
 
 /// The failure of a batch.

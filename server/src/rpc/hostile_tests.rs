@@ -47,6 +47,7 @@ use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
 use crate::telemetry::LogControl;
 use crate::tokenize::{TokenizerPool, Vocabulary};
+use crate::traces::Tracer;
 use mutation::{change_bytes, change_fields};
 use requests::{EMBED, EMBED_STREAM, INFER, INFER_STREAM, Valid};
 
@@ -103,6 +104,7 @@ impl Bench {
             artifacts,
             costs,
             resident_bytes_max: None,
+            tracer: Tracer::default(),
         };
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         driver.configure(cards().iter().map(settings).collect()).await;
@@ -199,7 +201,8 @@ async fn work(driver: Handle, epoch: Epoch, budget: Budget, mut commands: mpsc::
                 let result = |row: &BatchRow| Ok(outputs(&card, row));
                 let items = (0..).zip(&rows).map(|(index, row)| ItemResult { index, result: result(row) }).collect();
                 say(FromWorker::Items { batch, attempt, items }).await;
-                say(FromWorker::BatchEnd { batch, attempt, compute: Duration::from_micros(1) }).await;
+                say(FromWorker::BatchEnd { batch, attempt, waited: Duration::ZERO, compute: Duration::from_micros(1) })
+                    .await;
                 say(FromWorker::Credit { slot, budget }).await;
             }
             _ => {}

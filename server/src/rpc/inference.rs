@@ -11,13 +11,14 @@ use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::call::{CallError, Caller, RowOptions};
 use crate::card::Task;
 use crate::explain::{Asked, Refusal};
 use crate::frontend::{Classify, Embed, EmbedInput, FillMask, Frontend, Rerank, by_deadline};
 use crate::tokenize::{Cut, Text};
+use crate::traces::{OpenSpan, Outcome, Rpc, StreamSpan};
 
 use super::caller::caller;
 use super::status::{explained_status, retry_after, status};
@@ -28,6 +29,17 @@ pub(super) use answer::{duration, state, waits};
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
+
+const EMBED: Rpc = rpc("Embed");
+const CLASSIFY: Rpc = rpc("Classify");
+const RERANK: Rpc = rpc("Rerank");
+const FILL_MASK: Rpc = rpc("FillMask");
+const TOKENIZE: Rpc = rpc("Tokenize");
+const EMBED_STREAM: Rpc = rpc("EmbedStream");
+
+const fn rpc(method: &'static str) -> Rpc {
+    Rpc::Grpc { service: "shoal.v1.Inference", method }
+}
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -106,6 +118,7 @@ impl InferenceService {
     /// Reads who calls, and has `work` done for them.
     async fn answer<'a, Q, A, F>(
         &'a self,
+        rpc: &'static Rpc,
         request: Request<Q>,
         work: impl FnOnce(&'a Self, Caller, Q) -> F,
     ) -> Result<Response<A>, Status>
@@ -113,36 +126,46 @@ impl InferenceService {
         F: Future<Output = Result<A, CallError>>,
     {
         let (metadata, extensions, request) = request.into_parts();
-        let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
+        let mut span = self.frontend.tracer.open(rpc, &extensions);
+        let caller = caller(&self.frontend, &metadata, &extensions);
         // Not kept while the call is open.
         drop((metadata, extensions));
-        let explain = caller.explain.clone();
-        work(self, caller, request).await.map(Response::new).map_err(|error| explained_status(&error, &explain))
+        let answer = match caller {
+            Err(error) => Err(status(&error)),
+            Ok(mut caller) => {
+                span.enter(&mut caller.trace);
+                let explain = caller.explain.clone();
+                let answer = work(self, caller, request).await;
+                answer.map(Response::new).map_err(|error| explained_status(&error, &explain))
+            }
+        };
+        span.end(outcome(&answer));
+        answer
     }
 }
 
 #[tonic::async_trait]
 impl inference_server::Inference for InferenceService {
     async fn embed(&self, request: Request<wire::EmbedRequest>) -> Result<Response<wire::EmbedResponse>, Status> {
-        self.answer(request, Self::embed_call).await
+        self.answer(&EMBED, request, Self::embed_call).await
     }
 
     async fn classify(
         &self,
         request: Request<wire::ClassifyRequest>,
     ) -> Result<Response<wire::ClassifyResponse>, Status> {
-        self.answer(request, Self::classify_call).await
+        self.answer(&CLASSIFY, request, Self::classify_call).await
     }
 
     async fn rerank(&self, request: Request<wire::RerankRequest>) -> Result<Response<wire::RerankResponse>, Status> {
-        self.answer(request, Self::rerank_call).await
+        self.answer(&RERANK, request, Self::rerank_call).await
     }
 
     async fn fill_mask(
         &self,
         request: Request<wire::FillMaskRequest>,
     ) -> Result<Response<wire::FillMaskResponse>, Status> {
-        self.answer(request, Self::fill_mask_call).await
+        self.answer(&FILL_MASK, request, Self::fill_mask_call).await
     }
 
     type EmbedStreamStream = Pin<Box<dyn Stream<Item = Result<wire::EmbedStreamResponse, Status>> + Send>>;
@@ -152,18 +175,28 @@ impl inference_server::Inference for InferenceService {
         request: Request<Streaming<wire::EmbedStreamRequest>>,
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
         let (metadata, extensions, requests) = request.into_parts();
-        let caller = caller(&self.frontend, &metadata, &extensions).map_err(|error| status(&error))?;
+        let mut span = self.frontend.tracer.open(&EMBED_STREAM, &extensions);
+        let mut caller = match caller(&self.frontend, &metadata, &extensions) {
+            Ok(caller) => caller,
+            Err(error) => return failed(span, status(&error)),
+        };
+        span.enter(&mut caller.trace);
+        let calls = span.stream();
         let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
         let service = self.clone();
         tokio::spawn(async move {
             let deadline = caller.deadline;
-            let served = async {
-                service.serve_stream(caller, requests, &answers).await;
-                Ok(())
+            let served = async { Ok(service.serve_stream(caller, requests, &answers, &calls).await) };
+            let outcome = match by_deadline(deadline, served).await {
+                Ok(outcome) => outcome,
+                Err(late) => {
+                    let late = status(&late);
+                    let outcome = Outcome::Grpc(late.code().into());
+                    let _ = answers.send(Err(late)).await;
+                    outcome
+                }
             };
-            if let Err(late) = by_deadline(deadline, served).await {
-                let _ = answers.send(Err(status(&late))).await;
-            }
+            span.end(outcome);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -172,7 +205,7 @@ impl inference_server::Inference for InferenceService {
         &self,
         request: Request<wire::TokenizeRequest>,
     ) -> Result<Response<wire::TokenizeResponse>, Status> {
-        self.answer(request, Self::tokenize_call).await
+        self.answer(&TOKENIZE, request, Self::tokenize_call).await
     }
 
     async fn list_models(
@@ -193,7 +226,8 @@ impl InferenceService {
         caller: Caller,
         mut requests: Streaming<wire::EmbedStreamRequest>,
         answers: &StreamAnswers,
-    ) {
+        spans: &StreamSpan,
+    ) -> Outcome {
         let places = Arc::new(Semaphore::new(STREAM_CALLS_MAX));
         let mut running = JoinSet::new();
         loop {
@@ -204,32 +238,40 @@ impl InferenceService {
             };
             let next = tokio::select! {
                 next = next => next,
-                () = answers.closed() => return,
+                () = answers.closed() => return Outcome::Gone,
                 () = self.draining.cancelled() => break,
             };
             let (place, request) = match next {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(broken) => {
-                    let _ = answers.send(Err(explained(&broken))).await;
-                    return;
+                    let broken = explained(&broken);
+                    let outcome = Outcome::Grpc(broken.code().into());
+                    let _ = answers.send(Err(broken)).await;
+                    return outcome;
                 }
             };
-            let (service, caller, answers) = (self.clone(), caller.again(), answers.clone());
+            let (service, mut caller, answers) = (self.clone(), caller.again(), answers.clone());
+            let span = spans.call(&mut caller.trace);
             running.spawn(async move {
-                let response = service.stream_call(caller, request).await;
+                let response = service.stream_call(caller, request, span).await;
                 let _ = answers.send(Ok(response)).await;
                 drop(place);
             });
             while running.try_join_next().is_some() {}
         }
         tokio::select! {
-            () = async { while running.join_next().await.is_some() {} } => {}
-            () = answers.closed() => {}
+            () = async { while running.join_next().await.is_some() {} } => Outcome::Grpc(Code::Ok.into()),
+            () = answers.closed() => Outcome::Gone,
         }
     }
 
-    async fn stream_call(&self, caller: Caller, request: wire::EmbedStreamRequest) -> wire::EmbedStreamResponse {
+    async fn stream_call(
+        &self,
+        caller: Caller,
+        request: wire::EmbedStreamRequest,
+        span: OpenSpan,
+    ) -> wire::EmbedStreamResponse {
         use embed_stream_response::Result as Wire;
         let explain = caller.explain.clone();
         let result = match request.request {
@@ -239,9 +281,21 @@ impl InferenceService {
                 Err(CallError::InvalidArgument { field: "request".into(), problem })
             }
         };
+        span.end(Outcome::Grpc(result.as_ref().map_or_else(|error| status(error).code(), |_| Code::Ok).into()));
         let result = result.map_or_else(|error| Wire::Error(stream_error(&error, &explain)), Wire::Response);
         wire::EmbedStreamResponse { id: request.id, result: Some(result) }
     }
+}
+
+/// How a call ended, as its span has it.
+pub(super) fn outcome<A>(answer: &Result<A, Status>) -> Outcome {
+    Outcome::Grpc(answer.as_ref().map_or_else(Status::code, |_| Code::Ok).into())
+}
+
+/// Ends a span with the answer.
+pub(super) fn failed<A>(span: OpenSpan, status: Status) -> Result<A, Status> {
+    span.end(Outcome::Grpc(status.code().into()));
+    Err(status)
 }
 
 fn stream_error(error: &CallError, explain: &Asked) -> wire::Error {

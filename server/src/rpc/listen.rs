@@ -22,6 +22,7 @@ use tower::ServiceExt;
 use crate::lanes::Lanes;
 use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
 use crate::metrics::{Counted, Metrics};
+use crate::traces::Tracer;
 
 use super::body_by::BodyBy;
 use super::body_until::BodyUntil;
@@ -69,6 +70,7 @@ pub struct Listener {
     port: Port,
     options: ListenerOptions,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl Listener {
@@ -77,7 +79,13 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub fn bind(address: SocketAddr, options: ListenerOptions, metrics: Metrics) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics })
+        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics, tracer: Tracer::default() })
+    }
+
+    /// Shows calls by this.
+    #[must_use]
+    pub fn shown_by(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Where it listens.
@@ -92,17 +100,26 @@ impl Listener {
     /// their connection was told to go away are still answered.
     pub async fn serve(self, lanes: Lanes, routes: Routes, draining: CancellationToken, grace: Duration) {
         let routes = routes.prepare();
-        let Self { options, metrics, .. } = self;
-        let serve = |stream, stops| serve(stream, routes.clone(), options, metrics.clone(), stops);
+        let Self { options, metrics, tracer, .. } = self;
+        let serve = |stream, stops| serve(stream, routes.clone(), options, metrics.clone(), tracer.clone(), stops);
         self.port.serve(&lanes, serve, draining, grace).await;
     }
 }
 
-async fn serve(stream: TcpStream, routes: Routes, options: ListenerOptions, metrics: Metrics, stops: Stops) {
+async fn serve(
+    stream: TcpStream,
+    routes: Routes,
+    options: ListenerOptions,
+    metrics: Metrics,
+    tracer: Tracer,
+    stops: Stops,
+) {
     let _counted = Counted::one(&metrics.connections);
     let calls = OpenCalls::new(metrics.streams.clone());
     let service = calls.count(ServiceExt::<http::Request<Body>>::map_response(routes, explain));
-    let service = service.map_request(request_body(&stops.draining)).map_request(take_timeout);
+    let service = service
+        .map_request(request_body(&stops.draining))
+        .map_request(move |request| arrived(&tracer, take_timeout(request)));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -144,6 +161,15 @@ fn take_timeout<B>(mut request: http::Request<B>) -> http::Request<B> {
         request.headers_mut().remove(TIMEOUT_HEADER);
         request.extensions_mut().insert(ClientTimeout { arrived: Instant::now(), left });
     }
+    request
+}
+
+/// Its span, if it is drawn, begins here.
+fn arrived<B>(tracer: &Tracer, mut request: http::Request<B>) -> http::Request<B> {
+    // Of the request's parts two are wanted at once.
+    let mut extensions = std::mem::take(request.extensions_mut());
+    tracer.arrive(request.headers(), &mut extensions);
+    *request.extensions_mut() = extensions;
     request
 }
 

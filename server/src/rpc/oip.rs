@@ -29,14 +29,23 @@ use crate::oip::{
 };
 use crate::registry::{ModelState, ModelView};
 use crate::telemetry::LogControl;
+use crate::traces::{Outcome, Rpc};
 
 use super::caller::{caller, deadline};
 use super::health::HealthGate;
+use super::inference::{failed, outcome};
 use super::status::{explained_status, status};
 use stream::answer_stream;
 
 /// Calls of one stream that run at once; the stream is not read further beyond that.
 const STREAM_CALLS_MAX: usize = 256;
+
+const MODEL_INFER: Rpc = rpc("ModelInfer");
+const MODEL_STREAM_INFER: Rpc = rpc("ModelStreamInfer");
+
+const fn rpc(method: &'static str) -> Rpc {
+    Rpc::Grpc { service: "inference.GRPCInferenceService", method }
+}
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -129,6 +138,7 @@ impl OipService {
         };
         let count = rows.len() as u32;
         let submitted = Instant::now();
+        let trace_id = caller.trace.id();
         let answer = self.frontend.submit(model, caller.clone(), rows).await;
         let answer = answer.map_err(|error| error.within(&rows_field))?;
         let answered = Instant::now();
@@ -142,7 +152,7 @@ impl OipService {
         };
         model.statistics.record_success(count, &times, SystemTime::now());
         if let Some(level) = self.sampler(model).sample() {
-            trace(model, level, &times, &answer, &response);
+            trace(model, level, &trace_id, &times, &answer, &response);
         }
         Ok(response)
     }
@@ -207,6 +217,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn trace(
     model: &ModelView,
     level: TraceLevel,
+    trace_id: &Option<impl tracing::Value>,
     times: &CallTimes,
     answer: &Answer,
     response: &wire::ModelInferResponse,
@@ -222,6 +233,7 @@ fn trace(
             target: "shoal::trace",
             model = &*model.name,
             id = response.id,
+            trace_id,
             rows = answer.rows.len(),
             batches = answer.batches.len(),
             total_us = micros(times.total),
@@ -233,7 +245,7 @@ fn trace(
             "traced"
         );
     } else {
-        info!(target: "shoal::trace", model = &*model.name, id = response.id, outputs = ?outputs, "traced");
+        info!(target: "shoal::trace", model = &*model.name, id = response.id, trace_id, outputs = ?outputs, "traced");
     }
 }
 
@@ -296,12 +308,21 @@ impl GrpcInferenceService for OipService {
         request: Request<wire::ModelInferRequest>,
     ) -> Result<Response<wire::ModelInferResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let caller = caller(&self.frontend, &metadata, &extensions).map_err(refused)?;
+        let mut span = self.frontend.tracer.open(&MODEL_INFER, &extensions);
+        let caller = caller(&self.frontend, &metadata, &extensions);
         // Not kept while the call is open.
         drop((metadata, extensions));
-        let explain = caller.explain.clone();
-        let answer = self.infer(caller, request).await;
-        Ok(Response::new(answer.map_err(|error| explained_status(&error, &explain))?))
+        let answer = match caller {
+            Err(error) => Err(refused(error)),
+            Ok(mut caller) => {
+                span.enter(&mut caller.trace);
+                let explain = caller.explain.clone();
+                let answer = self.infer(caller, request).await;
+                answer.map(Response::new).map_err(|error| explained_status(&error, &explain))
+            }
+        };
+        span.end(outcome(&answer));
+        answer
     }
 
     type ModelStreamInferStream = Infers;
@@ -311,20 +332,30 @@ impl GrpcInferenceService for OipService {
         request: Request<Streaming<wire::ModelInferRequest>>,
     ) -> Result<Response<Infers>, Status> {
         let (metadata, extensions, requests) = request.into_parts();
-        let caller = caller(&self.frontend, &metadata, &extensions).map_err(refused)?;
+        let mut span = self.frontend.tracer.open(&MODEL_STREAM_INFER, &extensions);
+        let mut caller = match caller(&self.frontend, &metadata, &extensions) {
+            Ok(caller) => caller,
+            Err(error) => return failed(span, refused(error)),
+        };
+        span.enter(&mut caller.trace);
+        let calls = span.stream();
         let as_status = metadata.get(GRPC_ERROR_METADATA).is_some_and(|value| value == "true");
         let (answers, stream) = mpsc::channel(STREAM_CALLS_MAX);
         let (running, finished) = mpsc::channel(STREAM_CALLS_MAX);
         let deadline = caller.deadline;
-        tokio::spawn(self.clone().read_stream(caller, requests, running));
+        tokio::spawn(self.clone().read_stream(caller, requests, running, calls));
         tokio::spawn(async move {
-            let answered = async {
-                answer_stream(finished, &answers, as_status).await;
-                Ok(())
+            let answered = async { Ok(answer_stream(finished, &answers, as_status).await) };
+            let outcome = match by_deadline(deadline, answered).await {
+                Ok(outcome) => outcome,
+                Err(late) => {
+                    let late = status(&late);
+                    let outcome = Outcome::Grpc(late.code().into());
+                    let _ = answers.send(Err(late)).await;
+                    outcome
+                }
             };
-            if let Err(late) = by_deadline(deadline, answered).await {
-                let _ = answers.send(Err(status(&late))).await;
-            }
+            span.end(outcome);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

@@ -21,6 +21,7 @@ use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::supervisor::{ChildOptions, GivenUp, LocalWorkers, Supervisor};
+use crate::traces::Tracer;
 
 /// How long a local worker may take to end by itself once its batches are done.
 const WORKER_STOP_TIME_MAX: Duration = Duration::from_secs(5);
@@ -45,6 +46,7 @@ pub(super) struct BackstagePlan {
     pub(super) link: Option<LinkAddress>,
     pub(super) local: Option<LocalWorkers>,
     pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
+    pub(super) tracer: Tracer,
 }
 
 impl Backstage {
@@ -102,6 +104,7 @@ impl BackstagePlan {
             artifacts: errands,
             costs,
             resident_bytes_max: self.resident_bytes_max,
+            tracer: self.tracer,
         };
         let mut state = Driver::new(self.limits, Instant::now(), around);
         // Before a worker can dial, since it is asked for the models there are when it does, and before a client can: a

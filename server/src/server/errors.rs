@@ -22,6 +22,8 @@ pub enum StartError {
     Scaler { address: SocketAddr, error: io::Error },
     #[error("cannot listen for workers on {address}: {error}{}", port_hint(.error, "link-port"))]
     Link { address: LinkAddress, error: io::Error },
+    #[error("cannot send spans to a collector: {0}")]
+    Traces(String),
     #[error("the system refused a thread or a file: {0}")]
     System(#[from] io::Error),
 }

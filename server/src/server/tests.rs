@@ -25,6 +25,7 @@ async fn the_models_are_known_before_a_worker_can_dial() {
         link: None,
         local: None,
         given_up: mpsc::unbounded_channel().0,
+        tracer: Tracer::default(),
     };
     let lanes = Lanes::start(NonZeroUsize::MIN).expect("a thread");
     let (backstage, _) = Backstage::start(&lanes, plan, driver, inbox).await.expect("a start");

@@ -47,6 +47,10 @@ pub(crate) fn shoal(home: &Path) -> Command {
     command.env("SHOAL_HOME", home).env_remove("SHOAL_LOG").stdin(Stdio::null());
     // Nobody gets in another's way, whatever flags a test gives.
     command.env("SHOAL_HTTP_PORT", "0");
+    // Nor does one send anything to somebody's collector.
+    for name in ["ENDPOINT", "TRACES_ENDPOINT", "HEADERS"] {
+        command.env_remove(format!("OTEL_EXPORTER_OTLP_{name}"));
+    }
     command
 }
 
@@ -264,6 +268,18 @@ pub(crate) fn page(address: &str, path: &str) -> (String, String) {
     stream.read_to_string(&mut text).expect("page");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
     (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// The answer of the HTTP port at `address` to this JSON, its head included.
+pub(crate) fn post(address: &str, path: &str, json: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).expect("HTTP port");
+    stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{json}", json.len()).expect("request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
 }
 
 /// A call for the server at `address`.

@@ -17,7 +17,10 @@ async fn weights_that_came_onto_a_device_are_counted_apart() {
     bench.say(&worker, FromWorker::PagedIn { batch, attempt, taken });
     bench.say(&worker, FromWorker::PagedIn { batch: BatchId(99), attempt, taken });
     bench.say(&worker, FromWorker::Items { batch, attempt, items: vec![ok(0, &Bytes::new())] });
-    bench.say(&worker, FromWorker::BatchEnd { batch, attempt, compute: Duration::from_millis(2) });
+    bench.say(
+        &worker,
+        FromWorker::BatchEnd { batch, attempt, waited: Duration::ZERO, compute: Duration::from_millis(2) },
+    );
     outcome(&mut reply).expect("an answer");
     let page = bench.driver.around.metrics.encode().expect("page");
     for line in [

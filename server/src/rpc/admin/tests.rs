@@ -8,6 +8,7 @@ use super::AdminService;
 use crate::call::{Call, Caller, Row, RowOptions, Trace};
 use crate::explain::Asked;
 use crate::frontend::testing::Bench;
+use crate::traces::TraceParent;
 
 fn admin(bench: &Bench) -> AdminService {
     AdminService::new(bench.driver.clone(), bench.frontend.registry.clone(), bench.draining.clone())
@@ -27,7 +28,7 @@ async fn wait_with(bench: &Bench, calls: i64) -> Vec<tokio::task::JoinHandle<()>
             tenant: "search".into(),
             class: shoal_scheduler::Class::Bulk,
             deadline: None,
-            trace: Trace { parent: trace, state: String::new() },
+            trace: Trace { parent: TraceParent::parse(&trace), ..Trace::default() },
             explain: Asked::default(),
         };
         let row = Row { columns: Vec::new(), tokens: 1, truncated: false, options: RowOptions::default() };

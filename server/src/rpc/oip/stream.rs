@@ -3,14 +3,15 @@
 use shoal_proto::inference as wire;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::call::{CallError, Caller};
 use crate::explain::Asked;
 use crate::oip::{stream_answer, stream_failure};
+use crate::traces::{Outcome, StreamSpan};
 
 use super::OipService;
-use crate::rpc::status::explained_status;
+use crate::rpc::status::{explained_status, status};
 use crate::rpc::unreadable::explained;
 
 /// A call of a stream while it runs. Dropping it cancels the call.
@@ -34,6 +35,7 @@ impl OipService {
         caller: Caller,
         mut requests: Streaming<wire::ModelInferRequest>,
         running: mpsc::Sender<Result<StreamCall, Status>>,
+        spans: StreamSpan,
     ) {
         loop {
             let request = tokio::select! {
@@ -44,9 +46,15 @@ impl OipService {
             let started = match request {
                 Ok(Some(request)) => {
                     let (id, model) = (request.id.clone(), request.model_name.clone());
-                    let (service, caller) = (self.clone(), caller.again());
+                    let (service, mut caller) = (self.clone(), caller.again());
+                    let span = spans.call(&mut caller.trace);
                     let explain = caller.explain.clone();
-                    let task = tokio::spawn(async move { service.infer(caller, request).await });
+                    let task = tokio::spawn(async move {
+                        let answer = service.infer(caller, request).await;
+                        let code = answer.as_ref().map_or_else(|error| status(error).code(), |_| Code::Ok);
+                        span.end(Outcome::Grpc(code.into()));
+                        answer
+                    });
                     Ok(StreamCall { id, model, explain, task })
                 }
                 Ok(None) => return,
@@ -65,14 +73,14 @@ pub(super) async fn answer_stream(
     mut running: mpsc::Receiver<Result<StreamCall, Status>>,
     answers: &mpsc::Sender<Result<wire::ModelStreamInferResponse, Status>>,
     as_status: bool,
-) {
+) -> Outcome {
     while let Some(call) = running.recv().await {
         let answer = match call {
             Err(broken) => Err(broken),
             Ok(mut call) => {
                 let result = tokio::select! {
                     result = &mut call.task => result,
-                    () = answers.closed() => return,
+                    () = answers.closed() => return Outcome::Gone,
                 };
                 match result.unwrap_or_else(|lost| Err(CallError::Internal { what: lost.to_string() })) {
                     Ok(response) => Ok(stream_answer(response)),
@@ -81,9 +89,13 @@ pub(super) async fn answer_stream(
                 }
             }
         };
-        let ended = answer.is_err();
-        if answers.send(answer).await.is_err() || ended {
-            return;
+        let ended = answer.as_ref().err().map(|status| Outcome::Grpc(status.code().into()));
+        if answers.send(answer).await.is_err() {
+            return Outcome::Gone;
+        }
+        if let Some(outcome) = ended {
+            return outcome;
         }
     }
+    Outcome::Grpc(Code::Ok.into())
 }
