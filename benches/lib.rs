@@ -8,6 +8,8 @@
 //! Beside them, under `examples/`, are `engine`, which other engines are compared with, and `policies`, which compares
 //! batching policies in real processes.
 //!
+//! `telemetry/instructions` counts what the server's process runs for a call, with and without spans.
+//!
 //! `cargo bench -p shoal-benches --bench scheduler`. Nothing depends on this crate.
 //!
 //! What they share is here: the product as a user runs it, in processes of its own.

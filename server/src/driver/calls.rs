@@ -112,6 +112,10 @@ impl Pending {
             None => {
                 self.open_batches += 1;
                 let entry = BatchUse { own_rows: 1, ..entry };
+                if self.batches.is_empty() {
+                    // Nearly every call is in one batch, and room for four is more than the rest of it.
+                    self.batches.reserve_exact(1);
+                }
                 self.batches.push(Stay { batch, entry, sent: now, ended: None, worker: None, span: None });
             }
         }

@@ -9,6 +9,7 @@ mod pools;
 mod quarantine;
 mod residency;
 mod tokenizers;
+mod traced;
 mod workers;
 
 use std::num::NonZeroU32;
@@ -40,6 +41,8 @@ struct Bench {
     errands: mpsc::UnboundedReceiver<ArtifactWanted>,
     cost_errands: mpsc::UnboundedReceiver<CostErrand>,
     next_request: u64,
+    /// Of its calls.
+    trace: Trace,
 }
 
 /// A worker whose every answer the test writes.
@@ -66,7 +69,8 @@ impl Bench {
             tracer: Tracer::default(),
         };
         let driver = Driver::new(Limits::default(), Instant::now(), around);
-        let mut bench = Self { driver, registry, told, errands, cost_errands, next_request: 1 };
+        let mut bench =
+            Self { driver, registry, told, errands, cost_errands, next_request: 1, trace: Trace::default() };
         bench.configure(vec![settings("m")]);
         bench
     }
@@ -175,7 +179,7 @@ impl Bench {
             tenant: "t".into(),
             class: Class::Standard,
             deadline: deadline.map(|left| Instant::now() + left),
-            trace: Trace::default(),
+            trace: self.trace.clone(),
             explain,
         };
         let row = |content: &u64| Row {

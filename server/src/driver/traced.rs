@@ -157,11 +157,11 @@ impl Driver {
 
     fn record(&self, now: Timestamp, ids: SpanIds, pending: &mut Pending) {
         let submitted = self.instant(pending.submitted);
-        let left_queue = match pending.batches.is_empty() {
-            // One that came back from a worker that was lost has waited for all of it.
-            true if pending.queue_time.is_zero() => self.instant(now),
-            _ => submitted + pending.queue_time,
-        };
+        let was_sent = !pending.batches.is_empty() || !pending.queue_time.is_zero();
+        let left_queue = if was_sent { submitted + pending.queue_time } else { self.instant(now) };
+        let shown = self.core.waits(pending.model, now).filter(|_| !was_sent);
+        // All rows of a call that none was sent of have waited alike.
+        let waited = shown.map_or(pending.waited, |shown| pending.waits.waited(0, shown));
         let runs = pending.batches.iter().map(|stay| RunRecord {
             worker: stay.worker.clone(),
             sent: self.instant(stay.sent),
@@ -178,8 +178,8 @@ impl Driver {
             ids,
             submitted,
             left_queue,
-            waits: pending.waited.waits,
-            failed: pending.waited.failed,
+            waits: waited.waits,
+            failed: waited.failed,
             runs: runs.collect(),
             state: pending.call.caller.trace.state.clone(),
         });

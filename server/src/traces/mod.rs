@@ -20,6 +20,8 @@ mod settings;
 mod spans;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -100,12 +102,8 @@ impl Tracer {
     pub(crate) fn arrive(&self, headers: &HeaderMap, extensions: &mut Extensions) {
         let Some(inner) = &self.0 else { return };
         let parent = parent(headers);
-        let drawn = match parent {
-            Some(parent) => parent.is_sampled(),
-            None => false,
-        };
-        let trace = parent.map_or_else(|| TraceId::from(rand::random::<u128>()), |parent| parent.trace);
-        if drawn || (parent.is_none() && inner.sample.draws(trace)) {
+        let trace = parent.map_or_else(random_trace, |parent| parent.trace);
+        if parent.map_or_else(|| inner.sample.draws(trace), |parent| parent.is_sampled()) {
             let ids = inner.ids(trace, parent, true);
             extensions.insert(Arrival { ids, at: Instant::now() });
         }
@@ -147,7 +145,7 @@ impl Tracer {
 
     /// Ids for the span of a batch.
     pub(crate) fn batch_ids(&self) -> Link {
-        Link::new(TraceId::from(rand::random::<u128>()), random_span())
+        Link::new(random_trace(), random_span())
     }
 
     /// A call that is shown left the driver.
@@ -185,6 +183,11 @@ impl Notes {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<[u8; 8], Note>> {
         self.by_span.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Zero is no id.
+fn random_trace() -> TraceId {
+    TraceId::from(rand::random::<u128>().max(1))
 }
 
 /// Zero is no id.

@@ -4,14 +4,13 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use opentelemetry::trace::TraceId;
 use tokio::time::Instant;
 
 use super::context::SpanIds;
 use super::record::{Finished, RpcRecord};
 use super::rpc::{Outcome, Rpc};
 use super::sampling::Kept;
-use super::{Arrival, Tracer, random_span};
+use super::{Arrival, Tracer, random_span, random_trace};
 use crate::call::Trace;
 
 /// Ends as [`Outcome::Gone`] when it is dropped: its client did not wait for the answer. Must outlive the call that it
@@ -64,7 +63,7 @@ impl OpenSpan {
         let Some(open) = &mut self.0 else { return };
         let Some(inner) = &open.tracer.0 else { return };
         let ids = *open.ids.get_or_insert_with(|| {
-            let id = trace.parent.map_or_else(|| TraceId::from(rand::random::<u128>()), |parent| parent.trace);
+            let id = trace.parent.map_or_else(random_trace, |parent| parent.trace);
             inner.ids(id, trace.parent, false)
         });
         trace.span = Some(ids);

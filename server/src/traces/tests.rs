@@ -1,6 +1,5 @@
 //! Spans as they are made, without a collector.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -9,6 +8,7 @@ use shoal_scheduler::{Class, CloseReason, WaitCause};
 
 use super::record::RpcRecord;
 use super::spans::Maker;
+use super::testing::unsent;
 use super::*;
 
 const ORIGIN: u64 = 1_700_000_000_000_000_000;
@@ -185,21 +185,6 @@ fn what_the_driver_noted_is_on_the_calls_span() {
     assert_eq!(over_http.status.expect("a status").code, 2);
 }
 
-/// A tracer whose records go nowhere but into the queue that comes with it.
-fn unsent(sample: f64) -> (Tracer, mpsc::Receiver<Finished>) {
-    let (queue, filled) = mpsc::channel(QUEUE_MAX);
-    let inner = Inner {
-        sample: Sample::try_from(sample).expect("a part"),
-        keeper: Keeper::new(KeepRule::default()),
-        notes: Notes::default(),
-        queue,
-        filling: Arc::default(),
-        clock: Arc::new(Clock::new()),
-        counts: SpanCounts::default(),
-    };
-    (Tracer(Some(Arc::new(inner))), filled)
-}
-
 static RPC: Rpc = Rpc::Grpc { service: "s", method: "m" };
 
 /// A call with this `traceparent`.
@@ -247,11 +232,11 @@ async fn a_call_that_is_not_drawn_leaves_nothing_unless_it_ends_badly() {
     open(&tracer, "").0.end(Outcome::Grpc(0));
     open(&tracer, "").0.end(Outcome::Grpc(3));
     drop(open(&tracer, ""));
-    assert!(queue.try_recv().is_err());
+    assert!(queue.is_empty());
     for _ in 0..100 {
         open(&tracer, "").0.end(Outcome::Grpc(13));
     }
-    assert_eq!(std::iter::from_fn(|| queue.try_recv().ok()).count(), 10, "as many as a second may have");
+    assert_eq!(std::iter::from_fn(|| queue.next()).count(), 10, "as many as a second may have");
 }
 
 #[tokio::test]
@@ -262,17 +247,17 @@ async fn a_stream_is_shown_if_one_of_its_calls_is() {
     calls.call(&mut trace.clone()).end(Outcome::Grpc(0));
     calls.call(&mut trace.clone()).end(Outcome::Grpc(14));
     stream.end(Outcome::Grpc(0));
-    let Ok(Finished::Rpc(call)) = queue.try_recv() else { panic!("the call") };
-    let Ok(Finished::Rpc(stream)) = queue.try_recv() else { panic!("the stream") };
+    let Some(Finished::Rpc(call)) = queue.next() else { panic!("the call") };
+    let Some(Finished::Rpc(stream)) = queue.next() else { panic!("the stream") };
     assert_eq!((call.ids.parent, call.ids.trace), (stream.ids.span, stream.ids.trace));
-    assert!(queue.try_recv().is_err());
+    assert!(queue.is_empty());
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_ends_its_span() {
     let (tracer, mut queue) = unsent(1.0);
     drop(open(&tracer, ""));
-    assert!(matches!(queue.try_recv(), Ok(Finished::Rpc(RpcRecord { outcome: Outcome::Gone, .. }))));
+    assert!(matches!(queue.next(), Some(Finished::Rpc(RpcRecord { outcome: Outcome::Gone, .. }))));
 }
 
 #[tokio::test]
