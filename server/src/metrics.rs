@@ -436,6 +436,7 @@ mod tests {
         model.batch_cost([1.0; 4]);
         metrics.worker_up("w", true);
         metrics.worker_restarted("w");
+        metrics.configured(true);
         metrics.pool("p", 1, Duration::ZERO);
         metrics.pool_computed("p", Duration::ZERO);
         let (uuid, name, bytes, ratio) = ("GPU-1".to_owned(), "NVIDIA H200".to_owned(), Some(1), Some(1.0));
