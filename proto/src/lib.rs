@@ -43,6 +43,8 @@ pub mod link {
     pub mod limits {
         /// The version that link.proto describes.
         pub const PROTOCOL: u32 = 1;
+        /// The earliest version that both ends still speak.
+        pub const PROTOCOL_MIN: u32 = 1;
         /// Payload bytes of one message at most. In a Run, what is said of rows and columns counts as well, as long as
         /// it leaves room.
         pub const FRAME_BYTES: usize = 1 << 20;

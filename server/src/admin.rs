@@ -99,15 +99,28 @@ impl BoundAdmin {
 fn routes(pages: Pages) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
+        .route("/startupz", get(startupz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(pages)
 }
 
-async fn readyz(State(pages): State<Pages>) -> Response {
-    if pages.health.is_ready() {
-        return "ok\n".into_response();
+/// As gRPC's `startup`, for probes that cannot ask there.
+async fn startupz(State(pages): State<Pages>) -> Response {
+    match pages.health.has_started() {
+        true => "ok\n".into_response(),
+        false => unready(&pages),
     }
+}
+
+async fn readyz(State(pages): State<Pages>) -> Response {
+    match pages.health.is_ready() {
+        true => "ok\n".into_response(),
+        false => unready(&pages),
+    }
+}
+
+fn unready(pages: &Pages) -> Response {
     let line = |(name, state)| match state {
         ModelState::Unloaded => format!("{name}: no worker holds it\n"),
         ModelState::Loading => format!("{name}: loading\n"),

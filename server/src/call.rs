@@ -11,6 +11,7 @@ use opentelemetry::trace::TraceId;
 use shoal_scheduler::{Class, CloseReason, QueueLimit};
 use tokio::time::Instant;
 
+use crate::access::{Denied, Scope};
 use crate::explain::{Asked, Explanation};
 use crate::traces::{SpanIds, TraceParent};
 
@@ -40,6 +41,8 @@ pub struct Caller {
     pub trace: Trace,
     /// Whether they want things explained.
     pub explain: Asked,
+    /// What there is for them.
+    pub scope: Scope,
 }
 
 impl Caller {
@@ -266,6 +269,9 @@ pub enum CallError {
     ModelRemoved { model: String },
     #[error("{what} is not offered")]
     Unimplemented { what: String },
+    /// Nobody knows who calls.
+    #[error("{what}")]
+    Unauthenticated { what: String },
     #[error("{what}")]
     PermissionDenied { what: String },
     /// A fault of this server.
@@ -290,6 +296,7 @@ impl CallError {
                 "UNAVAILABLE"
             }
             Self::Unimplemented { .. } => "UNIMPLEMENTED",
+            Self::Unauthenticated { .. } => "UNAUTHENTICATED",
             Self::PermissionDenied { .. } => "PERMISSION_DENIED",
             Self::Poison { .. } | Self::Quarantined { .. } | Self::Internal { .. } => "INTERNAL",
         }
@@ -321,6 +328,16 @@ impl CallError {
             | Self::Quarantined { field, .. }
             | Self::OutOfMemory { field } => Some(field),
             _ => None,
+        }
+    }
+}
+
+impl From<Denied> for CallError {
+    fn from(denied: Denied) -> Self {
+        let what = denied.to_string();
+        match denied {
+            Denied::Unknown(_) => Self::Unauthenticated { what },
+            Denied::Forbidden { .. } => Self::PermissionDenied { what },
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The async shell around the scheduler.
 
+pub mod access;
 pub mod admin;
 pub mod artifacts;
 pub mod call;
@@ -27,5 +28,6 @@ pub mod rpc;
 pub mod server;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tls;
 pub mod tokenize;
 pub mod traces;

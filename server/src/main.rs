@@ -12,10 +12,13 @@ use shoal_server::gpus::{Gpu, Gpus};
 use shoal_server::models::{Inspect, Inspection, Place};
 use shoal_server::supervisor::DEVICE_BROKE;
 use shoal_server::telemetry;
-use shoal_worker::{Budget, DeviceChoice, Exit, GpuInfo, ModelSource, Options, RunError, SyntheticCurve};
+use shoal_worker::{
+    Auth, Budget, DeviceChoice, Exit, GpuInfo, ModelSource, Options, RunError, SyntheticCurve, TlsFiles,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    shoal_server::tls::choose_provider();
     let outcome = match Cli::parse().command {
         Command::Worker(args) => worker(args),
         Command::Devices(args) => args.show(&gpus()),
@@ -34,6 +37,19 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         None => args.worker_token.clone(),
     };
     let mut options = Options::new(args.connect.parse()?, args.name(), auth);
+    // A child's token is its own, whatever file its server was told of.
+    if let Some(path) = args.token_file.clone().filter(|_| args.child_of.is_none()) {
+        options.auth = Auth::File(path);
+    }
+    options.tls = TlsFiles {
+        ca: args.tls_ca.clone(),
+        identity: args.tls_cert.clone().zip(args.tls_key.clone()),
+        server_name: args.tls_server_name.clone(),
+    };
+    anyhow::ensure!(
+        !options.connect.is_tls() || options.tls.ca.is_some(),
+        "--connect is to https://, which needs --tls-ca: the authority that signed the server's certificate"
+    );
     options.device = match args.device {
         Device::Auto => DeviceChoice::Auto,
         Device::Cpu => DeviceChoice::Cpu,

@@ -59,6 +59,9 @@ pub struct Metrics {
     gpus: GpuGauges,
     /// What became of spans.
     pub spans: SpanCounts,
+    handshake_failures: Family<PortLabels, Counter>,
+    certificate_expiry: Family<PortLabels, Gauge>,
+    denials: Family<DenialLabels, Counter>,
     /// Client connections open.
     pub connections: Gauge,
     /// Calls of clients from their headers to the last byte of their answer.
@@ -137,6 +140,17 @@ struct WorkerLabels {
     worker: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PortLabels {
+    port: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DenialLabels {
+    port: &'static str,
+    code: &'static str,
+}
+
 /// Parts of what a batch costs, as labels name them.
 pub const COST_PARTS: [&str; 4] = ["batch", "row", "token", "token_squared"];
 
@@ -208,6 +222,9 @@ impl Metrics {
             worker_restarts: Family::default(),
             gpus: GpuGauges::default(),
             spans: SpanCounts::default(),
+            handshake_failures: Family::default(),
+            certificate_expiry: Family::default(),
+            denials: Family::default(),
             connections: Gauge::default(),
             streams: Gauge::default(),
             tasks: Gauge::default(),
@@ -309,6 +326,21 @@ impl Metrics {
         self.gpus.set(worker, health);
     }
 
+    /// A connection to this port did not get through its TLS handshake.
+    pub fn handshake_failed(&self, port: &'static str) {
+        self.handshake_failures.get_or_create(&PortLabels { port }).inc();
+    }
+
+    /// When the certificate of this port expires, in Unix time.
+    pub fn certificate_expiry(&self, port: &'static str, at: i64) {
+        self.certificate_expiry.get_or_create(&PortLabels { port }).set(at);
+    }
+
+    /// A call to this port was denied, with this gRPC status.
+    pub fn denied(&self, port: &'static str, code: &'static str) {
+        self.denials.get_or_create(&DenialLabels { port, code }).inc();
+    }
+
     /// A local worker's process was started again.
     pub fn worker_restarted(&self, worker: &str) {
         self.worker_restarts.get_or_create(&WorkerLabels { worker: worker.to_owned() }).inc();
@@ -373,6 +405,13 @@ impl Metrics {
         registry.register("trace_spans_exported", "Spans that the collector took", exported);
         registry.register("trace_spans_dropped", "Spans that the queue to the collector had no place for", dropped);
         registry.register("trace_spans_failed", "Spans that the collector did not take", failed);
+        let failures = "Connections that did not get through their TLS handshake";
+        registry.register("tls_handshake_failures", failures, self.handshake_failures.clone());
+        let expiry = "When the certificate in use expires, in Unix time";
+        let name = "tls_certificate_expiry_timestamp";
+        registry.register_with_unit(name, expiry, Unit::Seconds, self.certificate_expiry.clone());
+        let denials = "Calls of nobody known, and of those who may not";
+        registry.register("denied_calls", denials, self.denials.clone());
         registry.register("connections", "Client connections open", self.connections.clone());
         registry.register("streams", "Calls open, the reading of their answers included", self.streams.clone());
         registry.register("tasks", "Tasks alive that serve", self.tasks.clone());

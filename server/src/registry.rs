@@ -9,6 +9,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+use crate::access::Scope;
 use crate::call::CallError;
 use crate::card::Card;
 use crate::oip::{Short, Statistics};
@@ -178,10 +179,18 @@ impl Registry {
     /// # Errors
     /// `UnknownModel`, with the nearest name there is.
     pub fn model(&self, name: &str) -> Result<Arc<ModelView>, CallError> {
+        self.seen(name, &Scope::default())
+    }
+
+    /// The model of that name, as a caller sees it: one beyond its scope is as unknown as one that is not there.
+    ///
+    /// # Errors
+    /// `UnknownModel`, with the nearest name there is in the scope.
+    pub fn seen(&self, name: &str, scope: &Scope) -> Result<Arc<ModelView>, CallError> {
         // Copied out at once: a guard of the map is never held.
         match self.models.get(name).map(|entry| entry.value().clone()) {
-            Some(view) => Ok(view),
-            None => Err(CallError::UnknownModel { model: Short(name).to_string(), near: self.nearest(name) }),
+            Some(view) if scope.sees(name) => Ok(view),
+            _ => Err(CallError::UnknownModel { model: Short(name).to_string(), near: self.nearest(name, scope) }),
         }
     }
 
@@ -200,6 +209,13 @@ impl Registry {
         model
     }
 
+    /// Every model in a caller's scope, by name.
+    pub fn all_seen(&self, scope: &Scope) -> Vec<Arc<ModelView>> {
+        let mut views = self.all();
+        views.retain(|view| scope.sees(&view.name));
+        views
+    }
+
     /// Every model, by name.
     pub fn all(&self) -> Vec<Arc<ModelView>> {
         let mut views: Vec<_> = self.models.iter().map(|entry| entry.value().clone()).collect();
@@ -207,12 +223,12 @@ impl Registry {
         views
     }
 
-    fn nearest(&self, name: &str) -> Option<String> {
+    fn nearest(&self, name: &str, scope: &Scope) -> Option<String> {
         // It may be as long as a message; comparing it takes its length times that of every name.
         if name.len() > NAME_BYTES_MAX {
             return None;
         }
-        let known = self.all();
+        let known = self.all_seen(scope);
         let score = |view: &Arc<ModelView>| (strsim::jaro_winkler(&view.name, name) * 1000.0) as u32;
         known.iter().max_by_key(|view| score(view)).filter(|view| score(view) > 700).map(|view| view.name.to_string())
     }
@@ -250,6 +266,22 @@ mod tests {
     fn the_nearest_name_is_offered() {
         let error = registry().model("minlm").expect_err("unknown");
         assert_eq!(error, CallError::UnknownModel { model: "minlm".into(), near: Some("minilm".into()) });
+    }
+
+    #[test]
+    fn what_is_beyond_a_callers_scope_is_not_even_offered() {
+        let identity = crate::access::Identity {
+            name: "n".into(),
+            tenant: None,
+            rights: Default::default(),
+            models: Some(["other".to_owned()].into()),
+        };
+        let scope = Scope::of(identity);
+        for name in ["minilm", "minlm"] {
+            let error = registry().seen(name, &scope).expect_err("beyond");
+            assert_eq!(error, CallError::UnknownModel { model: name.into(), near: None });
+        }
+        assert!(registry().all_seen(&scope).is_empty() && registry().all().len() == 1);
     }
 
     #[test]

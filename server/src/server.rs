@@ -1,6 +1,7 @@
 //! The composition root: starts every part of a server, in order, and stops them in the opposite one.
 
 mod backstage;
+mod doors;
 mod errors;
 mod routes;
 #[cfg(test)]
@@ -22,9 +23,10 @@ pub use self::errors::{NotReady, StartError, Trouble};
 pub(crate) use self::routes::routes;
 
 use self::backstage::{Backstage, BackstagePlan};
+use self::doors::Doors;
 use self::routes::{admin_routes, scaler_routes};
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, Secrets};
 use crate::driver::{Handle, ModelSettings};
 use crate::frontend::Frontend;
 use crate::http;
@@ -35,6 +37,7 @@ use crate::registry::{ModelState, Registry};
 use crate::rpc::{AdminService, HealthGate, InferenceService, Listener, OipService, ScalerService};
 use crate::supervisor::{GivenUp, LocalWorkers};
 use crate::telemetry::LogControl;
+use crate::tls::{H2, HTTP1};
 use crate::tokenize::TokenizerPool;
 use crate::traces::{Exporting, Tracer};
 
@@ -90,15 +93,20 @@ impl Server {
         local: Option<LocalWorkers>,
         log: LogControl,
     ) -> Result<Self, StartError> {
+        let secrets = Secrets::read(config)?;
         let lanes = Lanes::start(config.server_threads)?;
         let workers_left = local.as_ref().map_or(0, |local| local.arguments.len());
         let metrics = Metrics::new();
         let (tracer, exporting) = start_traces(config, &metrics)?;
+        let doors = Doors { secrets, metrics: metrics.clone() };
+        doors.warn(config);
         let listener = Listener::bind(config.grpc, config.listener, metrics.clone());
         let listener = listener.map_err(|error| StartError::Grpc { address: config.grpc, error })?;
+        let listener = listener.behind(doors.gate("grpc", H2));
         let listener = listener.shown_by(tracer.clone());
         let grpc = listener.address()?;
         let http_listener = bind_http(config, metrics.clone())?;
+        let http_listener = http_listener.map(|listener| listener.behind(doors.gate("http", HTTP1)));
         let http = http_listener.as_ref().map(http::Listener::address).transpose()?;
         let draining = CancellationToken::new();
         let registry = Registry::default();
@@ -107,7 +115,9 @@ impl Server {
         let admin =
             Admin::bind(config.metrics).map_err(|error| StartError::Metrics { address: config.metrics, error })?;
         let admin_listener = config.admin.map(|address| bind_admin(address, config, metrics.clone())).transpose()?;
+        let admin_listener = admin_listener.map(|listener| listener.behind(doors.gate("admin", H2)));
         let scaler_listener = config.scaler.map(|address| bind_scaler(address, config, metrics.clone())).transpose()?;
+        let scaler_listener = scaler_listener.map(|listener| listener.behind(doors.plain_gate("scaler")));
         let (given_up, given_up_in) = mpsc::unbounded_channel();
         let plan = BackstagePlan {
             limits: config.limits,
@@ -116,14 +126,16 @@ impl Server {
             registry: registry.clone(),
             metrics: metrics.clone(),
             home,
-            tokens: Tokens::shared(&config.worker_token),
+            tokens: Tokens::new(doors.secrets.worker_tokens.clone()),
             link: config.link.clone(),
+            link_tls: doors.secrets.link_tls.clone(),
             local,
             given_up,
             tracer: tracer.clone(),
         };
         let (backstage, link) = Backstage::start(&lanes, plan, driver.clone(), inbox).await?;
         let admin = admin.start(metrics.clone(), health.clone(), driver.clone(), lanes.load())?;
+        doors.follow(config, &lanes);
         let tokenizers = TokenizerPool::start(config.tokenizer_threads)?;
         let frontend =
             Frontend::new(driver.clone(), registry.clone(), tokenizers, config.frontend.clone(), draining.clone());

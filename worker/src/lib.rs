@@ -46,6 +46,8 @@ pub use describe::{DescribeError, describe_plan};
 pub use gpus::{GpuInfo, NoGpus, gpus};
 pub use inspect::{Inspection, inspect};
 pub use offline::{Offline, OfflineError};
-pub use options::{Budget, DeviceChoice, Endpoint, EndpointError, GpuChoice, Options, Secret, UnknownGpu};
+pub use options::{
+    Auth, AuthError, Budget, DeviceChoice, Endpoint, EndpointError, GpuChoice, Options, Secret, TlsFiles, UnknownGpu,
+};
 pub use run::{Exit, Refusal, RunError, run};
 pub use source::{ModelSource, SyntheticCurve};

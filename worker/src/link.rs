@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_proto::link::limits::{MESSAGE_BYTES_MAX, PROTOCOL};
+use shoal_proto::link::limits::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_MIN};
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
 use shoal_proto::link::{
     self as wire, Attach, ControlRequest, ControlResponse, DataRequest, DataResponse, Hello, ModelOffer, Refused,
@@ -30,7 +30,7 @@ use crate::executor::{Event, Executor};
 use crate::monitor::Monitor;
 use crate::run::{Exit, Refusal, RunError};
 use crate::session::{Models, Session};
-use crate::{Endpoint, Options};
+use crate::{Auth, AuthError, Endpoint, Options, TlsFiles};
 
 mod artifact;
 mod backoff;
@@ -85,8 +85,10 @@ pub(crate) struct Link {
 /// Why a connection ended, or never came to be. All of these are worth another try.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
-    #[error("cannot connect")]
-    Dial(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Dial(#[from] dial::DialError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     #[error("the server broke the stream")]
     Stream(#[source] Box<tonic::Status>),
     #[error("the server ended the {0} stream")]
@@ -95,7 +97,7 @@ enum LinkError {
     NoWelcome,
     #[error("the server sent something else than a welcome first")]
     NotWelcome,
-    #[error("the server chose protocol {0}, and this worker speaks {PROTOCOL}")]
+    #[error("the server chose protocol {0}, and this worker speaks {PROTOCOL_MIN} to {PROTOCOL}")]
     Protocol(u32),
     #[error("the server refused: {0}")]
     Refused(String),
@@ -200,15 +202,24 @@ impl Link {
     }
 
     async fn connect(&mut self) -> Result<Channel, Leave> {
-        let endpoint: Endpoint = self.options.connect.clone();
-        let dialled = self.meanwhile(async move { dial::dial(&endpoint).await }).await?;
+        let (endpoint, tls): (Endpoint, TlsFiles) = (self.options.connect.clone(), self.options.tls.clone());
+        let dialled = self.meanwhile(async move { dial::dial(&endpoint, &tls).await }).await?;
         Ok(dialled.map_err(LinkError::Dial)?)
     }
 
     async fn register(&mut self, channel: Channel) -> Result<Connection, Leave> {
-        let hello = self.hello();
+        let token = self.options.auth.token().map_err(LinkError::Auth)?;
+        let hello = self.hello(token.reveal());
         let registered = self.meanwhile(timeout(REGISTER_MAX, register(channel, hello))).await?;
-        registered.unwrap_or(Err(Leave::Lost(LinkError::NoWelcome)))
+        match registered.unwrap_or(Err(Leave::Lost(LinkError::NoWelcome))) {
+            // The file may have another token by the next time.
+            Err(Leave::Exit(Exit::Refused { reason: Refusal::Auth, detail }))
+                if matches!(self.options.auth, Auth::File(_)) =>
+            {
+                Err(LinkError::Refused(format!("auth: {detail}")).into())
+            }
+            registered => registered,
+        }
     }
 
     async fn serve(&mut self, connection: Connection) -> Result<Exit, Leave> {
@@ -282,7 +293,7 @@ impl Link {
         tracing::warn!(error, server = %self.options.connect, ?again_in, "no link to the server");
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self, token: &str) -> Hello {
         let offer = |(name, card): (&str, Option<&Arc<_>>)| ModelOffer {
             name: name.to_owned(),
             card: card.map(|card| convert::card(name, card)),
@@ -290,11 +301,11 @@ impl Link {
         let Device { kind, ref name, ref uuid, memory_bytes, threads, .. } = self.device;
         let (kind, name, uuid) = (kind.to_owned(), name.clone(), uuid.clone());
         Hello {
-            protocol_min: PROTOCOL,
+            protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
             worker: self.options.name.clone(),
             incarnation: self.incarnation,
-            auth: self.options.auth.reveal().to_owned(),
+            auth: token.to_owned(),
             device: Some(wire::Device { kind, name, memory_bytes, threads, uuid }),
             offers: self.models.offers().into_iter().map(offer).collect(),
             version: self.options.version.clone(),
@@ -331,7 +342,7 @@ async fn register(channel: Channel, hello: Hello) -> Result<Connection, Leave> {
         Some(control_response::Message::Refused(refused)) => return Err(refusal(refused)),
         _ => return Err(LinkError::NotWelcome.into()),
     };
-    if welcome.protocol != PROTOCOL {
+    if !(PROTOCOL_MIN..=PROTOCOL).contains(&welcome.protocol) {
         return Err(LinkError::Protocol(welcome.protocol).into());
     }
     let heartbeat_interval =

@@ -19,7 +19,9 @@ pub struct Options {
     /// The worker's own name, stable across reconnects and unique among workers of one server.
     pub name: String,
     /// The token the server gave to this child, or the cluster's shared token.
-    pub auth: Secret,
+    pub auth: Auth,
+    /// How TLS is spoken, where `connect` says that it is.
+    pub tls: TlsFiles,
     /// What to compute on.
     pub device: DeviceChoice,
     /// Which GPU, of those that the driver shows this process.
@@ -56,11 +58,12 @@ pub struct Options {
 
 impl Options {
     /// With every default.
-    pub fn new(connect: Endpoint, name: impl Into<String>, auth: impl Into<Secret>) -> Self {
+    pub fn new(connect: Endpoint, name: impl Into<String>, auth: impl Into<Auth>) -> Self {
         Self {
             connect,
             name: name.into(),
             auth: auth.into(),
+            tls: TlsFiles::default(),
             device: DeviceChoice::default(),
             gpu: GpuChoice::default(),
             gpu_workers: NonZeroU32::MIN,
@@ -84,14 +87,14 @@ impl Options {
 pub enum Endpoint {
     /// A Unix socket.
     Unix(PathBuf),
-    /// `http://host:port`.
+    /// `http://host:port`, or `https://host:port` for TLS.
     Tcp(String),
 }
 
 impl FromStr for Endpoint {
     type Err = EndpointError;
 
-    /// An absolute path, `unix:PATH` or `http://host:port`.
+    /// An absolute path, `unix:PATH`, `http://host:port` or `https://host:port`.
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() {
@@ -103,9 +106,18 @@ impl FromStr for Endpoint {
             return Ok(Self::Unix(text.into()));
         }
         match text.parse::<Uri>() {
-            Ok(uri) if uri.scheme_str() == Some("http") && uri.port().is_some() => Ok(Self::Tcp(text.to_owned())),
+            Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.port().is_some() => {
+                Ok(Self::Tcp(text.to_owned()))
+            }
             _ => Err(EndpointError(text.to_owned())),
         }
+    }
+}
+
+impl Endpoint {
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp(uri) if uri.starts_with("https://"))
     }
 }
 
@@ -120,7 +132,7 @@ impl fmt::Display for Endpoint {
 
 /// Text that names no place to connect to.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is neither an absolute path of a Unix socket nor `http://host:port`")]
+#[error("`{0}` is neither an absolute path of a Unix socket nor `http://host:port` or `https://host:port`")]
 pub struct EndpointError(String);
 
 /// What to compute on.
@@ -195,6 +207,54 @@ impl Budget {
     }
 }
 
+/// What proves this worker to a server, beside its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// This token.
+    Token(Secret),
+    /// The first token of a file, which is read again for each connection.
+    File(PathBuf),
+}
+
+impl<T: Into<Secret>> From<T> for Auth {
+    fn from(token: T) -> Self {
+        Self::Token(token.into())
+    }
+}
+
+impl Auth {
+    /// The token of now.
+    pub(crate) fn token(&self) -> Result<Secret, AuthError> {
+        let path = match self {
+            Self::Token(token) => return Ok(token.clone()),
+            Self::File(path) => path,
+        };
+        let wrong = |problem: String| AuthError { path: path.clone(), problem };
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+        let first = text.lines().map(str::trim).find(|line| !line.is_empty());
+        first.map(Secret::from).ok_or_else(|| wrong("has no token".to_owned()))
+    }
+}
+
+/// A file without a token.
+#[derive(Debug, thiserror::Error)]
+#[error("the token file {path} {problem}", path = path.display())]
+pub struct AuthError {
+    path: PathBuf,
+    problem: String,
+}
+
+/// How TLS is spoken to a server. Files are read again for each connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Authorities, in PEM, by one of which the server's certificate must be signed. TLS needs it.
+    pub ca: Option<PathBuf>,
+    /// This worker's certificate and its key, in PEM, for servers that ask for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name that the server's certificate must have; that of the address when unset.
+    pub server_name: Option<String>,
+}
+
 /// Text that no log shows.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
@@ -227,7 +287,9 @@ mod tests {
         assert_eq!("/run/s.sock".parse::<Endpoint>().unwrap(), Endpoint::Unix("/run/s.sock".into()));
         assert_eq!("unix:s.sock".parse::<Endpoint>().unwrap(), Endpoint::Unix("s.sock".into()));
         assert_eq!("http://[::1]:8003".parse::<Endpoint>().unwrap(), Endpoint::Tcp("http://[::1]:8003".into()));
-        for bad in ["", "unix:", "host:8003", "http://", "http://host", "https://host:1"] {
+        let tls = "https://shoal.example:8003".parse::<Endpoint>().unwrap();
+        assert!(tls.is_tls() && !"http://a:1".parse::<Endpoint>().unwrap().is_tls());
+        for bad in ["", "unix:", "host:8003", "http://", "http://host", "https://host", "ftp://host:1"] {
             let error = bad.parse::<Endpoint>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{bad}`")), "{error}");
         }
@@ -243,6 +305,20 @@ mod tests {
             let error = bad.parse::<GpuChoice>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{bad}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn the_token_is_the_first_of_its_file_whatever_that_holds_by_then() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let auth = Auth::File(file.path().to_owned());
+        for (text, token) in [("old\n", "old"), ("\n new \nold\n", "new")] {
+            std::fs::write(file.path(), text).unwrap();
+            assert_eq!(auth.token().unwrap(), Secret::from(token));
+        }
+        std::fs::write(file.path(), "\n").unwrap();
+        let told = auth.token().unwrap_err().to_string();
+        assert!(told.contains(file.path().to_str().unwrap()) && told.ends_with("has no token"), "{told}");
+        assert!(Auth::File("/nowhere".into()).token().unwrap_err().to_string().contains("cannot be read"));
     }
 
     #[test]

@@ -35,10 +35,21 @@ pub(super) fn page(server: &Server, config: &Config) -> String {
     };
     let http = server.http_address();
     let shown = http.map(|http| format!(" HTTP on {http},")).unwrap_or_default();
+    let tls = if config.tls.is_some() { ", all but metrics with TLS" } else { "" };
     let admin = server.admin_address().map(|admin| format!(" admin calls on {admin},")).unwrap_or_default();
     let scaler = server.scaler_address().map(|scaler| format!(" KEDA asks on {scaler},")).unwrap_or_default();
     let probes = format!("metrics and probes on http://{metrics}");
-    let _ = writeln!(page, "gRPC on {grpc},{shown} {probes},{admin}{scaler} workers: {workers}\n");
+    let _ = writeln!(page, "gRPC on {grpc},{shown} {probes},{admin}{scaler} workers: {workers}{tls}\n");
+    let open = config.tls.is_none() && config.access.is_empty();
+    if !open {
+        // Lines to paste would need what only the caller has.
+        let shoal = std::env::args().next().unwrap_or_else(|| "shoal".into());
+        let scheme = if config.tls.is_some() { "https://" } else { "" };
+        let ca = if config.tls.is_some() { " --ca CA.pem" } else { "" };
+        let token = if config.access.is_empty() { "" } else { " --token-file FILE" };
+        let _ = writeln!(page, "Try it:\n  {shoal} embed --addr {scheme}{grpc}{ca}{token} \"the cat sat\"");
+        return page;
+    }
     let embed = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Embed));
     let tensor = views.iter().find(|view| view.card.as_ref().is_some_and(|card| card.task == Task::Tensor));
     if let Some(view) = embed {

@@ -55,8 +55,6 @@ pub(super) fn run(mut args: PlanArgs) -> Outcome {
     if args.settings.model.is_empty() {
         args.settings.model = super::models_of_environment()?;
     }
-    // Nobody dials in.
-    args.settings.worker_token.get_or_insert_with(|| "unused".to_owned());
     let config = Config::load(args.settings)?;
     if config.models.is_empty() {
         anyhow::bail!("no model to plan for: name a configuration with --config, or models with --model");

@@ -65,7 +65,8 @@ async fn serve(flags: Settings, mut config: Config, log: LogControl) -> Outcome 
     }
     let mut server = start(&config, models, &store, &seats, log).await?;
     if let LinkAddress::Tcp(address) = server.link_address() {
-        println!("workers dial http://{address}");
+        let scheme = if config.link_tls.is_some() { "https" } else { "http" };
+        println!("workers dial {scheme}://{address}");
     }
     // From now on: what keeps the server from being ready may be in the file. Ends with the runtime.
     if let Some(reloads) = reloads {

@@ -12,7 +12,7 @@ use crate::telemetry::LogFormat;
 /// Arguments of `shoal worker`.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
-    /// The server to work for: http://HOST:8003, or unix:PATH.
+    /// The server to work for: http://HOST:8003, https://HOST:8003 for TLS, or unix:PATH.
     #[arg(long, value_name = "ADDRESS", env = "SHOAL_CONNECT", default_value = "http://127.0.0.1:8003")]
     pub connect: String,
     /// This worker's name, unique among the workers of a server [default: host name and process id]
@@ -24,6 +24,22 @@ pub struct WorkerArgs {
     /// The token the server expects; better given as a variable than as a flag, which other users can see.
     #[arg(long, env = "SHOAL_WORKER_TOKEN", hide_env_values = true, default_value = "")]
     pub worker_token: String,
+    /// File whose first line is that token; it is read again for each connection.
+    #[arg(long, value_name = "FILE", env = "SHOAL_WORKER_TOKEN_FILE", conflicts_with = "worker_token")]
+    pub token_file: Option<PathBuf>,
+    /// Authorities, in PEM, by one of which the server's certificate must be signed; read again for each connection, as
+    /// the two files below are.
+    #[arg(long, value_name = "FILE", env = "SHOAL_WORKER_TLS_CA")]
+    pub tls_ca: Option<PathBuf>,
+    /// This worker's certificate, in PEM, for servers that ask for one.
+    #[arg(long, value_name = "FILE", env = "SHOAL_WORKER_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM.
+    #[arg(long, value_name = "FILE", env = "SHOAL_WORKER_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Name that the server's certificate must have [default: the host of --connect]
+    #[arg(long, value_name = "NAME", env = "SHOAL_WORKER_TLS_SERVER_NAME")]
+    pub tls_server_name: Option<String>,
     #[arg(long = "model", value_name = "MODEL", help = ModelArg::HELP)]
     /// Models this worker can load by itself.
     pub models: Vec<ModelArg>,

@@ -7,10 +7,10 @@ use serde_json::Value;
 use shoal_proto::v1::Usage;
 use shoal_proto::v1::inference_client::InferenceClient;
 use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::address::{Address, ConnectError};
+use super::credentials::{Credentials, Line};
 use super::deadline;
 
 /// Metadata key by which explanations are asked for, and by which a refusal has one.
@@ -28,8 +28,10 @@ pub struct AskArgs {
     #[arg(long, default_value = "")]
     pub model: String,
     /// Where the server listens.
-    #[arg(long, value_name = "HOST:PORT", default_value = Address::DEFAULT, env = "SHOAL_ADDR")]
+    #[arg(long, value_name = "[https://]HOST:PORT", default_value = Address::DEFAULT, env = "SHOAL_ADDR")]
     pub addr: Address,
+    #[command(flatten, next_help_heading = "A server with TLS, or that asks who calls")]
+    pub credentials: Credentials,
     /// Print every value and the usage as JSON.
     #[arg(long)]
     pub json: bool,
@@ -45,8 +47,8 @@ pub struct AskArgs {
 }
 
 impl AskArgs {
-    pub(super) async fn connect(&self) -> Result<InferenceClient<Channel>, ConnectError> {
-        let channel = self.addr.connect().await?;
+    pub(super) async fn connect(&self) -> Result<InferenceClient<Line>, ConnectError> {
+        let channel = self.credentials.connect(&self.addr).await?;
         Ok(InferenceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

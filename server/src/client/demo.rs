@@ -9,9 +9,9 @@ use shoal_proto::v1::inference_client::InferenceClient;
 use shoal_proto::v1::{EmbedRequest, ListModelsRequest, Model};
 use tokio::task::JoinSet;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::address::{Address, ConnectError};
+use super::credentials::{Credentials, Line};
 use super::deadline;
 use super::load::{self, LoadError, LoadOptions, Report};
 use super::sentences;
@@ -93,7 +93,7 @@ async fn show(
 
 /// What the server says of a model, if it has it.
 async fn listed(address: &Address, model: &str) -> Result<Option<Model>, DemoError> {
-    let mut client = InferenceClient::new(address.connect().await?);
+    let mut client = InferenceClient::new(Credentials::default().connect(address).await?);
     let request = deadline::request(ListModelsRequest {}, CALL_TIME_MAX);
     let answer = deadline::answer(client.list_models(request), CALL_TIME_MAX).await?;
     Ok(answer.models.into_iter().find(|listed| listed.name == model))
@@ -101,7 +101,7 @@ async fn listed(address: &Address, model: &str) -> Result<Option<Model>, DemoErr
 
 /// Embeds every sentence in a call of its own, then finds the nearest to each query.
 async fn queries(address: &Address, model: &str, texts: &[&'static str]) -> Result<Vec<Query>, DemoError> {
-    let channel = address.connect().await?;
+    let channel = Credentials::default().connect(address).await?;
     let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
     let mut waiting = texts.iter().enumerate();
     let mut calls = JoinSet::new();
@@ -126,7 +126,7 @@ async fn queries(address: &Address, model: &str, texts: &[&'static str]) -> Resu
     Ok(queries)
 }
 
-async fn embed(channel: Channel, model: String, text: &str) -> Result<Vec<f32>, DemoError> {
+async fn embed(channel: Line, model: String, text: &str) -> Result<Vec<f32>, DemoError> {
     let request = EmbedRequest { model, texts: vec![text.to_owned()], ..EmbedRequest::default() };
     let mut client = InferenceClient::new(channel);
     let answer = deadline::answer(client.embed(deadline::request(request, CALL_TIME_MAX)), CALL_TIME_MAX).await?;

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use shoal_proto::v1::admin_client::AdminClient;
 use shoal_proto::v1::{ExplainRequest, ExplainResponse};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::address::{Address, ConnectError};
+use super::credentials::{Credentials, Line};
 use super::deadline;
 
 /// A thousand calls, and as many models.
@@ -28,8 +28,10 @@ pub struct ExplainArgs {
     #[arg(long, default_value = "")]
     pub model: String,
     /// Where the server listens for admin calls: what it was given as --admin-listen.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8004", env = "SHOAL_ADMIN_ADDR")]
+    #[arg(long, value_name = "[https://]HOST:PORT", default_value = "127.0.0.1:8004", env = "SHOAL_ADMIN_ADDR")]
     pub addr: Address,
+    #[command(flatten, next_help_heading = "A server with TLS, or that asks who calls")]
+    pub credentials: Credentials,
     /// Waiting calls to show, those that have waited longest; 1000 at most.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub calls: u32,
@@ -51,9 +53,11 @@ pub enum ExplainError {
     #[error(
         "no server takes admin calls at {} ({})\n\
          start one with `shoal serve --admin-listen {}`, or name another address with --addr host:port",
-        .0.address, .0.reason, .0.address
+        .address, .reason, .address
     )]
-    Connect(ConnectError),
+    Connect { address: Address, reason: String },
+    #[error(transparent)]
+    Credentials(ConnectError),
     #[error("{0} is no address for admin calls: ask at the one the server was given as --admin-listen")]
     NoAdmin(Address),
     #[error("the server answered {:?}: {}", .0.code(), .0.message())]
@@ -77,7 +81,10 @@ pub async fn run(
     out: &mut impl Write,
     problems: &mut impl Write,
 ) -> Result<(), ExplainError> {
-    let channel = args.addr.connect().await.map_err(ExplainError::Connect)?;
+    let channel = args.credentials.connect(&args.addr).await.map_err(|error| match error {
+        ConnectError::NoServer { address, reason } => ExplainError::Connect { address, reason },
+        error @ ConnectError::File { .. } => ExplainError::Credentials(error),
+    })?;
     let mut client = AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     loop {
         match ask(args, &mut client).await {
@@ -97,7 +104,7 @@ pub async fn run(
     }
 }
 
-async fn ask(args: &ExplainArgs, client: &mut AdminClient<Channel>) -> Result<ExplainResponse, ExplainError> {
+async fn ask(args: &ExplainArgs, client: &mut AdminClient<Line>) -> Result<ExplainResponse, ExplainError> {
     let request = ExplainRequest { model: args.model.clone(), calls_max: args.calls };
     let call = client.explain(deadline::request(request, args.timeout));
     deadline::answer(call, args.timeout).await.map_err(|status| match status.code() {

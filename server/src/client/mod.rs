@@ -5,6 +5,7 @@
 mod address;
 mod ask;
 pub mod classify;
+mod credentials;
 mod deadline;
 pub mod demo;
 pub mod embed;
@@ -19,4 +20,5 @@ mod vector;
 mod testing;
 
 pub use address::{Address, AddressError, ConnectError};
+pub use credentials::{Bearer, Credentials, Line};
 pub use demo::run as demo;

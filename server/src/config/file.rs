@@ -6,12 +6,21 @@ use toml::{Table, Value};
 
 use crate::models::ModelName;
 
+use super::access::AccessFile;
 use super::error::{BYTES_MAX, ConfigError};
 use super::model::{ModelConfig, ModelFile};
 use super::settings::Settings;
 
-/// The file's settings and models.
-pub(super) fn read(path: &Path) -> Result<(Settings, Vec<ModelConfig>), ConfigError> {
+/// What the file says.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) settings: Settings,
+    pub(super) models: Vec<ModelConfig>,
+    pub(super) access: Vec<AccessFile>,
+}
+
+/// The file's settings, models and entries of access.
+pub(super) fn read(path: &Path) -> Result<File, ConfigError> {
     let unread = |error| ConfigError::Read { path: path.to_owned(), error };
     let bytes = std::fs::metadata(path).map_err(unread)?.len();
     if bytes > BYTES_MAX {
@@ -22,7 +31,7 @@ pub(super) fn read(path: &Path) -> Result<(Settings, Vec<ModelConfig>), ConfigEr
 }
 
 /// As [`read`], from the text of the file.
-pub(super) fn parse(text: &str, path: &Path) -> Result<(Settings, Vec<ModelConfig>), ConfigError> {
+pub(super) fn parse(text: &str, path: &Path) -> Result<File, ConfigError> {
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
@@ -36,11 +45,34 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Settings, Vec<ModelConfi
             return Err(ConfigError::Value { key: "models".into(), problem });
         }
     };
-    let known = || Settings::KEYS.iter().copied().chain(["models"]);
+    let access = match table.remove("access") {
+        None => Vec::new(),
+        Some(Value::Array(entries)) => entries,
+        Some(other) => {
+            let problem = format!("must be tables, [[access]], and is {}", other.type_str());
+            return Err(ConfigError::Value { key: "access".into(), problem });
+        }
+    };
+    let known = || Settings::KEYS.iter().copied().chain(["models", "access"]);
     check_keys("", &table, known)?;
     let settings = settings(&table)?;
     let models = models.into_iter().map(|(name, value)| model(&name, value)).collect::<Result<_, _>>()?;
-    Ok((settings, models))
+    let access = access.into_iter().enumerate().map(|(index, value)| entry(index, value)).collect::<Result<_, _>>()?;
+    Ok(File { settings, models, access })
+}
+
+fn entry(index: usize, value: Value) -> Result<AccessFile, ConfigError> {
+    let Value::Table(table) = value else {
+        let problem = format!("must be a table and is {}", value.type_str());
+        return Err(ConfigError::Value { key: format!("access[{index}]"), problem });
+    };
+    // By its name, where it has one.
+    let prefix = match table.get("name") {
+        Some(Value::String(name)) => format!("access.{name}."),
+        _ => format!("access[{index}]."),
+    };
+    check_keys(&prefix, &table, || AccessFile::KEYS.iter().copied())?;
+    typed(&prefix, &table)
 }
 
 fn model(name: &str, value: Value) -> Result<ModelConfig, ConfigError> {

@@ -3,9 +3,11 @@
 //! A flag wins over a variable, a variable over the file, the file over the default. All of it is checked before a port
 //! is bound; what comes out cannot be wrong.
 
+mod access;
 mod error;
 mod file;
 mod model;
+mod secrets;
 mod settings;
 
 #[cfg(test)]
@@ -20,20 +22,46 @@ use shoal_scheduler::Limits;
 
 pub use error::ConfigError;
 pub use model::{ModelConfig, PolicyName};
+pub use secrets::Secrets;
 pub use settings::{CpuIsa, Device, HttpPort, HumanDuration, ListenAt, ModelControl, Settings, Workers};
 
+use crate::access::Entry;
 use crate::frontend::FrontendOptions;
 use crate::http;
 use crate::lanes::Lanes;
 use crate::link::LinkAddress;
 use crate::rpc::ListenerOptions;
 use crate::telemetry::LogFormat;
+use crate::tls::{ClientAuth, TlsFiles};
 use crate::traces::{self, TraceOptions, TraceSettings};
+
+use file::File;
 
 /// Rows of one batch that a worker takes unless told otherwise.
 pub const WORKER_BATCH_ROWS: u32 = 1024;
 /// Tokens of one batch that a worker takes unless told otherwise, on a CPU.
 pub const WORKER_BATCH_TOKENS: u32 = 2048;
+
+/// What workers show that are no children of the server.
+#[derive(Clone, PartialEq, Eq)]
+pub enum WorkerProof {
+    /// This token; with an empty one there are no such workers.
+    Token(String),
+    /// One of the tokens of this file.
+    TokenFile(PathBuf),
+    /// A certificate that the link's authority signed.
+    Certificate,
+}
+
+impl std::fmt::Debug for WorkerProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token(…)"),
+            Self::TokenFile(path) => f.debug_tuple("TokenFile").field(path).finish(),
+            Self::Certificate => f.write_str("Certificate"),
+        }
+    }
+}
 
 /// All a server needs to know to start.
 #[derive(Clone, Debug)]
@@ -50,8 +78,14 @@ pub struct Config {
     pub scaler: Option<SocketAddr>,
     /// Where workers of other machines dial; unset with local workers.
     pub link: Option<LinkAddress>,
-    /// The token such workers show.
-    pub worker_token: String,
+    /// What such workers show.
+    pub worker_proof: WorkerProof,
+    /// TLS of the ports for clients and for admin calls, if they speak it.
+    pub tls: Option<TlsFiles>,
+    /// TLS of the port for workers, if it speaks it.
+    pub link_tls: Option<TlsFiles>,
+    /// Who may call; everybody where this is empty.
+    pub access: Vec<Entry>,
     /// Local workers, or none.
     pub workers: Workers,
     /// Somebody said so: it is no default.
@@ -102,25 +136,25 @@ impl Config {
     /// # Errors
     /// What is wrong, by key, with the nearest key where one is unknown.
     pub fn load(flags: Settings) -> Result<Self, ConfigError> {
-        let (file, file_models) = match &flags.config {
+        let mut file = match &flags.config {
             Some(path) => file::read(path)?,
-            None => (Settings::default(), Vec::new()),
+            None => File::default(),
         };
-        let settings = flags.over(file);
-        let models = model::merge(file_models, &settings.model)?;
-        Self::check(settings, models)
+        let settings = flags.over(std::mem::take(&mut file.settings));
+        file.models = model::merge(file.models, &settings.model)?;
+        Self::check(settings, file)
     }
 
-    fn check(settings: Settings, models: Vec<ModelConfig>) -> Result<Self, ConfigError> {
+    /// What the file says beside settings is in `file`.
+    fn check(settings: Settings, file: File) -> Result<Self, ConfigError> {
+        let File { models, access, .. } = file;
         model::check_canaries(&models)?;
         let address = settings.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let workers = settings.workers.unwrap_or_default();
         let link_at = SocketAddr::new(settings.link_address.unwrap_or(address), settings.link_port.unwrap_or(8003));
-        let worker_token = settings.worker_token.clone().unwrap_or_default();
-        if workers == Workers::External && worker_token.is_empty() {
-            let problem = "must be set with `workers = \"external\"`: the token workers show when they dial".to_owned();
-            return Err(ConfigError::Value { key: "worker_token".into(), problem });
-        }
+        let (tls, link_tls) = (client_tls(&settings)?, link_tls(&settings)?);
+        let worker_proof = worker_proof(&settings)?;
+        let access = access::check(access, &models, settings.tls_client_ca.is_some())?;
         let defaults = Limits::default();
         let connections_max = settings.connections_max.map_or(4096, Into::into);
         Ok(Self {
@@ -136,7 +170,10 @@ impl Config {
             admin: settings.admin_listen.unwrap_or_default().address(),
             scaler: settings.scaler_listen.unwrap_or_default().address(),
             link: (workers == Workers::External).then_some(LinkAddress::Tcp(link_at)),
-            worker_token,
+            worker_proof,
+            tls,
+            link_tls,
+            access,
             workers,
             are_workers_stated: settings.workers.is_some(),
             device: settings.device.unwrap_or_default(),
@@ -177,6 +214,55 @@ fn trace_settings(settings: &Settings) -> TraceSettings {
         ca_file: settings.otlp_ca_file.clone(),
         sample: settings.trace_sample,
         keep: settings.trace_keep,
+    }
+}
+
+fn client_tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
+    let auth = settings.tls_client_auth;
+    if auth.is_some() && settings.tls_client_ca.is_none() {
+        let problem = "needs `tls_client_ca`, by which certificates are checked".to_owned();
+        return Err(ConfigError::Value { key: "tls_client_auth".into(), problem });
+    }
+    let client_ca = settings.tls_client_ca.clone().map(|path| (path, auth.unwrap_or_default()));
+    tls("", settings.tls_cert.as_ref(), settings.tls_key.as_ref(), client_ca)
+}
+
+fn link_tls(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
+    let client_ca = settings.link_tls_client_ca.clone().map(|path| (path, ClientAuth::Required));
+    tls("link_", settings.link_tls_cert.as_ref(), settings.link_tls_key.as_ref(), client_ca)
+}
+
+/// TLS as the settings have it whose keys begin with `prefix`: all of it, or nothing.
+fn tls(
+    prefix: &'static str,
+    cert: Option<&PathBuf>,
+    key: Option<&PathBuf>,
+    client_ca: Option<(PathBuf, ClientAuth)>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let missing = |missing: &str, with: &str| {
+        let problem = format!("must be set with `{prefix}{with}`");
+        Err(ConfigError::Value { key: format!("{prefix}{missing}"), problem })
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { prefix, cert: cert.clone(), key: key.clone(), client_ca })),
+        (Some(_), None) => missing("tls_key", "tls_cert"),
+        (None, Some(_)) => missing("tls_cert", "tls_key"),
+        (None, None) if client_ca.is_some() => missing("tls_cert", "tls_client_ca"),
+        (None, None) => Ok(None),
+    }
+}
+
+/// What workers show: tokens where there are some, else the certificate that the link asks for.
+fn worker_proof(settings: &Settings) -> Result<WorkerProof, ConfigError> {
+    let token = settings.worker_token.clone().unwrap_or_default();
+    match &settings.worker_token_file {
+        Some(_) if !token.is_empty() => {
+            let problem = "must be alone: `worker_token` is set too".to_owned();
+            Err(ConfigError::Value { key: "worker_token_file".into(), problem })
+        }
+        Some(path) => Ok(WorkerProof::TokenFile(path.clone())),
+        None if token.is_empty() && settings.link_tls_client_ca.is_some() => Ok(WorkerProof::Certificate),
+        None => Ok(WorkerProof::Token(token)),
     }
 }
 

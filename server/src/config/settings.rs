@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::models::ModelArg;
 use crate::telemetry::LogFormat;
+use crate::tls::ClientAuth;
 use crate::traces::{KeepRule, OtlpEndpoint, Sample};
 
 /// A duration as people write it: `50ms`, `2s`, `1m 30s`.
@@ -300,6 +301,30 @@ settings! {
     /// Token external workers show; better given as a variable or in the file than as a flag, which other users can see
     #[arg(value_name = "TOKEN", hide_env_values = true)]
     worker_token: String = "SHOAL_WORKER_TOKEN",
+    /// File of tokens external workers show, one a line; it is read again when it changes, so that a new token can be added before the old one is taken away
+    #[arg(value_name = "FILE")]
+    worker_token_file: PathBuf = "SHOAL_WORKER_TOKEN_FILE",
+    /// Certificate, in PEM, by which the ports for clients and for admin calls speak TLS, with those that lead to its authority; read again when it changes. The port for metrics and probes stays as it is
+    #[arg(value_name = "FILE")]
+    tls_cert: PathBuf = "SHOAL_TLS_CERT",
+    /// The certificate's key, in PEM
+    #[arg(value_name = "FILE")]
+    tls_key: PathBuf = "SHOAL_TLS_KEY",
+    /// Authorities, in PEM, by one of which clients' certificates must be signed; clients must show one then, unless --tls-client-auth says otherwise
+    #[arg(value_name = "FILE")]
+    tls_client_ca: PathBuf = "SHOAL_TLS_CLIENT_CA",
+    /// Whether clients must show a certificate [default: required]
+    #[arg(value_enum)]
+    tls_client_auth: ClientAuth = "SHOAL_TLS_CLIENT_AUTH",
+    /// Certificate, in PEM, by which the port that external workers dial speaks TLS; read again when it changes
+    #[arg(value_name = "FILE")]
+    link_tls_cert: PathBuf = "SHOAL_LINK_TLS_CERT",
+    /// The certificate's key, in PEM
+    #[arg(value_name = "FILE")]
+    link_tls_key: PathBuf = "SHOAL_LINK_TLS_KEY",
+    /// Authorities, in PEM, by one of which workers' certificates must be signed; with it a worker needs no token, unless one is set
+    #[arg(value_name = "FILE")]
+    link_tls_client_ca: PathBuf = "SHOAL_LINK_TLS_CLIENT_CA",
     /// What local workers compute on [default: auto]
     #[arg(value_enum)]
     device: Device = "SHOAL_DEVICE",

@@ -5,6 +5,7 @@ use clap::Parser;
 use shoal_scheduler::{OnLate, PolicyConfig};
 
 use super::*;
+use crate::access::{Proof, Right};
 
 #[derive(Parser)]
 struct Cli {
@@ -18,8 +19,8 @@ fn flags(args: &[&str]) -> Settings {
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    let (settings, models) = file::parse(text, Path::new("shoal.toml"))?;
-    Config::check(settings, models)
+    let mut file = file::parse(text, Path::new("shoal.toml"))?;
+    Config::check(std::mem::take(&mut file.settings), file)
 }
 
 #[test]
@@ -79,7 +80,6 @@ fn a_wrong_value_is_named_by_its_key() {
         ("[models.echo]\npolicy = \"fixed\"\non_late = \"shed\"", "`models.echo.on_late`"),
         ("[models.echo]\non_late = \"never\"", "`models.echo.on_late`"),
         ("[models.Echo]\nsource = \"echo\"", "`models.Echo`"),
-        ("workers = \"external\"", "`worker_token`"),
         ("call_texts_max = 0", "`call_texts_max`"),
         ("call_bytes_max = -1", "`call_bytes_max`"),
         ("call_bytes_max = \"16 MiB\"", "`call_bytes_max`"),
@@ -122,6 +122,102 @@ fn calls_are_given_away_once() {
     assert!(error.contains("more than all of the calls for `echo`"), "{error}");
     let error = models(&[("a", "echo", 5), ("b", "a", 5)]).expect_err("a chain");
     assert!(error.contains("`models.b.canary_of`: `a` takes a part"), "{error}");
+}
+
+#[test]
+fn entries_of_access_are_read_with_their_names() {
+    let config = parse(
+        "[[access]]\nname = \"search\"\ntoken_file = \"/t\"\ntenant = \"s\"\nrights = [\"infer\", \"inspect\"]\n\
+         models = [\"echo\"]\n[models.echo]",
+    );
+    let entries = config.expect("an entry").access;
+    let [entry] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!(entry.proof, Proof::TokenFile("/t".into()));
+    assert_eq!((entry.identity.name.as_str(), entry.identity.tenant.as_deref()), ("search", Some("s")));
+    assert_eq!(entry.identity.rights, [Right::Infer, Right::Inspect].into());
+    assert_eq!(entry.identity.models, Some(["echo".to_owned()].into()));
+    assert!(parse("").expect("nothing").access.is_empty());
+}
+
+#[test]
+fn what_is_wrong_with_access_is_told_by_entry_and_key() {
+    let sha = "0".repeat(64);
+    let entry = |lines: &str| format!("[[access]]\n{lines}\n[models.echo]\n");
+    let rights = "rights = [\"infer\"]";
+    for (text, told) in [
+        ("access = 3".to_owned(), "`access`: must be tables".to_owned()),
+        ("access = [3]".to_owned(), "`access[0]`: must be a table".to_owned()),
+        (entry("token_file = \"/t\""), "`access[0].name`".to_owned()),
+        (entry("name = \"a b\"\ntoken_file = \"/t\""), "`access[0].name`".to_owned()),
+        (entry("name = \"a\"\ntoken = \"x\""), "unknown key `access.a.token`".to_owned()),
+        (entry(&format!("name = \"a\"\n{rights}")), "`access.a.token_file`: must be set".to_owned()),
+        (
+            entry(&format!("name = \"a\"\ntoken_file = \"/t\"\ntoken_sha256 = \"{sha}\"\n{rights}")),
+            "`access.a.token_file`: must be alone".to_owned(),
+        ),
+        (entry(&format!("name = \"a\"\ntoken_sha256 = \"abc\"\n{rights}")), "`access.a.token_sha256`".to_owned()),
+        (entry(&format!("name = \"a\"\ncertificate = \"x\"\n{rights}")), "`access.a.certificate`: needs".to_owned()),
+        (entry("name = \"a\"\ntoken_file = \"/t\""), "`access.a.rights`".to_owned()),
+        (entry("name = \"a\"\ntoken_file = \"/t\"\nrights = []"), "`access.a.rights`".to_owned()),
+        (entry("name = \"a\"\ntoken_file = \"/t\"\nrights = [\"all\"]"), "`access.a.rights`".to_owned()),
+        (
+            entry(&format!("name = \"a\"\ntoken_file = \"/t\"\n{rights}\ntenant = \"a b\"")),
+            "`access.a.tenant`".to_owned(),
+        ),
+        (
+            entry(&format!("name = \"a\"\ntoken_file = \"/t\"\n{rights}\nmodels = [\"ecco\"]")),
+            "`access.a.models`: `ecco` is not configured".to_owned(),
+        ),
+        (
+            entry("name = \"a\"\ntoken_file = \"/t\"\nrights = [\"admin\"]\nmodels = [\"echo\"]"),
+            "`access.a.models`: cannot be".to_owned(),
+        ),
+        (
+            entry(&format!("name = \"a\"\ntoken_file = \"/t\"\n{rights}"))
+                + &format!("[[access]]\nname = \"a\"\ntoken_file = \"/u\"\n{rights}\n"),
+            "`access.a.name`: is another".to_owned(),
+        ),
+    ] {
+        let error = parse(&text).expect_err(&text).to_string();
+        assert!(error.starts_with(&told), "{text}: {error}");
+    }
+}
+
+#[test]
+fn tls_is_set_whole_or_not_at_all() {
+    for (text, told) in [
+        ("tls_cert = \"c\"", "`tls_key`: must be set with `tls_cert`"),
+        ("tls_key = \"k\"", "`tls_cert`: must be set with `tls_key`"),
+        ("tls_client_ca = \"a\"", "`tls_cert`: must be set with `tls_client_ca`"),
+        ("tls_client_auth = \"optional\"", "`tls_client_auth`: needs `tls_client_ca`"),
+        ("tls_client_auth = \"never\"", "`tls_client_auth`"),
+        ("link_tls_cert = \"c\"", "`link_tls_key`: must be set with `link_tls_cert`"),
+        ("link_tls_client_ca = \"a\"", "`link_tls_cert`: must be set with `link_tls_client_ca`"),
+        ("worker_token = \"t\"\nworker_token_file = \"f\"", "`worker_token_file`: must be alone"),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.starts_with(told), "{text}: {error}");
+    }
+    let config = parse("tls_cert = \"c\"\ntls_key = \"k\"\ntls_client_ca = \"a\"").expect("whole");
+    let (_, auth) = config.tls.and_then(|tls| tls.client_ca).expect("an authority");
+    assert_eq!(auth, ClientAuth::Required);
+}
+
+#[test]
+fn secrets_that_cannot_be_read_are_told_by_their_key() {
+    for (text, told) in [
+        ("tls_cert = \"/nowhere\"\ntls_key = \"/nowhere\"", "`tls_cert`: /nowhere cannot be read"),
+        ("link_tls_cert = \"/nowhere\"\nlink_tls_key = \"/nowhere\"", "`link_tls_cert`: /nowhere cannot be read"),
+        ("worker_token_file = \"/nowhere\"", "`worker_token_file`: /nowhere cannot be read"),
+        ("workers = \"external\"", "`worker_token`: must be set with"),
+        (
+            "[[access]]\nname = \"a\"\ntoken_file = \"/nowhere\"\nrights = [\"infer\"]",
+            "`access.a.token_file`: /nowhere cannot be read",
+        ),
+    ] {
+        let error = Secrets::read(&parse(text).expect(text)).expect_err(text).to_string();
+        assert!(error.starts_with(told), "{text}: {error}");
+    }
 }
 
 #[test]
@@ -204,4 +300,8 @@ fn every_key_is_documented() {
     let documented = |key: &str| page.lines().any(|line| line.starts_with(&format!("| `{key}` |")));
     let missing: Vec<_> = Settings::KEYS.iter().chain(model::ModelFile::KEYS).filter(|key| !documented(key)).collect();
     assert!(missing.is_empty(), "not in server/docs/configuration.md: {missing:?}");
+    let page = include_str!("../../docs/security.md");
+    let documented = |key: &str| page.lines().any(|line| line.starts_with(&format!("| `{key}` |")));
+    let missing: Vec<_> = access::AccessFile::KEYS.iter().filter(|key| !documented(key)).collect();
+    assert!(missing.is_empty(), "not in server/docs/security.md: {missing:?}");
 }

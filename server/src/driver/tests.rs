@@ -26,6 +26,7 @@ use tokio::time::{Instant, advance};
 
 use super::event::ItemError;
 use super::*;
+use crate::access::Scope;
 use crate::call::{Answer, Call, Caller, DataType, Row, RowOptions, Tensor, Trace};
 use crate::card::{Card, TensorSpec};
 use crate::explain::Asked;
@@ -181,6 +182,7 @@ impl Bench {
             deadline: deadline.map(|left| Instant::now() + left),
             trace: self.trace.clone(),
             explain,
+            scope: Scope::default(),
         };
         let row = |content: &u64| Row {
             columns: vec![Bytes::from(content.to_le_bytes().to_vec())],

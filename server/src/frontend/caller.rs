@@ -8,6 +8,7 @@ use opentelemetry::trace::TraceState;
 use shoal_scheduler::Class;
 use tokio::time::{Instant, timeout_at};
 
+use crate::access::Scope;
 use crate::call::{CallError, Caller, Trace};
 use crate::explain::{Asked, EXPLAIN_KEY};
 use crate::traces;
@@ -17,7 +18,7 @@ const CLASS_KEY: &str = "x-shoal-class";
 /// The tenant of callers that name none.
 const NOBODY: &str = "";
 /// Bytes of a tenant's name.
-const TENANT_BYTES_MAX: usize = 128;
+pub(crate) const TENANT_BYTES_MAX: usize = 128;
 
 /// What `work` comes to, unless the client's time is up first. For all that runs outside the core, which keeps the
 /// deadlines of what it was given.
@@ -38,17 +39,31 @@ pub(crate) async fn by_deadline<T>(
 ///
 /// # Errors
 /// `InvalidArgument` naming the header.
-pub(super) fn caller(headers: &HeaderMap, deadline: Option<Instant>, tenant_key: &str) -> Result<Caller, CallError> {
+pub(super) fn caller(
+    headers: &HeaderMap,
+    deadline: Option<Instant>,
+    tenant_key: &str,
+    scope: Scope,
+) -> Result<Caller, CallError> {
     let tenant = match headers.get(tenant_key).map(|value| value.to_str()) {
-        None => NOBODY,
-        Some(Ok(name)) if name.len() <= TENANT_BYTES_MAX => name,
+        None => None,
+        Some(Ok(name)) if name.len() <= TENANT_BYTES_MAX => Some(name),
         Some(_) => {
             let problem = format!("must be at most {TENANT_BYTES_MAX} bytes of printable ASCII");
             return Err(CallError::InvalidArgument { field: tenant_key.to_owned(), problem });
         }
     };
+    let tenant = match (scope.tenant(), tenant) {
+        (None, tenant) => Arc::from(tenant.unwrap_or(NOBODY)),
+        // Whoever names one means it: the call must not count on another.
+        (Some(own), Some(named)) if **own != *named => {
+            let problem = format!("must be left out, or `{own}`: this caller is no other tenant");
+            return Err(CallError::InvalidArgument { field: tenant_key.to_owned(), problem });
+        }
+        (Some(own), _) => own.clone(),
+    };
     let explain = explain(headers)?;
-    Ok(Caller { tenant: Arc::from(tenant), class: class(headers)?, deadline, trace: trace(headers), explain })
+    Ok(Caller { tenant, class: class(headers)?, deadline, trace: trace(headers), explain, scope })
 }
 
 fn class(headers: &HeaderMap) -> Result<Class, CallError> {
@@ -86,6 +101,29 @@ fn trace(headers: &HeaderMap) -> Trace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn caller(map: &HeaderMap, deadline: Option<Instant>, tenant_key: &str) -> Result<Caller, CallError> {
+        super::caller(map, deadline, tenant_key, Scope::default())
+    }
+
+    #[test]
+    fn an_identity_with_a_tenant_calls_as_no_other() {
+        let own = |rights: &[crate::access::Right]| crate::access::Identity {
+            name: "n".into(),
+            tenant: Some("search".into()),
+            rights: rights.iter().copied().collect(),
+            models: None,
+        };
+        let named = |pairs: &[(&'static str, &'static str)]| {
+            super::caller(&headers(pairs), None, "x-team", Scope::of(own(&[]))).map(|caller| caller.tenant.to_string())
+        };
+        assert_eq!(named(&[]).as_deref(), Ok("search"));
+        assert_eq!(named(&[("x-team", "search")]).as_deref(), Ok("search"));
+        for other in ["ads", "", "search "] {
+            let error = named(&[("x-team", other)]).expect_err("another's");
+            assert!(matches!(&error, CallError::InvalidArgument { field, .. } if field == "x-team"), "{error}");
+        }
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();

@@ -34,7 +34,7 @@ pub(crate) struct Classified {
 impl Frontend {
     /// Classifies.
     pub(crate) async fn classify(&self, caller: Caller, request: Classify) -> Result<Classified, CallError> {
-        let model = self.asked(&request.model, Task::Classify, caller.deadline).await?;
+        let model = self.asked(&request.model, Task::Classify, &caller).await?;
         card_for(&model, Task::Classify)?;
         self.check_texts("texts", request.texts.len())?;
         let texts = paired(request.texts, request.text_pairs)?;

@@ -40,7 +40,7 @@ impl EmbedInput {
 impl Frontend {
     /// Embeds; [`embedding`] finds the vector in a row. `field` is what the wire calls the inputs.
     pub(crate) async fn embed(&self, caller: Caller, request: Embed, field: &str) -> Result<Computed, CallError> {
-        let model = self.asked(&request.model, Task::Embed, caller.deadline).await?;
+        let model = self.asked(&request.model, Task::Embed, &caller).await?;
         let card = card_for(&model, Task::Embed)?.clone();
         self.check_texts(field, request.input.count())?;
         if request.options.dimensions > card.dims {

@@ -66,7 +66,7 @@ pub(crate) struct Candidate {
 impl Frontend {
     /// Fills masks.
     pub(crate) async fn fill_mask(&self, caller: Caller, request: FillMask) -> Result<Filled, CallError> {
-        let model = self.asked(&request.model, Task::FillMask, caller.deadline).await?;
+        let model = self.asked(&request.model, Task::FillMask, &caller).await?;
         let card = card_for(&model, Task::FillMask)?.clone();
         self.check_texts("texts", request.texts.len())?;
         if request.top_k > RowOptions::TOP_K_MAX {

@@ -22,6 +22,7 @@ use shoal_scheduler::QueueLimit;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Scope;
 use crate::call::{Answer, Call, CallError, Caller, Row, RowOptions};
 use crate::card::{Card, TYPE_IDS, Task, TensorSpec};
 use crate::driver::Handle;
@@ -29,7 +30,7 @@ use crate::registry::{ModelState, ModelView, Registry};
 use crate::tokenize::{Cut, Text, Tokenizer, TokenizerPool, Tokens};
 use crate::traces::Tracer;
 
-pub(crate) use caller::by_deadline;
+pub(crate) use caller::{TENANT_BYTES_MAX, by_deadline};
 pub(crate) use classify::{Classified, Classify};
 pub(crate) use embed::{Embed, EmbedInput, embedding};
 pub(crate) use fill_mask::{Candidate, FillMask, Filled, FilledMask, check_lone_masks};
@@ -98,20 +99,25 @@ impl Frontend {
         Self { tracer, ..self }
     }
 
-    /// Who calls, by the request's headers; `deadline` is when the client stops waiting.
+    /// Who calls, by the request's headers; `deadline` is when the client stops waiting, `scope` what the port found.
     ///
     /// # Errors
     /// `InvalidArgument` naming the header.
-    pub(crate) fn caller(&self, headers: &HeaderMap, deadline: Option<Instant>) -> Result<Caller, CallError> {
-        caller::caller(headers, deadline, &self.options.tenant_key)
+    pub(crate) fn caller(
+        &self,
+        headers: &HeaderMap,
+        deadline: Option<Instant>,
+        scope: Scope,
+    ) -> Result<Caller, CallError> {
+        caller::caller(headers, deadline, &self.options.tenant_key, scope)
     }
 
-    /// The model of that name; an empty name means the only model of that task.
-    pub(crate) fn model(&self, name: &str, task: Task) -> Result<Arc<ModelView>, CallError> {
+    /// The model of that name; an empty name means the only model of that task. Those beyond `scope` are not there.
+    pub(crate) fn model(&self, name: &str, task: Task, scope: &Scope) -> Result<Arc<ModelView>, CallError> {
         if !name.is_empty() {
-            return self.registry.model(name);
+            return self.registry.seen(name, scope);
         }
-        let all = self.registry.all();
+        let all = self.registry.all_seen(scope);
         let mut fitting = all.clone();
         // Who is tried in another one's place is there for that one's calls.
         fitting.retain(|view| !view.is_canary && view.card.as_ref().is_some_and(|card| card.task == task));
@@ -131,14 +137,9 @@ impl Frontend {
     }
 
     /// The same, once it can be asked: one that is on its way into memory, or is loaded when it is called, is waited for.
-    pub(crate) async fn asked(
-        &self,
-        name: &str,
-        task: Task,
-        deadline: Option<Instant>,
-    ) -> Result<Arc<ModelView>, CallError> {
-        let model = self.model(name, task)?;
-        Ok(self.to_answer(self.ready_to_ask(model, deadline).await?))
+    pub(crate) async fn asked(&self, name: &str, task: Task, caller: &Caller) -> Result<Arc<ModelView>, CallError> {
+        let model = self.model(name, task, &caller.scope)?;
+        Ok(self.to_answer(self.ready_to_ask(model, caller.deadline).await?))
     }
 
     /// A model once it can be asked, or as it is when that will not be. Waits as long as a row of it may, and its client

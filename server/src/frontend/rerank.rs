@@ -35,7 +35,7 @@ pub(crate) struct Ranked {
 impl Frontend {
     /// Ranks.
     pub(crate) async fn rerank(&self, caller: Caller, request: Rerank) -> Result<Ranked, CallError> {
-        let model = self.asked(&request.model, Task::Rerank, caller.deadline).await?;
+        let model = self.asked(&request.model, Task::Rerank, &caller).await?;
         card_for(&model, Task::Rerank)?;
         self.check_texts("texts", request.texts.len())?;
         if request.query.is_empty() {

@@ -4,12 +4,13 @@ use shoal_scheduler::Class;
 
 use super::testing::Bench;
 use super::*;
+use crate::access::Scope;
 use crate::call::Trace;
 use crate::explain::Asked;
 
 fn caller() -> Caller {
     let (tenant, trace, explain) = ("".into(), Trace::default(), Asked::default());
-    Caller { tenant, class: Class::Standard, deadline: None, trace, explain }
+    Caller { tenant, class: Class::Standard, deadline: None, trace, explain, scope: Scope::default() }
 }
 
 fn strings(texts: &[&str]) -> Vec<String> {

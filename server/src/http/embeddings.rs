@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use tokio::time::Instant;
 
+use crate::access::Scope;
 use crate::call::{CallError, Caller, close_name};
 use crate::explain::EXPLAIN_KEY;
 use crate::frontend::{Computed, by_deadline, elsewhere};
@@ -34,9 +35,10 @@ const CREATE: Rpc = Rpc::Http { method: "POST", route: "/v1/embeddings" };
 pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let (mut head, body) = request.into_parts();
+    let scope = head.extensions.get::<Scope>().cloned().unwrap_or_default();
     api.frontend.tracer.arrive(&head.headers, &mut head.extensions);
     let mut span = api.frontend.tracer.open(&CREATE, &head.extensions);
-    let answer = answer(&api, &head.headers, body, arrived, &mut span).await;
+    let answer = answer(&api, &head.headers, body, (arrived, scope), &mut span).await;
     let status = answer.as_ref().map_or_else(ApiError::status, Response::status);
     span.end(Outcome::Http(status.as_u16()));
     answer
@@ -46,10 +48,10 @@ async fn answer(
     api: &Api,
     headers: &HeaderMap,
     body: Body,
-    arrived: Instant,
+    (arrived, scope): (Instant, Scope),
     span: &mut OpenSpan,
 ) -> Result<Response, ApiError> {
-    let mut caller = match caller(api, headers, arrived) {
+    let mut caller = match caller(api, headers, arrived, scope) {
         Ok(caller) => caller,
         Err(error) => {
             body::linger(headers, body).await;
@@ -71,8 +73,8 @@ async fn answer(
     Ok(response)
 }
 
-fn caller(api: &Api, headers: &HeaderMap, arrived: Instant) -> Result<Caller, CallError> {
-    api.frontend.caller(headers, deadline(headers, arrived)?)
+fn caller(api: &Api, headers: &HeaderMap, arrived: Instant, scope: Scope) -> Result<Caller, CallError> {
+    api.frontend.caller(headers, deadline(headers, arrived)?, scope)
 }
 
 async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<EmbeddingsRequest, ApiError> {

@@ -90,7 +90,9 @@ impl From<CallError> for ApiError {
             CallError::Poison { .. } | CallError::Quarantined { .. } => (S::INTERNAL_SERVER_ERROR, Some("poison")),
             CallError::Internal { .. } => (S::INTERNAL_SERVER_ERROR, None),
             CallError::Unimplemented { .. } => (S::NOT_IMPLEMENTED, None),
-            CallError::PermissionDenied { .. } => (S::FORBIDDEN, None),
+            // What OpenAI says, and its clients know.
+            CallError::Unauthenticated { .. } => (S::UNAUTHORIZED, Some("invalid_api_key")),
+            CallError::PermissionDenied { .. } => (S::FORBIDDEN, Some("permission_denied")),
         };
         let retry = match &error {
             CallError::DeadlineUnmeetable { retry_after }
@@ -114,7 +116,9 @@ impl From<CallError> for ApiError {
             | CallError::OutOfMemory { field } => Some(field.clone()),
             _ => None,
         };
-        Self { param, retry, ..Self::new(status, code, error.to_string()) }
+        // What nobody known sends is not read.
+        let close = status == S::UNAUTHORIZED;
+        Self { param, retry, close, ..Self::new(status, code, error.to_string()) }
     }
 }
 
@@ -189,6 +193,9 @@ impl IntoResponse for ApiError {
                 headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             }
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(explanation) = self.explanation {
             headers.insert(EXPLAIN_KEY, *explanation);

@@ -2,18 +2,23 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::lanes::Lanes;
-use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
+use crate::listen::{self, Gate, OpenCalls, Patience, Port, Stops, cork};
 use crate::metrics::{Counted, Metrics};
+
+use super::guard::guarded;
 
 /// Bytes of a request's head; what a connection buffers is not much more.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -55,6 +60,7 @@ pub struct Listener {
     port: Port,
     options: Options,
     metrics: Metrics,
+    gate: Gate,
 }
 
 impl Listener {
@@ -63,7 +69,14 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub fn bind(address: SocketAddr, options: Options, metrics: Metrics) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics })
+        let gate = Gate::open("http", metrics.clone());
+        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics, gate })
+    }
+
+    /// With this at the port.
+    #[must_use]
+    pub(crate) fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     /// Where it listens.
@@ -76,15 +89,24 @@ impl Listener {
 
     /// Serves until `draining`, then lets open calls finish for at most `grace`.
     pub async fn serve(self, lanes: Lanes, routes: Router, draining: CancellationToken, grace: Duration) {
-        let Self { options, metrics, .. } = self;
-        let serve = |stream, stops| serve(stream, routes.clone(), options, metrics.clone(), stops);
+        let Self { options, metrics, gate, .. } = self;
+        let routes = guarded(routes, gate.clone());
+        let serve = |stream, stops| serve(stream, gate.clone(), routes.clone(), options, metrics.clone(), stops);
         self.port.serve(&lanes, serve, draining, grace).await;
     }
 }
 
-async fn serve(stream: TcpStream, routes: Router, options: Options, metrics: Metrics, stops: Stops) {
+async fn serve(stream: TcpStream, gate: Gate, routes: Router, options: Options, metrics: Metrics, stops: Stops) {
     let _counted = Counted::one(&metrics.connections);
     bound_stalls(&stream, options.stall_time_max);
+    let Some((stream, peer)) = gate.line(stream, options.hello_time_max, &stops).await else { return };
+    let peer = peer.map(Arc::new);
+    let with_peer = move |mut request: http::Request<Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        request
+    };
     let calls = OpenCalls::new(metrics.streams.clone());
     let mut builder = http1::Builder::new();
     builder
@@ -93,7 +115,7 @@ async fn serve(stream: TcpStream, routes: Router, options: Options, metrics: Met
         .header_read_timeout(options.idle_time_max)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(2 * HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(calls.count(routes));
+    let service = TowerToHyperService::new(calls.count(routes).map_request(with_peer));
     let (stream, cork) = cork(stream);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let patience = Patience { hello_time_max: options.hello_time_max, farewell_time_max: options.farewell_time_max };

@@ -7,6 +7,7 @@ mod body;
 mod deadline;
 mod embeddings;
 mod error;
+mod guard;
 mod listen;
 mod models;
 mod request_id;
@@ -19,7 +20,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Uri, header};
-use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Serialize;
@@ -49,7 +49,6 @@ pub fn routes(frontend: Frontend, options: &Options) -> Router {
         .route("/v1/models/{model}", get(models::retrieve))
         .fallback(async |method: Method, uri: Uri| ApiError::unknown_path(&method, uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::wrong_method(&method, uri.path()))
-        .layer(middleware::from_fn(request_id::stamp))
         .with_state(Arc::new(api))
 }
 

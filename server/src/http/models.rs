@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
 
+use crate::access::Scope;
 use crate::registry::ModelView;
 
 use super::error::ApiError;
@@ -33,9 +35,14 @@ impl<'a> Model<'a> {
     }
 }
 
+/// As the port found; everything where it asks nobody.
+fn of(scope: Option<Extension<Scope>>) -> Scope {
+    scope.map_or_else(Scope::default, |Extension(scope)| scope)
+}
+
 /// `GET /v1/models`.
-pub(super) async fn list(State(api): State<Arc<Api>>) -> Response {
-    let views = api.frontend.registry.all();
+pub(super) async fn list(State(api): State<Arc<Api>>, scope: Option<Extension<Scope>>) -> Response {
+    let views = api.frontend.registry.all_seen(&of(scope));
     let data = views.iter().map(|view| Model::new(&api, view)).collect();
     json(&List { object: "list", data })
 }
@@ -43,10 +50,11 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Response {
 /// `GET /v1/models/{model}`.
 pub(super) async fn retrieve(
     State(api): State<Arc<Api>>,
+    scope: Option<Extension<Scope>>,
     model: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     // A path that is not text names no model.
     let name = model.map_or_else(|_| String::new(), |Path(name)| name);
-    let view = api.frontend.registry.model(&name)?;
+    let view = api.frontend.registry.seen(&name, &of(scope))?;
     Ok(json(&Model::new(&api, &view)))
 }

@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use shoal_proto::link::limits::MESSAGE_BYTES_MAX;
 use shoal_proto::link::worker_link_server::WorkerLinkServer;
-use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::metrics::Metrics;
+use crate::tls::{H2, Tls};
+
+use super::door::Door;
 use super::service::LinkService;
 
 /// Room for several batches on their way, so that one never waits for the other side's window.
 const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Calls of one connection at once. A worker makes two.
+const STREAMS_MAX: u32 = 16;
 
 /// Where workers dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,44 +40,28 @@ impl fmt::Display for LinkAddress {
     }
 }
 
-/// Binds, then serves workers until `stop` is done. Returns the address bound and the future to run.
+/// Binds, then serves workers until `stop` is done. Returns the address bound and the future to run. TLS is of TCP alone:
+/// who may open a Unix socket is said by its folder.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub async fn serve(
     address: &LinkAddress,
+    tls: Option<&Tls>,
+    metrics: Metrics,
     service: LinkService,
     stop: CancellationToken,
 ) -> std::io::Result<(LinkAddress, impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>)> {
-    enum Bound {
-        Unix(UnixListener),
-        Tcp(TcpListener),
-    }
-    let (bound, at) = match address {
-        LinkAddress::Unix(path) => (Bound::Unix(UnixListener::bind(path)?), address.clone()),
-        LinkAddress::Tcp(address) => {
-            let listener = TcpListener::bind(address).await?;
-            let at = LinkAddress::Tcp(listener.local_addr()?);
-            (Bound::Tcp(listener), at)
-        }
-    };
+    let door = Door { acceptor: tls.map(|tls| tls.acceptor(H2)), metrics };
+    let (at, lines) = door.open(address).await?;
     let service = WorkerLinkServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(service);
-    let serving = async move {
-        match bound {
-            Bound::Unix(listener) => {
-                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await
-            }
-            Bound::Tcp(listener) => {
-                router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()).await
-            }
-        }
-    };
-    Ok((at, serving))
+    Ok((at, router.serve_with_incoming_shutdown(lines, stop.cancelled_owned())))
 }

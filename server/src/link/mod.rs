@@ -3,6 +3,7 @@
 //! Only this folder knows the link's wire types; it hands the driver events in the server's own words.
 
 mod convert;
+mod door;
 mod frames;
 mod listen;
 mod service;
@@ -16,4 +17,4 @@ mod tests;
 
 pub use listen::{LinkAddress, serve};
 pub use service::{LinkOptions, LinkService};
-pub use tokens::Tokens;
+pub use tokens::{SharedTokens, Tokens};

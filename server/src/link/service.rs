@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shoal_proto::link::limits::PROTOCOL;
+use shoal_proto::link::limits::{PROTOCOL, PROTOCOL_MIN};
 use shoal_proto::link::{self as wire, data_request};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::Handle;
 
+use super::door::LinkPeer;
 use super::session::Session;
 use super::tokens::{Origin, Tokens};
 
@@ -77,7 +78,18 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) worker: String,
+    /// Of the connection that it said Hello on.
+    pub(super) peer: LinkPeer,
     pub(super) attach: oneshot::Sender<DataEnds>,
+}
+
+/// What a worker was let in as.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admitted {
+    /// The version that is spoken from now on.
+    pub(super) protocol: u32,
+    pub(super) epoch: u64,
+    pub(super) origin: Origin,
 }
 
 /// Both ends of an attached data stream.
@@ -116,6 +128,7 @@ impl wire::worker_link_server::WorkerLink for LinkService {
         let (responses, stream) = mpsc::channel(CONTROL_QUEUE);
         let session = Session {
             shared: self.shared.clone(),
+            peer: peer(&request),
             requests: request.into_inner(),
             responses,
             has_gpu: false,
@@ -126,16 +139,17 @@ impl wire::worker_link_server::WorkerLink for LinkService {
     }
 
     async fn data(&self, request: Request<Streaming<wire::DataRequest>>) -> Result<Response<Self::DataStream>, Status> {
+        let peer = peer(&request);
         let mut requests = request.into_inner();
         let first = timeout(self.shared.options.hello_time_max, requests.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no Attach came"))??;
         let Some(data_request::Message::Attach(attach)) = first.and_then(|request| request.message) else {
             return Err(Status::invalid_argument("the first message on Data must be Attach"));
         };
-        if self.shared.tokens.check(&attach.worker, &attach.auth).is_none() {
+        if self.shared.tokens.check(&attach.worker, &attach.auth, peer.certificate.is_some()).is_none() {
             return Err(Status::unauthenticated("`auth` is not a token of this server"));
         }
-        let Some(waiting) = self.shared.take_waiting(attach.epoch, &attach.worker) else {
+        let Some(waiting) = self.shared.take_waiting(attach.epoch, &attach.worker, peer) else {
             return Err(Status::failed_precondition(
                 "`epoch` names no session of `worker` that waits for its data stream",
             ));
@@ -147,24 +161,40 @@ impl wire::worker_link_server::WorkerLink for LinkService {
     }
 }
 
+/// Who is at the other end of a call's connection.
+fn peer<T>(request: &Request<T>) -> LinkPeer {
+    request.extensions().get::<LinkPeer>().copied().unwrap_or_default()
+}
+
+/// The latest version that both ends speak, of those from the first to the second of each.
+pub(super) fn agreed(own: (u32, u32), theirs: (u32, u32)) -> Option<u32> {
+    let latest = own.1.min(theirs.1);
+    (latest >= own.0.max(theirs.0)).then_some(latest)
+}
+
 /// A poisoned lock means that a panic is already under way; the maps behind it are whole all the same.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    /// Lets a worker in under a new epoch, or says why not.
-    pub(super) fn admit(&self, hello: &wire::Hello) -> Result<(u64, Origin), (wire::refused::Reason, String)> {
+    /// Lets a worker in, or says why not.
+    pub(super) fn admit(
+        &self,
+        hello: &wire::Hello,
+        peer: LinkPeer,
+    ) -> Result<Admitted, (wire::refused::Reason, String)> {
         use wire::refused::Reason;
-        if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL) {
-            let (min, max) = (hello.protocol_min, hello.protocol_max);
-            let detail = format!("this server speaks protocol {PROTOCOL}, the worker {min} to {max}");
+        let (min, max) = (hello.protocol_min, hello.protocol_max);
+        let Some(protocol) = agreed((PROTOCOL_MIN, PROTOCOL), (min, max)) else {
+            let detail =
+                format!("this server speaks protocols {PROTOCOL_MIN} to {PROTOCOL}, the worker {min} to {max}");
             return Err((Reason::Protocol, detail));
-        }
+        };
         if hello.worker.is_empty() || hello.worker.len() > 256 {
             return Err((Reason::NameTaken, "`worker` must have 1 to 256 bytes".into()));
         }
-        let Some(origin) = self.tokens.check(&hello.worker, &hello.auth) else {
+        let Some(origin) = self.tokens.check(&hello.worker, &hello.auth, peer.certificate.is_some()) else {
             return Err((Reason::Auth, "`auth` is not a token of this server".into()));
         };
         let mut live = lock(&self.live);
@@ -182,13 +212,14 @@ impl Shared {
         let epoch = self.next_epoch.fetch_add(1, Ordering::Relaxed);
         let entry = Live { epoch, incarnation: hello.incarnation, child: origin == Origin::Child };
         live.insert(hello.worker.clone(), entry);
-        Ok((epoch, origin))
+        Ok(Admitted { protocol, epoch, origin })
     }
 
-    /// The session that a worker opened under an epoch; another worker's stays where it is.
-    pub(super) fn take_waiting(&self, epoch: u64, worker: &str) -> Option<Waiting> {
+    /// The session that a worker opened under an epoch; another worker's stays where it is, as does one that was opened
+    /// with another certificate.
+    pub(super) fn take_waiting(&self, epoch: u64, worker: &str, peer: LinkPeer) -> Option<Waiting> {
         let mut waiting = lock(&self.waiting);
-        waiting.get(&epoch).filter(|waiting| waiting.worker == worker)?;
+        waiting.get(&epoch).filter(|waiting| waiting.worker == worker && waiting.peer == peer)?;
         waiting.remove(&epoch)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_proto::link::limits::{FAREWELL_SECONDS_MAX, PROTOCOL};
+use shoal_proto::link::limits::FAREWELL_SECONDS_MAX;
 use shoal_proto::link::{self as wire, control_request, control_response, data_request, data_response};
 use shoal_scheduler::Epoch;
 use tokio::sync::{mpsc, oneshot};
@@ -13,10 +13,12 @@ use tracing::{debug, warn};
 
 use crate::driver::{Event, FromWorker, ToWorker, WorkerUp};
 use crate::failpoints::{Cut, Point, reach};
+use crate::oip::Short;
 
 use super::convert;
+use super::door::LinkPeer;
 use super::frames::{Assembly, Whole, cut};
-use super::service::{DataEnds, Shared, Waiting, lock};
+use super::service::{Admitted, DataEnds, Shared, Waiting, lock};
 use super::tokens::Origin;
 
 /// After Goodbye the data stream is read for so long at most.
@@ -24,6 +26,8 @@ const FAREWELL_TIME_MAX: Duration = Duration::from_secs(FAREWELL_SECONDS_MAX);
 
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
+    /// Of the connection that its streams are on.
+    pub(super) peer: LinkPeer,
     pub(super) requests: Streaming<wire::ControlRequest>,
     pub(super) responses: mpsc::Sender<Result<wire::ControlResponse, Status>>,
     /// It said last how its GPU is.
@@ -78,21 +82,22 @@ impl Session {
             let _ = self.responses.send(Err(Status::invalid_argument("the first message must be Hello"))).await;
             return None;
         };
-        let admitted = self.shared.admit(&hello);
-        let (epoch, origin) = match admitted {
+        let admitted = self.shared.admit(&hello, self.peer);
+        let Admitted { protocol, epoch, origin } = match admitted {
             Ok(admitted) => admitted,
             Err((reason, detail)) => {
-                warn!(worker = %hello.worker, %detail, "worker refused");
+                // Nobody has said who that is.
+                warn!(worker = %Short(&hello.worker), %detail, "worker refused");
                 let refused = wire::Refused { reason: reason.into(), detail };
                 self.send(control_response::Message::Refused(refused)).await;
                 return None;
             }
         };
         let (attach, attached) = oneshot::channel();
-        lock(&self.shared.waiting).insert(epoch, Waiting { worker: hello.worker.clone(), attach });
+        lock(&self.shared.waiting).insert(epoch, Waiting { worker: hello.worker.clone(), peer: self.peer, attach });
         let options = self.shared.options;
         self.send(control_response::Message::Welcome(wire::Welcome {
-            protocol: PROTOCOL,
+            protocol,
             epoch,
             heartbeat_interval: Some(convert::to_wire(options.heartbeat_interval)),
             silence_max: Some(convert::to_wire(options.silence_max)),

@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 
 use super::{LinkAddress, LinkOptions, LinkService, Tokens, serve};
 use crate::driver::{Event, FromWorker, Handle, Inbox, WorkerUp};
+use crate::metrics::Metrics;
 
 /// A server on a free port; it ends when the guard is dropped.
 async fn client() -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGuard) {
@@ -23,7 +24,7 @@ async fn client() -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGu
     let service = LinkService::new(handle, LinkOptions::default(), Tokens::shared("token"));
     let stop = CancellationToken::new();
     let any = LinkAddress::Tcp("127.0.0.1:0".parse().expect("an address"));
-    let (at, serving) = serve(&any, service, stop.clone()).await.expect("bound");
+    let (at, serving) = serve(&any, None, Metrics::new(), service, stop.clone()).await.expect("bound");
     tokio::spawn(serving);
     let LinkAddress::Tcp(at) = at else { panic!("{at:?}") };
     let client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");

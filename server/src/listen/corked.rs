@@ -27,11 +27,13 @@ pub(crate) struct Cork<S>(Arc<Mutex<Held<S>>>);
 struct Held<S> {
     stream: S,
     bytes: BytesMut,
+    /// The stream itself may hold something back, as one that encrypts does while its socket is full.
+    unflushed: bool,
 }
 
 /// Both ends of a corked stream.
 pub(crate) fn cork<S>(stream: S) -> (Corked<S>, Cork<S>) {
-    let held = Arc::new(Mutex::new(Held { stream, bytes: BytesMut::new() }));
+    let held = Arc::new(Mutex::new(Held { stream, bytes: BytesMut::new(), unflushed: false }));
     (Corked(held.clone()), Cork(held))
 }
 
@@ -53,7 +55,8 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
 
     /// Nothing is held back.
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.0).bytes.is_empty()
+        let held = lock(&self.0);
+        held.bytes.is_empty() && !held.unflushed
     }
 }
 
@@ -65,7 +68,12 @@ impl<S: AsyncWrite + Unpin> Held<S> {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.unflushed = true;
             self.bytes.advance(written);
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -76,6 +84,7 @@ impl<S: AsyncWrite + Unpin> Held<S> {
             ready!(self.poll_write_out(context))?;
         }
         if size >= LARGE {
+            self.unflushed = true;
             return Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         }
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
@@ -190,6 +199,23 @@ mod tests {
         let (written, all) = tokio::join!(cork.drive(writing), reading);
         written.expect("no error");
         assert!(all == expected, "{} of {} bytes, or in another order", all.len(), expected.len());
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_itself_holds_back_leaves_with_the_turn_or_when_there_is_room() {
+        let (mut far, near) = duplex(1000);
+        // As one that encrypts, it writes when it is flushed, or can hold no more.
+        let (mut corked, cork) = cork(tokio::io::BufWriter::with_capacity(16 << 10, near));
+        let sent = vec![7; LARGE + 100];
+        let connection = async {
+            corked.write_all(&sent[..LARGE]).await?;
+            corked.write_all(&sent[LARGE..]).await?;
+            assert_eq!(read(&mut far, sent.len()).await, sent);
+            Ok::<_, io::Error>(())
+        };
+        let driven = tokio::time::timeout(std::time::Duration::from_secs(20), cork.drive(pin!(connection))).await;
+        driven.expect("in time").expect("no error");
+        assert!(cork.is_empty());
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! when it stops.
 
 mod corked;
+mod gate;
 mod open_calls;
 
 use std::future::pending;
@@ -27,6 +28,7 @@ use tracing::{debug, error, warn};
 use crate::lanes::Lanes;
 
 pub(crate) use corked::{Cork, cork};
+pub(crate) use gate::Gate;
 pub(crate) use open_calls::OpenCalls;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Extensions, metadata::MetadataMap};
 
+use crate::access::Scope;
 use crate::call::{CallError, Caller};
 use crate::frontend::Frontend;
 
@@ -32,7 +33,12 @@ pub(super) fn caller(
         let problem = "must be at most eight digits and one of H, M, S, m, u, n".to_owned();
         return Err(CallError::InvalidArgument { field: TIMEOUT_HEADER.to_owned(), problem });
     }
-    frontend.caller(metadata.as_ref(), deadline(extensions))
+    frontend.caller(metadata.as_ref(), deadline(extensions), scope(extensions))
+}
+
+/// What there is for the caller, as the port found; everything where it asks nobody.
+pub(super) fn scope(extensions: &Extensions) -> Scope {
+    extensions.get::<Scope>().cloned().unwrap_or_default()
 }
 
 /// When the client stops waiting.

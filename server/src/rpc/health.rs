@@ -38,6 +38,8 @@ pub struct HealthGate {
     draining: CancellationToken,
     /// Whether the health service says that the server serves.
     shown: watch::Sender<bool>,
+    /// Whether it ever said so.
+    started: watch::Sender<bool>,
 }
 
 impl HealthGate {
@@ -47,7 +49,8 @@ impl HealthGate {
         draining: CancellationToken,
     ) -> (Self, tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>) {
         let (reporter, service) = health_reporter();
-        let gate = Self { reporter, registry, draining, shown: watch::Sender::new(false) };
+        let gate =
+            Self { reporter, registry, draining, shown: watch::Sender::new(false), started: watch::Sender::new(false) };
         // A reporter starts with the whole server as serving, which is not true yet.
         for name in SERVICES.into_iter().chain([STARTUP]) {
             gate.reporter.set_service_status(name, ServingStatus::NotServing).await;
@@ -59,6 +62,11 @@ impl HealthGate {
     /// Whether every configured model can be served, and the server is not draining.
     pub fn is_ready(&self) -> bool {
         !self.draining.is_cancelled() && self.unready().is_empty()
+    }
+
+    /// Whether every configured model could be served at some time.
+    pub fn has_started(&self) -> bool {
+        *self.started.borrow()
     }
 
     /// Returns once the health service says that the server serves.
@@ -101,6 +109,7 @@ impl HealthGate {
                 self.show(&mut shown, name.into(), ready).await;
             }
             has_started |= ready;
+            self.started.send_replace(has_started);
             self.show(&mut shown, STARTUP.into(), has_started).await;
             self.shown.send_replace(ready);
             tokio::select! {

@@ -20,7 +20,7 @@ use crate::frontend::{Classify, Embed, EmbedInput, FillMask, Frontend, Rerank, b
 use crate::tokenize::{Cut, Text};
 use crate::traces::{OpenSpan, Outcome, Rpc, StreamSpan};
 
-use super::caller::caller;
+use super::caller::{caller, scope};
 use super::status::{explained_status, retry_after, status};
 use super::unreadable::explained;
 use answer::{classified, embedded, filled, listed, ranked, tokenized};
@@ -105,7 +105,7 @@ impl InferenceService {
         caller: Caller,
         request: wire::TokenizeRequest,
     ) -> Result<wire::TokenizeResponse, CallError> {
-        let model = self.frontend.model(&request.model, Task::Embed)?;
+        let model = self.frontend.model(&request.model, Task::Embed, &caller.scope)?;
         let model = self.frontend.ready_to_ask(model, caller.deadline).await?;
         self.frontend.check_texts("texts", request.texts.len())?;
         let cut = Cut { truncate: request.truncate, type_ids: false, pieces: true };
@@ -210,9 +210,10 @@ impl inference_server::Inference for InferenceService {
 
     async fn list_models(
         &self,
-        _request: Request<wire::ListModelsRequest>,
+        request: Request<wire::ListModelsRequest>,
     ) -> Result<Response<wire::ListModelsResponse>, Status> {
-        let models = self.frontend.registry.all().iter().map(|view| listed(view)).collect();
+        let scope = scope(request.extensions());
+        let models = self.frontend.registry.all_seen(&scope).iter().map(|view| listed(view)).collect();
         Ok(Response::new(wire::ListModelsResponse { models }))
     }
 }

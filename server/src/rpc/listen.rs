@@ -3,8 +3,10 @@
 //! Written out rather than left to the gRPC library's own loop, which bounds nothing, cancels calls at their deadline
 //! with the wrong status, and waits without end for open streams when it stops.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
@@ -17,16 +19,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt as _};
 
+use crate::access::of_grpc;
 use crate::lanes::Lanes;
-use crate::listen::{self, OpenCalls, Patience, Port, Stops, cork};
+use crate::listen::{self, Gate, OpenCalls, Patience, Port, Stops, cork};
 use crate::metrics::{Counted, Metrics};
+use crate::tls::Peer;
 use crate::traces::Tracer;
 
 use super::body_by::BodyBy;
 use super::body_until::BodyUntil;
 use super::caller::{ClientTimeout, TIMEOUT_HEADER};
+use super::status::status;
 use super::unreadable::explain;
 
 /// Room for a large call or a few small ones on their way.
@@ -70,6 +75,7 @@ pub struct Listener {
     port: Port,
     options: ListenerOptions,
     metrics: Metrics,
+    gate: Gate,
     tracer: Tracer,
 }
 
@@ -79,7 +85,15 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub fn bind(address: SocketAddr, options: ListenerOptions, metrics: Metrics) -> io::Result<Self> {
-        Ok(Self { port: Port::bind(address, options.connections_max)?, options, metrics, tracer: Tracer::default() })
+        let gate = Gate::open("grpc", metrics.clone());
+        let port = Port::bind(address, options.connections_max)?;
+        Ok(Self { port, options, metrics, gate, tracer: Tracer::default() })
+    }
+
+    /// With this at the port.
+    #[must_use]
+    pub(crate) fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     /// Shows calls by this.
@@ -100,14 +114,17 @@ impl Listener {
     /// their connection was told to go away are still answered.
     pub async fn serve(self, lanes: Lanes, routes: Routes, draining: CancellationToken, grace: Duration) {
         let routes = routes.prepare();
-        let Self { options, metrics, tracer, .. } = self;
-        let serve = |stream, stops| serve(stream, routes.clone(), options, metrics.clone(), tracer.clone(), stops);
+        let Self { options, metrics, gate, tracer, .. } = self;
+        let serve = |stream, stops| {
+            serve(stream, gate.clone(), routes.clone(), options, metrics.clone(), tracer.clone(), stops)
+        };
         self.port.serve(&lanes, serve, draining, grace).await;
     }
 }
 
 async fn serve(
     stream: TcpStream,
+    gate: Gate,
     routes: Routes,
     options: ListenerOptions,
     metrics: Metrics,
@@ -115,8 +132,9 @@ async fn serve(
     stops: Stops,
 ) {
     let _counted = Counted::one(&metrics.connections);
+    let Some((stream, peer)) = gate.line(stream, options.hello_time_max, &stops).await else { return };
     let calls = OpenCalls::new(metrics.streams.clone());
-    let service = calls.count(ServiceExt::<http::Request<Body>>::map_response(routes, explain));
+    let service = calls.count(guarded(routes, gate, peer).map_response(explain));
     let service = service
         .map_request(request_body(&stops.draining))
         .map_request(move |request| arrived(&tracer, take_timeout(request)));
@@ -133,6 +151,34 @@ async fn serve(
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let patience = Patience { hello_time_max: options.hello_time_max, farewell_time_max: options.farewell_time_max };
     listen::run(connection, &cork, &calls, patience, stops).await;
+}
+
+/// Judges each call by its head, before anything reads its body.
+fn guarded(
+    routes: Routes,
+    gate: Gate,
+    peer: Option<Peer>,
+) -> impl Service<
+    http::Request<Body>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Future<Output = Result<http::Response<Body>, Infallible>> + Send,
+> + Clone
++ use<> {
+    let peer = peer.map(Arc::new);
+    tower::service_fn(move |mut request: http::Request<Body>| {
+        let admitted = gate.admit(of_grpc(request.uri().path()), request.headers(), peer.as_deref());
+        let mut routes = routes.clone();
+        async move {
+            match admitted {
+                Ok(scope) => {
+                    request.extensions_mut().insert(scope);
+                    routes.call(request).await
+                }
+                Err(denied) => Ok(status(&denied).into_http()),
+            }
+        }
+    })
 }
 
 /// Hands the request's body over, for no longer than its client waits. Reflection's streams ask until their client is

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
+use crate::access::Scope;
 use crate::call::{Answer, CallError, Caller};
 use crate::card::Task;
 use crate::config::ModelControl;
@@ -31,7 +32,7 @@ use crate::registry::{ModelState, ModelView};
 use crate::telemetry::LogControl;
 use crate::traces::{Outcome, Rpc};
 
-use super::caller::{caller, deadline};
+use super::caller::{caller, deadline, scope};
 use super::health::HealthGate;
 use super::inference::{failed, outcome};
 use super::status::{explained_status, status};
@@ -90,7 +91,7 @@ impl OipService {
         request: wire::ModelInferRequest,
     ) -> Result<wire::ModelInferResponse, CallError> {
         let arrived = Instant::now();
-        let model = self.frontend.registry.model(&request.model_name)?;
+        let model = self.frontend.registry.seen(&request.model_name, &caller.scope)?;
         let mut model = self.frontend.ready_to_ask(model, caller.deadline).await?;
         // Who asks for a version gets that one.
         if request.model_version.is_empty() {
@@ -158,8 +159,8 @@ impl OipService {
     }
 
     /// What a model takes and gives: one of which nobody knows that yet is waited for.
-    async fn known(&self, name: &str, deadline: Option<Instant>) -> Result<Signature, CallError> {
-        let model = self.frontend.registry.model(name)?;
+    async fn known(&self, name: &str, scope: &Scope, deadline: Option<Instant>) -> Result<Signature, CallError> {
+        let model = self.frontend.registry.seen(name, scope)?;
         let model = match model.card {
             Some(_) => model,
             None => self.frontend.ready_to_ask(model, deadline).await?,
@@ -279,8 +280,8 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::ModelReadyRequest>,
     ) -> Result<Response<wire::ModelReadyResponse>, Status> {
-        let request = request.into_inner();
-        let model = self.frontend.registry.model(&request.name).map_err(refused)?;
+        let (scope, request) = (scope(request.extensions()), request.into_inner());
+        let model = self.frontend.registry.seen(&request.name, &scope).map_err(refused)?;
         let served = request.version.is_empty() || request.version == model.version();
         let ready = served && model.state == ModelState::Ready && !self.draining.is_cancelled();
         Ok(Response::new(wire::ModelReadyResponse { ready }))
@@ -297,8 +298,9 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::ModelMetadataRequest>,
     ) -> Result<Response<wire::ModelMetadataResponse>, Status> {
-        let signature = self.known(&request.get_ref().name, deadline(request.extensions())).await.map_err(refused)?;
+        let (scope, until) = (scope(request.extensions()), deadline(request.extensions()));
         let request = request.into_inner();
+        let signature = self.known(&request.name, &scope, until).await.map_err(refused)?;
         signature.check_version(&request.version).map_err(refused)?;
         Ok(Response::new(model_metadata(&signature)))
     }
@@ -364,8 +366,9 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::ModelConfigRequest>,
     ) -> Result<Response<wire::ModelConfigResponse>, Status> {
-        let signature = self.known(&request.get_ref().name, deadline(request.extensions())).await.map_err(refused)?;
+        let (scope, until) = (scope(request.extensions()), deadline(request.extensions()));
         let request = request.into_inner();
+        let signature = self.known(&request.name, &scope, until).await.map_err(refused)?;
         signature.check_version(&request.version).map_err(refused)?;
         Ok(Response::new(wire::ModelConfigResponse { config: Some(model_config(&signature)) }))
     }
@@ -374,10 +377,10 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::ModelStatisticsRequest>,
     ) -> Result<Response<wire::ModelStatisticsResponse>, Status> {
-        let request = request.into_inner();
+        let (scope, request) = (scope(request.extensions()), request.into_inner());
         let models = match request.name.as_str() {
-            "" => self.frontend.registry.all(),
-            name => vec![self.frontend.registry.model(name).map_err(refused)?],
+            "" => self.frontend.registry.all_seen(&scope),
+            name => vec![self.frontend.registry.seen(name, &scope).map_err(refused)?],
         };
         let mut model_stats = Vec::with_capacity(models.len());
         for model in models {
@@ -393,7 +396,7 @@ impl GrpcInferenceService for OipService {
         &self,
         request: Request<wire::RepositoryIndexRequest>,
     ) -> Result<Response<wire::RepositoryIndexResponse>, Status> {
-        let models = self.frontend.registry.all();
+        let models = self.frontend.registry.all_seen(&scope(request.extensions()));
         let index = repository_index(request.get_ref(), models.iter().map(AsRef::as_ref)).map_err(refused)?;
         Ok(Response::new(index))
     }

@@ -76,6 +76,7 @@ pub(super) fn explained_status(error: &CallError, asked: &Asked) -> Status {
             Code::Internal
         }
         CallError::Unimplemented { .. } => Code::Unimplemented,
+        CallError::Unauthenticated { .. } => Code::Unauthenticated,
         CallError::PermissionDenied { .. } => Code::PermissionDenied,
         CallError::Internal { .. } => Code::Internal,
     };
@@ -207,6 +208,7 @@ mod tests {
             CallError::OutOfMemory { field: String::new() },
             CallError::WorkerLost { attempts: 3 },
             CallError::Unimplemented { what: String::new() },
+            CallError::Unauthenticated { what: String::new() },
             CallError::PermissionDenied { what: String::new() },
         ];
         for error in errors {

@@ -10,6 +10,7 @@ use tonic::{Code, Request};
 
 use super::InferenceService;
 use super::caller::ClientTimeout;
+use crate::access::Scope;
 use crate::call::CallError;
 use crate::card::Task;
 use crate::frontend::by_deadline;
@@ -72,7 +73,8 @@ async fn tokenizing_is_bounded_by_the_deadline() {
 #[tokio::test]
 async fn an_unnamed_model_may_be_one_that_no_worker_has_loaded_yet() {
     let bench = Bench::new().await;
-    let unnamed = bench.frontend.asked("", Task::Classify, None).await;
+    let caller = bench.caller();
+    let unnamed = bench.frontend.asked("", Task::Classify, &caller).await;
     let error = unnamed.and_then(|model| model.ready_card().cloned()).expect_err("none");
     assert!(matches!(error, CallError::ModelNotReady { model, .. } if model == "slow"));
 }

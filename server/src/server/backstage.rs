@@ -21,6 +21,7 @@ use crate::link::{self, LinkAddress, LinkOptions, LinkService, Tokens};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::supervisor::{ChildOptions, GivenUp, LocalWorkers, Supervisor};
+use crate::tls::Tls;
 use crate::traces::Tracer;
 
 /// How long a local worker may take to end by itself once its batches are done.
@@ -44,6 +45,7 @@ pub(super) struct BackstagePlan {
     pub(super) home: PathBuf,
     pub(super) tokens: Tokens,
     pub(super) link: Option<LinkAddress>,
+    pub(super) link_tls: Option<Tls>,
     pub(super) local: Option<LocalWorkers>,
     pub(super) given_up: mpsc::UnboundedSender<GivenUp>,
     pub(super) tracer: Tracer,
@@ -114,16 +116,18 @@ impl BackstagePlan {
         let address = self.link.unwrap_or_else(|| LinkAddress::Unix(socket.clone()));
         let service = LinkService::new(driver.clone(), LinkOptions::default(), self.tokens.clone());
         let link_stop = CancellationToken::new();
-        let serving = match link::serve(&address, service, link_stop.clone()).await {
-            Ok((at, serving)) => {
-                let _ = bound.send(Ok(at));
-                serving
-            }
-            Err(error) => {
-                let _ = bound.send(Err(StartError::Link { address, error }));
-                return;
-            }
-        };
+        let serving =
+            match link::serve(&address, self.link_tls.as_ref(), self.metrics.clone(), service, link_stop.clone()).await
+            {
+                Ok((at, serving)) => {
+                    let _ = bound.send(Ok(at));
+                    serving
+                }
+                Err(error) => {
+                    let _ = bound.send(Err(StartError::Link { address, error }));
+                    return;
+                }
+            };
         // None of these ends before the server does; if one does, the server is no server any more.
         let mut parts = JoinSet::new();
         parts.spawn(async move {

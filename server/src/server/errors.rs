@@ -4,12 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::config::ConfigError;
 use crate::link::LinkAddress;
 use crate::supervisor::GivenUp;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error(transparent)]
+    Secrets(#[from] ConfigError),
     #[error("cannot listen for clients on {address}: {error}{}", port_hint(.error, "grpc-port"))]
     Grpc { address: SocketAddr, error: io::Error },
     #[error("cannot listen for HTTP clients on {address}: {error}{}", http_port_hint(.error))]

@@ -23,6 +23,7 @@ async fn the_models_are_known_before_a_worker_can_dial() {
         home: home.path().into(),
         tokens: Tokens::shared("token"),
         link: None,
+        link_tls: None,
         local: None,
         given_up: mpsc::unbounded_channel().0,
         tracer: Tracer::default(),

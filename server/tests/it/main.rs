@@ -23,6 +23,7 @@ mod plan;
 mod process;
 mod reload;
 mod restarts;
+mod safe;
 mod startup;
 mod tasks;
 mod tools;

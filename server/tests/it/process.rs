@@ -97,21 +97,20 @@ impl Shoal {
         server
     }
 
-    /// Where it listens, once it says so.
+    /// Returns once it says that it serves, and where.
     pub(crate) fn read_addresses(&mut self) {
-        let server = self;
-        let serving = server.line_with("gRPC on ");
+        let serving = self.line_with("gRPC on ");
         // "gRPC on 127.0.0.1:1, HTTP on 127.0.0.1:2, metrics and probes on http://127.0.0.1:3, workers: 1 local"
         let words: Vec<&str> = serving.split([' ', ',']).collect();
-        server.grpc = words[2].to_owned();
+        self.grpc = words[2].to_owned();
         let http = words.iter().position(|word| *word == "HTTP").map(|at| words[at + 2].to_owned());
-        server.http = http.unwrap_or_default();
+        self.http = http.unwrap_or_default();
         let metrics = words.iter().find_map(|word| word.strip_prefix("http://"));
-        server.metrics = metrics.expect("the metrics address").to_owned();
+        self.metrics = metrics.expect("the metrics address").to_owned();
         let admin = words.iter().position(|word| *word == "admin").map(|at| words[at + 3].to_owned());
-        server.admin = admin.unwrap_or_default();
+        self.admin = admin.unwrap_or_default();
         let scaler = words.iter().position(|word| *word == "KEDA").map(|at| words[at + 3].to_owned());
-        server.scaler = scaler.unwrap_or_default();
+        self.scaler = scaler.unwrap_or_default();
     }
 
     /// Starts a command and collects what it prints.
@@ -179,6 +178,13 @@ impl Shoal {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it at once, and returns what it logged.
+    pub(crate) fn kill(mut self) -> Vec<String> {
+        self.child.kill().expect("it runs");
+        let log = std::mem::replace(&mut self.log, thread::spawn(Vec::new));
+        log.join().expect("log")
     }
 
     /// Asks it to stop, and returns how it ended and what it logged.

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::lengths::Lengths;
-use crate::client::Address;
+use crate::client::{Address, Credentials};
 
 /// Call a running server at a stated pace and report latency, throughput and batching.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadOptions {
     /// Where the server listens.
-    #[arg(long, value_name = "HOST:PORT", default_value = Address::DEFAULT, env = "SHOAL_ADDR")]
+    #[arg(long, value_name = "[https://]HOST:PORT", default_value = Address::DEFAULT, env = "SHOAL_ADDR")]
     pub addr: Address,
+    #[command(flatten, next_help_heading = "A server with TLS, or that asks who calls")]
+    pub credentials: Credentials,
     /// Which model; `--api embed` needs it only when the server has several.
     #[arg(long, default_value = "")]
     pub model: String,
@@ -146,6 +148,7 @@ impl LoadOptions {
     pub fn new(addr: Address) -> Self {
         Self {
             addr,
+            credentials: Credentials::default(),
             model: String::new(),
             api: Api::Embed,
             rate: None,

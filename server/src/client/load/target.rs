@@ -13,7 +13,6 @@ use shoal_proto::inference::{InferParameter, ModelInferRequest, ModelInferRespon
 use shoal_proto::v1::inference_client::InferenceClient;
 use shoal_proto::v1::{EmbedRequest, EmbedResponse};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::LoadError;
@@ -21,7 +20,7 @@ use super::options::{Api, LoadOptions, OptionsError};
 use super::texts::Texts;
 use super::trace::Models;
 use crate::client::ask::micros;
-use crate::client::deadline;
+use crate::client::{Line, deadline};
 
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -29,7 +28,7 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Models on a server, and what to send to them.
 #[derive(Debug)]
 pub(super) struct Target {
-    channels: Vec<Channel>,
+    channels: Vec<Line>,
     next: AtomicUsize,
     /// Never empty.
     models: Vec<Model>,
@@ -88,7 +87,7 @@ impl Target {
         let metadata = metadata(options)?;
         let mut channels = Vec::new();
         for _ in 0..options.connections {
-            channels.push(options.addr.connect().await?);
+            channels.push(options.credentials.connect(&options.addr).await?);
         }
         let mut models = Vec::with_capacity(names.len());
         for name in names {
@@ -158,7 +157,7 @@ impl Target {
 
     async fn infer(
         &self,
-        channel: Channel,
+        channel: Line,
         model: &str,
         tensor: InferInputTensor,
         raw: Bytes,
@@ -245,7 +244,7 @@ fn metadata(options: &LoadOptions) -> Result<Vec<(&'static str, MetadataValue<As
 }
 
 /// Asks what a model takes.
-async fn infer_payload(channel: &Channel, options: &LoadOptions, model: &str) -> Result<Payload, LoadError> {
+async fn infer_payload(channel: &Line, options: &LoadOptions, model: &str) -> Result<Payload, LoadError> {
     const TIME_MAX: Duration = Duration::from_secs(10);
     if model.is_empty() {
         return Err(OptionsError { option: "model", expected: LoadOptions::MODEL_EXPECTED }.into());

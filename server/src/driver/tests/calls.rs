@@ -102,7 +102,7 @@ async fn a_cancel_that_overtakes_its_call_keeps_it_from_running() {
     let (reply, answer) = oneshot::channel();
     drop(answer);
     let (tenant, trace, explain) = ("t".into(), Trace::default(), Asked::default());
-    let caller = Caller { tenant, class: Class::Standard, deadline: None, trace, explain };
+    let caller = Caller { tenant, class: Class::Standard, deadline: None, trace, explain, scope: Scope::default() };
     let row = Row { columns: vec![Bytes::new()], tokens: 1, truncated: false, options: RowOptions::default() };
     bench.apply(Event::Submit {
         first: 1,

@@ -44,6 +44,8 @@ async fn every_error_has_the_status_and_the_code_that_are_documented() {
         (CallError::ModelRemoved { model: model() }, 503, "server_error", "model_removed"),
         (CallError::Draining, 503, "server_error", "draining"),
         (CallError::WorkerLost { attempts: 3 }, 503, "server_error", "worker_lost"),
+        (CallError::Unauthenticated { what: problem() }, 401, "invalid_request_error", "invalid_api_key"),
+        (CallError::PermissionDenied { what: problem() }, 403, "invalid_request_error", "permission_denied"),
         (CallError::Poison { field: field() }, 500, "server_error", "poison"),
     ];
     let page = include_str!("../../../docs/http.md");

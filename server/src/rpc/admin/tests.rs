@@ -5,6 +5,7 @@ use shoal_proto::v1::{ExplainRequest, ExplainResponse, WaitReason};
 use tonic::{Code, Request};
 
 use super::AdminService;
+use crate::access::Scope;
 use crate::call::{Call, Caller, Row, RowOptions, Trace};
 use crate::explain::Asked;
 use crate::frontend::testing::Bench;
@@ -30,6 +31,7 @@ async fn wait_with(bench: &Bench, calls: i64) -> Vec<tokio::task::JoinHandle<()>
             deadline: None,
             trace: Trace { parent: TraceParent::parse(&trace), ..Trace::default() },
             explain: Asked::default(),
+            scope: Scope::default(),
         };
         let row = Row { columns: Vec::new(), tokens: 1, truncated: false, options: RowOptions::default() };
         let call = Call { model: "e".into(), stands_in_for: None, caller, rows: vec![row.clone(), row] };

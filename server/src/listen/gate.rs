@@ -1,0 +1,142 @@
+//! What stands at a port: the handshake of a connection, where it speaks TLS, and the judgement of each call.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use crate::access::{Access, Need, Scope};
+use crate::call::CallError;
+use crate::metrics::Metrics;
+use crate::tls::{Acceptor, Peer};
+
+use super::Stops;
+
+/// At one port.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    /// As metrics name it.
+    port: &'static str,
+    acceptor: Option<Acceptor>,
+    access: Access,
+    metrics: Metrics,
+}
+
+/// A connection to speak on.
+#[derive(Debug)]
+pub(crate) enum Line {
+    Plain(TcpStream),
+    /// Boxed, as it is ten times as large.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Gate {
+    /// Of the port that metrics call so: with a handshake where there is an acceptor.
+    pub(crate) fn new(port: &'static str, acceptor: Option<Acceptor>, access: Access, metrics: Metrics) -> Self {
+        Self { port, acceptor, access, metrics }
+    }
+
+    /// Lets everybody in, unasked.
+    pub(crate) fn open(port: &'static str, metrics: Metrics) -> Self {
+        Self::new(port, None, Access::default(), metrics)
+    }
+
+    /// Judges a call that needs this, by its headers and by the certificate of its connection.
+    ///
+    /// # Errors
+    /// `Unauthenticated`, and `PermissionDenied`.
+    pub(crate) fn admit(
+        &self,
+        need: Option<Need>,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Scope, CallError> {
+        self.access.admit(need, headers, peer).map_err(|denied| {
+            let error = CallError::from(denied);
+            self.metrics.denied(self.port, error.code_name());
+            error
+        })
+    }
+
+    /// The line, and who is at its other end; nothing where the handshake fails, takes longer than `time_max`, or the
+    /// server drains. Runs in the connection's own task, so that nobody else waits.
+    pub(crate) async fn line(
+        &self,
+        stream: TcpStream,
+        time_max: Duration,
+        stops: &Stops,
+    ) -> Option<(Line, Option<Peer>)> {
+        let Some(acceptor) = &self.acceptor else { return Some((Line::Plain(stream), None)) };
+        let peer = stream.peer_addr().ok();
+        let handshake = acceptor.current().accept(stream);
+        let shaken = tokio::select! {
+            shaken = timeout(time_max, handshake) => shaken,
+            () = stops.draining.cancelled() => return None,
+        };
+        let failure = match shaken {
+            Ok(Ok(stream)) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(Peer::of);
+                return Some((Line::Tls(Box::new(stream)), shown));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took longer than {time_max:?}"),
+        };
+        self.metrics.handshake_failed(self.port);
+        debug!(port = self.port, ?peer, "no TLS handshake: {failure}");
+        None
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

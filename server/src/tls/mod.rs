@@ -1,0 +1,165 @@
+//! TLS of the ports: what their files hold, checked, and read again whenever they change.
+//!
+//! One provider of cryptography, ring, for server and clients: rustls panics at its first use where a graph has two and
+//! none was chosen, so `main` chooses before anything else.
+
+mod files;
+mod follow;
+mod peer;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod validity;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info, warn};
+
+use crate::metrics::Metrics;
+
+pub(crate) use files::read_bounded;
+pub use files::{ClientAuth, FileError, TlsFiles};
+pub(crate) use follow::{Fingerprint, follow};
+pub(crate) use peer::Peer;
+
+use validity::Validity;
+
+/// Protocols offered on gRPC's ports and the link.
+pub(crate) const H2: &[u8] = b"h2";
+/// Protocols offered to HTTP's clients.
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+
+/// Chooses ring for all of this process; to be called first thing.
+pub fn choose_provider() {
+    // An error says that one was chosen before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// A certificate in use, whose files are followed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    files: Arc<TlsFiles>,
+    current: watch::Sender<Arc<Loaded>>,
+}
+
+/// What the files held when last they were good.
+#[derive(Debug)]
+struct Loaded {
+    config: ServerConfig,
+    validity: Validity,
+    seen: Fingerprint,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong, by the key of the setting that names the file.
+    pub fn load(files: TlsFiles) -> Result<Self, FileError> {
+        let loaded = Loaded::read(&files)?;
+        Ok(Self { files: Arc::new(files), current: watch::Sender::new(Arc::new(loaded)) })
+    }
+
+    /// Takes connections that speak this protocol, with the certificate of now. One that does not say what it speaks is
+    /// taken too.
+    pub(crate) fn acceptor(&self, protocol: &[u8]) -> Acceptor {
+        let acceptor = Acceptor { tls: self.clone(), protocol: protocol.into(), made: Arc::default() };
+        acceptor.current();
+        acceptor
+    }
+
+    /// Every file, as a setting named it.
+    fn paths(&self) -> Vec<PathBuf> {
+        self.files.paths().map(PathBuf::from).collect()
+    }
+
+    /// Says what is to be said of the certificate, on these ports, and follows its files for as long as it runs. A
+    /// certificate that is broken is told, and the one before stays.
+    pub(crate) async fn follow(self, ports: Vec<&'static str>, metrics: Metrics) {
+        let loaded = self.current.borrow().clone();
+        self.tell(&loaded, &ports, &metrics);
+        follow(self.paths(), loaded.seen, || match Loaded::read(&self.files) {
+            Ok(loaded) => {
+                let loaded = Arc::new(loaded);
+                info!(file = %self.files.cert.display(), ?ports, "a new certificate is in use");
+                self.tell(&loaded, &ports, &metrics);
+                self.current.send_replace(loaded);
+            }
+            Err(error) => {
+                error!(key = error.key, ?ports, "the certificate in use stays, since the new one is broken: {error}");
+            }
+        })
+        .await;
+    }
+
+    fn tell(&self, loaded: &Loaded, ports: &[&'static str], metrics: &Metrics) {
+        for port in ports {
+            metrics.certificate_expiry(port, loaded.validity.not_after);
+        }
+        if let Some(problem) = loaded.validity.problem_now() {
+            warn!(file = %self.files.cert.display(), "the certificate {problem}: clients that check it will not connect");
+        }
+    }
+}
+
+impl Loaded {
+    fn read(files: &TlsFiles) -> Result<Self, FileError> {
+        // First: what changes while the files are read is found again.
+        let paths: Vec<_> = files.paths().map(PathBuf::from).collect();
+        let seen = Fingerprint::of(&paths);
+        let (config, leaf) = files.read(provider())?;
+        let unreadable = || files.wrong_cert("has no validity that can be read".to_owned());
+        let validity = Validity::of(&leaf).ok_or_else(unreadable)?;
+        Ok(Self { config, validity, seen })
+    }
+}
+
+/// Takes connections of one protocol.
+#[derive(Clone, Debug)]
+pub(crate) struct Acceptor {
+    tls: Tls,
+    protocol: Box<[u8]>,
+    /// The configuration made for this protocol, and what it was made of. Kept for the sessions that it remembers.
+    made: Arc<std::sync::Mutex<Option<Made>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Made {
+    of: Arc<Loaded>,
+    config: Arc<ServerConfig>,
+}
+
+impl Acceptor {
+    /// For the next connection.
+    pub(crate) fn current(&self) -> TlsAcceptor {
+        let loaded = self.tls.current.borrow().clone();
+        // A poisoned lock means that a panic is already under way; what it holds is whole.
+        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let config = match &*made {
+            Some(made) if Arc::ptr_eq(&made.of, &loaded) => made.config.clone(),
+            _ => {
+                let mut config = loaded.config.clone();
+                config.alpn_protocols = vec![self.protocol.to_vec()];
+                // Sessions are remembered by port: those of another, or of the certificates before, mean nothing here.
+                config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
+                let config = Arc::new(config);
+                *made = Some(Made { of: loaded, config: config.clone() });
+                config
+            }
+        };
+        TlsAcceptor::from(config)
+    }
+}
+
+/// Sessions remembered for clients that come back.
+const SESSIONS_MAX: usize = 1024;
