@@ -13,7 +13,7 @@ use std::time::Duration;
 use shoal_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use shoal_proto::inference::model_infer_request::InferInputTensor;
 use shoal_proto::inference::{ModelInferRequest, ServerReadyRequest};
-use shoal_server::config::{Config, ModelConfig, Settings, Workers};
+use shoal_server::config::{Config, ModelConfig, Settings, WorkerProof, Workers};
 use shoal_server::link::LinkAddress;
 use shoal_server::models::Source;
 use shoal_server::server::Server;
@@ -96,7 +96,7 @@ async fn serve() -> (SocketAddr, Server) {
     let anywhere: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     (config.grpc, config.metrics, config.link) = (anywhere, anywhere, Some(LinkAddress::Tcp(anywhere)));
     config.http = None;
-    (config.workers, config.worker_token) = (Workers::External, "token".into());
+    (config.workers, config.worker_proof) = (Workers::External, WorkerProof::Token("token".into()));
     let home = tempfile::tempdir().expect("a folder");
     let log = shoal_server::telemetry::init("warn", Default::default()).expect("logs");
     let models = vec![ModelConfig::new("echo".parse().expect("a name"), Source::Echo).settings(None)];

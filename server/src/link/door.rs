@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
@@ -122,11 +122,13 @@ impl Door {
         match (&self.acceptor, speaks_tls) {
             (None, false) => Ok(Line::Tcp(stream)),
             (None, true) => {
+                farewell(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
                 Err("it speaks TLS, and the link does not: set `link_tls_cert` and `link_tls_key`, or have \
                                  the worker --connect to http://"
                     .to_owned())
             }
             (Some(_), false) => {
+                farewell(stream, &go_away(b"this link speaks TLS: --connect to https://")).await;
                 Err("it speaks no TLS, and the link does: have the worker --connect to https://".to_owned())
             }
             (Some(acceptor), true) => {
@@ -135,6 +137,30 @@ impl Door {
             }
         }
     }
+}
+
+/// Says a last word in plain bytes, from which the other side may see why it was not understood.
+async fn farewell(mut stream: TcpStream, word: &[u8]) {
+    // What it sent is read first: a connection that is closed over unread bytes is reset, and the word with it.
+    let mut heard = [0; 4096];
+    let _ = stream.read(&mut heard).await;
+    if stream.write_all(word).await.is_ok() && stream.shutdown().await.is_ok() {
+        while stream.read(&mut heard).await.is_ok_and(|count| count > 0) {}
+    }
+}
+
+/// What an HTTP/2 server says that will not speak in the open: empty SETTINGS, then GOAWAY (RFC 9113, 6.5 and 6.8).
+fn go_away(why: &[u8]) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const INADEQUATE_SECURITY: u32 = 0xc;
+    let length = (8 + why.len()) as u32;
+    let mut bytes = SETTINGS.to_vec();
+    bytes.extend_from_slice(&length.to_be_bytes()[1..]);
+    // The kind, no flags, of the connection; no stream was looked at.
+    bytes.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&INADEQUATE_SECURITY.to_be_bytes());
+    bytes.extend_from_slice(why);
+    bytes
 }
 
 async fn accept_unix(socket: UnixListener, lines: mpsc::Sender<io::Result<Line>>) {

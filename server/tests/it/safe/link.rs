@@ -256,7 +256,7 @@ async fn a_side_that_speaks_tls_and_one_that_does_not_both_say_so() {
         let log = of.kill();
         assert!(log.iter().any(|line| line.contains(part)), "{part}: {log:#?}");
     };
-    tells(without, "no link to the server");
+    tells(without, "this link speaks TLS");
     tells(with, "the server speaks no TLS there");
     tells(tls, "it speaks no TLS, and the link does");
     tells(plain, "it speaks TLS, and the link does not");

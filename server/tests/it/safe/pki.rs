@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, SanType};
 
 /// An authority that only the tests trust.
 pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -17,6 +17,7 @@ pub(super) struct Files {
 impl Authority {
     pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name = called("an authority of tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
     }
@@ -35,6 +36,7 @@ impl Authority {
     /// Writes a certificate of this machine, and of this name, a DNS name or a URI.
     pub(super) fn issue(&self, folder: &Path, name: &str) -> Files {
         let mut params = CertificateParams::default();
+        params.distinguished_name = called(name);
         let own = match name.contains("://") {
             true => SanType::URI(name.try_into().expect("ASCII")),
             false => SanType::DnsName(name.try_into().expect("ASCII")),
@@ -51,4 +53,11 @@ impl Authority {
         }
         files
     }
+}
+
+/// OpenSSL takes one whose issuer is called as it is for its own.
+fn called(name: &str) -> DistinguishedName {
+    let mut called = DistinguishedName::new();
+    called.push(DnType::CommonName, name);
+    called
 }
