@@ -29,7 +29,7 @@ fn token(right: &str) -> String {
 
 /// A server that tells callers apart: one for each right, and these entries.
 fn serve(folder: &Path, entries: &str) -> Shoal {
-    let mut config = "admin_listen = \"127.0.0.1:0\"\nmodel_control = \"explicit\"\n".to_owned();
+    let mut config = "admin_listen = \"127.0.0.1:0\"\nscaler_listen = \"127.0.0.1:0\"\nmodel_control = \"explicit\"\n".to_owned();
     for right in RIGHTS {
         let file = folder.join(right);
         std::fs::write(&file, token(right)).expect("write");
@@ -96,7 +96,7 @@ async fn every_method_on_every_port_is_for_those_who_have_its_right_and_for_nobo
     let needs = needs();
     assert!(needs.len() > 30, "{needs:?}");
     let mut called = 0;
-    for port in [&shoal.grpc, &shoal.admin] {
+    for port in [&shoal.grpc, &shoal.admin, &shoal.scaler] {
         let mut sender = connect(port).await;
         for (path, need) in needs.iter().filter(|(path, _)| !path.contains(' ')) {
             let nobody = answer(&mut sender, path, None).await;
