@@ -117,8 +117,12 @@ impl Reloads {
             self.log.set(&config.log).map_err(Refusal::Log)?;
         }
         driver.configure(models).await;
-        let restart: Vec<_> =
+        let mut restart: Vec<_> =
             self.config.stated.differing(&config.stated).into_iter().filter(|key| *key != "log").collect();
+        // Whoever takes a right away must not believe that it is gone.
+        if config.access != self.config.access {
+            restart.push("access");
+        }
         if !restart.is_empty() {
             warn!("takes a restart: {}", restart.join(", "));
         }

@@ -29,7 +29,8 @@ fn token(right: &str) -> String {
 
 /// A server that tells callers apart: one for each right, and these entries.
 fn serve(folder: &Path, entries: &str) -> Shoal {
-    let mut config = "admin_listen = \"127.0.0.1:0\"\nscaler_listen = \"127.0.0.1:0\"\nmodel_control = \"explicit\"\n".to_owned();
+    let mut config =
+        "admin_listen = \"127.0.0.1:0\"\nscaler_listen = \"127.0.0.1:0\"\nmodel_control = \"explicit\"\n".to_owned();
     for right in RIGHTS {
         let file = folder.join(right);
         std::fs::write(&file, token(right)).expect("write");
