@@ -1,7 +1,7 @@
 //! Who may call what: each caller is nobody, or one of the configured identities, and each method needs one right.
 //!
 //! Without an entry in the configuration everybody who reaches a port may call it. With one, whatever is not in
-//! [`table`] is denied. A call is judged by its headers and its connection, before anything of its body is read, and in
+//! `table` is denied. A call is judged by its headers and its connection, before anything of its body is read, and in
 //! one place for each wire; what an identity may see of the models is judged where they are looked up, by [`Scope`].
 
 mod secret;
