@@ -73,7 +73,7 @@ async fn tokenizing_is_bounded_by_the_deadline() {
 #[tokio::test]
 async fn an_unnamed_model_may_be_one_that_no_worker_has_loaded_yet() {
     let bench = Bench::new().await;
-    let caller = bench.caller();
+    let caller = bench.frontend.caller(&http::HeaderMap::new(), None, Scope::default()).expect("a caller");
     let unnamed = bench.frontend.asked("", Task::Classify, &caller).await;
     let error = unnamed.and_then(|model| model.ready_card().cloned()).expect_err("none");
     assert!(matches!(error, CallError::ModelNotReady { model, .. } if model == "slow"));

@@ -228,6 +228,7 @@ async fn a_call_for_a_canary_that_goes_is_answered_by_whom_it_was_for() {
         deadline: None,
         trace: Trace::default(),
         explain: Asked::default(),
+        scope: Default::default(),
     };
     let row = Row {
         columns: vec![Bytes::from_static(b"12345678")],
