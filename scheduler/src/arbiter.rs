@@ -241,6 +241,12 @@ impl Arbiter {
         self.go_on(now);
     }
 
+    /// How many batches it takes in at once from now on.
+    pub fn set_slots(&mut self, now: Timestamp, slots: u32) {
+        self.sharing.slots = slots;
+        self.go_on(now);
+    }
+
     /// What to do next. To be asked until it says `None` after everything it is told.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -13,7 +13,7 @@ use shoal_server::models::{Inspect, Inspection, Place};
 use shoal_server::supervisor::DEVICE_BROKE;
 use shoal_server::telemetry;
 use shoal_worker::{
-    Auth, Budget, DeviceChoice, Exit, GpuInfo, ModelSource, Options, RunError, SyntheticCurve, TlsFiles,
+    Auth, Budget, DeviceChoice, Endpoint, Exit, GpuInfo, ModelSource, Options, RunError, SyntheticCurve, TlsFiles,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,7 +36,8 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         Some(_) => StandardInput::read()?.token,
         None => args.worker_token.clone(),
     };
-    let mut options = Options::new(args.connect.parse()?, args.name(), auth);
+    let connect = args.connect.iter().map(|address| address.parse()).collect::<Result<Vec<Endpoint>, _>>()?;
+    let mut options = Options::to(connect, args.name(), auth);
     // A child's token is its own, whatever file its server was told of.
     if let Some(path) = args.token_file.clone().filter(|_| args.child_of.is_none()) {
         options.auth = Auth::File(path);
@@ -47,7 +48,7 @@ fn worker(args: WorkerArgs) -> cli::Outcome {
         server_name: args.tls_server_name.clone(),
     };
     anyhow::ensure!(
-        !options.connect.is_tls() || options.tls.ca.is_some(),
+        options.tls.ca.is_some() || !options.connect.iter().any(Endpoint::is_tls),
         "--connect is to https://, which needs --tls-ca: the authority that signed the server's certificate"
     );
     options.device = match args.device {

@@ -44,6 +44,7 @@ pub struct Metrics {
     queued_rows: Family<ModelLabels, Gauge>,
     late_rows: Family<ModelLabels, Counter>,
     hedged_batches: Family<ModelLabels, Counter>,
+    joined_batches: Family<ModelLabels, Counter>,
     quarantined_inputs: Family<ModelLabels, Gauge>,
     probes: Family<ModelLabels, Counter>,
     batch_cost: Family<PartLabels, Gauge<f64, AtomicU64>>,
@@ -94,6 +95,7 @@ pub struct ModelMetrics {
     pub queued_rows: Gauge,
     pub late_rows: Counter,
     pub hedged_batches: Counter,
+    pub joined_batches: Counter,
     pub quarantined_inputs: Gauge,
     pub probes: Counter,
     pub workers: Gauge,
@@ -208,6 +210,7 @@ impl Metrics {
             queued_rows: Family::default(),
             late_rows: Family::default(),
             hedged_batches: Family::default(),
+            joined_batches: Family::default(),
             quarantined_inputs: Family::default(),
             probes: Family::default(),
             batch_cost: Family::default(),
@@ -259,6 +262,7 @@ impl Metrics {
             queued_rows: self.queued_rows.get_or_create_owned(&labels),
             late_rows: self.late_rows.get_or_create_owned(&labels),
             hedged_batches: self.hedged_batches.get_or_create_owned(&labels),
+            joined_batches: self.joined_batches.get_or_create_owned(&labels),
             quarantined_inputs: self.quarantined_inputs.get_or_create_owned(&labels),
             probes: self.probes.get_or_create_owned(&labels),
             workers: self.model_workers.get_or_create_owned(&labels),
@@ -377,6 +381,8 @@ impl Metrics {
         registry.register("late_rows", late, self.late_rows.clone());
         let hedged = "Batches run a second time, because the first was slow";
         registry.register("hedged_batches", hedged, self.hedged_batches.clone());
+        let joined = "Batches that a worker ran as one with what other servers sent";
+        registry.register("joined_batches", joined, self.joined_batches.clone());
         registry.register(
             "suspect_workers",
             "Workers that were slow and are not trusted",

@@ -81,6 +81,15 @@ fn the_worker_names_the_wire_only_in_its_link() {
     assert!(elsewhere.is_empty(), "{elsewhere:#?}");
 }
 
+/// It decides about nobody's request, but for whose turn it is on a device that servers share.
+#[test]
+fn the_worker_names_the_scheduler_only_where_servers_share_it() {
+    let found = naming("worker/src", &["shoal_scheduler"]);
+    let places = ["worker/src/session/", "worker/src/link/convert"];
+    let elsewhere: Vec<_> = found.iter().filter(|line| !places.iter().any(|place| line.contains(place))).collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:#?}");
+}
+
 #[test]
 fn the_server_names_the_links_wire_only_in_its_link() {
     let found = naming("server/src", &["shoal_proto::link"]);

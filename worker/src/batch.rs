@@ -7,9 +7,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+/// A server, by the number that this worker gave it when it first dialled it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ServerId(pub(crate) u32);
+
+impl ServerId {
+    /// Of batches that no server sent as they are.
+    pub(crate) const NONE: Self = Self(0);
+}
+
 /// What a batch is called. A reply that carries another key than a batch in flight is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BatchKey {
+    /// Who sent it. Servers number their connections and batches each for itself.
+    pub(crate) server: ServerId,
     /// Which life of the connection it came over.
     pub(crate) epoch: u64,
     pub(crate) batch: u64,
@@ -78,7 +89,7 @@ impl HostBatch {
     /// One that no server sent, of a model with tokens.
     pub(crate) fn unsent(model: Arc<str>, columns: Vec<Column>, items: Vec<Item>) -> Self {
         Self {
-            key: BatchKey { epoch: 1, batch: 1, attempt: 1 },
+            key: BatchKey { server: ServerId::NONE, epoch: 1, batch: 1, attempt: 1 },
             model,
             columns,
             cancelled: Arc::new(CancelFlags::new(items.len())),
@@ -160,26 +171,42 @@ pub(crate) struct ItemOptions {
 
 /// Which items of a batch are no longer wanted: set by the link at any time, read by the executor before it computes.
 #[derive(Debug)]
-pub(crate) struct CancelFlags(Box<[AtomicBool]>);
+pub(crate) enum CancelFlags {
+    /// One for each item.
+    Own(Box<[AtomicBool]>),
+    /// Those of parts that run as one batch, each with its first item's place in it, in order.
+    Joined(Vec<(usize, Arc<Self>)>),
+}
 
 impl CancelFlags {
     pub(crate) fn new(items: usize) -> Self {
-        Self((0..items).map(|_| AtomicBool::new(false)).collect())
+        Self::Own((0..items).map(|_| AtomicBool::new(false)).collect())
     }
 
     /// Says whether the item was wanted until now.
     pub(crate) fn set(&self, item: usize) -> bool {
-        self.0.get(item).is_some_and(|flag| !flag.swap(true, Ordering::Relaxed))
+        self.find(item).is_some_and(|flag| !flag.swap(true, Ordering::Relaxed))
     }
 
     pub(crate) fn set_all(&self) {
-        for flag in &self.0 {
-            flag.store(true, Ordering::Relaxed);
+        match self {
+            Self::Own(flags) => flags.iter().for_each(|flag| flag.store(true, Ordering::Relaxed)),
+            Self::Joined(parts) => parts.iter().for_each(|(_, part)| part.set_all()),
         }
     }
 
     pub(crate) fn is_set(&self, item: usize) -> bool {
-        self.0.get(item).is_some_and(|flag| flag.load(Ordering::Relaxed))
+        self.find(item).is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    fn find(&self, item: usize) -> Option<&AtomicBool> {
+        match self {
+            Self::Own(flags) => flags.get(item),
+            Self::Joined(parts) => {
+                let (first, part) = parts.iter().rfind(|(first, _)| *first <= item)?;
+                part.find(item - first)
+            }
+        }
     }
 }
 

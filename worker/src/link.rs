@@ -1,60 +1,61 @@
-//! The connection to a server: dial, register, serve, and after a loss back off and dial again. One function per state.
-//! Everything the wire says is turned into the worker's own words here and nowhere else.
+//! The connections to servers: dial, register, serve, and after a loss back off and dial again. Everything the wire says is
+//! turned into the worker's own words here and nowhere else.
+//!
+//! One task has everything: the executor, the models, and every server with what it sent. `next` only waits and names what
+//! happened; `handle` decides, without waiting. A server that shares its workers is one of several, each behind a connection
+//! of its own; what they send runs as the [`Desk`] says. A server that does not is the only one, and gets credits.
 //!
 //! The executor lives longer than any connection. While there is none, batches in flight are finished or dropped, models
 //! go on loading, and what they give is remembered or counted as stale.
 //!
-//! While a batch of an earlier connection runs, the worker does not dial: it could offer its models and run none. One that
-//! still runs after `stuck_max` is taken for hung, and the worker ends with an error, so that whatever keeps it alive
-//! starts another.
+//! While a batch of an earlier connection to a server runs, that server is not dialled: the worker could offer it models
+//! and run none. One that still runs after `stuck_max` is taken for hung, and the worker ends with an error, so that
+//! whatever keeps it alive starts another.
 
-use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use shoal_proto::link::limits::{MESSAGE_BYTES_MAX, PROTOCOL, PROTOCOL_MIN};
-use shoal_proto::link::worker_link_client::WorkerLinkClient;
-use shoal_proto::link::{
-    self as wire, Attach, ControlRequest, ControlResponse, DataRequest, DataResponse, Hello, ModelOffer, Refused,
-    control_request, control_response, data_request, refused,
-};
+use shoal_proto::link::{ControlRequest, control_request};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use crate::Options;
 use crate::backend::Stack;
+use crate::batch::ServerId;
 use crate::device::Device;
-use crate::executor::{Event, Executor};
+use crate::executor::{Event as ExecutorEvent, Executor};
 use crate::monitor::Monitor;
-use crate::run::{Exit, Refusal, RunError};
-use crate::session::{Models, Session};
-use crate::{Auth, AuthError, Endpoint, Options, TlsFiles};
+use crate::run::{Exit, RunError};
+use crate::session::{Desk, Models, Totals};
 
 mod artifact;
 mod backoff;
 mod convert;
 mod dial;
+mod errors;
 mod frames;
+mod hub;
 pub(crate) mod memory;
-mod serve;
+mod names;
+mod news;
+mod peer;
+mod register;
+mod roster;
+mod served;
 
-use backoff::BackOff;
-use frames::Violation;
-use serve::Serving;
+use errors::{Leave, LinkError};
+use hub::Hub;
+pub use names::Resolver;
+use names::{Found, Names};
+use peer::{Io, OUTBOX_HIGH, Peer, PeerEvent, Place, State};
+use served::Served;
 
 /// From opening the first stream to the server's word on it.
 const REGISTER_MAX: Duration = Duration::from_secs(10);
-/// Messages that wait for a stream at most. A server that reads so little is lost.
-const CONTROL_OUT_MAX: usize = 256;
-/// Messages of a frame each that wait for the data stream at most.
-const DATA_OUT_MAX: usize = 4;
-/// When the server does not say how often it wants to hear from its workers, or when silence means loss.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// A server cannot ask for more heartbeats than that.
-const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// How much longer the worker is to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,76 +69,34 @@ pub(crate) enum Stop {
 }
 
 /// One worker's side of the link, across connections.
-#[derive(Debug)]
 pub(crate) struct Link {
-    options: Options,
-    executor: Executor<Stack>,
-    device: Device,
-    /// Of the GPU, where there is one.
-    monitor: Option<Monitor>,
-    session: Session,
-    models: Models,
+    hub: Hub,
+    peers: Vec<Peer>,
+    /// Servers known so far.
+    numbered: u32,
+    names: Names,
     stop: watch::Receiver<Stop>,
-    /// Tells a restart from a reconnect.
-    incarnation: u64,
+    /// No connection is made any more, and those that are there are drained.
+    is_ending: bool,
+    /// Which server is looked at first.
+    first: usize,
 }
 
-/// Why a connection ended, or never came to be. All of these are worth another try.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error(transparent)]
-    Dial(#[from] dial::DialError),
-    #[error(transparent)]
-    Auth(#[from] AuthError),
-    #[error("the server broke the stream")]
-    Stream(#[source] Box<tonic::Status>),
-    #[error("the server ended the {0} stream")]
-    Ended(&'static str),
-    #[error("the server sent no welcome within {} s", REGISTER_MAX.as_secs())]
-    NoWelcome,
-    #[error("the server sent something else than a welcome first")]
-    NotWelcome,
-    #[error("the server chose protocol {0}, and this worker speaks {PROTOCOL_MIN} to {PROTOCOL}")]
-    Protocol(u32),
-    #[error("the server refused: {0}")]
-    Refused(String),
-    #[error("nothing was heard for {0:?}")]
-    Silent(Duration),
-    #[error("the server does not read what is sent to it")]
-    Clogged,
-    #[error("the server broke the protocol: {0}")]
-    Violation(#[from] Violation),
-    #[error("the server broke the protocol: {0}")]
-    NoCredit(#[from] crate::session::NoCredit),
+/// What happened.
+enum Event {
+    Stop(Stop),
+    /// A time came that was waited for.
+    Time,
+    Peer(usize, PeerEvent),
+    Found(Found),
+    Executor(Option<ExecutorEvent>),
 }
 
-/// How a state of the link was left, other than forwards.
+/// Why the worker ends.
 #[derive(Debug)]
-enum Leave {
-    /// Back off and dial again.
-    Lost(LinkError),
-    /// The worker's life is over.
+enum End {
     Exit(Exit),
-    /// It cannot go on.
     Fatal(RunError),
-}
-
-impl From<LinkError> for Leave {
-    fn from(error: LinkError) -> Self {
-        Self::Lost(error)
-    }
-}
-
-/// A registered connection.
-#[derive(Debug)]
-struct Connection {
-    epoch: u64,
-    heartbeat_interval: Duration,
-    silence_max: Duration,
-    control_out: mpsc::Sender<ControlRequest>,
-    control_in: Streaming<ControlResponse>,
-    data_out: mpsc::Sender<DataRequest>,
-    data_in: Streaming<DataResponse>,
 }
 
 impl Link {
@@ -149,169 +108,252 @@ impl Link {
         stop: watch::Receiver<Stop>,
     ) -> Self {
         let models = Models::new(std::mem::take(&mut options.offers));
-        let incarnation = rand::random();
-        Self { options, executor, device, monitor, session: Session::new(), models, stop, incarnation }
+        let (names, endpoints) = Names::of(&options.connect, options.resolver.clone(), options.resolve_every);
+        let desk = Desk::new(Instant::now(), device.budget, options.turn_wait_max);
+        let (incarnation, gone) = (rand::random(), Totals::default());
+        let hub = Hub { options, executor, device, monitor, models, desk, incarnation, gone };
+        let mut link = Self { hub, peers: Vec::new(), numbered: 0, names, stop, is_ending: false, first: 0 };
+        endpoints.into_iter().for_each(|endpoint| link.list(Place { endpoint, address: None }));
+        link
     }
 
     /// Until the worker's life is over.
     pub(crate) async fn run(mut self) -> Result<Exit, RunError> {
-        let mut back_off = BackOff::new(self.incarnation);
         loop {
-            let leave = match self.connect_and_serve(&mut back_off).await {
-                Err(leave) => leave,
-                Ok(exit) => return Ok(exit),
-            };
-            self.session.disconnect();
-            match leave {
-                Leave::Exit(exit) => return Ok(exit),
-                Leave::Fatal(error) => return Err(error),
-                Leave::Lost(error) => {
-                    let wait = back_off.next();
-                    self.log_loss(&error, wait);
-                    match self.meanwhile(tokio::time::sleep(wait)).await {
-                        Err(Leave::Exit(exit)) => return Ok(exit),
-                        Err(Leave::Fatal(error)) => return Err(error),
-                        Err(Leave::Lost(_)) | Ok(()) => {}
-                    }
+            let event = self.next().await;
+            let end = match self.handle(event) {
+                Ok(()) => {
+                    self.act();
+                    self.part();
+                    self.over()
                 }
+                Err(end) => Some(end),
+            };
+            match end {
+                None => {}
+                Some(End::Exit(exit @ (Exit::Drained | Exit::GraceEnded))) => {
+                    self.farewell(exit == Exit::Drained).await;
+                    return Ok(exit);
+                }
+                Some(End::Exit(exit)) => return Ok(exit),
+                Some(End::Fatal(error)) => return Err(error),
             }
         }
     }
 
-    async fn connect_and_serve(&mut self, back_off: &mut BackOff) -> Result<Exit, Leave> {
-        self.settle().await?;
-        let channel = self.connect().await?;
-        let connection = self.register(channel).await?;
-        back_off.reset();
-        self.serve(connection).await
+    async fn next(&mut self) -> Event {
+        let (wake, takes_news, count) = (self.wake(), self.takes_news(), self.peers.len());
+        let (is_ending, first) = (self.is_ending, self.first);
+        let Self { hub, peers, names, stop, .. } = self;
+        let mut stopping = pin!(stopped(stop));
+        let mut news = pin!(hub.executor.event());
+        let mut timer = pin!(async move {
+            match wake {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        });
+        let order = move || (0..count).map(move |at| (first + at) % count);
+        let event = poll_fn(|context| {
+            // A stop comes first, and what all servers say on Control before what they send on Data.
+            if !is_ending && let Poll::Ready(stop) = stopping.as_mut().poll(context) {
+                return Poll::Ready(Event::Stop(stop));
+            }
+            if timer.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Event::Time);
+            }
+            for at in order() {
+                if (!is_ending || peers[at].is_serving())
+                    && let Poll::Ready(event) = peers[at].poll_first(context)
+                {
+                    return Poll::Ready(Event::Peer(at, event));
+                }
+            }
+            if let Poll::Ready(found) = names.poll_found(context) {
+                return Poll::Ready(Event::Found(found));
+            }
+            if takes_news && let Poll::Ready(event) = news.as_mut().poll(context) {
+                return Poll::Ready(Event::Executor(event));
+            }
+            for at in order() {
+                if let Poll::Ready(event) = peers[at].poll_last(context) {
+                    return Poll::Ready(Event::Peer(at, event));
+                }
+            }
+            Poll::Pending
+        });
+        let event = event.await;
+        // Each in its turn, so that no flood of one hides the others.
+        self.first = if count == 0 { 0 } else { (first + 1) % count };
+        event
     }
 
-    /// Waits for the batches that the last connection left running.
-    async fn settle(&mut self) -> Result<(), Leave> {
-        let stuck_max = self.options.stuck_max;
-        let stuck = tokio::time::sleep(stuck_max);
-        tokio::pin!(stuck);
-        while !self.session.is_idle() {
-            tokio::select! {
-                biased;
-                news = self.news() => news?,
-                () = &mut stuck => return Err(Leave::Fatal(RunError::Stuck(stuck_max))),
+    /// The executor's news wait for a server that does not read its results, unless others would wait with it.
+    fn takes_news(&self) -> bool {
+        let is_behind =
+            |peer: &Peer| !peer.session.is_shared() && peer.io().is_some_and(|io| io.outbox.len() >= OUTBOX_HIGH);
+        !self.peers.iter().any(is_behind)
+    }
+
+    /// When something is due that no message brings.
+    fn wake(&self) -> Option<tokio::time::Instant> {
+        let due = |peer: &Peer| match &peer.state {
+            State::Settling(by) => Some(*by),
+            State::Serving(io) => io.drain_by,
+            _ => None,
+        };
+        let turn = self.hub.desk.timeout().map(tokio::time::Instant::from_std);
+        self.peers.iter().filter_map(due).chain(turn).min()
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Peer(at, event) => {
+                if let Err(leave) = self.peer(at, event) {
+                    self.leave(at, leave)?;
+                }
             }
+            Event::Executor(Some(event)) => {
+                if let Some(reason) = event.breaks() {
+                    // The server is told before the batch that it happened in would be, and counts that as lost.
+                    self.each(|served| served.io.say_goodbye(reason, false));
+                    return Err(End::Fatal(RunError::Broken(reason.to_owned())));
+                }
+                self.news(event);
+            }
+            Event::Executor(None) => {
+                self.each(|served| served.io.say_goodbye("the executor ended", false));
+                return Err(End::Fatal(RunError::ExecutorEnded));
+            }
+            Event::Found(found) => self.found(found),
+            Event::Time => {
+                self.hub.desk.tick(Instant::now());
+                let now = tokio::time::Instant::now();
+                let is_stuck = |peer: &Peer| matches!(peer.state, State::Settling(by) if by <= now);
+                if self.peers.iter().any(is_stuck) {
+                    return Err(End::Fatal(RunError::Stuck(self.hub.options.stuck_max)));
+                }
+            }
+            Event::Stop(Stop::Not) => {}
+            Event::Stop(Stop::Drain) => {
+                self.is_ending = true;
+                let grace = self.hub.options.grace;
+                self.each(|served| served.drain(grace));
+            }
+            Event::Stop(Stop::ParentGone) => return Err(End::Exit(Exit::ParentGone)),
         }
         Ok(())
     }
 
-    async fn connect(&mut self) -> Result<Channel, Leave> {
-        let (endpoint, tls): (Endpoint, TlsFiles) = (self.options.connect.clone(), self.options.tls.clone());
-        let dialled = self.meanwhile(async move { dial::dial(&endpoint, &tls).await }).await?;
-        Ok(dialled.map_err(LinkError::Dial)?)
-    }
-
-    async fn register(&mut self, channel: Channel) -> Result<Connection, Leave> {
-        let token = self.options.auth.token().map_err(LinkError::Auth)?;
-        let hello = self.hello(token.reveal());
-        let registered = self.meanwhile(timeout(REGISTER_MAX, register(channel, hello))).await?;
-        match registered.unwrap_or(Err(Leave::Lost(LinkError::NoWelcome))) {
-            // The file may have another token by the next time.
-            Err(Leave::Exit(Exit::Refused { reason: Refusal::Auth, detail }))
-                if matches!(self.options.auth, Auth::File(_)) =>
-            {
-                Err(LinkError::Refused(format!("auth: {detail}")).into())
-            }
-            registered => registered,
-        }
-    }
-
-    async fn serve(&mut self, connection: Connection) -> Result<Exit, Leave> {
-        let Connection { epoch, heartbeat_interval, silence_max, .. } = connection;
-        tracing::info!(server = %self.options.connect, epoch, ?heartbeat_interval, ?silence_max, "linked");
-        self.session.connect(epoch);
-        Serving::new(self, connection).run().await
-    }
-
-    /// Waits for something while there is no connection: the executor's news are taken in, and a stop is heard.
-    async fn meanwhile<T>(&mut self, step: impl Future<Output = T>) -> Result<T, Leave> {
-        tokio::pin!(step);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut step => return Ok(done),
-                news = self.news() => news?,
-            }
-        }
-    }
-
-    /// One piece of the executor's news is taken in, or a stop is heard.
-    async fn news(&mut self) -> Result<(), Leave> {
-        tokio::select! {
-            biased;
-            stop = stopped(&mut self.stop) => match stop {
-                Stop::ParentGone => Err(Leave::Exit(Exit::ParentGone)),
-                // Without a connection nothing in flight is wanted by anyone.
-                Stop::Drain | Stop::Not => Err(Leave::Exit(Exit::Drained)),
-            },
-            event = self.executor.event() => match event {
-                Some(event) => match event.breaks() {
-                    Some(reason) => Err(Leave::Fatal(RunError::Broken(reason.to_owned()))),
-                    None => {
-                        self.absorb(event);
-                        Ok(())
-                    }
-                },
-                None => Err(Leave::Fatal(RunError::ExecutorEnded)),
-            },
-        }
-    }
-
-    /// Takes in what the executor says while nobody listens.
-    fn absorb(&mut self, event: Event) {
+    fn peer(&mut self, at: usize, event: PeerEvent) -> Result<(), Leave> {
         match event {
-            Event::Loading { .. } => {}
-            Event::Ready { name, card } => {
-                if self.models.ready(&name, Arc::new(card)) && self.executor.evict(name.clone()).is_err() {
-                    tracing::error!(model = %name, "cannot evict: the executor's queue is full");
-                }
+            PeerEvent::Rested => {
+                self.peers[at].state = State::Settling(tokio::time::Instant::now() + self.hub.options.stuck_max);
+                self.dial_settled();
+                Ok(())
             }
-            Event::LoadFailed { name, reason } => {
-                tracing::warn!(model = %name, reason, "cannot load");
-                self.models.failed(&name);
+            PeerEvent::Greeted(greeted) => self.greeted(at, *greeted?),
+            PeerEvent::Attached(connection) => {
+                let connection = *connection?;
+                let peer = &mut self.peers[at];
+                let register::Connection { epoch, heartbeat_interval, silence_max, .. } = connection;
+                let is_shared = peer.identity.is_some_and(|identity| identity.is_shared);
+                tracing::info!(server = %peer.place, epoch, is_shared, ?heartbeat_interval, ?silence_max, "linked");
+                peer.back_off.reset();
+                peer.session.connect(epoch, is_shared);
+                peer.state = State::Serving(Box::new(Io::new(connection)));
+                served(&mut self.hub, peer).map_or(Ok(()), |mut served| Ok(served.welcome()?))
             }
-            Event::Evicted { name } => {
-                self.models.evicted(&name);
-            }
-            Event::Finished(finished) => {
-                self.session.finish(&finished);
-            }
-            Event::Weights { absent } => self.models.set_without_weights(absent),
-            // Whoever hears it leaves.
-            Event::Broken { .. } => {}
+            PeerEvent::Left => Err(LinkError::Drained.into()),
+            event => self.serve(at, event),
         }
     }
 
-    fn log_loss(&self, error: &LinkError, again_in: Duration) {
-        let error: &dyn std::error::Error = error;
-        tracing::warn!(error, server = %self.options.connect, ?again_in, "no link to the server");
+    /// Something happened with a server in service.
+    fn serve(&mut self, at: usize, event: PeerEvent) -> Result<(), Leave> {
+        let totals = self.totals();
+        let Some(mut served) = served(&mut self.hub, &mut self.peers[at]) else { return Ok(()) };
+        match event {
+            PeerEvent::Control(message) => {
+                served.io.heard = Instant::now();
+                served.control(message?)?;
+                // One that does not share its workers is the only one.
+                self.is_ending |= served.io.drain_by.is_some() && !served.session.is_shared();
+            }
+            PeerEvent::Data(message) => {
+                served.io.heard = Instant::now();
+                served.data(message?)?;
+            }
+            PeerEvent::Artifact(messages) => {
+                served.io.outbox.extend(messages);
+                served.read_artifacts();
+            }
+            PeerEvent::Beat => served.beat(totals)?,
+            PeerEvent::DataClosed => return Err(LinkError::Ended("data").into()),
+            PeerEvent::Sent | PeerEvent::Rested | PeerEvent::Greeted(_) | PeerEvent::Attached(_) | PeerEvent::Left => {}
+        }
+        Ok(())
     }
 
-    fn hello(&self, token: &str) -> Hello {
-        let offer = |(name, card): (&str, Option<&Arc<_>>)| ModelOffer {
-            name: name.to_owned(),
-            card: card.map(|card| convert::card(name, card)),
-        };
-        let Device { kind, ref name, ref uuid, memory_bytes, threads, .. } = self.device;
-        let (kind, name, uuid) = (kind.to_owned(), name.clone(), uuid.clone());
-        Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL,
-            worker: self.options.name.clone(),
-            incarnation: self.incarnation,
-            auth: token.to_owned(),
-            device: Some(wire::Device { kind, name, memory_bytes, threads, uuid }),
-            offers: self.models.offers().into_iter().map(offer).collect(),
-            version: self.options.version.clone(),
-            process_id: std::process::id(),
-            pool: self.options.pool.clone(),
+    /// Does something with every server in service.
+    fn each(&mut self, mut act: impl FnMut(&mut Served<'_>) -> Result<(), LinkError>) {
+        for at in 0..self.peers.len() {
+            let done = served(&mut self.hub, &mut self.peers[at]).map_or(Ok(()), |mut served| act(&mut served));
+            if let Err(error) = done {
+                self.lose(at, &error);
+            }
         }
+    }
+
+    /// Does something with one server, if it is in service.
+    fn with(&mut self, id: ServerId, act: impl FnOnce(&mut Served<'_>) -> Result<(), LinkError>) {
+        let Some(at) = self.peers.iter().position(|peer| peer.id == id) else { return };
+        let done = served(&mut self.hub, &mut self.peers[at]).map_or(Ok(()), |mut served| act(&mut served));
+        if let Err(error) = done {
+            self.lose(at, &error);
+        }
+    }
+
+    /// The worker's life is over once it has drained, or had its time to.
+    fn over(&self) -> Option<End> {
+        if !self.is_ending {
+            return None;
+        }
+        if self.peers.iter().filter(|peer| peer.is_serving()).all(Peer::is_done) {
+            return Some(End::Exit(Exit::Drained));
+        }
+        let now = tokio::time::Instant::now();
+        let is_late = |peer: &Peer| peer.io().and_then(|io| io.drain_by).is_some_and(|by| by <= now);
+        self.peers.iter().any(is_late).then_some(End::Exit(Exit::GraceEnded))
+    }
+
+    async fn farewell(self, drained: bool) {
+        let mut farewells = JoinSet::new();
+        for peer in self.peers {
+            let done = drained || peer.is_done();
+            match peer.state {
+                State::Serving(io) => farewells.spawn(io.farewell(done)),
+                State::Leaving(farewell) => farewells.spawn(farewell),
+                _ => continue,
+            };
+        }
+        farewells.join_all().await;
+    }
+
+    /// Counted over all servers.
+    fn totals(&self) -> Totals {
+        let mut totals = self.hub.gone;
+        totals += self.hub.desk.totals();
+        self.peers.iter().for_each(|peer| totals += peer.session.totals());
+        totals
+    }
+}
+
+/// A server in service, with what it shares with the others.
+fn served<'a>(hub: &'a mut Hub, peer: &'a mut Peer) -> Option<Served<'a>> {
+    match &mut peer.state {
+        State::Serving(io) => Some(Served { id: peer.id, hub, session: &mut peer.session, io }),
+        _ => None,
     }
 }
 
@@ -324,40 +366,6 @@ async fn stopped(stop: &mut watch::Receiver<Stop>) -> Stop {
         // Nobody can tell it any more.
         Err(_) => std::future::pending().await,
     }
-}
-
-/// Opens both streams: Hello and Welcome on the one, then Attach on the other.
-async fn register(channel: Channel, hello: Hello) -> Result<Connection, Leave> {
-    let mut client = WorkerLinkClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let (worker, auth) = (hello.worker.clone(), hello.auth.clone());
-
-    let (control_out, control_queue) = mpsc::channel(CONTROL_OUT_MAX);
-    send(&control_out, control_request::Message::Hello(hello))?;
-    let opened = client.control(ReceiverStream::new(control_queue)).await;
-    let mut control_in = opened.map_err(|status| LinkError::Stream(Box::new(status)))?.into_inner();
-    let welcome = match next_message(&mut control_in, "control").await?.message {
-        Some(control_response::Message::Welcome(welcome)) => welcome,
-        Some(control_response::Message::Refused(refused)) => return Err(refusal(refused)),
-        _ => return Err(LinkError::NotWelcome.into()),
-    };
-    if !(PROTOCOL_MIN..=PROTOCOL).contains(&welcome.protocol) {
-        return Err(LinkError::Protocol(welcome.protocol).into());
-    }
-    let heartbeat_interval =
-        convert::time_or(welcome.heartbeat_interval, HEARTBEAT_INTERVAL).max(HEARTBEAT_INTERVAL_MIN);
-    let silence_max = convert::time_or(welcome.silence_max, SILENCE_MAX).max(heartbeat_interval * 2);
-
-    let (data_out, data_queue) = mpsc::channel(DATA_OUT_MAX);
-    let attach = Attach { epoch: welcome.epoch, worker, auth };
-    // The queue is empty and its other end is held, so there is room.
-    if data_out.try_send(DataRequest { message: Some(data_request::Message::Attach(attach)) }).is_err() {
-        return Err(LinkError::Clogged.into());
-    }
-    let opened = client.data(ReceiverStream::new(data_queue)).await;
-    let data_in = opened.map_err(|status| LinkError::Stream(Box::new(status)))?.into_inner();
-    Ok(Connection { epoch: welcome.epoch, heartbeat_interval, silence_max, control_out, control_in, data_out, data_in })
 }
 
 /// Queues a control message; a queue that is full means a server that reads nothing.
@@ -376,25 +384,10 @@ async fn next_message<T>(stream: &mut Streaming<T>, name: &'static str) -> Resul
     }
 }
 
-/// A refusal that no waiting changes ends the worker; the others may pass.
-fn refusal(refused: Refused) -> Leave {
-    let reason = refused.reason();
-    let Refused { detail, .. } = refused;
-    match reason {
-        refused::Reason::Protocol => Leave::Exit(Exit::Refused { reason: Refusal::Protocol, detail }),
-        refused::Reason::Auth => Leave::Exit(Exit::Refused { reason: Refusal::Auth, detail }),
-        refused::Reason::Unspecified
-        | refused::Reason::NameTaken
-        | refused::Reason::Draining
-        | refused::Reason::TooManyWorkers => {
-            let reason = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
-            Leave::Lost(LinkError::Refused(format!("{reason}: {detail}")))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     #[tokio::test]

@@ -9,13 +9,21 @@ use std::time::Duration;
 
 use tonic::transport::Uri;
 
-use crate::{CpuIsa, ModelSource};
+use crate::{CpuIsa, ModelSource, Resolver};
 
 /// Everything `run` needs to know.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the server listens for workers.
-    pub connect: Endpoint,
+    /// Where servers listen for workers. A name stands for every server that it is an address of. Several servers are served
+    /// at once, if all of them share their workers.
+    pub connect: Vec<Endpoint>,
+    /// How names are looked up,
+    pub resolver: Resolver,
+    /// and how often. A new server waits for its workers so long at most.
+    pub resolve_every: Duration,
+    /// How long a turn waits for the answers of servers that share this worker. One that is there answers in a round trip;
+    /// one that is not costs each model that long once, since what it wanted is taken back with the turn.
+    pub turn_wait_max: Duration,
     /// The worker's own name, stable across reconnects and unique among workers of one server.
     pub name: String,
     /// The token the server gave to this child, or the cluster's shared token.
@@ -57,10 +65,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// With every default.
+    /// For one server, with every default.
     pub fn new(connect: Endpoint, name: impl Into<String>, auth: impl Into<Auth>) -> Self {
+        Self::to(vec![connect], name, auth)
+    }
+
+    /// For these servers, with every default.
+    pub fn to(connect: Vec<Endpoint>, name: impl Into<String>, auth: impl Into<Auth>) -> Self {
         Self {
             connect,
+            resolver: Resolver::default(),
+            resolve_every: Duration::from_secs(5),
+            turn_wait_max: Duration::from_millis(10),
             name: name.into(),
             auth: auth.into(),
             tls: TlsFiles::default(),

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{BatchKey, CancelFlags, Finished};
 
+mod desk;
 mod models;
 mod pace;
+mod parts;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use models::{LoadStep, ModelStatus, Models};
+pub(crate) use desk::{Begun, Desk, Step, Turn};
+pub(crate) use models::{LoadStep, ModelStatus, Models, UnloadStep};
 use pace::Pace;
 
 /// Credits out at most.
@@ -23,12 +26,16 @@ const EARLY_MAX: usize = 64;
 /// Batch keys remembered, so that one sent twice is run once.
 const SEEN_MAX: usize = 1024;
 
-/// One worker's dealings with its server, across reconnects.
+/// One worker's dealings with one server, across reconnects.
 #[derive(Debug)]
 pub(crate) struct Session {
     /// The life of the connection; none while there is none.
     epoch: Option<u64>,
+    /// It shares its workers: turns instead of credits.
+    is_shared: bool,
     slots: [Slot; SLOTS],
+    /// Turns it was given and did not answer, and of which models they are.
+    turns: BTreeMap<u32, Arc<str>>,
     /// Batches handed to the executor, of this epoch and of earlier ones.
     flight: BTreeMap<BatchKey, Flight>,
     /// The last keys that came, oldest first.
@@ -57,7 +64,8 @@ enum Slot {
 
 #[derive(Debug)]
 struct Flight {
-    slot: usize,
+    /// None where it came in a turn.
+    slot: Option<usize>,
     cancelled: Arc<CancelFlags>,
 }
 
@@ -74,6 +82,17 @@ pub(crate) struct Totals {
     pub(crate) cancelled: u64,
 }
 
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.batches += other.batches;
+        self.rows += other.rows;
+        self.tokens += other.tokens;
+        self.busy += other.busy;
+        self.dropped += other.dropped;
+        self.cancelled += other.cancelled;
+    }
+}
+
 /// What to do with a batch whose first bytes came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
@@ -85,7 +104,7 @@ pub(crate) enum Admission {
 
 /// The server sent a batch without the credit for it.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("batch {batch} came on slot {slot}, which no credit is out for")]
+#[error("batch {batch} came on slot {slot}, for which no credit is out and no turn was given")]
 pub(crate) struct NoCredit {
     batch: u64,
     slot: u32,
@@ -95,7 +114,9 @@ impl Session {
     pub(crate) fn new() -> Self {
         Self {
             epoch: None,
+            is_shared: false,
             slots: [Slot::Free; SLOTS],
+            turns: BTreeMap::new(),
             flight: BTreeMap::new(),
             seen: VecDeque::with_capacity(SEEN_MAX),
             arriving: None,
@@ -106,9 +127,27 @@ impl Session {
         }
     }
 
-    /// A new life of the connection. Credits of the old one are void.
-    pub(crate) fn connect(&mut self, epoch: u64) {
+    /// A new life of the connection. Credits and turns of the old one are void.
+    pub(crate) fn connect(&mut self, epoch: u64, is_shared: bool) {
         self.epoch = Some(epoch);
+        self.is_shared = is_shared;
+        // A server that was started anew counts its connections and batches from the first again.
+        self.seen.clear();
+    }
+
+    /// Whether the server shares its workers.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// The server is given a turn.
+    pub(crate) fn give(&mut self, slot: u32, model: Arc<str>) {
+        self.turns.insert(slot, model);
+    }
+
+    /// The server answers a turn with nothing.
+    pub(crate) fn pass(&mut self, slot: u32) {
+        self.turns.remove(&slot);
     }
 
     /// The connection is gone, and with it everyone who wanted the batches in flight: those items not yet running are
@@ -117,15 +156,19 @@ impl Session {
         self.epoch = None;
         self.arriving = None;
         self.early.clear();
+        self.turns.clear();
+        self.draining = false;
         self.slots = [Slot::Free; SLOTS];
         for flight in self.flight.values() {
             flight.cancelled.set_all();
-            self.slots[flight.slot] = Slot::Spent;
+            if let Some(slot) = flight.slot {
+                self.slots[slot] = Slot::Spent;
+            }
         }
     }
 
-    /// The first bytes of a batch came.
-    pub(crate) fn begin(&mut self, now: Instant, key: BatchKey, slot: u32) -> Result<Admission, NoCredit> {
+    /// The first bytes of a batch came, on a credit or in answer to a turn.
+    pub(crate) fn begin(&mut self, now: Instant, key: BatchKey, slot: u32, model: &str) -> Result<Admission, NoCredit> {
         if Some(key.epoch) != self.epoch {
             self.totals.dropped += 1;
             return Ok(Admission::Drop);
@@ -133,6 +176,14 @@ impl Session {
         if self.seen.contains(&key) {
             self.totals.dropped += 1;
             return Ok(Admission::Drop);
+        }
+        if self.is_shared {
+            if self.turns.get(&slot).is_none_or(|given| **given != *model) {
+                return Err(NoCredit { batch: key.batch, slot });
+            }
+            self.turns.remove(&slot);
+            self.see(key);
+            return Ok(Admission::Run);
         }
         let state = self.slots.get_mut(slot as usize);
         let Some(state @ (Slot::Granted { .. } | Slot::Withdrawn)) = state else {
@@ -142,12 +193,16 @@ impl Session {
             self.pace.spent(now.saturating_duration_since(at));
         }
         *state = Slot::Spent;
+        self.see(key);
+        Ok(Admission::Run)
+    }
+
+    fn see(&mut self, key: BatchKey) {
         if self.seen.len() == SEEN_MAX {
             self.seen.pop_front();
         }
         self.seen.push_back(key);
         self.arriving = Some(key);
-        Ok(Admission::Run)
     }
 
     /// The server held the credit of this slot for so long before it spent it. Told before the batch that spends it begins.
@@ -167,13 +222,17 @@ impl Session {
             cancelled.set(*item as usize);
         }
         self.early.retain(|(batch, _)| *batch != key.batch);
-        self.flight.insert(key, Flight { slot: slot as usize, cancelled: cancelled.clone() });
+        let slot = (!self.is_shared).then_some(slot as usize);
+        self.flight.insert(key, Flight { slot, cancelled: cancelled.clone() });
         cancelled
     }
 
     /// It will not run after all; its slot is free again.
     pub(crate) fn refuse(&mut self, slot: u32) {
         self.arriving = None;
+        if self.is_shared {
+            return;
+        }
         if let Some(state) = self.slots.get_mut(slot as usize) {
             *state = Slot::Free;
         }
@@ -196,12 +255,19 @@ impl Session {
         if finished.compute > Duration::ZERO {
             self.pace.computed(finished.compute);
         }
-        let Some(flight) = self.flight.remove(&finished.key) else {
+        self.end(&finished.key)
+    }
+
+    /// A batch is over, as one of its own or as a part of another. False if nobody waits for it any more.
+    pub(crate) fn end(&mut self, key: &BatchKey) -> bool {
+        let Some(flight) = self.flight.remove(key) else {
             self.totals.dropped += 1;
             return false;
         };
-        self.slots[flight.slot] = Slot::Free;
-        let current = Some(finished.key.epoch) == self.epoch;
+        if let Some(slot) = flight.slot {
+            self.slots[slot] = Slot::Free;
+        }
+        let current = Some(key.epoch) == self.epoch;
         if !current {
             self.totals.dropped += 1;
         }
@@ -231,7 +297,7 @@ impl Session {
     /// Slots to grant a credit for now. One is out at a time, two while that hides the link's latency: batches then wait
     /// here for less than it would take to fetch them, and otherwise stay where the server can still change them.
     pub(crate) fn grants(&mut self, now: Instant) -> Vec<u32> {
-        if self.epoch.is_none() || self.draining {
+        if self.epoch.is_none() || self.draining || self.is_shared {
             return Vec::new();
         }
         let wanted = if self.pace.wants_two() { 2 } else { 1 };
@@ -272,9 +338,9 @@ impl Session {
         self.draining
     }
 
-    /// Whether nothing arrives or runs.
+    /// Whether nothing arrives or runs, nor may still come in a turn.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flight.is_empty() && !self.slots.contains(&Slot::Spent)
+        self.flight.is_empty() && self.arriving.is_none() && self.turns.is_empty() && !self.slots.contains(&Slot::Spent)
     }
 
     pub(crate) fn totals(&self) -> Totals {

@@ -12,9 +12,17 @@ use crate::telemetry::LogFormat;
 /// Arguments of `shoal worker`.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
-    /// The server to work for: http://HOST:8003, https://HOST:8003 for TLS, or unix:PATH.
-    #[arg(long, value_name = "ADDRESS", env = "SHOAL_CONNECT", default_value = "http://127.0.0.1:8003")]
-    pub connect: String,
+    /// The server to work for: http://HOST:8003, https://HOST:8003 for TLS, or unix:PATH. May be given several times, or list several with commas:
+    /// the worker then serves all of them at once, which have to share it (`shoal serve --share-workers`). A name stands
+    /// for every address that it is found to have, and is looked up again every few seconds.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SHOAL_CONNECT",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8003"
+    )]
+    pub connect: Vec<String>,
     /// This worker's name, unique among the workers of a server [default: host name and process id]
     #[arg(long, env = "SHOAL_WORKER_NAME")]
     pub name: Option<String>,

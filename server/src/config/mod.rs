@@ -155,6 +155,11 @@ impl Config {
         let (tls, link_tls) = (client_tls(&settings)?, link_tls(&settings)?);
         let worker_proof = worker_proof(&settings)?;
         let access = access::check(access, &models, settings.tls_client_ca.is_some())?;
+        let share_workers = settings.share_workers.unwrap_or(false);
+        if share_workers && workers != Workers::External {
+            let problem = "needs `workers = \"external\"`: local workers are children of one server and serve it alone";
+            return Err(ConfigError::Value { key: "share_workers".into(), problem: problem.into() });
+        }
         let defaults = Limits::default();
         let connections_max = settings.connections_max.map_or(4096, Into::into);
         Ok(Self {
@@ -197,8 +202,7 @@ impl Config {
                 class_requests_max: settings.class_requests_max.unwrap_or(defaults.class_requests_max),
                 queue_bytes_max: settings.queue_bytes_max.unwrap_or(defaults.queue_bytes_max),
                 attempts_max: settings.attempts_max.unwrap_or(defaults.attempts_max),
-                // A server's workers serve it alone.
-                workers_are_shared: false,
+                workers_are_shared: share_workers,
                 ..defaults
             },
             models,

@@ -325,6 +325,9 @@ settings! {
     /// Authorities, in PEM, by one of which workers' certificates must be signed; with it a worker needs no token, unless one is set
     #[arg(value_name = "FILE")]
     link_tls_client_ca: PathBuf = "SHOAL_LINK_TLS_CLIENT_CA",
+    /// Whether external workers serve other servers as well: each then works for all that it is told to connect to, as if they were one. For `--workers external` alone [default: false]
+    #[arg(value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    share_workers: bool = "SHOAL_SHARE_WORKERS",
     /// What local workers compute on [default: auto]
     #[arg(value_enum)]
     device: Device = "SHOAL_DEVICE",

@@ -80,6 +80,8 @@ fn a_wrong_value_is_named_by_its_key() {
         ("[models.echo]\npolicy = \"fixed\"\non_late = \"shed\"", "`models.echo.on_late`"),
         ("[models.echo]\non_late = \"never\"", "`models.echo.on_late`"),
         ("[models.Echo]\nsource = \"echo\"", "`models.Echo`"),
+        ("share_workers = true", "`share_workers`"),
+        ("share_workers = \"yes\"", "`share_workers`"),
         ("call_texts_max = 0", "`call_texts_max`"),
         ("call_bytes_max = -1", "`call_bytes_max`"),
         ("call_bytes_max = \"16 MiB\"", "`call_bytes_max`"),
@@ -273,6 +275,19 @@ fn defaults_listen_on_loopback_with_one_local_worker() {
     assert_eq!(config.metrics.to_string(), "127.0.0.1:8002");
     assert_eq!(config.workers, Workers::Local(NonZeroUsize::MIN));
     assert_eq!(config.link, None);
+}
+
+#[test]
+fn only_external_workers_are_shared() {
+    let shared = |text| parse(text).expect(text).limits.workers_are_shared;
+    assert!(!shared("") && !shared("workers = \"external\"\nworker_token = \"t\""));
+    assert!(shared("workers = \"external\"\nworker_token = \"t\"\nshare_workers = true"));
+    let given =
+        |more: &[&str]| Config::load(flags(&[&["--workers", "external", "--worker-token", "t"], more].concat()));
+    assert!(given(&["--share-workers"]).expect("config").limits.workers_are_shared);
+    assert!(!given(&["--share-workers", "false"]).expect("config").limits.workers_are_shared);
+    let error = parse("share_workers = true").expect_err("local workers").to_string();
+    assert!(error.contains("`share_workers`") && error.contains("`workers = \"external\"`"), "{error}");
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, DownCause, Epoch, Slot};
+use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, DownCause, Epoch, Size, Slot, TurnKind, Want};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::call::{Answer, Call, CallError, RowOptions, Tensor, Trace};
 use crate::card::Card;
@@ -84,6 +85,10 @@ pub struct WorkerUp {
 pub enum FromWorker {
     /// It can take one more batch.
     Credit { slot: Slot, budget: Budget },
+    /// It can take a batch of one model, now or not at all; it serves other servers as well.
+    Turn { slot: Slot, model: Arc<str>, budget: Budget, kind: TurnKind, own: Size, others: Size },
+    /// It began to run a batch, as one with so much of what other servers sent, after it lay there for so long.
+    Begun { batch: BatchId, attempt: Attempt, others: Size, waited: Duration },
     /// A model of it changed state.
     Model { model: Arc<str>, state: ModelReport },
     /// Some items ended.
@@ -128,6 +133,15 @@ pub enum ItemError {
 #[derive(Debug)]
 pub enum ToWorker {
     Run(Batch),
+    /// What waits for it, of one model.
+    Bid {
+        model: Arc<str>,
+        want: Option<Wanted>,
+    },
+    /// Nothing is sent for this turn.
+    Pass {
+        slot: Slot,
+    },
     Cancel {
         batch: BatchId,
         items: Vec<u32>,
@@ -148,6 +162,13 @@ pub enum ToWorker {
     },
     /// End the connection.
     Close,
+}
+
+/// What waits for a worker, with its latest start as the time that it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub want: Want,
+    pub start: Instant,
 }
 
 /// A batch on its way to a worker.

@@ -40,7 +40,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 pub use costs::{CostErrand, CostKey, KeptCost};
-pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, WorkerUp};
+pub use event::{Batch, BatchRow, Event, FromWorker, ItemError, ItemResult, ToWorker, Wanted, WorkerUp};
 pub use models::{CanaryOf, Load, ModelReport, ModelSettings};
 pub use pools::PoolStanding;
 pub use run::{Handle, Inbox, drive};

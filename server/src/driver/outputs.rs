@@ -65,8 +65,8 @@ impl Driver {
                 }
             }
             Output::Reject { group, why } => self.rejected(now, group, why),
-            // Said only where workers serve several schedulers, and a server's workers serve it alone.
-            Output::Bid { .. } | Output::Pass { .. } => {}
+            Output::Bid { epoch, model, want, .. } => self.bid(epoch, model, want),
+            Output::Pass { epoch, slot, .. } => self.pass(epoch, slot),
             Output::CancelRunning { epoch, batch, requests, .. } => self.cancel_running(now, epoch, batch, &requests),
             Output::Load { worker, epoch, model } => {
                 self.asked_to_load.insert((worker, model));

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use opentelemetry::trace::TraceId;
 use shoal_scheduler::{
-    Attempt, BatchFailure, BatchId, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Timestamp, WorkerId,
+    Attempt, BatchFailure, BatchId, DownCause, Epoch, GroupId, Input, ItemOutcome, ModelId, Slot, Timestamp, Turn,
+    Want, WorkerId,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Driver;
-use super::event::{FromWorker, ItemResult, ToWorker, WorkerUp};
+use super::event::{FromWorker, ItemResult, ToWorker, Wanted, WorkerUp};
 use super::fleet::{Departed, Worker};
 use super::flights::{Flight, Over, holder};
 use super::models::ModelReport;
@@ -64,6 +65,20 @@ impl Driver {
                 }
                 self.feed(now, Input::WorkerCredit { worker, epoch, slot, budget }, None);
             }
+            FromWorker::Turn { slot, model, budget, kind, own, others } => match self.models.id(&model) {
+                Some(model) => {
+                    let turn = Turn { worker, epoch, slot, model, budget, kind, own, others };
+                    self.feed(now, Input::WorkerTurn(turn), None);
+                }
+                // It was taken out of the configuration a moment ago. The worker waits for an answer all the same.
+                None => self.pass(epoch, slot),
+            },
+            FromWorker::Begun { batch, attempt, others, waited } => {
+                if others.rows > 0 && self.is_flight(epoch, batch, attempt) {
+                    self.count_joined(batch);
+                }
+                self.feed(now, Input::BatchBegun { worker, epoch, batch, attempt, others, waited }, None);
+            }
             FromWorker::Model { model, state } => self.model_report(now, worker, epoch, &model, state),
             FromWorker::Items { batch, attempt, items } => {
                 for item in items {
@@ -108,6 +123,27 @@ impl Driver {
                 }
             }
             FromWorker::Gone { .. } => {}
+        }
+    }
+
+    /// Tells a worker that serves other servers as well what waits for it.
+    pub(super) fn bid(&self, epoch: Epoch, model: ModelId, want: Option<Want>) {
+        let (Some(worker), Some(model)) = (self.fleet.by_epoch(epoch), self.models.get(model)) else { return };
+        let want = want.map(|want| Wanted { want, start: self.instant(want.start) });
+        worker.send(ToWorker::Bid { model: model.settings.name.clone(), want });
+    }
+
+    /// Answers a worker's turn with nothing.
+    pub(super) fn pass(&self, epoch: Epoch, slot: Slot) {
+        if let Some(worker) = self.fleet.by_epoch(epoch) {
+            worker.send(ToWorker::Pass { slot });
+        }
+    }
+
+    fn count_joined(&self, batch: BatchId) {
+        let model = self.batches.get(&batch).map(|flight| flight.dispatch.model);
+        if let Some(metrics) = model.and_then(|model| self.model_metrics.get(&model)) {
+            metrics.joined_batches.inc();
         }
     }
 

@@ -7,11 +7,12 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use prost_types::Duration as WireDuration;
 use shoal_proto::link as wire;
 use shoal_proto::link::limits::{TRACEPARENT_BYTES_MAX, TRACESTATE_BYTES_MAX};
-use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Slot};
+use shoal_scheduler::{Attempt, BatchFailure, BatchId, Budget, Class, Size, Slot, TurnKind};
+use tokio::time::Instant;
 
 use crate::call::{DataType, RowOptions, Tensor};
 use crate::card::{Card, Task, TensorSpec};
-use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport};
+use crate::driver::{Batch, FromWorker, ItemError, ItemResult, ModelReport, Wanted};
 use crate::metrics::GpuHealth;
 use crate::models::{Place, Synthetic};
 
@@ -144,6 +145,91 @@ fn synthetic(model: &Synthetic) -> wire::SyntheticSource {
 pub(super) fn credit(credit: &wire::Credit) -> FromWorker {
     let budget = Budget { rows: credit.rows, tokens: credit.tokens, bytes: credit.bytes };
     FromWorker::Credit { slot: Slot(credit.slot), budget }
+}
+
+/// What waits for a worker, said at this moment.
+pub(super) fn bid(model: &str, want: Option<Wanted>, now: Instant) -> wire::Bid {
+    let want = want.map(|Wanted { want, start }| wire::Want {
+        class: class_to_wire(want.class).into(),
+        start_micros: micros_from(now, start),
+        time_micros: u64::try_from(want.time.as_micros()).unwrap_or(u64::MAX),
+        on_time: Some(size_to_wire(want.on_time)),
+        classes: Class::ALL
+            .into_iter()
+            .zip(want.classes)
+            .filter(|(_, is_there)| *is_there)
+            .map(|(class, _)| class_to_wire(class).into())
+            .collect(),
+        late: Some(size_to_wire(want.late)),
+        is_apart: want.is_apart,
+    });
+    wire::Bid { model: model.to_owned(), want }
+}
+
+/// How far off a moment is; negative when it is past.
+fn micros_from(now: Instant, at: Instant) -> i64 {
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    match at.checked_duration_since(now) {
+        Some(ahead) => micros(ahead),
+        None => -micros(now.duration_since(at)),
+    }
+}
+
+/// A turn, or what is wrong with it.
+pub(super) fn turn(turn: wire::Turn) -> Result<FromWorker, String> {
+    use wire::turn::Kind;
+    let kind = match turn.kind() {
+        Kind::OnTime => {
+            TurnKind::OnTime(class(turn.class()).ok_or_else(|| format!("turn {} names no class", turn.slot))?)
+        }
+        Kind::Late => TurnKind::Late,
+        Kind::Apart => TurnKind::Apart,
+        Kind::Unspecified => return Err(format!("turn {} is of no kind", turn.slot)),
+    };
+    Ok(FromWorker::Turn {
+        slot: Slot(turn.slot),
+        model: turn.model.into(),
+        budget: Budget { rows: turn.rows, tokens: turn.tokens, bytes: turn.bytes },
+        kind,
+        own: size(turn.own),
+        others: size(turn.others),
+    })
+}
+
+/// The beginning of a batch.
+pub(super) fn begun(begun: &wire::Begun) -> Result<FromWorker, String> {
+    Ok(FromWorker::Begun {
+        batch: BatchId(begun.batch),
+        attempt: attempt(begun.attempt)?,
+        others: size(begun.others),
+        waited: from_wire(begun.waited),
+    })
+}
+
+fn size(size: Option<wire::Size>) -> Size {
+    let wire::Size { rows, tokens, tokens_squared } = size.unwrap_or_default();
+    Size { rows, tokens, squares: tokens_squared }
+}
+
+fn size_to_wire(size: Size) -> wire::Size {
+    wire::Size { rows: size.rows, tokens: size.tokens, tokens_squared: size.squares }
+}
+
+fn class(class: wire::Class) -> Option<Class> {
+    match class {
+        wire::Class::Interactive => Some(Class::Interactive),
+        wire::Class::Standard => Some(Class::Standard),
+        wire::Class::Bulk => Some(Class::Bulk),
+        wire::Class::Unspecified => None,
+    }
+}
+
+fn class_to_wire(class: Class) -> wire::Class {
+    match class {
+        Class::Interactive => wire::Class::Interactive,
+        Class::Standard => wire::Class::Standard,
+        Class::Bulk => wire::Class::Bulk,
+    }
 }
 
 /// A model's new state, or what is wrong with the message.

@@ -36,6 +36,8 @@ pub struct LinkOptions {
     pub hello_time_max: Duration,
     /// Workers connected at once.
     pub workers_max: usize,
+    /// Workers serve other servers as well: they are told what waits, and give turns instead of credits.
+    pub shares_workers: bool,
 }
 
 impl Default for LinkOptions {
@@ -45,6 +47,7 @@ impl Default for LinkOptions {
             silence_max: Duration::from_secs(3),
             hello_time_max: Duration::from_secs(5),
             workers_max: 1024,
+            shares_workers: false,
         }
     }
 }
@@ -61,6 +64,8 @@ pub(super) struct Shared {
     pub(super) options: LinkOptions,
     pub(super) tokens: Tokens,
     pub(super) next_epoch: AtomicU64,
+    /// Tells this life of the server from others.
+    pub(super) server: u64,
     /// Sessions that said Hello and wait for their data stream.
     pub(super) waiting: Mutex<HashMap<u64, Waiting>>,
     /// Live sessions by worker name.
@@ -109,6 +114,7 @@ impl LinkService {
             options,
             tokens,
             next_epoch: AtomicU64::new(1),
+            server: rand::random(),
             waiting: Mutex::default(),
             live: Mutex::default(),
         };
@@ -191,6 +197,11 @@ impl Shared {
                 format!("this server speaks protocols {PROTOCOL_MIN} to {PROTOCOL}, the worker {min} to {max}");
             return Err((Reason::Protocol, detail));
         };
+        if self.options.shares_workers && !hello.knows_turns {
+            let detail =
+                "this server shares its workers (share_workers), of which the worker knows nothing: it is older";
+            return Err((Reason::Protocol, detail.into()));
+        }
         if hello.worker.is_empty() || hello.worker.len() > 256 {
             return Err((Reason::NameTaken, "`worker` must have 1 to 256 bytes".into()));
         }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use shoal_proto::link::limits::FAREWELL_SECONDS_MAX;
 use shoal_proto::link::{self as wire, control_request, control_response, data_request, data_response};
-use shoal_scheduler::Epoch;
+use shoal_scheduler::{Epoch, Slot};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
-use crate::driver::{Event, FromWorker, ToWorker, WorkerUp};
+use crate::driver::{Batch, Event, FromWorker, ToWorker, Wanted, WorkerUp};
 use crate::failpoints::{Cut, Point, reach};
 use crate::oip::Short;
 
@@ -34,6 +34,13 @@ pub(super) struct Session {
     pub(super) has_gpu: bool,
     /// It says by itself which weights are not on its device.
     pub(super) tells_weights: bool,
+}
+
+/// What goes out on the data stream, in the order in which the driver said it.
+enum ToData {
+    Run(Batch),
+    Bid { model: Arc<str>, want: Option<Wanted> },
+    Pass { slot: Slot },
 }
 
 /// A session that both sides agreed on.
@@ -101,6 +108,8 @@ impl Session {
             epoch,
             heartbeat_interval: Some(convert::to_wire(options.heartbeat_interval)),
             silence_max: Some(convert::to_wire(options.silence_max)),
+            shares_workers: options.shares_workers,
+            server: self.shared.server,
         }))
         .await;
         let data = timeout(deadline, attached).await;
@@ -184,8 +193,16 @@ impl Session {
                 },
                 command = attached.commands.recv(), if !is_closing => match command {
                     Some(ToWorker::Run(batch)) => reach(Point::LinkRun).await.map_err(End::from).map(|()| {
-                        let _ = batches.send(batch);
+                        let _ = batches.send(ToData::Run(batch));
                     }),
+                    Some(ToWorker::Bid { model, want }) => {
+                        let _ = batches.send(ToData::Bid { model, want });
+                        Ok(())
+                    }
+                    Some(ToWorker::Pass { slot }) => {
+                        let _ = batches.send(ToData::Pass { slot });
+                        Ok(())
+                    }
                     Some(ToWorker::Close) | None => Err(End::lost("closed by the server")),
                     Some(command) => self.command(command),
                 },
@@ -229,6 +246,7 @@ impl Session {
                 }
                 FromWorker::Gpu(gpu)
             }
+            Some(Message::Turn(turn)) => convert::turn(turn).map_err(End::lost)?,
             Some(Message::Weights(weights)) => {
                 self.tells_weights = true;
                 convert::weights(&weights.absent)
@@ -267,6 +285,11 @@ impl Session {
                 reach(Point::BatchEnded).await?;
                 None
             }
+            Some(Message::Begun(begun)) => {
+                assembly.check_closed().map_err(broken)?;
+                self.tell(epoch, convert::begun(&begun).map_err(End::lost)?).await;
+                None
+            }
             Some(Message::BatchFailed(failed)) => {
                 assembly.check_closed().map_err(broken)?;
                 self.tell(epoch, convert::batch_failed(failed).map_err(End::lost)?).await;
@@ -298,7 +321,7 @@ impl Session {
             ToWorker::Unload { model } => Message::Unload(wire::Unload { model: model.to_string() }),
             ToWorker::FetchArtifact { sha256 } => Message::FetchArtifact(wire::FetchArtifact { sha256 }),
             ToWorker::Drain { grace } => Message::Drain(wire::Drain { grace: Some(convert::to_wire(grace)) }),
-            ToWorker::Run(_) | ToWorker::Close => return Ok(()),
+            ToWorker::Run(_) | ToWorker::Bid { .. } | ToWorker::Pass { .. } | ToWorker::Close => return Ok(()),
         };
         self.try_send(message)
     }
@@ -327,15 +350,23 @@ fn received<T>(request: Result<Option<T>, Status>) -> Result<T, End> {
     }
 }
 
-/// Sends batches, frame by frame, until either end is gone.
+/// Sends batches, frame by frame, and what is said between them, until either end is gone.
 async fn write_data(
-    mut batches: mpsc::UnboundedReceiver<crate::driver::Batch>,
+    mut queue: mpsc::UnboundedReceiver<ToData>,
     frames: mpsc::Sender<Result<wire::DataResponse, Status>>,
 ) {
-    while let Some(batch) = batches.recv().await {
-        let (run, fragments) = cut(convert::run(batch));
-        let fragments = fragments.into_iter().map(|data| data_response::Message::Fragment(wire::Fragment { data }));
-        for message in std::iter::once(data_response::Message::Run(run)).chain(fragments) {
+    use data_response::Message;
+    while let Some(next) = queue.recv().await {
+        let (message, fragments) = match next {
+            ToData::Run(batch) => {
+                let (run, fragments) = cut(convert::run(batch));
+                (Message::Run(run), fragments)
+            }
+            ToData::Bid { model, want } => (Message::Bid(convert::bid(&model, want, Instant::now())), Vec::new()),
+            ToData::Pass { slot } => (Message::Pass(wire::Pass { slot: slot.0 }), Vec::new()),
+        };
+        let fragments = fragments.into_iter().map(|data| Message::Fragment(wire::Fragment { data }));
+        for message in std::iter::once(message).chain(fragments) {
             if frames.send(Ok(wire::DataResponse { message: Some(message) })).await.is_err() {
                 return;
             }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
 use shoal_proto::link::{
     Attach, BatchEnd, ControlRequest, ControlResponse, DataRequest, DataResponse, Device, Goodbye, Hello, ItemResult,
-    PageIn, Results, Weights, control_request, control_response, data_request,
+    PageIn, Pass, Results, Weights, control_request, control_response, data_request, data_response,
 };
+use shoal_scheduler::Slot;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,13 +16,17 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::{LinkAddress, LinkOptions, LinkService, Tokens, serve};
-use crate::driver::{Event, FromWorker, Handle, Inbox, WorkerUp};
+use crate::driver::{Event, FromWorker, Handle, Inbox, ToWorker, WorkerUp};
 use crate::metrics::Metrics;
 
 /// A server on a free port; it ends when the guard is dropped.
 async fn client() -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGuard) {
+    client_of(LinkOptions::default()).await
+}
+
+async fn client_of(options: LinkOptions) -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGuard) {
     let (handle, inbox) = Handle::new();
-    let service = LinkService::new(handle, LinkOptions::default(), Tokens::shared("token"));
+    let service = LinkService::new(handle, options, Tokens::shared("token"));
     let stop = CancellationToken::new();
     let any = LinkAddress::Tcp("127.0.0.1:0".parse().expect("an address"));
     let (at, serving) = serve(&any, None, Metrics::new(), service, stop.clone()).await.expect("bound");
@@ -150,4 +155,53 @@ async fn a_worker_that_tells_of_weights_on_control_is_not_asked_elsewhere() {
     worker.end(2, "c").await;
     assert!(matches!(said(&mut inbox).await, FromWorker::PagedIn { .. }));
     assert!(matches!(said(&mut inbox).await, FromWorker::BatchEnd { .. }));
+}
+
+#[tokio::test]
+async fn a_server_that_shares_its_workers_says_so_and_refuses_one_that_knows_no_turns() {
+    let (mut client, _inbox, _stop) = client_of(LinkOptions { shares_workers: true, ..LinkOptions::default() }).await;
+    let mut answers = Vec::new();
+    for knows_turns in [false, true] {
+        let (controls, queue) = mpsc::channel(8);
+        let mut hello = hello("w");
+        if let Some(control_request::Message::Hello(hello)) = &mut hello.message {
+            hello.knows_turns = knows_turns;
+        }
+        controls.send(hello).await.expect("sent");
+        let mut answered = client.control(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+        answers.push(answered.message().await.expect("heard").and_then(|response| response.message));
+    }
+    let [Some(control_response::Message::Refused(refused)), Some(control_response::Message::Welcome(welcome))] =
+        &answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert!(refused.detail.contains("share_workers"), "{refused:?}");
+    assert!(welcome.shares_workers && welcome.server != 0);
+}
+
+/// Whatever the driver says in some order is heard in that order: a bid that overtook a batch would be taken for one made
+/// before the turn that the batch answers.
+#[tokio::test]
+async fn bids_and_passes_stay_behind_the_batches_before_them() {
+    let (mut client, mut inbox, _stop) = client().await;
+    let (controls, queue) = mpsc::channel(8);
+    controls.send(hello("w")).await.expect("sent");
+    let mut control_in = client.control(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+    let first = control_in.message().await.expect("heard").and_then(|response| response.message);
+    let Some(control_response::Message::Welcome(welcome)) = first else { panic!("{first:?}") };
+    let (datas, queue) = mpsc::channel(8);
+    datas.send(attach(welcome.epoch, "w")).await.expect("sent");
+    let mut data_in = client.data(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+    let up = timeout(Duration::from_secs(20), inbox.next()).await.expect("in time");
+    let Some(Event::WorkerUp(up)) = up else { panic!("{up:?}") };
+    for slot in 1..=3 {
+        up.commands.send(ToWorker::Bid { model: "m".into(), want: None }).expect("there");
+        up.commands.send(ToWorker::Pass { slot: Slot(slot) }).expect("there");
+    }
+    for expected in 1..=3 {
+        let mut next = async || data_in.message().await.expect("heard").and_then(|response| response.message);
+        assert!(matches!(next().await, Some(data_response::Message::Bid(bid)) if bid.model == "m"));
+        assert!(matches!(next().await, Some(data_response::Message::Pass(Pass { slot })) if slot == expected));
+    }
 }

@@ -9,11 +9,11 @@ use shoal_proto::link::limits::{FRAME_BYTES, MESSAGE_BYTES_MAX, TRACESTATE_BYTES
 use shoal_proto::link::model_source::Source;
 use shoal_proto::link::model_state::State;
 use shoal_proto::link::{
-    Artifact, BatchEnd, Column, DataType, Device, Gpu, Item, ItemOptions, ItemResult, ModelCard, ModelState, PageIn,
-    Results, Run, Task, Tensor,
+    self as wire, Artifact, BatchEnd, Column, DataType, Device, Gpu, Item, ItemOptions, ItemResult, ModelCard,
+    ModelState, PageIn, Results, Run, Task, Tensor,
 };
 
-use shoal_scheduler::{Attempt, BatchId, Epoch, Slot};
+use shoal_scheduler::{Attempt, BatchId, Class, Epoch, Slot, TurnKind};
 
 use super::convert;
 use super::frames::{Assembly, FrameError, Whole, cut};
@@ -231,4 +231,45 @@ fn a_gpus_names_are_cut_and_its_numbers_are_some() {
     assert_eq!((gpu.uuid.as_str(), gpu.name.len()), ("GPU-1", 96));
     assert_eq!((gpu.memory_bytes, gpu.memory_used_bytes), (Some(2), Some(1)));
     assert_eq!((gpu.power_watts, gpu.temperature_celsius, gpu.utilization_ratio), (None, None, Some(0.5)));
+}
+
+#[test]
+fn a_bid_says_times_from_when_it_is_sent() {
+    let now = tokio::time::Instant::now() + Duration::from_secs(10);
+    let size = |rows| shoal_scheduler::Size { rows, tokens: 2 * rows, squares: 4 * rows };
+    let want = shoal_scheduler::Want {
+        class: Class::Interactive,
+        start: shoal_scheduler::Timestamp::ZERO,
+        time: Duration::from_micros(700),
+        on_time: size(3),
+        classes: [true, false, true],
+        late: size(1),
+        is_apart: false,
+    };
+    let said = |start| convert::bid("m", Some(crate::driver::Wanted { want, start }), now).want.expect("a want");
+    assert_eq!(said(now + Duration::from_micros(250)).start_micros, 250);
+    assert_eq!(said(now - Duration::from_millis(2)).start_micros, -2_000, "it is late already");
+    let wanted = said(now);
+    assert_eq!((wanted.class(), wanted.time_micros, wanted.is_apart), (wire::Class::Interactive, 700, false));
+    assert_eq!(wanted.classes().collect::<Vec<_>>(), [wire::Class::Interactive, wire::Class::Bulk]);
+    assert_eq!(wanted.on_time, Some(wire::Size { rows: 3, tokens: 6, tokens_squared: 12 }));
+    assert_eq!(convert::bid("m", None, now), wire::Bid { model: "m".into(), want: None });
+}
+
+#[test]
+fn a_turn_must_say_what_it_is_for() {
+    use wire::turn::Kind;
+    let turn = |kind: Kind, class: wire::Class| {
+        let (kind, class) = (kind.into(), class.into());
+        convert::turn(wire::Turn { slot: 4, model: "m".into(), rows: 8, kind, class, ..wire::Turn::default() })
+    };
+    let kind = |kind, class| match turn(kind, class) {
+        Ok(FromWorker::Turn { slot: Slot(4), kind, .. }) => kind,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kind(Kind::OnTime, wire::Class::Bulk), TurnKind::OnTime(Class::Bulk));
+    assert_eq!(kind(Kind::Late, wire::Class::Unspecified), TurnKind::Late);
+    assert_eq!(kind(Kind::Apart, wire::Class::Unspecified), TurnKind::Apart);
+    assert!(turn(Kind::Unspecified, wire::Class::Bulk).is_err());
+    assert!(turn(Kind::OnTime, wire::Class::Unspecified).is_err());
 }

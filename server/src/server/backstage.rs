@@ -114,7 +114,8 @@ impl BackstagePlan {
         state.configure(Instant::now(), self.models);
         let socket = folder.path().join("link.sock");
         let address = self.link.unwrap_or_else(|| LinkAddress::Unix(socket.clone()));
-        let service = LinkService::new(driver.clone(), LinkOptions::default(), self.tokens.clone());
+        let options = LinkOptions { shares_workers: self.limits.workers_are_shared, ..LinkOptions::default() };
+        let service = LinkService::new(driver.clone(), options, self.tokens.clone());
         let link_stop = CancellationToken::new();
         let serving =
             match link::serve(&address, self.link_tls.as_ref(), self.metrics.clone(), service, link_stop.clone()).await

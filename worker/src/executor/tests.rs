@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::backend::LoadError;
-use crate::batch::{BatchKey, CancelFlags, Column, DataType, Item};
+use crate::batch::{BatchKey, CancelFlags, Column, DataType, Item, ServerId};
 use crate::source::{ModelSource, Precision};
 
 /// Batches of so many rows are brief.
@@ -111,7 +111,7 @@ impl Bench {
 
 fn batch(number: u64, rows: usize) -> HostBatch {
     HostBatch {
-        key: BatchKey { epoch: 1, batch: number, attempt: 1 },
+        key: BatchKey { server: ServerId(1), epoch: 1, batch: number, attempt: 1 },
         model: "m".into(),
         columns: vec![Column { data_type: DataType::U8, row_splits: vec![0; rows + 1], data: Bytes::new() }],
         items: vec![Item::default(); rows],

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shoal_proto::link as wire;
+use shoal_scheduler::{Class, Size, Timestamp, TurnKind, Want};
 
 use super::memory::Held;
 use crate::Budget;
 use crate::batch::{
     BatchError, BatchKey, CancelFlags, Column, DataType, Finished, HostBatch, Item, ItemError, ItemOptions, ItemResult,
-    Tensor,
+    ServerId, Tensor,
 };
 use crate::card::{ModelCard, Task, TensorSpec};
 use crate::cuda::health::Health;
 use crate::monitor::Monitor;
-use crate::session::{ModelStatus, Totals};
+use crate::session::{Begun, ModelStatus, Totals, Turn};
 use crate::source::{ModelSource, SyntheticCurve};
 
 #[cfg(test)]
@@ -27,8 +28,8 @@ mod tests;
 /// Deadlines further off than this are as good as none.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-pub(super) fn key(run: &wire::Run) -> BatchKey {
-    BatchKey { epoch: run.epoch, batch: run.batch, attempt: run.attempt }
+pub(super) fn key(server: ServerId, run: &wire::Run) -> BatchKey {
+    BatchKey { server, epoch: run.epoch, batch: run.batch, attempt: run.attempt }
 }
 
 /// Checks what can be said of a batch before its payload is there, so that one too large is never held.
@@ -46,13 +47,14 @@ pub(super) fn check_size(run: &wire::Run, budget: Budget) -> Result<(), BatchErr
 
 /// A batch with its payload, checked against the model's card and put into the card's order of inputs.
 pub(super) fn host_batch(
+    server: ServerId,
     run: wire::Run,
     payload: Vec<Bytes>,
     (model, card): (&Arc<str>, &ModelCard),
     budget: Budget,
     (begun, arrived): (Instant, Instant),
 ) -> Result<HostBatch, BatchError> {
-    let (key, rows) = (key(&run), run.items.len());
+    let (key, rows) = (key(server, &run), run.items.len());
     if rows == 0 {
         return Err(bad("`items` is empty"));
     }
@@ -202,7 +204,7 @@ fn tensor(tensor: Tensor) -> wire::Tensor {
 }
 
 pub(super) fn batch_end(finished: &Finished, memory_bytes: u64) -> wire::BatchEnd {
-    let BatchKey { epoch, batch, attempt } = finished.key;
+    let BatchKey { epoch, batch, attempt, .. } = finished.key;
     wire::BatchEnd {
         batch,
         attempt,
@@ -218,9 +220,81 @@ pub(super) fn batch_end(finished: &Finished, memory_bytes: u64) -> wire::BatchEn
     }
 }
 
+/// What waits with a server, as the arbiter compares it; the server's times are from when it said so, which is `now`.
+pub(super) fn want(want: wire::Want, now: Timestamp) -> Want {
+    let offset = Duration::from_micros(want.start_micros.unsigned_abs()).min(DEADLINE_MAX);
+    let earlier = now.since(Timestamp::ZERO).saturating_sub(offset);
+    let start = if want.start_micros < 0 { Timestamp::ZERO + earlier } else { now + offset };
+    let mut classes = [false; Class::ALL.len()];
+    want.classes().filter_map(class).for_each(|class| classes[class as usize] = true);
+    Want {
+        // One that this version does not know is of no less worth than most.
+        class: class(want.class()).unwrap_or_default(),
+        start,
+        time: Duration::from_micros(want.time_micros).min(DEADLINE_MAX),
+        on_time: size(want.on_time),
+        classes,
+        late: size(want.late),
+        is_apart: want.is_apart,
+    }
+}
+
+pub(super) fn turn(turn: &Turn, model: &str, budget: Budget) -> wire::Turn {
+    use wire::turn::Kind;
+    let (kind, class) = match turn.kind {
+        TurnKind::OnTime(class) => (Kind::OnTime, wire_class(class)),
+        TurnKind::Late => (Kind::Late, wire::Class::Unspecified),
+        TurnKind::Apart => (Kind::Apart, wire::Class::Unspecified),
+    };
+    let Budget { rows, tokens, bytes } = budget;
+    wire::Turn {
+        slot: turn.slot,
+        model: model.to_owned(),
+        rows,
+        tokens,
+        bytes,
+        kind: kind.into(),
+        class: class.into(),
+        own: Some(wire_size(turn.own)),
+        others: Some(wire_size(turn.others)),
+    }
+}
+
+pub(super) fn begun(begun: &Begun) -> wire::Begun {
+    let BatchKey { epoch, batch, attempt, .. } = begun.key;
+    let (others, waited) = (Some(wire_size(begun.others)), Some(duration(begun.waited)));
+    wire::Begun { batch, attempt, epoch, others, waited }
+}
+
+fn size(size: Option<wire::Size>) -> Size {
+    let wire::Size { rows, tokens, tokens_squared } = size.unwrap_or_default();
+    Size { rows, tokens, squares: tokens_squared }
+}
+
+fn wire_size(size: Size) -> wire::Size {
+    wire::Size { rows: size.rows, tokens: size.tokens, tokens_squared: size.squares }
+}
+
+fn class(class: wire::Class) -> Option<Class> {
+    match class {
+        wire::Class::Interactive => Some(Class::Interactive),
+        wire::Class::Standard => Some(Class::Standard),
+        wire::Class::Bulk => Some(Class::Bulk),
+        wire::Class::Unspecified => None,
+    }
+}
+
+fn wire_class(class: Class) -> wire::Class {
+    match class {
+        Class::Interactive => wire::Class::Interactive,
+        Class::Standard => wire::Class::Standard,
+        Class::Bulk => wire::Class::Bulk,
+    }
+}
+
 pub(super) fn batch_failed(key: BatchKey, error: &BatchError) -> wire::BatchFailed {
     use wire::batch_failed::Reason;
-    let BatchKey { epoch, batch, attempt } = key;
+    let BatchKey { epoch, batch, attempt, .. } = key;
     let reason = match error {
         BatchError::Item(_) => Reason::Item,
         BatchError::OutOfMemory(_) => Reason::OutOfMemory,

@@ -2,11 +2,13 @@
 
 use std::error::Error as _;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Uri};
 use tower::service_fn;
 
@@ -27,15 +29,25 @@ pub(super) enum DialError {
     Connect(#[from] tonic::transport::Error),
 }
 
-/// Connects once.
-pub(super) async fn dial(endpoint: &Endpoint, tls: &TlsFiles) -> Result<Channel, DialError> {
+/// Connects once: to this address of those that the endpoint's name stands for, if it is a name.
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    address: Option<SocketAddr>,
+    tls: &TlsFiles,
+) -> Result<Channel, DialError> {
     match endpoint {
         Endpoint::Tcp(uri) => {
             let mut to = tuned(tonic::transport::Endpoint::new(uri.clone())?);
             if endpoint.is_tls() {
                 to = to.tls_config(config(tls)?)?;
             }
-            Ok(to.connect().await?)
+            let Some(address) = address else { return Ok(to.connect().await?) };
+            let connector = service_fn(move |_: Uri| async move {
+                let stream = timeout(CONNECT_MAX, TcpStream::connect(address)).await??;
+                stream.set_nodelay(true)?;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            });
+            Ok(to.connect_with_connector(connector).await?)
         }
         Endpoint::Unix(path) => {
             // The name is only what HTTP/2 calls the peer; the connector goes to the socket.

@@ -188,7 +188,7 @@ impl Packer {
         if self.items.is_empty() {
             return;
         }
-        let BatchKey { epoch, batch, attempt } = self.key;
+        let BatchKey { epoch, batch, attempt, .. } = self.key;
         self.out.push(Message::Results(Results { batch, attempt, epoch, items: std::mem::take(&mut self.items) }));
     }
 }

@@ -1,21 +1,27 @@
 //! Which models are in memory, on their way there, or known by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::backend::PrepareRequest;
+use crate::batch::ServerId;
 use crate::card::ModelCard;
 use crate::source::{ModelSource, Precision};
 
 /// Models in memory or on their way there at most.
 const MODELS_MAX: usize = 256;
 
-/// The models of one worker, across reconnects.
+/// The models of one worker, across reconnects, and which servers want each.
+///
+/// What a server wants ends with its connection, and what is in memory for it does not: it is back in a moment, or another is
+/// in its place, and reading a model takes long. A model leaves memory when a server asks for that and no other that is
+/// attached wants it.
 #[derive(Debug)]
 pub(crate) struct Models {
     /// The worker's own sources.
     offers: BTreeMap<String, ModelSource>,
     entries: BTreeMap<Arc<str>, Entry>,
+    wanted_by: BTreeMap<Arc<str>, BTreeSet<ServerId>>,
     /// Of them those whose weights are not on the device.
     without_weights: Vec<Arc<str>>,
 }
@@ -36,6 +42,17 @@ pub(crate) enum ModelStatus {
     Unloaded,
 }
 
+/// What follows from the word that a model is no longer wanted.
+#[derive(Debug, PartialEq)]
+pub(crate) enum UnloadStep {
+    /// Take it out of memory.
+    Evict,
+    /// Nothing to do but to say so: it is not there, or stays for others.
+    Tell,
+    /// Its eviction is under way, or waits for it to be read.
+    Wait,
+}
+
 /// What follows from the request to load a model.
 #[derive(Debug, PartialEq)]
 pub(crate) enum LoadStep {
@@ -47,11 +64,25 @@ pub(crate) enum LoadStep {
 
 impl Models {
     pub(crate) fn new(offers: BTreeMap<String, ModelSource>) -> Self {
-        Self { offers, entries: BTreeMap::new(), without_weights: Vec::new() }
+        Self { offers, entries: BTreeMap::new(), wanted_by: BTreeMap::new(), without_weights: Vec::new() }
     }
 
-    /// A model is wanted; from the worker's own source of that name if none is given.
-    pub(crate) fn load(&mut self, name: &Arc<str>, source: Option<ModelSource>, precision: Precision) -> LoadStep {
+    /// A server wants a model; from the worker's own source of that name if none is given.
+    pub(crate) fn load(
+        &mut self,
+        server: ServerId,
+        name: &Arc<str>,
+        source: Option<ModelSource>,
+        precision: Precision,
+    ) -> LoadStep {
+        let step = self.load_if_absent(name, source, precision);
+        if !matches!(step, LoadStep::Tell(ModelStatus::Failed { .. })) {
+            self.wanted_by.entry(name.clone()).or_default().insert(server);
+        }
+        step
+    }
+
+    fn load_if_absent(&mut self, name: &Arc<str>, source: Option<ModelSource>, precision: Precision) -> LoadStep {
         let Some(source) = source.or_else(|| self.offers.get(&**name).cloned()) else {
             return LoadStep::Tell(ModelStatus::Failed { reason: self.no_source(name) });
         };
@@ -81,19 +112,40 @@ impl Models {
         }
     }
 
-    /// A model is no longer wanted. True if it is to be evicted now.
-    pub(crate) fn unload(&mut self, name: &Arc<str>) -> bool {
+    /// A server wants a model no longer.
+    pub(crate) fn unload(&mut self, server: ServerId, name: &Arc<str>) -> UnloadStep {
+        if let Some(servers) = self.wanted_by.get_mut(name) {
+            servers.remove(&server);
+            if !servers.is_empty() {
+                return UnloadStep::Tell;
+            }
+            self.wanted_by.remove(name);
+        }
         match self.entries.get_mut(name) {
             Some(Entry::Loading { unload, .. }) => {
                 *unload = true;
-                false
+                UnloadStep::Wait
             }
             Some(entry @ Entry::Ready { .. }) => {
                 *entry = Entry::Unloading;
-                true
+                UnloadStep::Evict
             }
-            Some(Entry::Unloading) | None => false,
+            Some(Entry::Unloading) => UnloadStep::Wait,
+            None => UnloadStep::Tell,
         }
+    }
+
+    /// A server is gone, with all that it wanted.
+    pub(crate) fn leave(&mut self, server: ServerId) {
+        self.wanted_by.retain(|_, servers| {
+            servers.remove(&server);
+            !servers.is_empty()
+        });
+    }
+
+    /// Whether a server asked for a model and did not take that back.
+    pub(crate) fn is_wanted(&self, server: ServerId, name: &str) -> bool {
+        self.wanted_by.get(name).is_some_and(|servers| servers.contains(&server))
     }
 
     /// A model is in memory. True if it was unloaded meanwhile and is to be evicted.
@@ -114,15 +166,14 @@ impl Models {
     /// A model could not be read.
     pub(crate) fn failed(&mut self, name: &str) {
         self.entries.remove(name);
+        self.wanted_by.remove(name);
     }
 
-    /// A model left memory. False if it is wanted again, so that nobody need be told.
-    pub(crate) fn evicted(&mut self, name: &str) -> bool {
+    /// A model left memory. It may be wanted again, and on its way back.
+    pub(crate) fn evicted(&mut self, name: &str) {
         if matches!(self.entries.get(name), Some(Entry::Unloading)) {
             self.entries.remove(name);
-            return true;
         }
-        false
     }
 
     /// Weights came onto the device or went: those of these models are not there now.
@@ -133,11 +184,6 @@ impl Models {
     /// Models whose weights are not on the device.
     pub(crate) fn without_weights(&self) -> &[Arc<str>] {
         &self.without_weights
-    }
-
-    /// Whether nothing of a model is held or on its way.
-    pub(crate) fn is_absent(&self, name: &str) -> bool {
-        !self.entries.contains_key(name)
     }
 
     /// The card of a model in memory.

@@ -15,6 +15,8 @@ const WEIGHT: f64 = 0.2;
 const GAP_HIGH: f64 = 0.1;
 /// and until the gap falls below this one.
 const GAP_LOW: f64 = 0.05;
+/// How many gaps before the end of a batch the next is asked for: some take longer than the mean.
+const GAPS_AHEAD: f64 = 2.0;
 /// Turnarounds below this count as prompt whatever the round trip is.
 const PROMPT: Duration = Duration::from_millis(2);
 /// Turnarounds of so many round trips still count as prompt: the server forms the batch and reads its payload.
@@ -58,6 +60,14 @@ impl Pace {
 
     pub(super) fn wants_two(&self) -> bool {
         self.two
+    }
+
+    /// How long after a batch began the next is to be asked for, so that it is there when the device is free, and no sooner
+    /// than that takes: what is asked for early is what had come by then.
+    pub(super) fn asks_after(&self) -> Duration {
+        let (Some(turnaround), Some(batch)) = (self.turnaround.0, self.batch.0) else { return Duration::ZERO };
+        let gap = turnaround + self.transfer.0.unwrap_or(0.0);
+        Duration::from_secs_f64((batch - GAPS_AHEAD * gap).max(0.0))
     }
 }
 

@@ -1,11 +1,11 @@
 use super::*;
-use crate::batch::BatchError;
+use crate::batch::{BatchError, ServerId};
 
 const NONE: [u32; 0] = [];
 const MS: Duration = Duration::from_millis(1);
 
 fn key(epoch: u64, batch: u64) -> BatchKey {
-    BatchKey { epoch, batch, attempt: 1 }
+    BatchKey { server: ServerId(1), epoch, batch, attempt: 1 }
 }
 
 fn finished(key: BatchKey, compute: Duration) -> Finished {
@@ -15,13 +15,13 @@ fn finished(key: BatchKey, compute: Duration) -> Finished {
 /// A connected session and a time to begin at.
 fn session() -> (Session, Instant) {
     let mut session = Session::new();
-    session.connect(1);
+    session.connect(1, false);
     (session, Instant::now())
 }
 
 /// Sends a batch on a credit granted before and gives its flags.
 fn launch(session: &mut Session, now: Instant, batch: u64, slot: u32) -> Arc<CancelFlags> {
-    assert_eq!(session.begin(now, key(1, batch), slot), Ok(Admission::Run));
+    assert_eq!(session.begin(now, key(1, batch), slot, "m"), Ok(Admission::Run));
     session.launch(key(1, batch), slot, 4, Duration::ZERO)
 }
 
@@ -41,7 +41,7 @@ fn grants_nothing_without_a_connection_or_while_draining() {
     let now = Instant::now();
     let mut session = Session::new();
     assert_eq!(session.grants(now), NONE);
-    session.connect(1);
+    session.connect(1, false);
     session.drain();
     assert_eq!(session.grants(now), NONE);
 }
@@ -50,24 +50,24 @@ fn grants_nothing_without_a_connection_or_while_draining() {
 fn a_batch_needs_the_credit_of_its_slot() {
     let (mut session, now) = session();
     session.grants(now);
-    assert!(session.begin(now, key(1, 1), 1).is_err());
-    assert!(session.begin(now, key(1, 1), 99).is_err());
+    assert!(session.begin(now, key(1, 1), 1, "m").is_err());
+    assert!(session.begin(now, key(1, 1), 99, "m").is_err());
     launch(&mut session, now, 1, 0);
-    assert!(session.begin(now, key(1, 2), 0).is_err());
+    assert!(session.begin(now, key(1, 2), 0, "m").is_err());
 }
 
 #[test]
 fn drops_stale_epochs_and_keys_seen_before() {
     let (mut session, now) = session();
     session.grants(now);
-    assert_eq!(session.begin(now, key(9, 1), 0), Ok(Admission::Drop));
+    assert_eq!(session.begin(now, key(9, 1), 0, "m"), Ok(Admission::Drop));
     launch(&mut session, now, 1, 0);
-    assert_eq!(session.begin(now, key(1, 1), 0), Ok(Admission::Drop));
+    assert_eq!(session.begin(now, key(1, 1), 0, "m"), Ok(Admission::Drop));
     session.finish(&finished(key(1, 1), MS));
     session.grants(now);
-    assert_eq!(session.begin(now, key(1, 1), 0), Ok(Admission::Drop));
+    assert_eq!(session.begin(now, key(1, 1), 0, "m"), Ok(Admission::Drop));
     let again = BatchKey { attempt: 2, ..key(1, 1) };
-    assert_eq!(session.begin(now, again, 0), Ok(Admission::Run));
+    assert_eq!(session.begin(now, again, 0, "m"), Ok(Admission::Run));
     assert_eq!(session.totals().dropped, 3);
 }
 
@@ -89,7 +89,7 @@ fn results_of_an_earlier_epoch_are_dropped_and_free_their_slot() {
     let flags = launch(&mut session, now, 1, 0);
     session.disconnect();
     assert!((0..4).all(|item| flags.is_set(item)));
-    session.connect(2);
+    session.connect(2, false);
     assert_eq!(session.grants(now), NONE, "the device is busy with the old batch");
     assert!(!session.finish(&finished(key(1, 1), MS)));
     assert_eq!(session.totals().dropped, 1);
@@ -97,11 +97,43 @@ fn results_of_an_earlier_epoch_are_dropped_and_free_their_slot() {
 }
 
 #[test]
+fn a_server_that_was_started_anew_may_number_as_it_did_before() {
+    let (mut session, now) = session();
+    session.grants(now);
+    launch(&mut session, now, 1, 0);
+    session.finish(&finished(key(1, 1), MS));
+    session.disconnect();
+    session.connect(1, false);
+    session.grants(now);
+    launch(&mut session, now, 1, 0);
+}
+
+#[test]
+fn a_turn_is_answered_once_by_a_batch_of_its_model() {
+    let now = Instant::now();
+    let mut session = Session::new();
+    session.connect(1, true);
+    assert_eq!(session.grants(now), NONE, "turns instead");
+    session.give(7, "m".into());
+    assert!(session.begin(now, key(1, 1), 7, "another").is_err());
+    assert!(session.begin(now, key(1, 1), 8, "m").is_err());
+    assert!(!session.is_idle(), "its answer may still come");
+    assert_eq!(session.begin(now, key(1, 1), 7, "m"), Ok(Admission::Run));
+    assert!(session.begin(now, key(1, 2), 7, "m").is_err());
+    session.launch(key(1, 1), 7, 1, Duration::ZERO);
+    assert!(!session.is_idle());
+    assert!(session.end(&key(1, 1)));
+    session.give(8, "m".into());
+    session.pass(8);
+    assert!(session.is_idle());
+}
+
+#[test]
 fn a_credit_not_spent_before_the_connection_broke_is_void() {
     let (mut session, now) = session();
     session.grants(now);
     session.disconnect();
-    session.connect(2);
+    session.connect(2, false);
     assert_eq!(session.grants(now), [0]);
 }
 
@@ -109,9 +141,9 @@ fn a_credit_not_spent_before_the_connection_broke_is_void() {
 fn a_batch_that_was_still_arriving_when_the_connection_broke_frees_its_slot() {
     let (mut session, now) = session();
     session.grants(now);
-    session.begin(now, key(1, 1), 0).unwrap();
+    session.begin(now, key(1, 1), 0, "m").unwrap();
     session.disconnect();
-    session.connect(2);
+    session.connect(2, false);
     assert!(session.is_idle());
     assert_eq!(session.grants(now), [0]);
 }
@@ -121,7 +153,7 @@ fn cancels_items_in_flight_before_it_comes_and_not_after() {
     let (mut session, now) = session();
     session.cancel(1, vec![0, 2, 77]);
     session.grants(now);
-    session.begin(now, key(1, 1), 0).unwrap();
+    session.begin(now, key(1, 1), 0, "m").unwrap();
     session.cancel(1, vec![1]);
     let flags = session.launch(key(1, 1), 0, 4, Duration::ZERO);
     assert_eq!((0..4).map(|item| flags.is_set(item)).collect::<Vec<_>>(), [true, true, true, false]);
@@ -146,14 +178,14 @@ fn is_idle_only_when_nothing_arrives_or_runs() {
     let (mut session, now) = session();
     session.grants(now);
     assert!(session.is_idle());
-    session.begin(now, key(1, 1), 0).unwrap();
+    session.begin(now, key(1, 1), 0, "m").unwrap();
     assert!(!session.is_idle());
     session.launch(key(1, 1), 0, 1, Duration::ZERO);
     assert!(!session.is_idle());
     session.finish(&finished(key(1, 1), MS));
     assert!(session.is_idle());
     session.grants(now);
-    session.begin(now, key(1, 2), 0).unwrap();
+    session.begin(now, key(1, 2), 0, "m").unwrap();
     session.refuse(0);
     assert!(session.is_idle());
 }
@@ -185,7 +217,7 @@ fn credits_of(
     for batch in 0..50 {
         let slot = granted.pop_front().unwrap();
         now += turnaround;
-        session.begin(now, key(1, batch), slot).unwrap();
+        session.begin(now, key(1, batch), slot, "m").unwrap();
         now += transfer;
         session.launch(key(1, batch), slot, 1, transfer);
         session.finish(&finished(key(1, batch), compute));
@@ -216,7 +248,7 @@ fn a_credit_that_the_server_held_until_somebody_asked_is_no_slow_link_either() {
             let slot = granted.pop_front().unwrap();
             now += MS;
             session.held(slot, held);
-            session.begin(now, key(1, batch), slot).unwrap();
+            session.begin(now, key(1, batch), slot, "m").unwrap();
             session.launch(key(1, batch), slot, 1, Duration::ZERO);
             session.finish(&finished(key(1, batch), 5 * MS));
             granted.extend(session.grants(now));
@@ -241,7 +273,7 @@ fn goes_back_to_one_credit_when_batches_grow() {
     for batch in 0..100 {
         let slot = granted.pop_front().unwrap();
         now += Duration::from_micros(200);
-        session.begin(now, key(1, batch), slot).unwrap();
+        session.begin(now, key(1, batch), slot, "m").unwrap();
         session.launch(key(1, batch), slot, 1, Duration::ZERO);
         let compute = if batch < 50 { Duration::from_micros(500) } else { 50 * MS };
         session.finish(&finished(key(1, batch), compute));

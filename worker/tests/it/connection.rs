@@ -164,7 +164,7 @@ async fn a_batch_that_hangs_does_not_outlive_the_grace() {
 async fn shuts_down_while_there_is_no_server() {
     let server = Server::start();
     let mut options = server.options();
-    options.connect = "/nowhere/at/all".parse().unwrap();
+    options.connect = vec!["/nowhere/at/all".parse().unwrap()];
     let mut worker = Worker::start(options);
     worker.stop();
     assert_eq!(worker.exit().await, Exit::Drained);

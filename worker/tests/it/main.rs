@@ -14,3 +14,4 @@ mod gpu;
 mod models;
 #[cfg(target_os = "linux")]
 mod process;
+mod several;

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use prost_types::Duration as WireDuration;
 use shoal_proto::link::worker_link_server::{WorkerLink, WorkerLinkServer};
 use shoal_proto::link::{
-    BatchEnd, BatchFailed, Column, ControlRequest, ControlResponse, Credit, DataRequest, DataResponse, DataType,
-    EchoSource, Heartbeat, Hello, Item, ItemResult, Load, ModelCard, ModelSource, ModelState, Run, Stats,
-    SyntheticSource, Welcome, control_request, control_response, data_request, data_response, model_source,
-    model_state,
+    BatchEnd, BatchFailed, Begun, Bid, Class, Column, ControlRequest, ControlResponse, Credit, DataRequest,
+    DataResponse, DataType, EchoSource, Heartbeat, Hello, Item, ItemResult, Load, ModelCard, ModelSource, ModelState,
+    Pass, Run, Size, Stats, SyntheticSource, Turn, Want, Welcome, control_request, control_response, data_request,
+    data_response, model_source, model_state,
 };
 use shoal_worker::{Endpoint, Exit, Options, RunError};
 use tempfile::TempDir;
@@ -36,7 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A listening server. Each connection of a worker arrives as a [`Peer`].
 pub(crate) struct Server {
     folder: TempDir,
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
+    /// Who it says that it is, if it shares its workers.
+    shared: Option<u64>,
     connections: mpsc::Receiver<Streams>,
     task: JoinHandle<()>,
 }
@@ -64,6 +66,8 @@ pub(crate) struct Peer {
     data_out: mpsc::Sender<Result<DataResponse, Status>>,
     /// Credits that came while something else was awaited.
     credits: Vec<Credit>,
+    /// Batches that began.
+    pub(crate) begun: Vec<Begun>,
     /// Barriers so far.
     barriers: u64,
 }
@@ -145,7 +149,13 @@ impl Server {
         let task = tokio::spawn(async move {
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        Self { folder, endpoint, connections, task }
+        Self { folder, endpoint, shared: None, connections, task }
+    }
+
+    /// One that shares its workers with others.
+    pub(crate) fn sharing(mut self, server: u64) -> Self {
+        self.shared = Some(server);
+        self
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -183,6 +193,8 @@ impl Server {
             epoch,
             heartbeat_interval: Some(WireDuration { seconds: 0, nanos: 50_000_000 }),
             silence_max: Some(silence_max.try_into().unwrap()),
+            shares_workers: self.shared.is_some(),
+            server: self.shared.unwrap_or_default(),
         };
         let message = Some(control_response::Message::Welcome(welcome));
         control_out.send(Ok(ControlResponse { message })).await.unwrap();
@@ -194,7 +206,8 @@ impl Server {
             panic!("the worker did not attach first");
         };
         assert_eq!((attach.epoch, attach.worker.as_str(), attach.auth.as_str()), (epoch, "w1", "token"));
-        Peer { epoch, hello, control_in, control_out, data_in, data_out, credits: Vec::new(), barriers: 0 }
+        let (credits, begun) = (Vec::new(), Vec::new());
+        Peer { epoch, hello, control_in, control_out, data_in, data_out, credits, begun, barriers: 0 }
     }
 }
 
@@ -205,6 +218,15 @@ impl Drop for Server {
 }
 
 impl Caller {
+    /// Welcomes the worker, which is to go without attaching.
+    pub(crate) async fn sees_it_leave_after_welcome(mut self, shares_workers: bool, server: u64) {
+        let welcome = Welcome { protocol: 1, epoch: 99, shares_workers, server, ..Welcome::default() };
+        let message = Some(control_response::Message::Welcome(welcome));
+        self.control_out.send(Ok(ControlResponse { message })).await.unwrap();
+        let next = within(self.control_in.message()).await;
+        assert!(!matches!(next, Ok(Some(_))), "{next:?}");
+    }
+
     pub(crate) async fn refuse(self, refused: shoal_proto::link::Refused) {
         let message = Some(control_response::Message::Refused(refused));
         self.control_out.send(Ok(ControlResponse { message })).await.unwrap();
@@ -344,6 +366,39 @@ impl Peer {
         self.send_data(data_response::Message::Run(run)).await;
     }
 
+    /// Says that so many rows of a model wait, which should have started by now.
+    pub(crate) async fn bid(&self, model: &str, rows: u64) {
+        let size = Size { rows, tokens: 0, tokens_squared: 0 };
+        let want = Want {
+            class: Class::Standard.into(),
+            start_micros: -1000,
+            time_micros: 1000,
+            on_time: Some(size),
+            classes: vec![Class::Standard.into()],
+            late: None,
+            is_apart: false,
+        };
+        self.send_data(data_response::Message::Bid(Bid { model: model.to_owned(), want: Some(want) })).await;
+    }
+
+    /// The next turn.
+    pub(crate) async fn turn(&mut self) -> Turn {
+        match self.try_control().await {
+            Some(control_request::Message::Turn(turn)) => turn,
+            other => panic!("no turn but {other:?}"),
+        }
+    }
+
+    pub(crate) async fn pass(&self, turn: &Turn) {
+        self.send_data(data_response::Message::Pass(Pass { slot: turn.slot })).await;
+    }
+
+    /// Answers a turn with a batch.
+    pub(crate) async fn run_in(&mut self, turn: &Turn, mut run: Run) {
+        (run.slot, run.epoch) = (turn.slot, self.epoch);
+        self.send_data(data_response::Message::Run(run)).await;
+    }
+
     /// As [`Self::run`], and returns once the batch has begun: from then on it runs to its end, whatever comes.
     pub(crate) async fn begin(&mut self, mut run: Run) {
         let begun = begun::awaited(&mut run);
@@ -377,6 +432,10 @@ impl Peer {
                 data_request::Message::BatchFailed(failed) => {
                     assert_eq!((failed.batch, failed.epoch), (batch, self.epoch));
                     return Answer::Failed(failed);
+                }
+                data_request::Message::Begun(begun) => {
+                    assert_eq!((begun.batch, begun.epoch), (batch, self.epoch));
+                    self.begun.push(begun);
                 }
                 other => panic!("no result but {other:?}"),
             }

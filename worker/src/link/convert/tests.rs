@@ -119,7 +119,7 @@ fn batch(task: Task, columns: &[(&str, wire::DataType)]) -> Result<HostBatch, Ba
     let data = [7_u32, 8, 9].iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
     let payload = vec![Bytes::from(data); columns.len()];
     let now = Instant::now();
-    host_batch(run, payload, (&"m".into(), &model_card(task)), Budget::default(), (now, now))
+    host_batch(ServerId(1), run, payload, (&"m".into(), &model_card(task)), Budget::default(), (now, now))
 }
 
 #[test]
@@ -166,4 +166,24 @@ fn what_is_not_known_of_a_gpu_is_not_told() {
     let health = Health { memory: Some(4), utilization: Some(0.5), ..health };
     let told = wire::Gpu { memory_bytes: Some(4), utilization_ratio: Some(0.5), ..told };
     assert_eq!(gpu_health("NVIDIA H200", "GPU-0", &health), told);
+}
+
+#[test]
+fn what_a_server_wants_starts_as_far_from_now_as_it_says() {
+    let now = Timestamp::from_millis(3_600_000);
+    let start = |start_micros| want(wire::Want { start_micros, ..wire::Want::default() }, now).start;
+    assert_eq!(start(0), now);
+    assert_eq!(start(1_500), now + Duration::from_micros(1_500));
+    assert_eq!(start(-1_500), Timestamp::from_micros(3_600_000_000 - 1_500));
+    assert_eq!(start(i64::MIN), Timestamp::ZERO, "longer ago than anything is");
+    assert!(start(i64::MAX) < Timestamp::MAX, "and later than anyone waits");
+}
+
+#[test]
+fn what_a_server_wants_is_of_the_classes_it_says() {
+    let classes = vec![wire::Class::Bulk.into(), wire::Class::Interactive.into(), 99];
+    let message = wire::Want { class: wire::Class::Bulk.into(), classes, is_apart: true, ..wire::Want::default() };
+    let wanted = want(message, Timestamp::ZERO);
+    assert_eq!((wanted.class, wanted.classes, wanted.is_apart), (Class::Bulk, [true, false, true], true));
+    assert_eq!(want(wire::Want::default(), Timestamp::ZERO).class, Class::Standard);
 }

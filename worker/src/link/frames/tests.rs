@@ -1,4 +1,5 @@
 use super::*;
+use crate::batch::ServerId;
 
 fn column(name: &str, size: u64, data: &'static [u8]) -> Column {
     Column { name: name.to_owned(), size, data: Bytes::from_static(data), ..Column::default() }
@@ -96,7 +97,7 @@ fn shape(messages: &[Message]) -> Vec<(usize, bool)> {
         .collect()
 }
 
-const KEY: BatchKey = BatchKey { epoch: 3, batch: 7, attempt: 2 };
+const KEY: BatchKey = BatchKey { server: ServerId(1), epoch: 3, batch: 7, attempt: 2 };
 
 #[test]
 fn small_results_share_a_message() {
