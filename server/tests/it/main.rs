@@ -24,6 +24,7 @@ mod process;
 mod reload;
 mod restarts;
 mod safe;
+mod several;
 mod startup;
 mod tasks;
 mod tools;

@@ -55,7 +55,7 @@ const STREAMS: usize = 16;
 
 /// How a call ended around the server's stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     Answered,
     /// The server never looked at it: it was not sent, or its stream was declared unprocessed. Safe to send elsewhere.
     NeverStarted,
@@ -104,7 +104,8 @@ async fn a_stop_under_load_answers_every_call_it_has_begun() {
     assert!(status.success(), "{status:?}");
 }
 
-async fn call_raw(address: &str, sender: &mut SendRequest<Full<Bytes>>, text: &str) -> End {
+/// Has the model `s` answer a text, over a connection to this address.
+pub(crate) async fn call_raw(address: &str, sender: &mut SendRequest<Full<Bytes>>, text: &str) -> End {
     let request = raw_request(address, "/inference.GRPCInferenceService/ModelInfer", &[], &texts("s", &[text]));
     if sender.ready().await.is_err() {
         return End::NeverStarted;
