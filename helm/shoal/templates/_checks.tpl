@@ -73,6 +73,26 @@
 {{- end -}}
 {{- if not (has $name $served) -}}{{- fail (printf "models.%s: no pool serves it, so the server would never be ready" $name) -}}{{- end -}}
 {{- end -}}
+{{- if and (gt (int $values.server.replicas) 1) $values.server.home.claim -}}
+{{- fail "server.home.claim: is one server's own, and server.replicas is more than 1" -}}
+{{- end -}}
+{{- if and (ne $values.tls.clients.clientAuth "off") (not (include "shoal.tls.clients" $)) -}}
+{{- fail "tls.clients.clientAuth: needs tls.clients.secret or tls.certManager.issuer" -}}
+{{- end -}}
+{{- if ne (empty $values.tls.link.secret) (empty $values.tls.link.workerSecret) -}}
+{{- fail "tls.link: secret and workerSecret go together: each side shows the other a certificate" -}}
+{{- end -}}
+{{- $callers := list -}}
+{{- range $index, $entry := $values.access -}}
+{{- if has $entry.name $callers -}}{{- fail (printf "access[%d].name: %s is the name of another entry" $index $entry.name) -}}{{- end -}}
+{{- $callers = append $callers $entry.name -}}
+{{- if and $entry.certificate (eq $values.tls.clients.clientAuth "off") -}}
+{{- fail (printf "access[%d].certificate: needs tls.clients.clientAuth optional or required" $index) -}}
+{{- end -}}
+{{- range $entry.models -}}
+{{- if not (hasKey $values.models .) -}}{{- fail (printf "access[%d].models: there is no models.%s" $index .) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.grpcRoute.enabled (not $values.grpcRoute.parentRefs) -}}
 {{- fail "grpcRoute.parentRefs: is required by grpcRoute.enabled: name the Gateway" -}}
 {{- end -}}

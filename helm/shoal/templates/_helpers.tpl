@@ -55,12 +55,32 @@ app.kubernetes.io/component: worker
 {{- default (printf "%s-worker-token" (include "shoal.fullname" .)) .Values.workerToken.existingSecret -}}
 {{- end -}}
 
-{{- define "shoal.tokenEnv" -}}
-- name: SHOAL_WORKER_TOKEN
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "shoal.tokenSecret" . | quote }}
-      key: {{ if .Values.workerToken.existingSecret }}{{ .Values.workerToken.key | quote }}{{ else }}token{{ end }}
+{{- /* As a file, which is read again when the Secret changes. */ -}}
+{{- define "shoal.tokenVolume" -}}
+- name: worker-token
+  secret:
+    secretName: {{ include "shoal.tokenSecret" . | quote }}
+    items:
+      - { key: {{ if .Values.workerToken.existingSecret }}{{ .Values.workerToken.key | quote }}{{ else }}token{{ end }}, path: token }
+{{- end -}}
+
+{{- /* Secrets of TLS: those that are stated, else those that cert-manager makes; nothing where there is neither. */ -}}
+{{- define "shoal.tls.clients" -}}
+{{- if .Values.tls.clients.secret -}}{{ .Values.tls.clients.secret }}
+{{- else if .Values.tls.certManager.issuer -}}{{ include "shoal.fullname" . }}-tls
+{{- end -}}
+{{- end -}}
+
+{{- define "shoal.tls.link" -}}
+{{- if .Values.tls.link.secret -}}{{ .Values.tls.link.secret }}
+{{- else if .Values.tls.certManager.issuer -}}{{ include "shoal.fullname" . }}-link-tls
+{{- end -}}
+{{- end -}}
+
+{{- define "shoal.tls.worker" -}}
+{{- if .Values.tls.link.workerSecret -}}{{ .Values.tls.link.workerSecret }}
+{{- else if .Values.tls.certManager.issuer -}}{{ include "shoal.fullname" . }}-worker-tls
+{{- end -}}
 {{- end -}}
 
 {{- /* What a container may write to, since it may not write to its image. (dict "home" the value) */ -}}
@@ -237,19 +257,90 @@ log_format = {{ .Values.log.format | toRawJson }}
 {{- range $key, $value := .Values.server.settings }}
 {{ $key }} = {{ toRawJson $value }}
 {{- end }}
+worker_token_file = "/etc/shoal-token/token"
+{{- if gt (int .Values.server.replicas) 1 }}
+share_workers = true
+{{- end }}
+{{- if include "shoal.tls.clients" . }}
+tls_cert = "/etc/shoal-tls/tls.crt"
+tls_key = "/etc/shoal-tls/tls.key"
+{{- if ne .Values.tls.clients.clientAuth "off" }}
+tls_client_ca = "/etc/shoal-tls/ca.crt"
+tls_client_auth = {{ .Values.tls.clients.clientAuth | toRawJson }}
+{{- end }}
+{{- end }}
+{{- if include "shoal.tls.link" . }}
+link_tls_cert = "/etc/shoal-link-tls/tls.crt"
+link_tls_key = "/etc/shoal-link-tls/tls.key"
+link_tls_client_ca = "/etc/shoal-link-tls/ca.crt"
+{{- end }}
+{{- with .Values.traces }}
+{{- if .endpoint }}
+otlp_endpoint = {{ .endpoint | toRawJson }}
+trace_sample = {{ .sample }}
+trace_keep = {{ .keep | toRawJson }}
+{{- if .headersSecret }}
+otlp_headers_file = "/etc/shoal-otlp-headers/headers"
+{{- end }}
+{{- if .caSecret }}
+otlp_ca_file = "/etc/shoal-otlp-ca/ca.crt"
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $entry := .Values.access }}
+{{- with $entry }}
+
+[[access]]
+name = {{ .name | toRawJson }}
+{{- with .secret }}
+token_file = {{ printf "/etc/shoal-access/%s/token" $entry.name | toRawJson }}
+{{- end }}
+{{- with .tokenSha256 }}
+token_sha256 = {{ . | toRawJson }}
+{{- end }}
+{{- with .certificate }}
+certificate = {{ . | toRawJson }}
+{{- end }}
+{{- with .tenant }}
+tenant = {{ . | toRawJson }}
+{{- end }}
+rights = {{ .rights | toRawJson }}
+{{- with .models }}
+models = {{ . | toRawJson }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Files that the server reads besides its configuration, from Secrets. (the root) */ -}}
+{{- define "shoal.server.secrets" -}}
+{{- $secrets := list (dict "name" "worker-token" "path" "/etc/shoal-token") -}}
+{{- with include "shoal.tls.clients" . -}}{{- $secrets = append $secrets (dict "name" "tls" "path" "/etc/shoal-tls" "secret" .) -}}{{- end -}}
+{{- with include "shoal.tls.link" . -}}{{- $secrets = append $secrets (dict "name" "link-tls" "path" "/etc/shoal-link-tls" "secret" .) -}}{{- end -}}
+{{- with .Values.traces -}}
+{{- if .endpoint -}}
+{{- with .headersSecret -}}{{- $secrets = append $secrets (dict "name" "otlp-headers" "path" "/etc/shoal-otlp-headers" "secret" . "key" $.Values.traces.headersKey "file" "headers") -}}{{- end -}}
+{{- with .caSecret -}}{{- $secrets = append $secrets (dict "name" "otlp-ca" "path" "/etc/shoal-otlp-ca" "secret" . "key" "ca.crt" "file" "ca.crt") -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $index, $entry := .Values.access -}}
+{{- with $entry.secret -}}{{- $secrets = append $secrets (dict "name" (printf "access-%d" $index) "path" (printf "/etc/shoal-access/%s" $entry.name) "secret" .name "key" .key "file" "token") -}}{{- end -}}
+{{- end -}}
+{{- dict "secrets" $secrets | toJson -}}
 {{- end -}}
 
 {{- /* The server's probes: gRPC health's services, or pages that say the same. Startup may depend on workers, liveness must not:
      a restart brings back neither a worker nor a model. */ -}}
 {{- define "shoal.server.probes" -}}
 {{- $probes := .Values.server.probes -}}
-{{- $grpc := eq $probes.protocol "grpc" -}}
+{{- /* The kubelet speaks no TLS over gRPC; the port of metrics never does. */ -}}
+{{- $grpc := and (eq $probes.protocol "grpc") (not (include "shoal.tls.clients" .)) -}}
 # Every configured model could be served once.
 startupProbe:
   {{- if $grpc }}
   grpc: { port: 8001, service: startup }
   {{- else }}
-  httpGet: { path: /readyz, port: metrics }
+  httpGet: { path: /startupz, port: metrics }
   {{- end }}
   periodSeconds: 1
   failureThreshold: {{ int $probes.startupSeconds }}

@@ -34,7 +34,7 @@ class Guide(unittest.TestCase):
 
     def test_every_example_renders(self):
         examples = re.findall(r"```yaml\n(.*?)```", self.text, re.S)
-        self.assertEqual(len(examples), 4)
+        self.assertEqual(len(examples), 5)
         for example in examples:
             with self.subTest(example):
                 chart.text(yaml.safe_load(example))

@@ -17,7 +17,7 @@ def documented():
     """Names of series by the metrics page, each with its labels."""
     page = (chart.REPOSITORY / "server/docs/metrics.md").read_text()
     found = {}
-    for name, kind, labels in re.findall(r"^\| `(shoal_[a-z_]+)` \| (\w+) \| ([^|]+) \|", page, re.M):
+    for name, kind, labels in re.findall(r"^\| `(shoal_[a-z_]+)` \| (\w+) \| [^|]+ \| ([^|]+) \|", page, re.M):
         names = [name + suffix for suffix in ("_bucket", "_sum", "_count")] if kind == "histogram" else [name]
         for series in names:
             found[series] = set() if labels == "–" else set(labels.split(", "))

@@ -231,6 +231,67 @@ class Objects(unittest.TestCase):
             chart.one(self.scenarios["keda"], "ScaledObject", "-cpu")["spec"]["triggers"][0]["type"], "cron"
         )
 
+    def test_cert_manager_makes_what_is_not_stated(self):
+        objects = self.scenarios["safe"]
+        made = {c["spec"]["secretName"]: c["spec"] for c in chart.of_kind(objects, "Certificate")}
+        self.assertEqual(set(made), {"rel-shoal-tls", "rel-shoal-link-tls", "rel-shoal-worker-tls"})
+        # Whom clients and workers dial is whom the certificates are for.
+        self.assertIn("rel-shoal-headless.apps.svc", made["rel-shoal-tls"]["dnsNames"])
+        worker = chart.one(objects, "Deployment", "-worker-cpu")
+        (connect,) = [a for a in chart.container(worker)["args"] if a.startswith("--connect=")]
+        self.assertEqual(connect, "--connect=https://rel-shoal-link:8003")
+        self.assertIn("rel-shoal-link", made["rel-shoal-link-tls"]["dnsNames"])
+        # A worker's certificate must not do for a server's.
+        self.assertEqual(made["rel-shoal-worker-tls"]["usages"], ["client auth"])
+        self.assertEqual(chart.of_kind(self.scenarios["secrets"], "Certificate"), [])
+
+    def test_every_file_that_is_named_is_mounted(self):
+        for name in ("safe", "secrets", "default"):
+            objects = self.scenarios[name]
+            for suffix in ("-server", "-worker-cpu"):
+                deployment = chart.one(objects, "Deployment", suffix)
+                mounts = {m["mountPath"]: m["name"] for m in chart.container(deployment)["volumeMounts"]}
+                volumes = {v["name"]: v for v in chart.pod(deployment)["volumes"]}
+                named = [a.split("=", 1)[1] for a in chart.container(deployment)["args"] if "=/etc/" in a]
+                if suffix == "-server":
+                    settings = chart.settings(objects)
+                    named += [v for v in settings.values() if isinstance(v, str) and v.startswith("/etc/")]
+                    named += [e["token_file"] for e in settings.get("access", []) if "token_file" in e]
+                self.assertTrue(named)
+                for path in named:
+                    with self.subTest(name, deployment=suffix, path=path):
+                        folder, file = path.rsplit("/", 1)
+                        secret = volumes[mounts[folder]]["secret"]
+                        if "items" in secret:
+                            self.assertIn(file, [item["path"] for item in secret["items"]])
+                        else:
+                            self.assertIn(file, ("tls.crt", "tls.key", "ca.crt"))
+
+    def test_several_servers_share_the_workers(self):
+        objects = self.scenarios["safe"]
+        server = chart.one(objects, "Deployment", "-server")
+        self.assertEqual(server["spec"]["replicas"], 3)
+        self.assertTrue(chart.settings(objects)["share_workers"])
+        self.assertEqual(len(chart.pod(server)["topologySpreadConstraints"]), 2)
+        (trigger,) = chart.one(objects, "ScaledObject")["spec"]["triggers"]
+        self.assertEqual(trigger["metadata"]["servers"], "3")
+        self.assertNotIn("share_workers", chart.settings(self.scenarios["cpu"]))
+
+    def test_spans_have_a_way_out_and_say_where_they_are_from(self):
+        objects = self.scenarios["safe"]
+        (names, collector) = chart.one(objects, "NetworkPolicy", "-server")["spec"]["egress"]
+        self.assertEqual({port["port"] for port in names["ports"]}, {53})
+        self.assertEqual(collector["ports"], [{"port": 4317, "protocol": "TCP"}])
+        env = {v["name"]: v for v in chart.container(chart.one(objects, "Deployment", "-server"))["env"]}
+        self.assertIn("k8s.pod.name=$(POD_NAME)", env["OTEL_RESOURCE_ATTRIBUTES"]["value"])
+        self.assertEqual(chart.one(self.scenarios["cpu"], "NetworkPolicy", "-server")["spec"]["egress"], [])
+
+    def test_with_tls_probes_ask_the_port_that_speaks_none(self):
+        for name in ("safe", "secrets"):
+            container = chart.container(chart.one(self.scenarios[name], "Deployment", "-server"))
+            paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")]
+            self.assertEqual(paths, ["/startupz", "/readyz", "/livez"])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -83,7 +83,7 @@ class Pods(unittest.TestCase):
     def test_probes_ask_the_port_of_metrics_where_it_is_said(self):
         values = {"server": {"probes": {"protocol": "http", "startupSeconds": 601}}}
         container = chart.container(chart.one(chart.render(values), "Deployment", "-server"))
-        for probe, path in [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]:
+        for probe, path in [("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]:
             self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "metrics"})
             self.assertNotIn("grpc", container[probe])
         self.assertEqual(container["startupProbe"]["failureThreshold"], 601)
@@ -213,10 +213,15 @@ class Pods(unittest.TestCase):
         self.assertEqual(chart.of_kind(taken, "Secret"), [])
         for objects, name, key in [(made, secret["metadata"]["name"], "token"), (taken, "shoal-token", "worker")]:
             for deployment in chart.of_kind(objects, "Deployment"):
-                env = {v["name"]: v for v in chart.container(deployment)["env"]}
-                self.assertEqual(env["SHOAL_WORKER_TOKEN"]["valueFrom"]["secretKeyRef"], {"name": name, "key": key})
+                (volume,) = [v for v in chart.pod(deployment)["volumes"] if v["name"] == "worker-token"]
+                self.assertEqual(volume["secret"], {"secretName": name, "items": [{"key": key, "path": "token"}]})
+                (mount,) = [m for m in chart.container(deployment)["volumeMounts"] if m["name"] == "worker-token"]
+                self.assertEqual((mount["mountPath"], mount["readOnly"]), ("/etc/shoal-token", True))
                 for container in chart.pod(deployment).get("initContainers", []):
-                    self.assertNotIn("SHOAL_WORKER_TOKEN", str(container))
+                    self.assertNotIn("token", str(container.get("volumeMounts")))
+            self.assertEqual(chart.settings(objects)["worker_token_file"], "/etc/shoal-token/token")
+            worker = chart.one(objects, "Deployment", "-worker-cpu" if objects is made else "-worker-a")
+            self.assertIn("--token-file=/etc/shoal-token/token", chart.container(worker)["args"])
 
 
 if __name__ == "__main__":

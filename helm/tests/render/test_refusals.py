@@ -11,6 +11,7 @@ FILE = {"url": "https://files.example/x", "sha256": SHA}
 FILES = {"config.json": FILE, "tokenizer.json": FILE, "model.safetensors": FILE}
 HPA = {"kind": "hpa"}
 KEDA = {"kind": "keda"}
+CALLER = {"name": "a", "rights": ["infer"]}
 GPU = {"resource": "nvidia.com/gpu"}
 
 
@@ -51,6 +52,15 @@ REFUSED = [
         },
         "autoscaling.minReplicas: 0 needs keda.source server",
     ),
+    ({"server": {"replicas": 2, "home": {"claim": "c"}}}, "server.home.claim: is one server's own"),
+    ({"tls": {"clients": {"clientAuth": "required"}}}, "tls.clients.clientAuth: needs tls.clients.secret"),
+    ({"tls": {"link": {"secret": "s"}}}, "tls.link: secret and workerSecret go together"),
+    ({"access": [{**CALLER, "certificate": "spiffe://a"}]}, r"access\[0\].certificate: needs tls.clients.clientAuth"),
+    ({"access": [{**CALLER, "tokenSha256": "0" * 64, "models": ["x"]}]}, r"access\[0\].models: there is no models.x"),
+    ({"access": [{**CALLER, "tokenSha256": "0" * 64}] * 2}, r"access\[1\].name: a is the name of another entry"),
+    ({"access": [CALLER]}, "/access/0"),
+    ({"access": [{**CALLER, "tokenSha256": "0" * 64, "rights": ["all"]}]}, "/access/0/rights/0"),
+    ({"traces": {"endpoint": "collector:4317"}}, "/traces/endpoint"),
     (pool(autoscaling={**HPA, "minReplicas": 0}), "autoscaling.minReplicas: 0 needs kind keda"),
     (model(source="echo", settings={"unload_after": "1m"}), "models.m.settings.unload_after: needs load: demand"),
     (model(source="echo", settings={"canary_of": "minilm"}), "models.m.settings: canary_of and canary_percent go together"),

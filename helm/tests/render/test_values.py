@@ -9,6 +9,7 @@ import chart
 from chart import values
 
 SHA = "0" * 64
+TRACED = {"traces": {"endpoint": "http://before:4317"}}
 SCALED = {"autoscaling": {"kind": "keda"}}
 WATCHED = {"autoscaling": {"kind": "keda", "keda": {"source": "prometheus"}}}
 HPA = {"autoscaling": {"kind": "hpa"}}
@@ -24,6 +25,15 @@ TWO = {
 NEEDS = {
     "workerToken.key": {"workerToken": {"existingSecret": "s"}},
     "poolDefaults.models": TWO,
+    "tls.clients.clientAuth": {"tls": {"clients": {"secret": "s"}}},
+    "tls.link.secret": {"tls": {"link": {"secret": "s", "workerSecret": "w"}}},
+    "tls.link.workerSecret": {"tls": {"link": {"secret": "s", "workerSecret": "w"}}},
+    "tls.certManager.kind": {"tls": {"certManager": {"issuer": "i"}}},
+    "traces.sample": TRACED,
+    "traces.keep": TRACED,
+    "traces.headersSecret": TRACED,
+    "traces.headersKey": {"traces": {"endpoint": "http://before:4317", "headersSecret": "s"}},
+    "traces.caSecret": TRACED,
     "hub.tokenKey": {"hub": {"tokenSecret": "s"}},
     "downloader.image": {"models": {"m": {"download": {"files": FILES}}}, "downloader": {"image": "before"}},
     "poolDefaults.autoscaling.minReplicas": {"poolDefaults": HPA},
@@ -45,6 +55,9 @@ TRY = {
     "hub.endpoint": "https://hub.example",
     "downloader.image": "after",
     "server.settings": {"call_texts_max": 3},
+    "access": [{"name": "a", "tokenSha256": "0" * 64, "rights": ["infer"]}],
+    "traces.endpoint": "https://after:4317",
+    "traces.sample": 0.5,
     "server.address": "::",
     "server.home.size": "3Gi",
     "poolDefaults.home.size": "3Gi",
