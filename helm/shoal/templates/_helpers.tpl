@@ -260,6 +260,10 @@ log_format = {{ .Values.log.format | toRawJson }}
 worker_token_file = "/etc/shoal-token/token"
 {{- if gt (int .Values.server.replicas) 1 }}
 share_workers = true
+{{- if not (hasKey .Values.server.settings "connection_age_max") }}
+# Clients find servers that came after their own.
+connection_age_max = "5m"
+{{- end }}
 {{- end }}
 {{- if include "shoal.tls.clients" . }}
 tls_cert = "/etc/shoal-tls/tls.crt"

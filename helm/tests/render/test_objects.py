@@ -272,6 +272,7 @@ class Objects(unittest.TestCase):
         server = chart.one(objects, "Deployment", "-server")
         self.assertEqual(server["spec"]["replicas"], 3)
         self.assertTrue(chart.settings(objects)["share_workers"])
+        self.assertEqual(chart.settings(objects)["connection_age_max"], "5m")
         self.assertEqual(len(chart.pod(server)["topologySpreadConstraints"]), 2)
         (trigger,) = chart.one(objects, "ScaledObject")["spec"]["triggers"]
         self.assertEqual(trigger["metadata"]["servers"], "3")

@@ -12,7 +12,7 @@ use crate::config::{Config, ModelConfig, Settings};
 use crate::models::{ModelName, Source};
 use crate::telemetry::{self, LogControl, LogFormat};
 
-use super::{Outcome, serve};
+use super::{Outcome, files, serve};
 
 /// Arguments of `shoal demo`.
 #[derive(Args, Debug)]
@@ -44,7 +44,7 @@ async fn demo(args: DemoArgs, log: LogControl) -> Outcome {
     let store = super::store(None)?;
     let models = {
         let (config, store) = (config.clone(), store.clone());
-        tokio::task::spawn_blocking(move || serve::model_settings(&config, &store)).await??
+        tokio::task::spawn_blocking(move || files::model_settings(&config, &store)).await??
     };
     let mut server = serve::start(&config, models, &store, &[None], log).await?;
     let address = server.grpc_address();

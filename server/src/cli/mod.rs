@@ -3,6 +3,7 @@
 mod banner;
 mod demo;
 mod devices;
+mod files;
 mod plan;
 mod reload;
 mod seats;

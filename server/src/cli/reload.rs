@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::models::Store;
 use crate::telemetry::LogControl;
 
-use super::serve::model_settings;
+use super::files::model_settings;
 
 /// How often the file is looked at. Kubernetes takes longer than that to bring a new one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

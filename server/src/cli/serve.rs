@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, CpuIsa, Device, ModelConfig, Settings, Workers};
+use crate::config::{Config, CpuIsa, Device, Settings, Workers};
 use crate::driver::ModelSettings;
 use crate::gpus::{CannotLook, Gpus};
 use crate::link::LinkAddress;
@@ -21,6 +21,7 @@ use crate::telemetry::{self, LogControl};
 
 use super::Outcome;
 use super::banner;
+use super::files::model_settings;
 use super::reload::Reloads;
 use super::seats::{self, Seat, seats};
 
@@ -178,21 +179,6 @@ fn seated(
         }
         Err(problem) => Err(problem),
     }
-}
-
-/// The models as the driver wants them, with their files found, and pulled where they were not.
-pub(super) fn model_settings(config: &Config, store: &Store) -> anyhow::Result<Vec<ModelSettings>> {
-    let local = config.workers != Workers::External;
-    config.models.iter().map(|model| settings_of(model, store, local)).collect()
-}
-
-fn settings_of(model: &ModelConfig, store: &Store, local: bool) -> anyhow::Result<ModelSettings> {
-    // Workers elsewhere read their own sources; this machine needs no files then.
-    let place = match local {
-        true => Some(super::find(store, &model.source).with_context(|| format!("model `{}`", model.name))?.place),
-        false => None,
-    };
-    Ok(model.settings(place))
 }
 
 /// Requests to stop: SIGTERM, SIGINT from a terminal, and SIGHUP when that is closed, unless there is a file to be read again.

@@ -162,6 +162,7 @@ impl Config {
         }
         let defaults = Limits::default();
         let connections_max = settings.connections_max.map_or(4096, Into::into);
+        let age_max = connection_age(&settings)?;
         Ok(Self {
             grpc: SocketAddr::new(address, settings.grpc_port.unwrap_or(8001)),
             http: match settings.http_port.unwrap_or(HttpPort::Port(8000)) {
@@ -195,8 +196,8 @@ impl Config {
             log_format: settings.log_format.unwrap_or_default(),
             traces: traces::options(trace_settings(&settings), |name| std::env::var(name).ok())?,
             frontend: frontend(&settings)?,
-            listener: ListenerOptions { connections_max, ..ListenerOptions::default() },
-            http_listener: http::Options { connections_max, ..http::Options::default() },
+            listener: ListenerOptions { connections_max, age_max, ..ListenerOptions::default() },
+            http_listener: http::Options { connections_max, age_max, ..http::Options::default() },
             limits: Limits {
                 tenant_requests_max: settings.tenant_requests_max.unwrap_or(defaults.tenant_requests_max),
                 class_requests_max: settings.class_requests_max.unwrap_or(defaults.class_requests_max),
@@ -208,6 +209,17 @@ impl Config {
             models,
             stated: settings,
         })
+    }
+}
+
+/// How old connections may be: less than a second would have clients do little but connect.
+fn connection_age(settings: &Settings) -> Result<Option<Duration>, ConfigError> {
+    match settings.connection_age_max {
+        Some(HumanDuration(age)) if age < Duration::from_secs(1) => {
+            let problem = "must be 1s or more".to_owned();
+            Err(ConfigError::Value { key: "connection_age_max".into(), problem })
+        }
+        stated => Ok(stated.map(Into::into)),
     }
 }
 

@@ -394,6 +394,9 @@ settings! {
     /// Client connections open at once on each port; more wait to be accepted [default: 4096]
     #[arg(value_name = "N")]
     connections_max: NonZeroUsize = "SHOAL_CONNECTIONS_MAX",
+    /// How old a client's connection may be, a tenth more or less: its calls are answered, and the client connects anew, to servers that came after it as well [default: no limit]
+    #[arg(value_name = "TIME")]
+    connection_age_max: HumanDuration = "SHOAL_CONNECTION_AGE_MAX",
     /// Rows one tenant may have queued. Lower keeps one tenant from filling the queue [default: 65536]
     #[arg(value_name = "N")]
     tenant_requests_max: u32 = "SHOAL_TENANT_REQUESTS_MAX",

@@ -80,6 +80,7 @@ fn a_wrong_value_is_named_by_its_key() {
         ("[models.echo]\npolicy = \"fixed\"\non_late = \"shed\"", "`models.echo.on_late`"),
         ("[models.echo]\non_late = \"never\"", "`models.echo.on_late`"),
         ("[models.Echo]\nsource = \"echo\"", "`models.Echo`"),
+        ("connection_age_max = \"1ms\"", "`connection_age_max`"),
         ("share_workers = true", "`share_workers`"),
         ("share_workers = \"yes\"", "`share_workers`"),
         ("call_texts_max = 0", "`call_texts_max`"),

@@ -30,6 +30,8 @@ pub struct Options {
     pub connections_max: usize,
     /// How long a new connection may take to its first call.
     pub hello_time_max: Duration,
+    /// How old a connection may be; then it is told to go away, and its calls are answered.
+    pub age_max: Option<Duration>,
     /// How long a connection may take from one answer to the end of the next call's headers. Longer than the 60 seconds
     /// after which common load balancers give up an idle connection, so that it is never this side that does.
     pub idle_time_max: Duration,
@@ -46,6 +48,7 @@ impl Default for Options {
         Self {
             connections_max: 4096,
             hello_time_max: Duration::from_secs(10),
+            age_max: None,
             idle_time_max: Duration::from_secs(75),
             body_time_max: Duration::from_secs(60),
             stall_time_max: Duration::from_secs(60),
@@ -118,7 +121,11 @@ async fn serve(stream: TcpStream, gate: Gate, routes: Router, options: Options, 
     let service = TowerToHyperService::new(calls.count(routes).map_request(with_peer));
     let (stream, cork) = cork(stream);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let patience = Patience { hello_time_max: options.hello_time_max, farewell_time_max: options.farewell_time_max };
+    let patience = Patience {
+        hello_time_max: options.hello_time_max,
+        age_max: options.age_max,
+        farewell_time_max: options.farewell_time_max,
+    };
     listen::run(connection, &cork, &calls, patience, stops).await;
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Stops {
 pub(crate) struct Patience {
     /// How long a new connection may take to its first call; then it is told to go away.
     pub(crate) hello_time_max: Duration,
+    /// How old it may be; then it is told to go away, so that its client finds servers that came after it.
+    pub(crate) age_max: Option<Duration>,
     /// How long a connection without open calls may take to close once it was told to go away.
     pub(crate) farewell_time_max: Duration,
 }
@@ -163,7 +165,7 @@ where
         // First, so that it has read what it can before it is told to go away.
         biased;
         ended = cork.drive(connection.as_mut()) => ended,
-        () = to_close(calls, patience.hello_time_max, &stops.draining) => {
+        () = to_close(calls, patience, &stops.draining) => {
             // What is in the socket already is still read, a first call included.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
@@ -187,15 +189,24 @@ async fn idle<S: AsyncWrite + Unpin>(calls: &OpenCalls, cork: &Cork<S>, quiet: D
     }
 }
 
-/// Returns when a connection is to be told to go away: the server drains, or the client came and asked for nothing.
-async fn to_close(calls: &OpenCalls, hello_time_max: Duration, draining: &CancellationToken) {
+/// Returns when a connection is to be told to go away: the server drains, the client came and asked for nothing, or it is
+/// old enough.
+async fn to_close(calls: &OpenCalls, patience: Patience, draining: &CancellationToken) {
     let silent = async {
-        if timeout(hello_time_max, calls.any()).await.is_ok() {
+        if timeout(patience.hello_time_max, calls.any()).await.is_ok() {
             pending::<()>().await;
+        }
+    };
+    let old = async {
+        match patience.age_max {
+            // A tenth more or less, so that those that came together do not go together.
+            Some(age) => sleep(age.mul_f64(rand::random_range(0.9..1.1))).await,
+            None => pending().await,
         }
     };
     tokio::select! {
         () = silent => {}
+        () = old => {}
         () = draining.cancelled() => {}
     }
 }

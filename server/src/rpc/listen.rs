@@ -52,6 +52,8 @@ pub struct ListenerOptions {
     pub keepalive_timeout: Duration,
     /// How long a new connection may take to its first call; then it is told to go away.
     pub hello_time_max: Duration,
+    /// How old a connection may be; then it is told to go away, and its calls are answered.
+    pub age_max: Option<Duration>,
     /// How long a connection without open calls may take to close once it was told to go away.
     pub farewell_time_max: Duration,
 }
@@ -64,6 +66,7 @@ impl Default for ListenerOptions {
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             hello_time_max: Duration::from_secs(10),
+            age_max: None,
             farewell_time_max: Duration::from_secs(1),
         }
     }
@@ -149,7 +152,11 @@ async fn serve(
         .max_header_list_size(16 << 10);
     let (stream, cork) = cork(stream);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let patience = Patience { hello_time_max: options.hello_time_max, farewell_time_max: options.farewell_time_max };
+    let patience = Patience {
+        hello_time_max: options.hello_time_max,
+        age_max: options.age_max,
+        farewell_time_max: options.farewell_time_max,
+    };
     listen::run(connection, &cork, &calls, patience, stops).await;
 }
 
@@ -347,6 +354,26 @@ mod tests {
             // Whether it ends or is reset does not matter.
             let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("it is closed");
         }
+        serving.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_old_enough_is_told_to_go_away_and_its_calls_are_answered() {
+        let aged = ListenerOptions { age_max: Some(BRIEF), farewell_time_max: BRIEF, ..Default::default() };
+        let serving = Serving::start(aged);
+        let mut client = serving.client().await;
+        let answer = client.send_request(request()).await.expect("answer");
+        // It goes away in the meantime.
+        timeout(PATIENCE, async {
+            while client.ready().await.is_ok() {
+                sleep(BRIEF / 10).await;
+            }
+        })
+        .await
+        .expect("it takes no more calls");
+        let body = answer.into_body().collect().await.expect("the whole body").to_bytes();
+        assert_eq!(body.len(), ANSWER_BYTES);
+        serving.client().await.send_request(request()).await.expect("another one is taken");
         serving.stop().await;
     }
 
