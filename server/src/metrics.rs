@@ -482,6 +482,9 @@ mod tests {
         metrics.worker_up("w", true);
         metrics.worker_restarted("w");
         metrics.configured(true);
+        metrics.handshake_failed("grpc");
+        metrics.certificate_expiry("grpc", 1);
+        metrics.denied("grpc", "UNAUTHENTICATED");
         metrics.pool("p", 1, Duration::ZERO);
         metrics.pool_computed("p", Duration::ZERO);
         let (uuid, name, bytes, ratio) = ("GPU-1".to_owned(), "NVIDIA H200".to_owned(), Some(1), Some(1.0));
