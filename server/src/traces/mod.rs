@@ -5,7 +5,7 @@
 //! a thread of its own makes spans of that and sends them. Nothing that serves waits for it: what does not fit its
 //! queue is dropped and counted.
 //!
-//! Who knows what: the services open a call's span and end it ([`OpenSpan`]); the driver tells of queue, batches and
+//! Who knows what: the services open a call's span and end it (`OpenSpan`); the driver tells of queue, batches and
 //! workers. Neither names OTLP. What spans there are is in `server/docs/traces.md`.
 
 mod clock;
