@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,9 +20,12 @@ use crate::tls::{Acceptor, Peer};
 
 use super::Stops;
 
-/// At one port.
+/// At one port. Every call has a clone of it, so that is small.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     /// As metrics name it.
     port: &'static str,
     acceptor: Option<Acceptor>,
@@ -40,7 +44,7 @@ pub(crate) enum Line {
 impl Gate {
     /// Of the port that metrics call so: with a handshake where there is an acceptor.
     pub(crate) fn new(port: &'static str, acceptor: Option<Acceptor>, access: Access, metrics: Metrics) -> Self {
-        Self { port, acceptor, access, metrics }
+        Self(Arc::new(Inner { port, acceptor, access, metrics }))
     }
 
     /// Lets everybody in, unasked.
@@ -58,9 +62,9 @@ impl Gate {
         headers: &HeaderMap,
         peer: Option<&Peer>,
     ) -> Result<Scope, CallError> {
-        self.access.admit(need, headers, peer).map_err(|denied| {
+        self.0.access.admit(need, headers, peer).map_err(|denied| {
             let error = CallError::from(denied);
-            self.metrics.denied(self.port, error.code_name());
+            self.0.metrics.denied(self.0.port, error.code_name());
             error
         })
     }
@@ -73,7 +77,8 @@ impl Gate {
         time_max: Duration,
         stops: &Stops,
     ) -> Option<(Line, Option<Peer>)> {
-        let Some(acceptor) = &self.acceptor else { return Some((Line::Plain(stream), None)) };
+        let Inner { port, acceptor, metrics, .. } = &*self.0;
+        let Some(acceptor) = acceptor else { return Some((Line::Plain(stream), None)) };
         let peer = stream.peer_addr().ok();
         let handshake = acceptor.current().accept(stream);
         let shaken = tokio::select! {
@@ -88,8 +93,8 @@ impl Gate {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it took longer than {time_max:?}"),
         };
-        self.metrics.handshake_failed(self.port);
-        debug!(port = self.port, ?peer, "no TLS handshake: {failure}");
+        metrics.handshake_failed(port);
+        debug!(port, ?peer, "no TLS handshake: {failure}");
         None
     }
 }
