@@ -60,7 +60,7 @@ class Machine:
             pathlib.PurePath(name).name for name in re.findall(r"^\s*(\S+)", said, re.M)
         }
 
-    def start(self, container, volumes, user, secrets, hosts):
+    def start(self, container, volumes, user, hosts):
         """Starts a container: `volumes` has a folder of this machine for each of its mounts."""
         root = self.folder / f"{container['name']}-{len(self.running)}"
         root.mkdir()
@@ -83,9 +83,7 @@ class Machine:
         env = {"PATH": os.environ["PATH"]}
         for variable in container["env"]:
             source = variable.get("valueFrom", {})
-            if "secretKeyRef" in source:
-                env[variable["name"]] = secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
-            elif "fieldRef" in source:
+            if "fieldRef" in source:
                 assert source["fieldRef"] == {"fieldPath": "metadata.name"}, source
                 env[variable["name"]] = root.name
             else:

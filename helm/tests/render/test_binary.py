@@ -58,6 +58,8 @@ def lacking():
     missing = [name for name in ("grpc-health-probe", "grpcurl", "ghz") if not tool(name)]
     return f"not installed: {', '.join(missing)}" if missing else None
 
+NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
+
 
 class Binary(unittest.TestCase):
     @classmethod
@@ -77,6 +79,7 @@ class Binary(unittest.TestCase):
 
     def setUp(self):
         self.machine = Machine(BINARY)
+        self.secrets = {"rel-shoal-worker-token": {"token": b"t" * 32}}
         self.addCleanup(self.machine.stop)
 
     @classmethod
@@ -93,10 +96,14 @@ class Binary(unittest.TestCase):
             if "configMap" in volume:
                 for file, text in chart.one(self.objects, "ConfigMap", volume["configMap"]["name"])["data"].items():
                     (folder / file).write_text(text)
+            elif "secret" in volume:
+                contents = self.secrets[volume["secret"]["secretName"]]
+                items = volume["secret"].get("items", [{"key": key, "path": key} for key in contents])
+                for item in items:
+                    (folder / item["path"]).write_bytes(contents[item["key"]])
             else:
                 os.chown(folder, int(self.user), int(self.user))
-        secret = chart.one(self.objects, "Secret")["metadata"]["name"]
-        return self.machine.start(container, volumes, self.user, {secret: {"token": "t"}}, ["rel-shoal-link"])
+        return self.machine.start(container, volumes, self.user, ["rel-shoal-link"])
 
     def probe(self, kind, protocol):
         """What a kubelet asks, and whether it is content."""
@@ -226,6 +233,8 @@ class Binary(unittest.TestCase):
             "class_requests_max": 9,
             "queue_bytes_max": 1 << 30,
             "attempts_max": 2,
+            "resident_bytes_max": 1 << 30,
+            "connection_age_max": "5m",
         }
         learned = {
             "slo": "50ms",
@@ -240,10 +249,16 @@ class Binary(unittest.TestCase):
             "policy": "learned",
         }
         triton = {"policy": "triton", "queue_delay_max": "1ms", "preferred_rows": [4, 8]}
-        models = {"minilm": {"source": "minilm", "settings": learned}, "triton": {"source": "echo", "settings": triton}}
+        rare, canary = {"load": "demand", "unload_after": "1m"}, {"canary_of": "triton", "canary_percent": 5}
+        models = {
+            "minilm": {"source": "minilm", "settings": learned},
+            "triton": {"source": "echo", "settings": triton},
+            "rare": {"source": "echo", "settings": rare},
+            "canary": {"source": "echo", "settings": canary},
+        }
         self.assertEqual(set(server), set(SCHEMA["properties"]["server"]["properties"]["settings"]["properties"]))
         self.assertEqual(
-            set(learned) | set(triton), set(SCHEMA["definitions"]["model"]["properties"]["settings"]["properties"])
+            set(learned) | set(triton) | set(rare) | set(canary), set(SCHEMA["definitions"]["model"]["properties"]["settings"]["properties"])
         )
         objects, type(self).objects = self.objects, chart.render({"server": {"settings": server}, "models": models})
         try:
@@ -252,6 +267,68 @@ class Binary(unittest.TestCase):
             self.assertEqual(running.terminate(40)[0], 0, running.said())
         finally:
             type(self).objects = objects
+
+    def test_a_release_with_certificates_and_callers_serves(self):
+        """With certificates as cert-manager would make them, for the names that the chart asks it for."""
+        token = "0123456789abcdef"
+        over = {
+            "tls": {"certManager": {"issuer": "i"}},
+            "access": [{"name": "a", "secret": {"name": "callers", "key": "a"}, "rights": ["infer", "inspect"]}],
+            "models": {"minilm": {"source": "echo"}},
+            "pools": [{"name": "a"}],
+            "server": {"replicas": 2},
+        }
+        rendered = chart.render(over)
+        ca = Authority(self.machine.folder)
+        for certificate in chart.of_kind(rendered, "Certificate"):
+            spec = certificate["spec"]
+            self.secrets[spec["secretName"]] = ca.secret(spec["dnsNames"])
+        self.secrets["callers"] = {"a": token.encode()}
+        objects, type(self).objects = self.objects, rendered
+        try:
+            server, worker = self.start("-server"), self.start("-worker-a")
+            container = chart.container(chart.one(rendered, "Deployment", "-server"))
+
+            def answers(probe):
+                path = container[f"{probe}Probe"]["httpGet"]["path"]
+                page = f"http://127.0.0.1:8002{path}"
+                return self.machine.run("curl", "-sf", "-o", "/dev/null", page, check=False).returncode == 0
+
+            wait("it is ready", lambda: answers("startup") and answers("readiness"), 60, server, worker)
+            ask = [tool("grpcurl"), "-cacert", ca.certificate, "-authority", "localhost"]
+            models = ["127.0.0.1:8001", "shoal.v1.Inference/ListModels"]
+            denied = self.machine.run(*ask, *models, check=False)
+            self.assertIn("Unauthenticated", denied.stderr)
+            said = self.machine.run(*ask, "-H", f"authorization: Bearer {token}", *models).stdout
+            self.assertIn('"STATE_READY"', said)
+            # One who has the token and no certificate is no worker, and what speaks no TLS is no client.
+            plain = self.machine.run(tool("grpcurl"), "-plaintext", "-max-time", "5", *models, check=False)
+            self.assertNotEqual(plain.returncode, 0)
+            self.assertEqual(server.terminate(40)[0], 0, server.said())
+        finally:
+            type(self).objects = objects
+
+
+class Authority:
+    """Signs certificates, as an Issuer does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.certificate, self.key = folder / "ca.crt", folder / "ca.key"
+        made = ["-keyout", self.key, "-out", self.certificate]
+        self.openssl("req", "-x509", *NEW_KEY, "-days", "2", "-subj", "/CN=ca", *made)
+
+    @staticmethod
+    def openssl(*arguments):
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+    def secret(self, names):
+        request, key, made, extension = (self.folder / f"leaf.{kind}" for kind in ("csr", "key", "crt", "ext"))
+        extension.write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in names) + "\n")
+        self.openssl("req", *NEW_KEY, "-subj", "/CN=leaf", "-keyout", key, "-out", request)
+        signer = ["-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial"]
+        self.openssl("x509", "-req", "-in", request, *signer, "-days", "1", "-extfile", extension, "-out", made)
+        return {"tls.crt": made.read_bytes(), "tls.key": key.read_bytes(), "ca.crt": self.certificate.read_bytes()}
 
 
 if __name__ == "__main__":
