@@ -488,15 +488,17 @@ class Scaling(Cluster):
             },
             "grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
             "pools": [{"name": "cpu", "autoscaling": {"kind": "keda"}}],
+            "tls": {"certManager": {"issuer": "i"}},
         }
         self.install(values, user="admin")
-        for api, kind in [
-            ("monitoring.coreos.com/v1", "ServiceMonitor"),
-            ("monitoring.coreos.com/v1", "PrometheusRule"),
-            ("gateway.networking.k8s.io/v1", "GRPCRoute"),
-            ("keda.sh/v1alpha1", "ScaledObject"),
+        for api, kind, count in [
+            ("monitoring.coreos.com/v1", "ServiceMonitor", 1),
+            ("monitoring.coreos.com/v1", "PrometheusRule", 1),
+            ("gateway.networking.k8s.io/v1", "GRPCRoute", 1),
+            ("keda.sh/v1alpha1", "ScaledObject", 1),
+            ("cert-manager.io/v1", "Certificate", 3),
         ]:
-            self.assertEqual(len(plane.items(self.path(kind, api=api), **{INSTANCE: "rel"})), 1, kind)
+            self.assertEqual(len(plane.items(self.path(kind, api=api), **{INSTANCE: "rel"})), count, kind)
         route = chart.one(chart.render(scenario="gateway", namespace=self.namespace), "GRPCRoute")
         route["spec"]["rules"][0]["backendRefs"][0].pop("port")
         with self.assertRaisesRegex(ApiError, "Must have port for Service reference"):
