@@ -83,15 +83,25 @@
 {{- fail "tls.link: secret and workerSecret go together: each side shows the other a certificate" -}}
 {{- end -}}
 {{- $callers := list -}}
+{{- $proofs := list -}}
 {{- range $index, $entry := $values.access -}}
 {{- if has $entry.name $callers -}}{{- fail (printf "access[%d].name: %s is the name of another entry" $index $entry.name) -}}{{- end -}}
 {{- $callers = append $callers $entry.name -}}
+{{- if and (hasKey $entry "models") (or (has "control" $entry.rights) (has "admin" $entry.rights)) -}}
+{{- fail (printf "access[%d].models: not with the right control or admin, which are of all models" $index) -}}
+{{- end -}}
+{{- $proof := default $entry.certificate $entry.tokenSha256 -}}
+{{- if and $proof (has $proof $proofs) -}}{{- fail (printf "access[%d]: shows what another entry shows" $index) -}}{{- end -}}
+{{- $proofs = append $proofs $proof -}}
 {{- if and $entry.certificate (eq $values.tls.clients.clientAuth "off") -}}
 {{- fail (printf "access[%d].certificate: needs tls.clients.clientAuth optional or required" $index) -}}
 {{- end -}}
 {{- range $entry.models -}}
 {{- if not (hasKey $values.models .) -}}{{- fail (printf "access[%d].models: there is no models.%s" $index .) -}}{{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if and $values.grpcRoute.enabled (include "shoal.tls.clients" $) -}}
+{{- fail "grpcRoute.enabled: a Gateway would speak no TLS to the server: end TLS there, or leave the route out" -}}
 {{- end -}}
 {{- if and $values.grpcRoute.enabled (not $values.grpcRoute.parentRefs) -}}
 {{- fail "grpcRoute.parentRefs: is required by grpcRoute.enabled: name the Gateway" -}}

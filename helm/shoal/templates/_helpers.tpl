@@ -309,8 +309,8 @@ certificate = {{ . | toRawJson }}
 tenant = {{ . | toRawJson }}
 {{- end }}
 rights = {{ .rights | toRawJson }}
-{{- with .models }}
-models = {{ . | toRawJson }}
+{{- if hasKey . "models" }}
+models = {{ .models | toRawJson }}
 {{- end }}
 {{- end }}
 {{- end }}

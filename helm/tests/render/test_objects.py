@@ -55,7 +55,10 @@ class Objects(unittest.TestCase):
                     for port in service["spec"]["ports"]:
                         self.assertIn(port["targetPort"], ports)
                         h2c = port["targetPort"] in ("grpc", "link", "scaler")
-                        self.assertEqual(port["appProtocol"], "kubernetes.io/h2c" if h2c else "http")
+                        spoken = "kubernetes.io/h2c" if h2c else "http"
+                        if name in ("safe", "secrets") and port["targetPort"] in ("grpc", "link", "http"):
+                            spoken = "https"
+                        self.assertEqual(port["appProtocol"], spoken)
                         led.add(port["targetPort"])
             self.assertEqual(led, ports)
 
@@ -277,6 +280,13 @@ class Objects(unittest.TestCase):
         (trigger,) = chart.one(objects, "ScaledObject")["spec"]["triggers"]
         self.assertEqual(trigger["metadata"]["servers"], "3")
         self.assertNotIn("share_workers", chart.settings(self.scenarios["cpu"]))
+
+    def test_a_caller_for_whom_no_models_are_listed_has_none(self):
+        entry = {"name": "a", "tokenSha256": "0" * 64, "rights": ["infer"]}
+        access = [{**entry, "models": []}, {**entry, "name": "b", "tokenSha256": "1" * 64}]
+        none, every = chart.settings(chart.render({"access": access}))["access"]
+        self.assertEqual(none["models"], [])
+        self.assertNotIn("models", every)
 
     def test_spans_have_a_way_out_and_say_where_they_are_from(self):
         objects = self.scenarios["safe"]

@@ -59,6 +59,19 @@ REFUSED = [
     ({"access": [{**CALLER, "tokenSha256": "0" * 64, "models": ["x"]}]}, r"access\[0\].models: there is no models.x"),
     ({"access": [{**CALLER, "tokenSha256": "0" * 64}] * 2}, r"access\[1\].name: a is the name of another entry"),
     ({"access": [CALLER]}, "/access/0"),
+    ({"access": [{**CALLER, "tokenSha256": "0" * 64, "rights": []}]}, "/access/0/rights"),
+    (
+        {"access": [{**CALLER, "tokenSha256": "0" * 64, "rights": ["admin"], "models": []}]},
+        r"access\[0\].models: not with the right control or admin",
+    ),
+    (
+        {"access": [{**CALLER, "tokenSha256": "0" * 64}, {**CALLER, "name": "b", "tokenSha256": "0" * 64}]},
+        r"access\[1\]: shows what another entry shows",
+    ),
+    (
+        {"tls": {"clients": {"secret": "s"}}, "grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}},
+        "grpcRoute.enabled: a Gateway would speak no TLS",
+    ),
     ({"access": [{**CALLER, "tokenSha256": "0" * 64, "rights": ["all"]}]}, "/access/0/rights/0"),
     ({"traces": {"endpoint": "collector:4317"}}, "/traces/endpoint"),
     (pool(autoscaling={**HPA, "minReplicas": 0}), "autoscaling.minReplicas: 0 needs kind keda"),
