@@ -149,6 +149,12 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 pub fn shoal() -> anyhow::Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo says of this package to those that it runs would have crates built anew that look at it, and all that need
+    // them.
+    let told = |(name, _): &(String, String)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars().filter(told) {
+        command.env_remove(name);
+    }
     command.args(["build", "--quiet", "--release", "--bin", "shoal", "--manifest-path"]).arg(manifest);
     anyhow::ensure!(command.status()?.success(), "the release binary could not be built");
     let own = std::env::current_exe()?;
