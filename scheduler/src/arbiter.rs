@@ -136,6 +136,8 @@ struct Open {
     asked: Vec<SchedulerId>,
     parts: Vec<Part>,
     expires: Timestamp,
+    /// Whether late requests waited when it was given.
+    late_waited: bool,
 }
 
 /// A batch that came after its turn.
@@ -302,7 +304,7 @@ impl Arbiter {
             }
         }
         if !open.parts.is_empty() {
-            self.count_turn(open.model, open.kind);
+            self.count_turn(open.model, open.kind, open.late_waited);
             self.launch(open.slot, open.model, open.kind, open.parts);
         }
     }
@@ -319,6 +321,8 @@ impl Arbiter {
     fn give(&mut self, now: Timestamp) -> bool {
         let is_possible = |(.., kind): &choice::Lead| *kind != TurnKind::Apart || self.launched.is_empty();
         let Some((first, model, kind)) = self.choose(now).filter(is_possible) else { return false };
+        // What is given is wanted no longer until it is said anew, which may be after the turn is over.
+        let late_waited = self.has_late();
         let given = self.company(first, model, kind);
         self.last = self.last.wrapping_add(1);
         let slot = Slot(self.last);
@@ -335,7 +339,7 @@ impl Arbiter {
         }
         let asked = given.into_iter().map(|(scheduler, _)| scheduler).collect();
         let expires = now + self.sharing.patience;
-        self.open = Some(Open { slot, model, kind, asked, parts: Vec::new(), expires });
+        self.open = Some(Open { slot, model, kind, asked, parts: Vec::new(), expires, late_waited });
         true
     }
 

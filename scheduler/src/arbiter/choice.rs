@@ -91,17 +91,21 @@ impl Arbiter {
         Some(best.lead(best.kind()))
     }
 
-    /// Keeps count of whom a turn passed over.
-    pub(super) fn count_turn(&mut self, model: ModelId, kind: TurnKind) {
+    /// Whether late requests wait now.
+    pub(super) fn has_late(&self) -> bool {
+        self.members.values().flat_map(|member| member.wants.values()).any(|want| want.late.rows > 0)
+    }
+
+    /// Keeps count of whom a turn passed over. What is late is in no batch with others, so what waited when the turn was
+    /// given waits still, said or not.
+    pub(super) fn count_turn(&mut self, model: ModelId, kind: TurnKind, late_waited: bool) {
         let mut waiting = BTreeSet::<(Class, ModelId)>::new();
-        let mut is_late_waiting = false;
         for (model, want) in self.members.values().flat_map(|member| &member.wants) {
             waiting.extend(
                 Class::ALL.into_iter().filter(|class| want.classes[*class as usize]).map(|class| (class, *model)),
             );
-            is_late_waiting |= want.late.rows > 0;
         }
-        self.turns.count_late(is_late_waiting, kind == TurnKind::Late);
+        self.turns.count_late(late_waited || self.has_late(), kind == TurnKind::Late);
         if let TurnKind::OnTime(class) = kind {
             let waits = Class::ALL.map(|class| waiting.iter().any(|(of, _)| *of == class));
             self.turns.count(Class::ALL.map(|of| of == class), waits);

@@ -463,3 +463,21 @@ fn whatever_happens_every_batch_is_launched_once_and_the_device_never_stands_sti
         assert_eq!((arbiter.poll_action(), arbiter.poll_timeout()), (None, None));
     }
 }
+
+#[test]
+fn what_is_late_has_its_turn_though_its_only_scheduler_says_so_after_each_turn() {
+    let mut arbiter = arbiter(1, &[ONE]);
+    let both = Want { late: rows(1), ..want(1, 1_000) };
+    let mut kinds = Vec::new();
+    arbiter.bid(at(0), ONE, MODEL, Some(both));
+    for _ in 0..40 {
+        let Some(Action::Give { slot, kind, .. }) = arbiter.poll_action() else { panic!("a turn is given") };
+        kinds.push(kind);
+        assert!(arbiter.part(at(0), ONE, slot, rows(1)));
+        let Some(Action::Launch(launch)) = arbiter.poll_action() else { panic!("it is launched") };
+        arbiter.bid(at(0), ONE, MODEL, Some(both));
+        arbiter.ended(at(0), launch.number, ms(1));
+    }
+    let late = kinds.iter().filter(|kind| **kind == TurnKind::Late).count();
+    assert_eq!(late, 2, "one of seventeen: {kinds:?}");
+}
