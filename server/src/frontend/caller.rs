@@ -89,12 +89,16 @@ fn explain(headers: &HeaderMap) -> Result<Asked, CallError> {
     }
 }
 
+/// Bytes of `tracestate` that W3C's recommendation asks everybody to pass on.
+const STATE_BYTES_MAX: usize = 512;
+
 /// Trace context that is not valid is no context: tracing must never break a call.
 fn trace(headers: &HeaderMap) -> Trace {
     let Some(parent) = traces::parent(headers) else { return Trace::default() };
     let state = headers.get("tracestate").and_then(|value| value.to_str().ok());
-    // Means nothing without a parent.
-    let state = state.filter(|state| TraceState::from_str(state).is_ok()).unwrap_or_default();
+    // Means nothing without a parent. What is longer than anybody has to pass on goes no further: it would be in every span.
+    let state = state.filter(|state| state.len() <= STATE_BYTES_MAX && TraceState::from_str(state).is_ok());
+    let state = state.unwrap_or_default();
     Trace { parent: Some(parent), state: state.to_owned(), span: None }
 }
 
@@ -178,6 +182,9 @@ mod tests {
         assert_eq!((&*good.trace.header(), &*good.trace.state), (parent, "a=1"));
         let bad = caller(&headers(&[("traceparent", "00-zero-one-01")]), None, "t").expect("caller");
         assert_eq!(bad.trace.header(), "");
+        let long: &'static str = format!("a={},b={}", "x".repeat(250), "y".repeat(260)).leak();
+        let long = caller(&headers(&[("traceparent", parent), ("tracestate", long)]), None, "t").expect("caller");
+        assert_eq!(long.trace.state, "");
         let bad = caller(&headers(&[("traceparent", parent), ("tracestate", "a")]), None, "t").expect("caller");
         assert_eq!((&*bad.trace.header(), &*bad.trace.state), (parent, ""));
     }
