@@ -81,6 +81,19 @@ pub enum ModelReport {
     Unloaded,
 }
 
+impl ModelReport {
+    /// As the core has it.
+    pub(super) fn state(&self) -> shoal_scheduler::ModelState {
+        use shoal_scheduler::ModelState;
+        match self {
+            Self::Loading => ModelState::Loading,
+            Self::Ready(_) => ModelState::Ready,
+            Self::Failed(_) => ModelState::Failed,
+            Self::Unloaded => ModelState::Unloaded,
+        }
+    }
+}
+
 /// One model and all that is known of it.
 #[derive(Debug)]
 pub(super) struct Model {

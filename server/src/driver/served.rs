@@ -89,29 +89,21 @@ impl Driver {
             // It was taken out, and comes back maybe: then it matters whether the worker has it still. One that has it is
             // told to unload it.
             if let Some(model) = self.models.known(name) {
-                let state = match report {
-                    ModelReport::Loading => ModelState::Loading,
-                    ModelReport::Ready(_) => ModelState::Ready,
-                    ModelReport::Failed(_) => ModelState::Failed,
-                    ModelReport::Unloaded => ModelState::Unloaded,
-                };
-                self.feed(now, Input::ModelState { worker, epoch, model, state }, None);
+                self.feed(now, Input::ModelState { worker, epoch, model, state: report.state() }, None);
             }
             return;
         };
         let Some(report) = self.models.get(id).map(|model| model.hold_to_objective(report)) else { return };
-        let state = match &report {
-            ModelReport::Loading => ModelState::Loading,
+        let state = report.state();
+        match &report {
             ModelReport::Ready(card) => {
                 info!(model = name, worker = worker.0, dtype = %card.dtype, bytes = card.bytes, "model ready");
-                ModelState::Ready
             }
             ModelReport::Failed(reason) => {
                 warn!(model = name, worker = worker.0, %reason, "model failed to load");
-                ModelState::Failed
             }
-            ModelReport::Unloaded => ModelState::Unloaded,
-        };
+            ModelReport::Loading | ModelReport::Unloaded => {}
+        }
         let card = if let ModelReport::Ready(card) = &report { Some(card.clone()) } else { None };
         let stamp = self.stamp(now);
         if let Some(model) = self.models.get_mut(id) {
