@@ -249,18 +249,22 @@ async fn calls_that_fail_or_are_late_are_shown_whatever_was_drawn() {
     let (collector, endpoint) = Collector::start();
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("shoal.toml");
-    // A letter takes a millisecond.
+    // A letter takes a millisecond: with the one objective every call is in time however slow the machine is, with the
+    // other none.
+    let model = |name, slo| {
+        format!("[models.{name}]\nsource = \"synthetic:per_token=1ms+faults\"\nslo = \"{slo}\"\n")
+    };
+    let (easy, hard) = (model("easy", "60s"), model("hard", "20ms"));
     let config = format!(
-        "otlp_endpoint = \"{endpoint}\"\ntrace_sample = 0.0\ntrace_keep = \"errors,late\"\n[models.s]\n\
-         source = \"synthetic:per_token=1ms+faults\"\nslo = \"20ms\"\n"
+        "otlp_endpoint = \"{endpoint}\"\ntrace_sample = 0.0\ntrace_keep = \"errors,late\"\n{easy}{hard}"
     );
     std::fs::write(&path, config).expect("a file");
     let shoal = Shoal::serve(&["--config", path.to_str().expect("UTF-8")]);
     let mut client = shoal.oip().await;
-    client.model_infer(texts("s", &["a"])).await.expect("an answer in time");
-    let late = client.model_infer(traced(texts("s", &[&"a".repeat(60)]), "00")).await;
+    client.model_infer(texts("easy", &["a"])).await.expect("an answer in time");
+    let late = client.model_infer(traced(texts("hard", &[&"a".repeat(60)]), "00")).await;
     late.expect("an answer, but late");
-    let status = client.model_infer(texts("s", &["!abort"])).await.expect_err("poison");
+    let status = client.model_infer(texts("easy", &["!abort"])).await.expect_err("poison");
     assert_eq!(status.code(), Code::Internal);
     let status = client.model_infer(texts("nobody", &["a"])).await.expect_err("no model");
     assert_eq!(status.code(), Code::NotFound);
