@@ -51,6 +51,8 @@ pub enum Event {
     Pool { pool: Arc<str>, models: Vec<Arc<str>>, done: oneshot::Sender<PoolStanding> },
     /// A call came for a model that nobody can be asked for yet, and waits for it.
     Awaited { model: Arc<str> },
+    /// A call ended because there is no model to ask.
+    GaveUp { model: Arc<str>, error: CallError },
     /// Take nothing new; answer when the last call is done or after `grace`.
     Drain { grace: Duration, done: oneshot::Sender<()> },
 }

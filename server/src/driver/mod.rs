@@ -58,7 +58,7 @@ use fleet::Fleet;
 use flights::{Flight, Flights};
 use models::{Model, Models};
 use pools::Busy;
-use refusals::{Ended, quarantined};
+use refusals::{Arrived, Ended, quarantined, reason_without_model};
 use tenants::Tenants;
 use tokenizers::Fetches;
 use traced::End;
@@ -197,6 +197,11 @@ impl Driver {
                 let _ = done.send(self.pool(self.stamp(now), &pool, &models));
             }
             Event::Awaited { model } => self.awaited(now, &model),
+            Event::GaveUp { model, error } => {
+                if let Some(id) = self.models.id(&model) {
+                    self.count_refusal(self.stamp(now), id, &error, reason_without_model(&error));
+                }
+            }
             Event::Drain { grace, done } => {
                 self.drained = Some(done);
                 let deadline = self.stamp(now) + grace;
@@ -286,16 +291,12 @@ impl Driver {
         self.called(now, model);
         if let Some(reason) = self.models.get(model).and_then(Model::refusal) {
             let error = CallError::ModelNotReady { model: call.model.to_string(), reason };
-            self.turn_away(stamp, model, first, &call, &error, "model_not_ready");
-            let _ = reply.send(Err(error));
-            return;
+            return self.turn_away(stamp, model, Arrived { first, call, reply }, error, "model_not_ready");
         }
         let held = self.models.get_mut(model).and_then(|model| model.quarantine.find(stamp, &call.rows));
         if let Some((row, since)) = held {
             let error = quarantined(row, stamp.since(since));
-            self.turn_away(stamp, model, first, &call, &error, "quarantined");
-            let _ = reply.send(Err(error));
-            return;
+            return self.turn_away(stamp, model, Arrived { first, call, reply }, error, "quarantined");
         }
         let deadline = call.caller.deadline.map(|deadline| self.stamp(deadline));
         let group = Group {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use shoal_scheduler::{GroupId, ModelId, RequestId, Timestamp};
+use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::calls::Pending;
 use super::flights::holder;
 use super::traced::End;
 use super::{Driver, quarantine};
-use crate::call::{Call, CallError, Row};
+use crate::call::{Answer, Call, CallError, Row, full_name};
 use crate::explain::{Found, Refusal, Waited};
 
 /// How far a call had come that ends without an answer.
@@ -21,6 +22,13 @@ pub(super) enum Ended {
     Row(u32),
     /// It was let in and has every result.
     WithResults,
+}
+
+/// A call that was handed over just now.
+pub(super) struct Arrived {
+    pub(super) first: u64,
+    pub(super) call: Call,
+    pub(super) reply: oneshot::Sender<Result<Answer, CallError>>,
 }
 
 impl Driver {
@@ -53,18 +61,21 @@ impl Driver {
         &mut self,
         now: Timestamp,
         model: ModelId,
-        first: u64,
-        call: &Call,
-        error: &CallError,
+        arrived: Arrived,
+        error: CallError,
         reason: &'static str,
     ) {
+        let Arrived { first, call, reply } = arrived;
         debug!(request_id = first, trace_id = call.caller.trace.id(), model = &*call.model, reason, "call refused");
-        self.count_refusal(now, model, error, reason);
-        self.show_refusal(now, first, call, error);
-        call.caller.explain.refuse(|| self.refusal(now, model, call, reason));
+        self.count_refusal(now, model, &error, reason);
+        let shown = self.show_refusal(now, first, &call, &error);
+        call.caller.explain.refuse(|| self.refusal(now, model, &call, reason));
+        if reply.send(Err(error)).is_err() {
+            self.unshow(shown);
+        }
     }
 
-    fn count_refusal(&mut self, now: Timestamp, model: ModelId, error: &CallError, reason: &'static str) {
+    pub(super) fn count_refusal(&mut self, now: Timestamp, model: ModelId, error: &CallError, reason: &'static str) {
         if let Some(metrics) = self.model_metrics.get(&model) {
             metrics.reject(reason);
             metrics.call(error.code_name());
@@ -102,6 +113,16 @@ impl Driver {
             None => self.core.waits(pending.model, now)?,
         };
         Some(pending.waits.waited(row, shown))
+    }
+}
+
+/// Why a call ended that never had a model to ask, as metrics name it.
+pub(super) fn reason_without_model(error: &CallError) -> &'static str {
+    match error {
+        CallError::DeadlinePassed => "deadline_passed",
+        CallError::Draining => "draining",
+        CallError::QueueFull { limit, .. } => full_name(*limit),
+        _ => "model_not_ready",
     }
 }
 

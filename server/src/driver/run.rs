@@ -81,6 +81,11 @@ impl Handle {
         self.tell(Event::Awaited { model: model.clone() }).await;
     }
 
+    /// A call ended because there is no model to ask.
+    pub async fn gave_up(&self, model: &Arc<str>, error: &CallError) {
+        self.tell(Event::GaveUp { model: model.clone(), error: error.clone() }).await;
+    }
+
     /// How a pool of workers stands, for these models, or for those that it holds when none are named. `None` when the
     /// driver is too busy to say in time.
     pub async fn pool(&self, pool: Arc<str>, models: Vec<Arc<str>>, patience: Duration) -> Option<PoolStanding> {

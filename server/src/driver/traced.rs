@@ -89,12 +89,11 @@ impl Driver {
     }
 
     /// As [`Self::show`], of a call that the driver turns away.
-    pub(super) fn show_refusal(&self, now: Timestamp, first: u64, call: &Call, error: &CallError) {
-        if let Some(span) = call.caller.trace.span
-            && let Some(note) = self.noted(now, span, first, call, End::of(error))
-        {
-            self.around.tracer.note(span.span, note);
-        }
+    pub(super) fn show_refusal(&self, now: Timestamp, first: u64, call: &Call, error: &CallError) -> Option<SpanIds> {
+        let span = call.caller.trace.span?;
+        let note = self.noted(now, span, first, call, End::of(error))?;
+        self.around.tracer.note(span.span, note);
+        Some(span)
     }
 
     /// As [`Self::show`], of a call whose client is gone, and its span with it.

@@ -142,9 +142,24 @@ impl Frontend {
         Ok(self.to_answer(self.ready_to_ask(model, caller.deadline).await?))
     }
 
-    /// A model once it can be asked, or as it is when that will not be. Waits as long as a row of it may, and its client
-    /// does.
+    /// A model once it can be asked. Calls that end here are counted as those are that end in its queue.
     pub(crate) async fn ready_to_ask(
+        &self,
+        model: Arc<ModelView>,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<ModelView>, CallError> {
+        let name = model.name.clone();
+        let missing = |model: Arc<ModelView>| model.ready_card().map(|_| model.clone());
+        let found = self.once_known(model, deadline).await.and_then(missing);
+        if let Err(error) = &found {
+            self.driver.gave_up(&name, error).await;
+        }
+        found
+    }
+
+    /// A model once it is known what it takes and gives, or as it is when that will not be. Waits as long as a row of it
+    /// may, and its client does.
+    pub(crate) async fn once_known(
         &self,
         model: Arc<ModelView>,
         deadline: Option<Instant>,

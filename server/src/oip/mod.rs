@@ -32,7 +32,7 @@ mod trace_settings;
 
 pub use log_settings::LogSettings;
 pub use metadata::{model_config, model_metadata, server_metadata};
-pub use options::Options;
+pub use options::{Options, timeout};
 pub(crate) use quote::Short;
 pub use repository::{load_request, repository_index, unload_request};
 pub use request::{InferRequest, Limits, Payload};

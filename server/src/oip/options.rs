@@ -18,6 +18,7 @@ use crate::card::Task;
 const KNOWN: &str =
     "truncate, normalize, dimensions, raw, top_k, priority, timeout, triton_enable_empty_final_response";
 
+const TIMEOUT: &str = "timeout";
 /// A year: what may be added to any moment.
 const TIMEOUT_MICROS_MAX: i64 = 365 * 24 * 3600 * 1_000_000;
 
@@ -35,12 +36,20 @@ pub struct Options {
     pub row: RowOptions,
     /// `priority` (whole number): 1 interactive, 2 standard, 3 bulk; 0 and absence leave it to other means.
     pub class: Option<Class>,
-    /// `timeout` (whole microseconds): the call's deadline is so long after its arrival, if none is sooner. 0 is
-    /// none; a year is the most.
-    pub timeout: Option<Duration>,
     /// `triton_enable_empty_final_response` (bool). Every call has exactly one answer, which says itself that it is the
     /// final one, so this changes nothing; clients send it always.
     pub empty_final_response: bool,
+}
+
+/// `timeout` (whole microseconds): the call's deadline is so long after its arrival, if none is sooner. 0 is none; a
+/// year is the most.
+///
+/// # Errors
+/// `InvalidArgument` naming it.
+pub fn timeout(parameters: &HashMap<String, InferParameter>) -> Result<Option<Duration>, CallError> {
+    let Some(value) = parameters.get(TIMEOUT) else { return Ok(None) };
+    let micros: u64 = number(TIMEOUT, value, 0..=TIMEOUT_MICROS_MAX)?;
+    Ok((micros > 0).then(|| Duration::from_micros(micros)))
 }
 
 impl Options {
@@ -91,10 +100,8 @@ impl Options {
                     _ => None,
                 };
             }
-            "timeout" => {
-                let micros: u64 = number(name, value, 0..=TIMEOUT_MICROS_MAX)?;
-                self.timeout = (micros > 0).then(|| Duration::from_micros(micros));
-            }
+            // See `timeout`: what a call may wait for begins before its model is known.
+            TIMEOUT => {}
             "triton_enable_empty_final_response" => self.empty_final_response = truth(name, value)?,
             "sequence_id" | "sequence_start" | "sequence_end" => return refuse_sequence(name, value),
             _ if name.starts_with("triton_") => {

@@ -24,8 +24,8 @@ use crate::card::Task;
 use crate::config::ModelControl;
 use crate::frontend::{Frontend, by_deadline, check_lone_masks};
 use crate::oip::{
-    CallTimes, GRPC_ERROR_METADATA, InferRequest, Limits, LogSettings, Payload, Signature, TraceLevel, TraceSampler,
-    TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata,
+    self, CallTimes, GRPC_ERROR_METADATA, InferRequest, Limits, LogSettings, Payload, Signature, TraceLevel,
+    TraceSampler, TraceSettings, Usage, load_request, model_config, model_metadata, repository_index, server_metadata,
     unload_request,
 };
 use crate::registry::{ModelState, ModelView};
@@ -91,6 +91,10 @@ impl OipService {
         request: wire::ModelInferRequest,
     ) -> Result<wire::ModelInferResponse, CallError> {
         let arrived = Instant::now();
+        if let Some(timeout) = oip::timeout(&request.parameters)? {
+            let deadline = arrived + timeout;
+            caller.deadline = Some(caller.deadline.map_or(deadline, |sooner| sooner.min(deadline)));
+        }
         let model = self.frontend.registry.seen(&request.model_name, &caller.scope)?;
         let mut model = self.frontend.ready_to_ask(model, caller.deadline).await?;
         // Who asks for a version gets that one.
@@ -118,10 +122,6 @@ impl OipService {
         let InferRequest { payload, rows_field, options, reply } = request;
         if let Some(class) = options.class {
             caller.class = class;
-        }
-        if let Some(timeout) = options.timeout {
-            let deadline = arrived + timeout;
-            caller.deadline = Some(caller.deadline.map_or(deadline, |sooner| sooner.min(deadline)));
         }
         let rows = match payload {
             Payload::Rows(rows) => rows,
@@ -163,7 +163,7 @@ impl OipService {
         let model = self.frontend.registry.seen(name, scope)?;
         let model = match model.card {
             Some(_) => model,
-            None => self.frontend.ready_to_ask(model, deadline).await?,
+            None => self.frontend.once_known(model, deadline).await?,
         };
         signature(&model)
     }

@@ -112,6 +112,8 @@ impl Exporting {
                 };
                 exporter.run().await;
             });
+            // Looking up the collector's name cannot be broken off, and nobody waits for it any more.
+            runtime.shutdown_background();
             let _ = done.send(());
         };
         let thread = std::thread::Builder::new().name("traces".into()).spawn(run).map_err(|error| error.to_string())?;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use shoal_proto::externalscaler::external_scaler_client::ExternalScalerClient;
 use shoal_proto::externalscaler::{GetMetricsRequest, IsActiveResponse, ScaledObjectRef};
+use shoal_proto::inference::InferParameter;
+use shoal_proto::inference::infer_parameter::ParameterChoice;
 use shoal_proto::v1 as wire;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
@@ -73,6 +75,12 @@ async fn a_call_for_a_model_that_nobody_loads_ends_with_its_deadline() {
     let infer = "/inference.GRPCInferenceService/ModelInfer";
     let status = shoal.raw_status(infer, &[("grpc-timeout", "300m")], &floats(&[&[1.0]])).await;
     assert_eq!(status, Code::DeadlineExceeded);
+    let mut bounded = floats(&[&[1.0]]);
+    let timeout = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(300_000)) };
+    bounded.parameters.insert("timeout".into(), timeout);
+    let status = shoal.oip().await.model_infer(bounded).await.expect_err("nobody loads it");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(shoal.metric("shoal_calls_total{model=\"echo\",code=\"DEADLINE_EXCEEDED\"}"), 2.0);
     // Nor does one without a deadline hold up a stop.
     let mut oip = shoal.oip().await;
     let call = tokio::spawn(async move { oip.model_infer(floats(&[&[1.0]])).await });

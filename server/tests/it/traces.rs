@@ -251,13 +251,10 @@ async fn calls_that_fail_or_are_late_are_shown_whatever_was_drawn() {
     let path = folder.path().join("shoal.toml");
     // A letter takes a millisecond: with the one objective every call is in time however slow the machine is, with the
     // other none.
-    let model = |name, slo| {
-        format!("[models.{name}]\nsource = \"synthetic:per_token=1ms+faults\"\nslo = \"{slo}\"\n")
-    };
+    let model = |name, slo| format!("[models.{name}]\nsource = \"synthetic:per_token=1ms+faults\"\nslo = \"{slo}\"\n");
     let (easy, hard) = (model("easy", "60s"), model("hard", "20ms"));
-    let config = format!(
-        "otlp_endpoint = \"{endpoint}\"\ntrace_sample = 0.0\ntrace_keep = \"errors,late\"\n{easy}{hard}"
-    );
+    let config =
+        format!("otlp_endpoint = \"{endpoint}\"\ntrace_sample = 0.0\ntrace_keep = \"errors,late\"\n{easy}{hard}");
     std::fs::write(&path, config).expect("a file");
     let shoal = Shoal::serve(&["--config", path.to_str().expect("UTF-8")]);
     let mut client = shoal.oip().await;

@@ -31,7 +31,6 @@ fn every_known_parameter_is_understood() {
         truncate: true,
         row: RowOptions { normalize: Some(false), dimensions: 2, ..RowOptions::default() },
         class: Some(Class::Bulk),
-        timeout: Some(Duration::from_micros(1500)),
         empty_final_response: true,
     };
     assert_eq!(options, Ok(expected));
@@ -50,11 +49,15 @@ fn priorities_are_classes() {
 }
 
 #[test]
-fn a_timeout_of_zero_is_none_and_a_negative_one_is_wrong() {
-    assert_eq!(parse("timeout", Int64Param(0)).unwrap().timeout, None);
-    assert_eq!(refusal(parse("timeout", Int64Param(-1))).0, "parameters.timeout");
-    assert_eq!(refusal(parse("timeout", Int64Param(i64::MAX))).0, "parameters.timeout");
-    assert_eq!(refusal(parse("timeout", DoubleParam(1.0))).0, "parameters.timeout");
+fn a_timeout_of_zero_is_none_and_one_that_is_no_time_is_wrong() {
+    let nothing_asked = || timeout(&HashMap::new());
+    let timeout = |value| timeout(&[("timeout".to_owned(), parameter(value))].into());
+    assert_eq!(nothing_asked(), Ok(None));
+    assert_eq!(timeout(Int64Param(0)), Ok(None));
+    assert_eq!(timeout(Uint64Param(1500)), Ok(Some(Duration::from_micros(1500))));
+    for value in [Int64Param(-1), Int64Param(i64::MAX), DoubleParam(1.0), StringParam("1".into())] {
+        assert_eq!(refusal(timeout(value)).0, "parameters.timeout");
+    }
 }
 
 #[test]
