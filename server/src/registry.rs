@@ -235,19 +235,17 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry() -> Registry {
-        let registry = Registry::default();
-        registry.publish(ModelView {
-            name: "minilm".into(),
-            state: ModelState::Unloaded,
+impl ModelView {
+    /// One that is to be there, and of which no more is known.
+    pub(crate) fn of_test(name: &str, state: ModelState) -> Self {
+        Self {
+            name: name.into(),
+            state,
             card: None,
             tokenizer: None,
             workers: 0,
             slo: Duration::from_millis(50),
-            batch_rows_max: 1,
+            batch_rows_max: 64,
             wanted: true,
             on_demand: false,
             is_required: true,
@@ -257,8 +255,18 @@ mod tests {
             canaries: Arc::new([]),
             queue_time_max: Duration::from_secs(60),
             awaited: Awaited::default(),
-            statistics: Arc::new(Statistics::new(1)),
-        });
+            statistics: Arc::new(Statistics::new(64)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        let registry = Registry::default();
+        registry.publish(ModelView::of_test("minilm", ModelState::Unloaded));
         registry
     }
 

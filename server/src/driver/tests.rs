@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, advance};
 
 use super::event::ItemError;
+use super::testing::Errands;
 use super::*;
 use crate::access::Scope;
 use crate::call::{Answer, Call, Caller, DataType, Row, RowOptions, Tensor, Trace};
@@ -32,7 +33,6 @@ use crate::card::{Card, TensorSpec};
 use crate::explain::Asked;
 use crate::registry::ModelState;
 use crate::tokenize::Vocabulary;
-use crate::traces::Tracer;
 
 /// A driver with what surrounds it within reach.
 struct Bench {
@@ -57,18 +57,8 @@ type Reply = oneshot::Receiver<Result<Answer, CallError>>;
 impl Bench {
     fn new() -> Self {
         let registry = Registry::default();
-        let (supervisor, told) = mpsc::unbounded_channel();
-        let (artifacts, errands) = mpsc::unbounded_channel();
-        let (costs, cost_errands) = mpsc::unbounded_channel();
-        let around = Surroundings {
-            registry: registry.clone(),
-            metrics: Metrics::new(),
-            supervisor,
-            artifacts,
-            costs,
-            resident_bytes_max: None,
-            tracer: Tracer::default(),
-        };
+        let (around, errands) = Surroundings::of_test(registry.clone(), Metrics::new());
+        let Errands { supervisor: told, artifacts: errands, costs: cost_errands } = errands;
         let driver = Driver::new(Limits::default(), Instant::now(), around);
         let mut bench =
             Self { driver, registry, told, errands, cost_errands, next_request: 1, trace: Trace::default() };
@@ -135,21 +125,11 @@ impl Bench {
     }
 
     fn connect_as(&mut self, gpu: Option<&str>, pool: &str, name: &str, epoch: u64) -> Scripted {
-        let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = Epoch(epoch);
-        self.apply(Event::WorkerUp(WorkerUp {
-            epoch,
-            name: name.into(),
-            device: "cpu".into(),
-            device_class: "cpu, 1 thread".into(),
-            gpu: gpu.map(Into::into),
-            local: true,
-            offers: Vec::new(),
-            held: Vec::new(),
-            pool: pool.into(),
-            commands,
-        }));
-        Scripted { epoch, commands: commands_in }
+        let (up, commands) = WorkerUp::of_test(epoch, name);
+        let (device_class, gpu, pool) = ("cpu, 1 thread".into(), gpu.map(Into::into), pool.into());
+        self.apply(Event::WorkerUp(WorkerUp { device_class, gpu, local: true, pool, ..up }));
+        Scripted { epoch, commands }
     }
 
     fn credit(&mut self, worker: &Scripted, slot: u32) {

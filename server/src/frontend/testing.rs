@@ -23,7 +23,6 @@ use crate::driver::{
 use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
 use crate::tokenize::{TokenizerPool, Vocabulary};
-use crate::traces::Tracer;
 
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,37 +65,12 @@ impl Bench {
     async fn start(options: FrontendOptions, models: Vec<ModelSettings>, cards: Vec<Card>, tokenizer: &[u8]) -> Self {
         let (registry, metrics) = (Registry::default(), Metrics::new());
         let (driver, inbox) = Handle::new();
-        let (supervisor, _) = mpsc::unbounded_channel();
-        let (artifacts, _) = mpsc::unbounded_channel();
-        let (costs, _) = mpsc::unbounded_channel();
-        let around = Surroundings {
-            registry: registry.clone(),
-            metrics: metrics.clone(),
-            supervisor,
-            artifacts,
-            costs,
-            resident_bytes_max: None,
-            tracer: Tracer::default(),
-        };
+        let (around, _) = Surroundings::of_test(registry.clone(), metrics.clone());
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         let offers = models.iter().map(|model| model.name.clone()).collect();
         driver.configure(models).await;
-        let (commands, commands_in) = mpsc::unbounded_channel();
-        let epoch = EPOCH;
-        let (name, device, device_class) = ("w".into(), "cpu".into(), "cpu".into());
-        let up = WorkerUp {
-            epoch,
-            name,
-            device,
-            device_class,
-            gpu: None,
-            local: false,
-            offers,
-            held: Vec::new(),
-            pool: "default".into(),
-            commands,
-        };
-        driver.tell(Event::WorkerUp(up)).await;
+        let (epoch, (up, commands)) = (EPOCH, WorkerUp::of_test(EPOCH, "w"));
+        driver.tell(Event::WorkerUp(WorkerUp { offers, ..up })).await;
         let ready: Vec<_> = cards.iter().map(|card| card.name.clone()).collect();
         for card in cards {
             let (model, state) = (card.name.clone(), ModelReport::Ready(Arc::new(card)));
@@ -111,7 +85,7 @@ impl Bench {
         let tokenizers = TokenizerPool::start(1).expect("a thread");
         let draining = CancellationToken::new();
         let frontend = Frontend::new(driver.clone(), registry.clone(), tokenizers, options, draining.clone());
-        Self { driver, metrics, draining, frontend, commands: commands_in }
+        Self { driver, metrics, draining, frontend, commands }
     }
 
     /// Has the worker run all it is given: the embedding of a row is [`vector`] of its first id, and [`heads`] says the

@@ -145,37 +145,14 @@ mod tests {
     use tonic_health::pb::health_client::HealthClient;
 
     use super::*;
-    use crate::oip::Statistics;
     use crate::registry::ModelView;
-
-    fn model(name: &str, state: ModelState) -> ModelView {
-        ModelView {
-            name: name.into(),
-            state,
-            card: None,
-            tokenizer: None,
-            workers: 1,
-            slo: Duration::from_millis(50),
-            batch_rows_max: 1,
-            wanted: true,
-            on_demand: false,
-            is_required: true,
-            is_canary: false,
-            stands_in_for: None,
-            queue_requests_max: 100,
-            canaries: Arc::new([]),
-            queue_time_max: Duration::from_secs(60),
-            awaited: Default::default(),
-            statistics: Arc::new(Statistics::new(1)),
-        }
-    }
 
     #[tokio::test]
     async fn a_model_does_not_speak_for_the_process_and_watches_end_with_the_server() {
         let (registry, draining) = (Registry::default(), CancellationToken::new());
         let (gate, service) = HealthGate::new(registry.clone(), draining.clone()).await;
-        registry.publish(model("liveness", ModelState::Loading));
-        registry.publish(model("other", ModelState::Ready));
+        registry.publish(ModelView::of_test("liveness", ModelState::Loading));
+        registry.publish(ModelView::of_test("other", ModelState::Ready));
         let mut client = HealthClient::new(service);
         let ask = |service: &str| HealthCheckRequest { service: service.into() };
         let [live, started, whole, ready] = ["liveness", "startup", "", "readiness"];
@@ -191,11 +168,11 @@ mod tests {
             watches.push(watch);
         }
         let watching = tokio::spawn(gate.watch());
-        registry.publish(model("liveness", ModelState::Ready));
+        registry.publish(ModelView::of_test("liveness", ModelState::Ready));
         for watch in &mut watches[1..] {
             assert_eq!(watch.message().await.expect("status").expect("one").status(), Shown::Serving);
         }
-        registry.publish(model("liveness", ModelState::Failed("of it".into())));
+        registry.publish(ModelView::of_test("liveness", ModelState::Failed("of it".into())));
         for watch in &mut watches[2..] {
             assert_eq!(watch.message().await.expect("status").expect("one").status(), Shown::NotServing);
         }

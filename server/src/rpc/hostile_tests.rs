@@ -47,7 +47,6 @@ use crate::metrics::Metrics;
 use crate::registry::{ModelState, Registry};
 use crate::telemetry::LogControl;
 use crate::tokenize::{TokenizerPool, Vocabulary};
-use crate::traces::Tracer;
 use mutation::{change_bytes, change_fields};
 use requests::{EMBED, EMBED_STREAM, INFER, INFER_STREAM, Valid};
 
@@ -94,42 +93,17 @@ impl Bench {
     async fn new(control: ModelControl) -> Self {
         let registry = Registry::default();
         let (driver, inbox) = Handle::new();
-        let (supervisor, _) = mpsc::unbounded_channel();
-        let (artifacts, errands) = mpsc::unbounded_channel();
-        let (costs, _) = mpsc::unbounded_channel();
-        let around = Surroundings {
-            registry: registry.clone(),
-            metrics: Metrics::new(),
-            supervisor,
-            artifacts,
-            costs,
-            resident_bytes_max: None,
-            tracer: Tracer::default(),
-        };
+        let (around, errands) = Surroundings::of_test(registry.clone(), Metrics::new());
         tokio::spawn(drive(Driver::new(Limits::default(), Instant::now(), around), inbox));
         driver.configure(cards().iter().map(settings).collect()).await;
-        let (commands, commands_in) = mpsc::unbounded_channel();
         let epoch = Epoch(1);
+        let (up, commands) = WorkerUp::of_test(epoch, "w");
         let offers = cards().iter().map(|card| card.name.clone()).collect();
-        let (name, device) = ("w".into(), "cpu".into());
-        let device_class = "cpu".into();
-        let up = WorkerUp {
-            epoch,
-            name,
-            device,
-            device_class,
-            gpu: None,
-            local: false,
-            offers,
-            held: Vec::new(),
-            pool: "default".into(),
-            commands,
-        };
-        driver.tell(Event::WorkerUp(up)).await;
+        driver.tell(Event::WorkerUp(WorkerUp { offers, ..up })).await;
         let budget = Budget { rows: 64, tokens: 1 << 20, bytes: 1 << 30 };
         driver.tell(Event::Worker { epoch, said: FromWorker::Credit { slot: Slot(0), budget } }).await;
-        tokio::spawn(work(driver.clone(), epoch, budget, commands_in));
-        tokio::spawn(fetch(driver.clone(), errands));
+        tokio::spawn(work(driver.clone(), epoch, budget, commands));
+        tokio::spawn(fetch(driver.clone(), errands.artifacts));
         let mut changes = registry.changes();
         while registry.all().iter().any(|view| view.state != ModelState::Ready) {
             timeout(PATIENCE, changes.changed()).await.expect("all get ready").expect("registry");

@@ -197,19 +197,9 @@ async fn a_model_that_comes_back_while_it_is_loaded_or_still_held_is_there() {
 async fn what_a_worker_holds_and_nobody_wants_is_unloaded_when_it_connects() {
     let mut bench = Bench::new();
     bench.configure(vec![settings("m"), on_demand("rare")]);
-    let (commands, mut told) = mpsc::unbounded_channel();
-    bench.apply(Event::WorkerUp(WorkerUp {
-        epoch: Epoch(1),
-        name: "far".into(),
-        device: "cpu".into(),
-        device_class: "cpu".into(),
-        gpu: None,
-        local: false,
-        offers: ["m", "rare", "other"].map(Into::into).into(),
-        held: ["m", "rare", "other"].map(Into::into).into(),
-        pool: "p".into(),
-        commands,
-    }));
+    let (up, mut told) = WorkerUp::of_test(Epoch(1), "far");
+    let models: Vec<Arc<str>> = ["m", "rare", "other"].map(Into::into).into();
+    bench.apply(Event::WorkerUp(WorkerUp { offers: models.clone(), held: models, ..up }));
     let told: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
     let unloaded = |command: &ToWorker| matches!(command, ToWorker::Unload { model } if &**model != "m");
     assert_eq!(told.iter().filter(|command| unloaded(command)).count(), 2, "{told:?}");

@@ -1,40 +1,14 @@
-use std::sync::Arc;
-use std::time::Duration;
-
 use shoal_proto::inference::ModelRepositoryParameter;
 
-use super::super::Statistics;
 use super::super::testing::{not_offered, refusal};
 use super::*;
 
-fn view(name: &str, state: ModelState) -> ModelView {
-    ModelView {
-        name: name.into(),
-        state,
-        card: None,
-        tokenizer: None,
-        workers: 0,
-        slo: Duration::from_millis(50),
-        batch_rows_max: 64,
-        wanted: true,
-        on_demand: false,
-        is_required: true,
-        is_canary: false,
-        stands_in_for: None,
-        queue_requests_max: 100,
-        canaries: Arc::new([]),
-        queue_time_max: Duration::from_secs(60),
-        awaited: Default::default(),
-        statistics: Arc::new(Statistics::new(64)),
-    }
-}
-
 fn views() -> [ModelView; 4] {
     [
-        view("a", ModelState::Ready),
-        view("b", ModelState::Loading),
-        view("c", ModelState::Unloaded),
-        view("d", ModelState::Failed("no weights".into())),
+        ModelView::of_test("a", ModelState::Ready),
+        ModelView::of_test("b", ModelState::Loading),
+        ModelView::of_test("c", ModelState::Unloaded),
+        ModelView::of_test("d", ModelState::Failed("no weights".into())),
     ]
 }
 
