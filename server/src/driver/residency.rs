@@ -86,9 +86,9 @@ impl Driver {
     /// Unloads what was called longest ago of what may go, until every worker has room for a model beside the rest.
     pub(super) fn make_room(&mut self, now: Instant, id: ModelId) {
         let Some(max) = self.around.resident_bytes_max else { return };
+        let wanted = self.models.get(id).map(|model| (model.bytes(), model.settings.name.clone()));
+        let Some((wanted, name)) = wanted else { return };
         loop {
-            let wanted = self.models.get(id).map_or(0, Model::bytes);
-            let Some(name) = self.models.get(id).map(|model| model.settings.name.clone()) else { return };
             let loads = self.fleet.iter().filter(|worker| worker.can_load(&name)).map(|worker| worker.id);
             let full = { loads }.find(|worker| {
                 let others = self.models.iter().filter(|(other, _)| *other != id);

@@ -19,6 +19,7 @@ mod minilm;
 mod models;
 mod oip;
 mod overload;
+mod pki;
 mod plan;
 mod process;
 mod reload;

@@ -1,7 +1,6 @@
 //! TLS, certificates, tokens and rights, with real processes; and workers and servers of another version.
 
 mod link;
-mod pki;
 mod rights;
 mod skew;
 mod tls;

@@ -1,6 +1,7 @@
 //! Spans as a collector gets them: one in this process, which speaks OTLP and does as it is told.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -13,11 +14,12 @@ use shoal_proto::v1 as api;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status};
 
 use crate::minilm;
 use crate::oip::texts;
+use crate::pki::{Authority, Files};
 use crate::process::{PATIENCE, Shoal, wait_for};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -73,6 +75,19 @@ impl TraceService for Collector {
 impl Collector {
     /// Listens on a port of its own, on a thread of its own: a test may block.
     fn start() -> (Self, String) {
+        let (collector, address) = Self::listening(Server::builder());
+        (collector, format!("http://{address}"))
+    }
+
+    /// The same, with a certificate.
+    fn start_with_tls(files: &Files) -> (Self, String) {
+        let read = |path| std::fs::read_to_string(path).expect("a file");
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(read(&files.cert), read(&files.key)));
+        let (collector, address) = Self::listening(Server::builder().tls_config(tls).expect("a certificate"));
+        (collector, format!("https://{address}"))
+    }
+
+    fn listening(mut server: Server) -> (Self, SocketAddr) {
         let collector = Self::default();
         let service = TraceServiceServer::new(collector.clone());
         let (told, address) = std::sync::mpsc::channel();
@@ -82,11 +97,10 @@ impl Collector {
                 let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
                 told.send(listener.local_addr().expect("an address")).expect("a test");
                 let incoming = TcpListenerStream::new(listener);
-                Server::builder().add_service(service).serve_with_incoming(incoming).await.expect("it serves");
+                server.add_service(service).serve_with_incoming(incoming).await.expect("it serves");
             });
         });
-        let address = address.recv().expect("an address");
-        (collector, format!("http://{address}"))
+        (collector, address.recv().expect("an address"))
     }
 
     fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
@@ -322,6 +336,25 @@ async fn nothing_is_lost_when_the_server_stops_nor_when_the_collector_is_away_fo
     assert_eq!((said("does not take spans"), said("takes spans again")), (1, 1), "{log:#?}");
     assert!(!log.iter().any(|line| line.contains("sesame")));
     assert!(collector.state(|state| state.tokens.iter().all(|token| token == "Bearer open sesame")));
+}
+
+#[tokio::test]
+async fn spans_go_over_tls_to_a_collector_that_the_stated_authority_vouches_for() {
+    let folder = tempfile::tempdir().expect("folder");
+    let authority = Authority::new();
+    let (collector, endpoint) = Collector::start_with_tls(&authority.issue(folder.path(), "collector"));
+    let stranger = Authority::new();
+    for (vouches, name, is_taken) in [(&stranger, "stranger.crt", false), (&authority, "authority.crt", true)] {
+        let ca = vouches.write(folder.path(), name);
+        let args = ["--model", "echo", "--otlp-endpoint", &endpoint, "--trace-sample", "1", "--otlp-ca-file"];
+        let shoal = Shoal::serve(&[&args[..], &[ca.to_str().expect("UTF-8")]].concat());
+        shoal.oip().await.model_infer(crate::oip::floats(&[&[1.0]])).await.expect("an answer");
+        let (status, log) = shoal.stop();
+        assert!(status.success());
+        assert_eq!(log.iter().any(|line| line.contains("invalid peer certificate")), !is_taken, "{log:#?}");
+        let spans = collector.state(|state| state.spans.clone());
+        assert_eq!(named(&spans, INFER).len(), usize::from(is_taken));
+    }
 }
 
 #[tokio::test]

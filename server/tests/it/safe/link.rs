@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status, Streaming};
 
-use super::pki::{Authority, Files};
 use super::{text, waiting_for_workers, worker};
 use crate::oip::{floats, texts};
+use crate::pki::{Authority, Files};
 use crate::process::{PATIENCE, Shoal, wait_for};
 
 const TOKEN: &str = "the-token-of-all-workers";

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::pki::Authority;
 use super::{text, waiting_for_workers, worker};
+use crate::pki::Authority;
 use crate::process::{Shoal, page, shoal, wait_for};
 use crate::tools;
 

@@ -5,36 +5,36 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, SanType};
 
 /// An authority that only the tests trust.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// Where a certificate and its key are.
 #[derive(Clone)]
-pub(super) struct Files {
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Files {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name = called("an authority of tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// Writes the authority's own certificate.
-    pub(super) fn write(&self, folder: &Path, name: &str) -> PathBuf {
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> PathBuf {
         let path = folder.join(name);
         std::fs::write(&path, self.pem()).expect("write");
         path
     }
 
     /// Writes a certificate of this machine, and of this name, a DNS name or a URI.
-    pub(super) fn issue(&self, folder: &Path, name: &str) -> Files {
+    pub(crate) fn issue(&self, folder: &Path, name: &str) -> Files {
         let mut params = CertificateParams::default();
         params.distinguished_name = called(name);
         let own = match name.contains("://") {
