@@ -323,14 +323,13 @@ impl Fleet {
         self.pools.workers(model)
     }
 
-    /// What keeps a model's queue waiting as far as it is up to workers. One that is being unloaded is loaded again right
-    /// after, if the model is configured.
+    /// What keeps a model's queue waiting as far as it is up to workers.
     pub(crate) fn wait_cause(&self, model: ModelId) -> WaitCause {
         if self.ready(model) > 0 {
             return WaitCause::WorkersBusy;
         }
         let mut holdings = self.connected().filter_map(|(_, _, link)| link.holdings.get(&model));
-        let is_coming = holdings.any(|holding| matches!(holding, Holding::Loading | Holding::Unloading));
+        let is_coming = holdings.any(|holding| *holding == Holding::Loading);
         if is_coming { WaitCause::Loading } else { WaitCause::NoWorker }
     }
 

@@ -122,13 +122,14 @@ impl Scheduler {
 
     fn assert_waits(&self) {
         for (id, model) in &self.models {
-            let holds = |wanted: &[Holding]| {
+            let holds = |wanted: Holding| {
                 let mut holdings = self.fleet.connected().filter_map(|(_, _, link)| link.holdings.get(id));
-                holdings.any(|holding| wanted.contains(holding))
+                holdings.any(|holding| *holding == wanted)
             };
+            assert!(!holds(Holding::Unloading), "model {id} is wanted, and a worker was told to unload it");
             let expected = match () {
-                () if holds(&[Holding::Ready]) => WaitCause::WorkersBusy,
-                () if holds(&[Holding::Loading, Holding::Unloading]) => WaitCause::Loading,
+                () if holds(Holding::Ready) => WaitCause::WorkersBusy,
+                () if holds(Holding::Loading) => WaitCause::Loading,
                 () => WaitCause::NoWorker,
             };
             let (workers, policy) = model.waits.settings();

@@ -60,8 +60,7 @@ impl Scheduler {
             self.replies_dropped += 1;
             return;
         };
-        let before = *holding;
-        *holding = match (before, state) {
+        *holding = match (*holding, state) {
             // Said before it heard that the model is to go.
             (Holding::Unloading, ModelState::Loading | ModelState::Ready) => Holding::Unloading,
             (_, ModelState::Loading) => Holding::Loading,
@@ -69,10 +68,6 @@ impl Scheduler {
             (_, ModelState::Failed) => Holding::Failed,
             (_, ModelState::Unloaded) => Holding::Unloaded,
         };
-        if before == Holding::Unloading && state == ModelState::Unloaded && self.models.contains_key(&model) {
-            // It was configured again while it was being unloaded.
-            self.load(worker, epoch, model);
-        }
         if state == ModelState::Ready {
             self.believe_weights(model, worker);
         }
@@ -82,11 +77,11 @@ impl Scheduler {
         self.stirred.insert(model);
     }
 
-    /// Asks a worker to load every configured model it offers and does not have. Models that failed are tried again:
-    /// this is called once per epoch and on every change of the configuration.
+    /// Asks a worker to load every configured model it offers and does not have, or is about to unload. Models that
+    /// failed are tried again: this is called once per epoch and on every change of the configuration.
     pub(super) fn load_wanted(&mut self, worker: WorkerId, epoch: Epoch) {
         let Some(link) = self.fleet.link(worker) else { return };
-        let absent = |holding: &Holding| matches!(holding, Holding::Unloaded | Holding::Failed);
+        let absent = |holding: &Holding| matches!(holding, Holding::Unloaded | Holding::Failed | Holding::Unloading);
         let wanted = link.holdings.iter().filter(|(model, holding)| absent(holding) && self.models.contains_key(model));
         for model in wanted.map(|(model, _)| *model).collect::<Vec<_>>() {
             self.load(worker, epoch, model);

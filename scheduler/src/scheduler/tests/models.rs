@@ -66,9 +66,18 @@ fn unloads_a_model_that_became_ready_after_it_was_removed() {
 #[test]
 fn loads_a_model_again_that_was_added_back_while_it_was_unloaded() {
     let mut stage = Stage::with_worker();
-    stage.tell(Input::ConfigChanged(vec![]));
-    assert_eq!(stage.tell(Input::ConfigChanged(vec![config(MODEL)])), []);
-    assert_eq!(stage.model(WORKER, MODEL, ModelState::Unloaded), [load(&stage, MODEL)]);
+    assert_eq!(stage.tell(Input::ConfigChanged(vec![])), [unload(&stage, MODEL)]);
+    // What was said before it heard of that means nothing.
+    assert_eq!(stage.model(WORKER, MODEL, ModelState::Ready), []);
+    // A worker does as it is told, one thing after the other. Whether it says that it unloaded what it loads again is up
+    // to it.
+    assert_eq!(stage.tell(Input::ConfigChanged(vec![config(MODEL)])), [load(&stage, MODEL)]);
+    stage.queue([1]);
+    for state in [ModelState::Unloaded, ModelState::Loading] {
+        assert_eq!(stage.model(WORKER, MODEL, state), []);
+    }
+    assert_eq!(stage.model(WORKER, MODEL, ModelState::Ready), []);
+    assert_eq!(ids(&stage.take(WORKER)), [1]);
 }
 
 #[test]
