@@ -89,13 +89,14 @@ pub struct Access(Option<Arc<Guard>>);
 struct Guard {
     entries: Vec<Entry>,
     tokens: watch::Sender<Arc<Tokens>>,
+    /// What the files of tokens held at the start.
+    seen: Fingerprint,
 }
 
 /// Tokens that are good now, and whose they are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tokens {
     known: Vec<(Digest, Arc<Identity>)>,
-    seen: Fingerprint,
 }
 
 /// What a caller sees of the models, and as whom it calls; everything and anybody where callers are not told apart.
@@ -134,8 +135,13 @@ impl Access {
         if entries.is_empty() {
             return Ok(Self::default());
         }
-        let tokens = Tokens::read(&entries)?;
-        Ok(Self(Some(Arc::new(Guard { entries, tokens: watch::Sender::new(Arc::new(tokens)) }))))
+        // First: what changes while the files are read is found again.
+        let seen = Fingerprint::of(&files(&entries));
+        let (tokens, problems) = Tokens::read(&entries, &Tokens::default());
+        match problems.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(Self(Some(Arc::new(Guard { entries, tokens: watch::Sender::new(Arc::new(tokens)), seen })))),
+        }
     }
 
     /// Whether callers are told apart.
@@ -169,19 +175,24 @@ impl Access {
     /// Follows the files of tokens for as long as it runs.
     pub(crate) async fn follow(self) {
         let Some(guard) = self.0 else { return std::future::pending().await };
-        let seen = guard.tokens.borrow().seen;
-        follow(files(&guard.entries), seen, || match Tokens::read(&guard.entries) {
-            Ok(tokens) => {
-                info!(tokens = tokens.known.len(), "new tokens of callers are in use");
-                guard.tokens.send_replace(Arc::new(tokens));
-            }
-            Err(problem) => error!("the tokens in use stay, since the new ones cannot be used: {problem}"),
-        })
-        .await;
+        follow(files(&guard.entries), guard.seen, || guard.read_again()).await;
     }
 }
 
 impl Guard {
+    /// Takes up whatever can be used. One file that is broken does not keep alive what others no longer have.
+    fn read_again(&self) {
+        let before = self.tokens.borrow().clone();
+        let (tokens, problems) = Tokens::read(&self.entries, &before);
+        for problem in problems {
+            error!("of this entry some tokens cannot be used, and those of before stay: {problem}");
+        }
+        if !tokens.are(&before) {
+            info!(tokens = tokens.known.len(), "new tokens of callers are in use");
+            self.tokens.send_replace(Arc::new(tokens));
+        }
+    }
+
     /// Who calls. A token that is shown must be good, whatever certificate comes with it.
     fn identify(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Arc<Identity>, Denied> {
         let mut shown = headers.get_all(header::AUTHORIZATION).iter();
@@ -214,27 +225,52 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 impl Tokens {
-    fn read(entries: &[Entry]) -> Result<Self, AccessError> {
-        // First: what changes while the files are read is found again.
-        let seen = Fingerprint::of(&files(entries));
-        let mut known: Vec<(Digest, Arc<Identity>)> = Vec::new();
+    /// Those of now, and what is wrong with them. An entry whose file is broken has those that it had `before`, and a
+    /// token that two entries have stays whose it was.
+    fn read(entries: &[Entry], before: &Self) -> (Self, Vec<AccessError>) {
+        let mut problems = Vec::new();
+        let mut wrong = |of: &Identity, key, problem| {
+            problems.push(AccessError { name: of.name.clone(), key, problem });
+        };
+        let mut claims: Vec<(Digest, &'static str, &Arc<Identity>)> = Vec::new();
         for Entry { proof, identity } in entries {
-            let wrong = |key, problem| AccessError { name: identity.name.clone(), key, problem };
             let (key, digests) = match proof {
                 Proof::TokenFile(path) => {
-                    ("token_file", read_tokens(path).map_err(|problem| wrong("token_file", problem))?)
+                    let read = read_tokens(path).unwrap_or_else(|problem| {
+                        wrong(identity, "token_file", problem);
+                        before.of(identity)
+                    });
+                    ("token_file", read)
                 }
                 Proof::TokenSha256(digest) => ("token_sha256", vec![*digest]),
                 Proof::Certificate(_) => continue,
             };
-            for digest in digests {
-                if let Some((_, other)) = known.iter().find(|(known, _)| *known == digest) {
-                    return Err(wrong(key, format!("is a token of `{}` already", other.name)));
-                }
-                known.push((digest, identity.clone()));
+            claims.extend(digests.into_iter().map(|digest| (digest, key, identity)));
+        }
+        // First come those who have it already, and then the order of the entries.
+        claims.sort_by_key(|(digest, _, identity)| !before.has(digest, identity));
+        let mut tokens = Self::default();
+        for (digest, key, identity) in claims {
+            match tokens.known.iter().find(|(known, _)| *known == digest) {
+                Some((_, other)) => wrong(identity, key, format!("is a token of `{}` already", other.name)),
+                None => tokens.known.push((digest, identity.clone())),
             }
         }
-        Ok(Self { known, seen })
+        (tokens, problems)
+    }
+
+    fn of(&self, identity: &Arc<Identity>) -> Vec<Digest> {
+        let own = self.known.iter().filter(|(_, owner)| Arc::ptr_eq(owner, identity));
+        own.map(|(digest, _)| *digest).collect()
+    }
+
+    fn has(&self, digest: &Digest, identity: &Arc<Identity>) -> bool {
+        self.known.iter().any(|(known, owner)| known == digest && Arc::ptr_eq(owner, identity))
+    }
+
+    /// The same tokens, in whatever order.
+    fn are(&self, other: &Self) -> bool {
+        self.known.len() == other.known.len() && self.known.iter().all(|(digest, owner)| other.has(digest, owner))
     }
 
     /// Whose token it is. Takes as long for a wrong one as for a right one.

@@ -171,6 +171,74 @@ async fn a_token_is_replaced_without_a_moment_in_which_none_is_good() {
     following.abort();
 }
 
+/// Entries called `a`, `b` and so on, each with a file of tokens.
+struct InFiles {
+    folder: tempfile::TempDir,
+    access: Access,
+}
+
+impl InFiles {
+    fn new(tokens: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let entries = tokens.iter().zip(["a", "b", "c"]).map(|(tokens, name)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, tokens).expect("write");
+            entry(name, Proof::TokenFile(path))
+        });
+        let access = Access::new(entries.collect()).expect("tokens");
+        Self { folder, access }
+    }
+
+    fn write(&self, name: &str, tokens: &str) {
+        std::fs::write(self.folder.path().join(name), tokens).expect("write");
+    }
+
+    fn owner(&self, token: &str) -> Option<String> {
+        name(self.access.admit(INFER, &headers(&[&format!("Bearer {token}")]), None)).ok().flatten()
+    }
+
+    async fn becomes(&self, token: &str, owner: Option<&str>) {
+        for _ in 0..100 {
+            if self.owner(token).as_deref() == owner {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!("{token} is still of {:?}", self.owner(token));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_broken_keeps_its_own_tokens_and_no_others() {
+    let (of_a, of_b, new) = ("of-a-0123456789abcdef", "of-b-0123456789abcdef", "new-0123456789abcdef");
+    let files = InFiles::new(&[of_a, of_b]);
+    let following = tokio::spawn(files.access.clone().follow());
+    files.write("a", "short");
+    files.write("b", new);
+    files.becomes(new, Some("b")).await;
+    assert_eq!((files.owner(of_a).as_deref(), files.owner(of_b)), (Some("a"), None));
+    // It is whole again, and what it held before goes.
+    files.write("a", of_b);
+    files.becomes(of_b, Some("a")).await;
+    assert_eq!(files.owner(of_a), None);
+    following.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_up_in_a_second_file_stays_whose_it_was() {
+    let (of_a, of_b, new) = ("of-a-0123456789abcdef", "of-b-0123456789abcdef", "new-0123456789abcdef");
+    let files = InFiles::new(&[of_a, of_b]);
+    let following = tokio::spawn(files.access.clone().follow());
+    files.write("a", &format!("{of_b}\n{new}"));
+    files.becomes(new, Some("a")).await;
+    assert_eq!((files.owner(of_a), files.owner(of_b).as_deref()), (None, Some("b")));
+    // Its owner lets go of it.
+    files.write("b", of_a);
+    files.becomes(of_b, Some("a")).await;
+    assert_eq!(files.owner(of_a).as_deref(), Some("b"));
+    following.abort();
+}
+
 /// Every method that a descriptor set has, by its path.
 fn methods(sets: &[&[u8]]) -> Vec<String> {
     let sets = sets.iter().map(|set| FileDescriptorSet::decode(*set).expect("descriptors"));
