@@ -129,7 +129,7 @@ impl Loaded {
 pub(crate) struct Acceptor {
     tls: Tls,
     protocol: Box<[u8]>,
-    /// The configuration made for this protocol, and what it was made of. Kept for the sessions that it remembers.
+    /// The configuration made for this protocol, and what it was made of. Kept for the sessions that it may remember.
     made: Arc<std::sync::Mutex<Option<Made>>>,
 }
 
@@ -150,8 +150,7 @@ impl Acceptor {
             _ => {
                 let mut config = loaded.config.clone();
                 config.alpn_protocols = vec![self.protocol.to_vec()];
-                // Sessions are remembered by port: those of another, or of the certificates before, mean nothing here.
-                config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS_MAX);
+                remember(&mut config, if self.tls.files.client_ca.is_none() { SESSIONS_MAX } else { 0 });
                 let config = Arc::new(config);
                 *made = Some(Made { of: loaded, config: config.clone() });
                 config
@@ -162,4 +161,18 @@ impl Acceptor {
 }
 
 /// Sessions remembered for clients that come back.
+///
+/// None where clients show certificates. One that comes back shows none, and rustls takes the one of its first handshake
+/// without another look at how long that is valid: it would be known for as long as it came back often enough.
 const SESSIONS_MAX: usize = 1024;
+
+/// Sessions are remembered by port: those of another, or of the certificates before, mean nothing here.
+fn remember(config: &mut ServerConfig, sessions_max: usize) {
+    if sessions_max > 0 {
+        config.session_storage = rustls::server::ServerSessionMemoryCache::new(sessions_max);
+    } else {
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_tls13_tickets = 0;
+    }
+}

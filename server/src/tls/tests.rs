@@ -5,7 +5,7 @@ use std::time::Duration;
 use rcgen::date_time_ymd;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
@@ -155,6 +155,59 @@ async fn a_client_that_speaks_something_else_is_refused() {
     let accepting = tokio::spawn(tls.acceptor(HTTP1).current().accept(far));
     near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("write");
     assert!(accepting.await.expect("task").is_err());
+}
+
+/// How the second of two handshakes goes of a client that has a certificate of its own, and remembers sessions.
+async fn second_handshake(acceptor: &Acceptor, authority: &Authority, own: &Files) -> rustls::HandshakeKind {
+    let read = |path: &Path| fs::read(path).expect("file");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM")).expect("an authority");
+    let own_key = PrivateKeyDer::from_pem_slice(&read(&own.key)).expect("a key");
+    let own_cert = CertificateDer::from_pem_slice(&read(&own.cert)).expect("a certificate");
+    let mut kind = None;
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .expect("versions")
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(vec![own_cert.clone()], own_key.clone_key())
+            .expect("a certificate");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let (near, far) = duplex(1 << 16);
+            let accepting = tokio::spawn(acceptor.current().accept(far));
+            let mut stream = connector.connect(ServerName::try_from("a").expect("a name"), near).await.expect("one");
+            let mut server = accepting.await.expect("task").expect("a handshake");
+            // What it may come back with arrives with the first bytes of an answer.
+            server.write_all(b"there").await.expect("write");
+            server.flush().await.expect("write");
+            stream.read_exact(&mut [0; 5]).await.expect("read");
+            seen.push(stream.get_ref().1.handshake_kind().expect("a handshake"));
+        }
+        assert_eq!(seen[0], rustls::HandshakeKind::Full);
+        assert!(kind.is_none_or(|kind| kind == seen[1]), "of both versions the same");
+        kind = Some(seen[1]);
+    }
+    kind.expect("two versions")
+}
+
+#[tokio::test]
+async fn a_client_that_shows_a_certificate_shows_it_each_time() {
+    let folder = folder();
+    let authority = Authority::new();
+    let ca = folder.path().join("ca.crt");
+    fs::write(&ca, authority.pem()).expect("write");
+    let (front, own) = (authority.write(folder.path(), "tls", &["a"]), authority.write(folder.path(), "own", &["b"]));
+    for (asked, expected) in [
+        (None, rustls::HandshakeKind::Resumed),
+        (Some(ClientAuth::Required), rustls::HandshakeKind::Full),
+        (Some(ClientAuth::Optional), rustls::HandshakeKind::Full),
+    ] {
+        let client_ca = asked.map(|auth| (ca.clone(), auth));
+        let acceptor = Tls::load(TlsFiles { client_ca, ..files(&front) }).expect("a certificate").acceptor(H2);
+        assert_eq!(second_handshake(&acceptor, &authority, &own).await, expected, "{asked:?}");
+    }
 }
 
 #[test]
