@@ -25,7 +25,17 @@ impl Authority {
     }
 
     pub(crate) fn certificate(&self, names: &[&str]) -> Certificate {
-        self.signed(params(names), &KeyPair::generate().expect("a key"))
+        self.certificate_changed(names, |_| {})
+    }
+
+    pub(crate) fn certificate_changed(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Certificate {
+        let mut params = params(names);
+        change(&mut params);
+        self.signed(params, &KeyPair::generate().expect("a key"))
     }
 
     fn signed(&self, params: CertificateParams, key: &KeyPair) -> Certificate {
@@ -56,14 +66,14 @@ impl Authority {
     }
 }
 
-/// Names with `://` are URIs, those that parse as addresses are addresses, others DNS names.
+/// Those that parse as addresses are addresses, others with a `:` are URIs, and the rest DNS names.
 fn params(names: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.subject_alt_names = names
         .iter()
         .map(|name| match name.parse() {
             Ok(address) => SanType::IpAddress(address),
-            Err(_) if name.contains("://") => SanType::URI((*name).try_into().expect("ASCII")),
+            Err(_) if name.contains(':') => SanType::URI((*name).try_into().expect("ASCII")),
             Err(_) => SanType::DnsName((*name).try_into().expect("ASCII")),
         })
         .collect();

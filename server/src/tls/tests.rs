@@ -212,8 +212,15 @@ async fn a_client_that_shows_a_certificate_shows_it_each_time() {
 
 #[test]
 fn names_of_a_certificate_are_its_dns_names_and_uris() {
-    let names = ["search.example", "spiffe://prod/search", "127.0.0.1"];
+    let names =
+        ["search.example", "spiffe://prod/search", "urn:shoal:search", "mailto:a@b.example", "127.0.0.1", "::1"];
     let certificate = Authority::new().certificate(&names);
-    assert_eq!(Peer::of(certificate.der()).names, &names[..2]);
+    assert_eq!(Peer::of(certificate.der()).names, &names[..4]);
+    // A URI without a scheme is none, and could be taken for a DNS name.
+    let no_uri = Authority::new().certificate_changed(&[], |params| {
+        let uri = |text: &str| rcgen::SanType::URI(text.try_into().expect("ASCII"));
+        params.subject_alt_names = ["search.example", "", "1a:b", ":x"].map(uri).to_vec();
+    });
+    assert_eq!(Peer::of(no_uri.der()).names, [""; 0]);
     assert!(Peer::of(&CertificateDer::from(vec![0; 100])).names.is_empty());
 }
