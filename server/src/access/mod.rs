@@ -17,7 +17,7 @@ use http::{HeaderMap, header};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::tls::{Fingerprint, Peer, follow};
+use crate::tls::{Fingerprint, Peer, Reading, follow};
 
 pub(crate) use secret::{Digest, read_tokens, same};
 pub(crate) use table::{Need, of_grpc, of_http};
@@ -175,19 +175,27 @@ impl Access {
     /// Follows the files of tokens for as long as it runs.
     pub(crate) async fn follow(self) {
         let Some(guard) = self.0 else { return std::future::pending().await };
-        follow(files(&guard.entries), guard.seen, || guard.read_again()).await;
+        let reader = guard.clone();
+        follow(files(&guard.entries), guard.seen, move || reader.read(), |(new, problems)| guard.take(new, problems))
+            .await;
     }
 }
 
 impl Guard {
-    /// Takes up whatever can be used. One file that is broken does not keep alive what others no longer have.
-    fn read_again(&self) {
+    /// One file that is broken does not keep alive what others no longer have.
+    fn read(&self) -> Reading<Tokens, Vec<AccessError>> {
         let before = self.tokens.borrow().clone();
         let (tokens, problems) = Tokens::read(&self.entries, &before);
-        for problem in problems {
+        (Some(tokens), (!problems.is_empty()).then_some(problems))
+    }
+
+    fn take(&self, new: Option<Tokens>, problems: Option<Vec<AccessError>>) {
+        for problem in problems.into_iter().flatten() {
             error!("of this entry some tokens cannot be used, and those of before stay: {problem}");
         }
-        if !tokens.are(&before) {
+        if let Some(tokens) = new
+            && !tokens.are(&self.tokens.borrow())
+        {
             info!(tokens = tokens.known.len(), "new tokens of callers are in use");
             self.tokens.send_replace(Arc::new(tokens));
         }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::access::{Digest, read_tokens, same};
-use crate::tls::{Fingerprint, follow};
+use crate::tls::{Fingerprint, follow, whole};
 
 /// Who may attach.
 #[derive(Clone, Debug, Default)]
@@ -73,13 +73,21 @@ impl SharedTokens {
     /// Follows their file for as long as it runs.
     pub(crate) async fn follow(self) {
         let Some((path, seen)) = self.file else { return std::future::pending().await };
-        follow(vec![path.clone()], seen, || match read_tokens(&path) {
-            Ok(tokens) => {
-                info!(tokens = tokens.len(), file = %path.display(), "new tokens of workers are in use");
-                self.known.send_replace(tokens.into());
-            }
-            Err(problem) => error!("the workers' tokens in use stay, since the new ones cannot be used: {problem}"),
-        })
+        let at = path.clone();
+        follow(
+            vec![path.clone()],
+            seen,
+            move || whole(read_tokens(&at)),
+            |(new, problem)| {
+                if let Some(tokens) = new {
+                    info!(tokens = tokens.len(), file = %path.display(), "new tokens of workers are in use");
+                    self.known.send_replace(tokens.into());
+                }
+                if let Some(problem) = problem {
+                    error!("the workers' tokens in use stay, since the new ones cannot be used: {problem}");
+                }
+            },
+        )
         .await;
     }
 

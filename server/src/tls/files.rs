@@ -50,8 +50,9 @@ pub struct FileError {
 }
 
 impl TlsFiles {
-    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        [&self.cert, &self.key].into_iter().chain(self.client_ca.as_ref().map(|(path, _)| path)).map(PathBuf::as_path)
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let ca = self.client_ca.as_ref().map(|(path, _)| path);
+        [&self.cert, &self.key].into_iter().chain(ca).cloned().collect()
     }
 
     /// What the files say, and the certificate itself.

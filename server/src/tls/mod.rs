@@ -12,7 +12,6 @@ pub(crate) mod testing;
 mod tests;
 mod validity;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -25,7 +24,7 @@ use crate::metrics::Metrics;
 
 pub(crate) use files::read_bounded;
 pub use files::{ClientAuth, FileError, TlsFiles};
-pub(crate) use follow::{Fingerprint, follow};
+pub(crate) use follow::{Fingerprint, Reading, follow, whole};
 pub(crate) use peer::Peer;
 
 use validity::Validity;
@@ -50,6 +49,8 @@ fn provider() -> Arc<CryptoProvider> {
 pub struct Tls {
     files: Arc<TlsFiles>,
     current: watch::Sender<Arc<Loaded>>,
+    /// What they held at the start.
+    seen: Fingerprint,
 }
 
 /// What the files held when last they were good.
@@ -57,7 +58,6 @@ pub struct Tls {
 struct Loaded {
     config: ServerConfig,
     validity: Validity,
-    seen: Fingerprint,
 }
 
 impl Tls {
@@ -66,8 +66,10 @@ impl Tls {
     /// # Errors
     /// What is wrong, by the key of the setting that names the file.
     pub fn load(files: TlsFiles) -> Result<Self, FileError> {
+        // First: what changes while the files are read is found again.
+        let seen = Fingerprint::of(&files.paths());
         let loaded = Loaded::read(&files)?;
-        Ok(Self { files: Arc::new(files), current: watch::Sender::new(Arc::new(loaded)) })
+        Ok(Self { files: Arc::new(files), current: watch::Sender::new(Arc::new(loaded)), seen })
     }
 
     /// Takes connections that speak this protocol, with the certificate of now. One that does not say what it speaks is
@@ -78,24 +80,20 @@ impl Tls {
         acceptor
     }
 
-    /// Every file, as a setting named it.
-    fn paths(&self) -> Vec<PathBuf> {
-        self.files.paths().map(PathBuf::from).collect()
-    }
-
     /// Says what is to be said of the certificate, on these ports, and follows its files for as long as it runs. A
-    /// certificate that is broken is told, and the one before stays.
+    /// certificate that is broken is told once, and the one before stays.
     pub(crate) async fn follow(self, ports: Vec<&'static str>, metrics: Metrics) {
         let loaded = self.current.borrow().clone();
         self.tell(&loaded, &ports, &metrics);
-        follow(self.paths(), loaded.seen, || match Loaded::read(&self.files) {
-            Ok(loaded) => {
-                let loaded = Arc::new(loaded);
+        let files = self.files.clone();
+        let read = move || whole(Loaded::read(&files));
+        follow(self.files.paths(), self.seen, read, |(new, problem)| {
+            if let Some(loaded) = new.map(Arc::new) {
                 info!(file = %self.files.cert.display(), ?ports, "a new certificate is in use");
                 self.tell(&loaded, &ports, &metrics);
                 self.current.send_replace(loaded);
             }
-            Err(error) => {
+            if let Some(error) = problem {
                 error!(key = error.key, ?ports, "the certificate in use stays, since the new one is broken: {error}");
             }
         })
@@ -114,13 +112,10 @@ impl Tls {
 
 impl Loaded {
     fn read(files: &TlsFiles) -> Result<Self, FileError> {
-        // First: what changes while the files are read is found again.
-        let paths: Vec<_> = files.paths().map(PathBuf::from).collect();
-        let seen = Fingerprint::of(&paths);
         let (config, leaf) = files.read(provider())?;
         let unreadable = || files.wrong_cert("has no validity that can be read".to_owned());
         let validity = Validity::of(&leaf).ok_or_else(unreadable)?;
-        Ok(Self { config, validity, seen })
+        Ok(Self { config, validity })
     }
 }
 
