@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::lanes::Lanes;
-use crate::listen::{self, Gate, OpenCalls, Patience, Port, Stops, cork};
+use crate::listen::{self, Connection, Gate, OpenCalls, Patience, Port, Stops, cork};
 use crate::metrics::{Counted, Metrics};
 
 use super::guard::guarded;
@@ -28,7 +28,7 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 pub struct Options {
     /// Connections open at once; more wait to be accepted.
     pub connections_max: usize,
-    /// How long a new connection may take to its first call.
+    /// How long a new connection may take to its first call that is let in.
     pub hello_time_max: Duration,
     /// How old a connection may be; then it is told to go away, and its calls are answered.
     pub age_max: Option<Duration>,
@@ -103,14 +103,12 @@ async fn serve(stream: TcpStream, gate: Gate, routes: Router, options: Options, 
     let _counted = Counted::one(&metrics.connections);
     bound_stalls(&stream, options.stall_time_max);
     let Some((stream, peer)) = gate.line(stream, options.hello_time_max, &stops).await else { return };
-    let peer = peer.map(Arc::new);
-    let with_peer = move |mut request: http::Request<Incoming>| {
-        if let Some(peer) = &peer {
-            request.extensions_mut().insert(peer.clone());
-        }
+    let calls = OpenCalls::new(metrics.streams.clone());
+    let in_common = Arc::new(Connection { peer, calls: calls.clone() });
+    let with_connection = move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(in_common.clone());
         request
     };
-    let calls = OpenCalls::new(metrics.streams.clone());
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -118,7 +116,7 @@ async fn serve(stream: TcpStream, gate: Gate, routes: Router, options: Options, 
         .header_read_timeout(options.idle_time_max)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(2 * HEAD_BYTES_MAX);
-    let service = TowerToHyperService::new(calls.count(routes).map_request(with_peer));
+    let service = TowerToHyperService::new(calls.count(routes).map_request(with_connection));
     let (stream, cork) = cork(stream);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let patience = Patience {

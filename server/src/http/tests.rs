@@ -17,9 +17,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Listener, Options, routes};
+use crate::access::{Access, Right};
 use crate::frontend::FrontendOptions;
 use crate::frontend::testing::{Bench, PATIENCE, settings, vector};
 use crate::lanes::Lanes;
+use crate::listen::Gate;
 
 const BRIEF: Duration = Duration::from_millis(100);
 
@@ -46,7 +48,13 @@ impl Serving {
     }
 
     fn start_with(bench: Bench, options: Options, grace: Duration) -> Self {
+        Self::start_behind(Access::default(), bench, options, grace)
+    }
+
+    fn start_behind(access: Access, bench: Bench, options: Options, grace: Duration) -> Self {
+        let gate = Gate::new("http", None, access, bench.metrics.clone());
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, bench.metrics.clone()).expect("port");
+        let listener = listener.behind(gate);
         let address = listener.address().expect("address");
         let draining = CancellationToken::new();
         let pages = routes(bench.frontend.clone(), &options);
@@ -417,6 +425,39 @@ async fn a_client_that_never_asks_loses_its_place() {
         // Whether it ends or is reset does not matter.
         let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("it is closed");
     }
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_may_have_nothing_that_it_asks_for_loses_its_place() {
+    let options = Options { hello_time_max: 2 * BRIEF, farewell_time_max: BRIEF, ..Default::default() };
+    let token = "0123456789abcdef0123";
+    let access = Access::of_token(token, &[Right::Inspect]);
+    let serving = Serving::start_behind(access, Bench::new().await, options, PATIENCE);
+    let ask = async |client: &mut Client, page: &str| {
+        let request = http::Request::get(page).header("host", "x");
+        let request = request.header("authorization", format!("Bearer {token}"));
+        client.0.ready().await?;
+        let answer = client.0.send_request(request.body(Full::default()).expect("request")).await?;
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await?;
+        Ok::<_, hyper::Error>(status)
+    };
+    let (mut lost, mut other) = (serving.client().await, serving.client().await);
+    assert_eq!(ask(&mut other, "/v1/models").await.expect("answer"), 200);
+    let mut denied = 0;
+    let closed = async {
+        loop {
+            // Who is not known hears so once, and its connection is closed with that.
+            let Ok(status) = ask(&mut lost, "/v1/no-such-page").await else { return };
+            assert_eq!(status, 403);
+            denied += 1;
+            tokio::time::sleep(BRIEF / 10).await;
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("it is closed");
+    assert!(denied > 1, "not by a denial");
+    assert_eq!(ask(&mut other, "/v1/models").await.expect("it stays"), 200);
     serving.stop().await;
 }
 

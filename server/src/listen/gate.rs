@@ -18,7 +18,7 @@ use crate::call::CallError;
 use crate::metrics::Metrics;
 use crate::tls::{Acceptor, Peer};
 
-use super::Stops;
+use super::{OpenCalls, Stops};
 
 /// At one port. Every call has a clone of it, so that is small.
 #[derive(Clone, Debug)]
@@ -31,6 +31,14 @@ struct Inner {
     acceptor: Option<Acceptor>,
     access: Access,
     metrics: Metrics,
+}
+
+/// What the calls of a connection have in common.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Who is at its other end, if that showed a certificate.
+    pub(crate) peer: Option<Peer>,
+    pub(crate) calls: OpenCalls,
 }
 
 /// A connection to speak on.
@@ -60,13 +68,19 @@ impl Gate {
         &self,
         need: Option<Need>,
         headers: &HeaderMap,
-        peer: Option<&Peer>,
+        connection: &Connection,
     ) -> Result<Scope, CallError> {
-        self.0.access.admit(need, headers, peer).map_err(|denied| {
-            let error = CallError::from(denied);
-            self.0.metrics.denied(self.0.port, error.code_name());
-            error
-        })
+        match self.0.access.admit(need, headers, connection.peer.as_ref()) {
+            Ok(scope) => {
+                connection.calls.let_in();
+                Ok(scope)
+            }
+            Err(denied) => {
+                let error = CallError::from(denied);
+                self.0.metrics.denied(self.0.port, error.code_name());
+                Err(error)
+            }
+        }
     }
 
     /// The line, and who is at its other end; nothing where the handshake fails, takes longer than `time_max`, or the

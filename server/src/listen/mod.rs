@@ -28,7 +28,7 @@ use tracing::{debug, error, warn};
 use crate::lanes::Lanes;
 
 pub(crate) use corked::{Cork, cork};
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Connection, Gate};
 pub(crate) use open_calls::OpenCalls;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
@@ -57,7 +57,7 @@ pub(crate) struct Stops {
 /// How patient a connection is with its client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// How long a new connection may take to its first call; then it is told to go away.
+    /// How long a new connection may take to its first call that is let in; then it is told to go away.
     pub(crate) hello_time_max: Duration,
     /// How old it may be; then it is told to go away, so that its client finds servers that came after it.
     pub(crate) age_max: Option<Duration>,
@@ -189,11 +189,11 @@ async fn idle<S: AsyncWrite + Unpin>(calls: &OpenCalls, cork: &Cork<S>, quiet: D
     }
 }
 
-/// Returns when a connection is to be told to go away: the server drains, the client came and asked for nothing, or it is
-/// old enough.
+/// Returns when a connection is to be told to go away: the server drains, the client came and asked for nothing that it
+/// may have, or it is old enough.
 async fn to_close(calls: &OpenCalls, patience: Patience, draining: &CancellationToken) {
     let silent = async {
-        if timeout(patience.hello_time_max, calls.any()).await.is_ok() {
+        if timeout(patience.hello_time_max, calls.any_let_in()).await.is_ok() {
             pending::<()>().await;
         }
     };

@@ -29,6 +29,8 @@ struct Count {
     open: usize,
     /// Ever, those that ended included.
     begun: u64,
+    /// There was one that the gate let in.
+    let_in: bool,
 }
 
 impl OpenCalls {
@@ -41,10 +43,15 @@ impl OpenCalls {
         CountedService { service, calls: self.clone() }
     }
 
-    /// Returns once there was any call.
-    pub(crate) async fn any(&self) {
+    /// One of them was let in.
+    pub(crate) fn let_in(&self) {
+        self.count.send_if_modified(|count| !std::mem::replace(&mut count.let_in, true));
+    }
+
+    /// Returns once there was a call that was let in. Others show no more than that somebody dialled, however many.
+    pub(crate) async fn any_let_in(&self) {
         // The sender is held by `self`.
-        let _ = self.count.subscribe().wait_for(|count| count.begun > 0).await;
+        let _ = self.count.subscribe().wait_for(|count| count.let_in).await;
     }
 
     /// Returns after so long without a call; never if one is open now or begins in that time. Such a connection ends

@@ -23,9 +23,8 @@ use tower::{Service, ServiceExt as _};
 
 use crate::access::of_grpc;
 use crate::lanes::Lanes;
-use crate::listen::{self, Gate, OpenCalls, Patience, Port, Stops, cork};
+use crate::listen::{self, Connection, Gate, OpenCalls, Patience, Port, Stops, cork};
 use crate::metrics::{Counted, Metrics};
-use crate::tls::Peer;
 use crate::traces::Tracer;
 
 use super::body_by::BodyBy;
@@ -50,7 +49,7 @@ pub struct ListenerOptions {
     pub keepalive_interval: Duration,
     /// How long it may take to answer.
     pub keepalive_timeout: Duration,
-    /// How long a new connection may take to its first call; then it is told to go away.
+    /// How long a new connection may take to its first call that is let in; then it is told to go away.
     pub hello_time_max: Duration,
     /// How old a connection may be; then it is told to go away, and its calls are answered.
     pub age_max: Option<Duration>,
@@ -137,7 +136,8 @@ async fn serve(
     let _counted = Counted::one(&metrics.connections);
     let Some((stream, peer)) = gate.line(stream, options.hello_time_max, &stops).await else { return };
     let calls = OpenCalls::new(metrics.streams.clone());
-    let service = calls.count(guarded(routes, gate, peer).map_response(explain));
+    let in_common = Arc::new(Connection { peer, calls: calls.clone() });
+    let service = calls.count(guarded(routes, gate, in_common).map_response(explain));
     let service = service
         .map_request(request_body(&stops.draining))
         .map_request(move |request| arrived(&tracer, take_timeout(request)));
@@ -164,7 +164,7 @@ async fn serve(
 fn guarded(
     routes: Routes,
     gate: Gate,
-    peer: Option<Peer>,
+    connection: Arc<Connection>,
 ) -> impl Service<
     http::Request<Body>,
     Response = http::Response<Body>,
@@ -172,9 +172,8 @@ fn guarded(
     Future: Future<Output = Result<http::Response<Body>, Infallible>> + Send,
 > + Clone
 + use<> {
-    let peer = peer.map(Arc::new);
     tower::service_fn(move |mut request: http::Request<Body>| {
-        let admitted = gate.admit(of_grpc(request.uri().path()), request.headers(), peer.as_deref());
+        let admitted = gate.admit(of_grpc(request.uri().path()), request.headers(), &connection);
         let mut routes = routes.clone();
         async move {
             match admitted {
@@ -257,10 +256,13 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::access::{Access, Right};
 
     const BRIEF: Duration = Duration::from_millis(50);
     const ANSWER_BYTES: usize = 8 << 20;
     const PATIENCE: Duration = Duration::from_secs(60);
+    const EMBED: &str = "/shoal.v1.Inference/Embed";
+    const TOKEN: &str = "0123456789abcdef0123";
 
     /// A listener that answers every call with [`ANSWER_BYTES`].
     struct Serving {
@@ -275,12 +277,19 @@ mod tests {
         }
 
         fn start_with_grace(options: ListenerOptions, grace: Duration) -> Self {
+            Self::start_behind(Access::default(), options, grace)
+        }
+
+        fn start_behind(access: Access, options: ListenerOptions, grace: Duration) -> Self {
+            let gate = Gate::new("grpc", None, access, Metrics::new());
             let listener = Listener::bind(([127, 0, 0, 1], 0).into(), options, Metrics::new()).expect("port");
+            let listener = listener.behind(gate);
             let address = listener.address().expect("address");
             let draining = CancellationToken::new();
             // Of one piece, as the answers of gRPC are.
             let large = || async { Bytes::from(vec![7; ANSWER_BYTES]) };
-            let routes = Routes::from(Router::new().route("/large", get(large)));
+            let routes = Router::new().route("/large", get(large)).route(EMBED, get(|| async { "done" }));
+            let routes = Routes::from(routes);
             let ended = tokio::spawn(listener.serve(Lanes::here(), routes, draining.clone(), grace));
             Self { address, draining, ended }
         }
@@ -354,6 +363,31 @@ mod tests {
             // Whether it ends or is reset does not matter.
             let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("it is closed");
         }
+        serving.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_calls_are_all_denied_loses_its_place() {
+        let options = ListenerOptions { hello_time_max: 4 * BRIEF, farewell_time_max: BRIEF, ..Default::default() };
+        let serving = Serving::start_behind(Access::of_token(TOKEN, &[Right::Infer]), options, PATIENCE);
+        let ask = async |client: &mut SendRequest<Empty<Bytes>>, token: &str| {
+            let request = http::Request::get(format!("http://shoal{EMBED}"));
+            let request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+            let answer = client.send_request(request.body(Empty::new()).expect("request")).await?;
+            // Without a status in its head it is the route's.
+            Ok::<_, hyper::Error>(answer.headers().get("grpc-status").is_none())
+        };
+        let (mut stranger, mut known) = (serving.client().await, serving.client().await);
+        assert!(ask(&mut known, TOKEN).await.expect("answer"));
+        timeout(PATIENCE, async {
+            while let Ok(let_in) = ask(&mut stranger, "a-guess-at-the-token").await {
+                assert!(!let_in);
+                sleep(BRIEF / 10).await;
+            }
+        })
+        .await
+        .expect("it is closed");
+        assert!(ask(&mut known, TOKEN).await.expect("it stays"));
         serving.stop().await;
     }
 
