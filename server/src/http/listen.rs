@@ -102,9 +102,9 @@ impl Listener {
 async fn serve(stream: TcpStream, gate: Gate, routes: Router, options: Options, metrics: Metrics, stops: Stops) {
     let _counted = Counted::one(&metrics.connections);
     bound_stalls(&stream, options.stall_time_max);
-    let Some((stream, peer)) = gate.line(stream, options.hello_time_max, &stops).await else { return };
+    let Some(line) = gate.line(stream, options.hello_time_max, &stops).await else { return };
     let calls = OpenCalls::new(metrics.streams.clone());
-    let in_common = Arc::new(Connection { peer, calls: calls.clone() });
+    let in_common = Arc::new(Connection { peer: line.peer(), calls: calls.clone() });
     let with_connection = move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(in_common.clone());
         request
@@ -117,7 +117,7 @@ async fn serve(stream: TcpStream, gate: Gate, routes: Router, options: Options, 
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(2 * HEAD_BYTES_MAX);
     let service = TowerToHyperService::new(calls.count(routes).map_request(with_connection));
-    let (stream, cork) = cork(stream);
+    let (stream, cork) = cork(line);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let patience = Patience {
         hello_time_max: options.hello_time_max,

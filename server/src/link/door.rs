@@ -1,22 +1,20 @@
 //! Connections of workers: accepted, and shaken hands with where the link speaks TLS, each by itself.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use crate::listen::Line;
 use crate::metrics::Metrics;
-use crate::tls::{Acceptor, Peer};
+use crate::tls::Acceptor;
 
 use super::listen::LinkAddress;
 
@@ -38,17 +36,9 @@ pub(super) struct Door {
 
 /// What is known of whoever is at the other end, beside what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct LinkPeer {
+pub(crate) struct LinkPeer {
     /// SHA-256 of the certificate that it showed, and the link's authority has signed.
     pub(super) certificate: Option<[u8; 32]>,
-}
-
-/// A worker's connection.
-#[derive(Debug)]
-pub(super) enum Line {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 pub(super) type Lines = ReceiverStream<io::Result<Line>>;
@@ -120,7 +110,7 @@ impl Door {
             Err(error) => return Err(error.to_string()),
         };
         match (&self.acceptor, speaks_tls) {
-            (None, false) => Ok(Line::Tcp(stream)),
+            (None, false) => Ok(Line::Plain(stream)),
             (None, true) => {
                 farewell(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
                 Err("it speaks TLS, and the link does not: set `link_tls_cert` and `link_tls_key`, or have \
@@ -183,60 +173,6 @@ impl Connected for Line {
     type ConnectInfo = LinkPeer;
 
     fn connect_info(&self) -> LinkPeer {
-        let Self::Tls(stream) = self else { return LinkPeer::default() };
-        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        LinkPeer { certificate: shown.map(|certificate| Peer::of(certificate).fingerprint) }
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        LinkPeer { certificate: self.peer().map(|peer| peer.fingerprint) }
     }
 }

@@ -1,16 +1,11 @@
 //! What stands at a port: the handshake of a connection, where it speaks TLS, and the judgement of each call.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::access::{Access, Need, Scope};
@@ -18,7 +13,7 @@ use crate::call::CallError;
 use crate::metrics::Metrics;
 use crate::tls::{Acceptor, Peer};
 
-use super::{OpenCalls, Stops};
+use super::{Line, OpenCalls, Stops};
 
 /// At one port. Every call has a clone of it, so that is small.
 #[derive(Clone, Debug)]
@@ -39,14 +34,6 @@ pub(crate) struct Connection {
     /// Who is at its other end, if that showed a certificate.
     pub(crate) peer: Option<Peer>,
     pub(crate) calls: OpenCalls,
-}
-
-/// A connection to speak on.
-#[derive(Debug)]
-pub(crate) enum Line {
-    Plain(TcpStream),
-    /// Boxed, as it is ten times as large.
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Gate {
@@ -83,16 +70,11 @@ impl Gate {
         }
     }
 
-    /// The line, and who is at its other end; nothing where the handshake fails, takes longer than `time_max`, or the
+    /// The line; nothing where the handshake fails, takes longer than `time_max`, or the
     /// server drains. Runs in the connection's own task, so that nobody else waits.
-    pub(crate) async fn line(
-        &self,
-        stream: TcpStream,
-        time_max: Duration,
-        stops: &Stops,
-    ) -> Option<(Line, Option<Peer>)> {
+    pub(crate) async fn line(&self, stream: TcpStream, time_max: Duration, stops: &Stops) -> Option<Line> {
         let Inner { port, acceptor, metrics, .. } = &*self.0;
-        let Some(acceptor) = acceptor else { return Some((Line::Plain(stream), None)) };
+        let Some(acceptor) = acceptor else { return Some(Line::Plain(stream)) };
         let peer = stream.peer_addr().ok();
         let handshake = acceptor.current().accept(stream);
         let shaken = tokio::select! {
@@ -100,62 +82,12 @@ impl Gate {
             () = stops.draining.cancelled() => return None,
         };
         let failure = match shaken {
-            Ok(Ok(stream)) => {
-                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(Peer::of);
-                return Some((Line::Tls(Box::new(stream)), shown));
-            }
+            Ok(Ok(stream)) => return Some(Line::Tls(Box::new(stream))),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it took longer than {time_max:?}"),
         };
         metrics.handshake_failed(port);
         debug!(port, ?peer, "no TLS handshake: {failure}");
         None
-    }
-}
-
-impl AsyncRead for Line {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Line {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, parts),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
     }
 }

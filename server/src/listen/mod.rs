@@ -6,6 +6,7 @@
 
 mod corked;
 mod gate;
+mod line;
 mod open_calls;
 
 use std::future::pending;
@@ -29,6 +30,7 @@ use crate::lanes::Lanes;
 
 pub(crate) use corked::{Cork, cork};
 pub(crate) use gate::{Connection, Gate};
+pub(crate) use line::Line;
 pub(crate) use open_calls::OpenCalls;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.

@@ -134,9 +134,9 @@ async fn serve(
     stops: Stops,
 ) {
     let _counted = Counted::one(&metrics.connections);
-    let Some((stream, peer)) = gate.line(stream, options.hello_time_max, &stops).await else { return };
+    let Some(line) = gate.line(stream, options.hello_time_max, &stops).await else { return };
     let calls = OpenCalls::new(metrics.streams.clone());
-    let in_common = Arc::new(Connection { peer, calls: calls.clone() });
+    let in_common = Arc::new(Connection { peer: line.peer(), calls: calls.clone() });
     let service = calls.count(guarded(routes, gate, in_common).map_response(explain));
     let service = service
         .map_request(request_body(&stops.draining))
@@ -150,7 +150,7 @@ async fn serve(
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
         .max_header_list_size(16 << 10);
-    let (stream, cork) = cork(stream);
+    let (stream, cork) = cork(line);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let patience = Patience {
         hello_time_max: options.hello_time_max,
