@@ -1,6 +1,7 @@
 //! Connections of workers: accepted, and shaken hands with where the link speaks TLS, each by itself.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +10,15 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 use tracing::warn;
 
-use crate::listen::Line;
+use crate::listen::{Line, Seldom};
 use crate::metrics::Metrics;
 use crate::tls::Acceptor;
 
+use super::guest::Guest;
 use super::listen::LinkAddress;
 
-/// Connections whose handshake is under way at once; more wait to be accepted.
-const HANDSHAKES_MAX: usize = 1024;
 /// How long a connection may take to its first byte and through its handshake.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection, such as for want of file descriptors.
@@ -32,20 +31,33 @@ const TLS_FIRST: u8 = 0x16;
 pub(super) struct Door {
     pub(super) acceptor: Option<Acceptor>,
     pub(super) metrics: Metrics,
+    /// Connections at once whose worker is not known; more wait to be accepted.
+    pub(super) strangers_max: usize,
+    /// How long a connection that was let in may take until its worker is known.
+    pub(super) hello_time_max: Duration,
 }
 
-/// What is known of whoever is at the other end, beside what it says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LinkPeer {
-    /// SHA-256 of the certificate that it showed, and the link's authority has signed.
-    pub(super) certificate: Option<[u8; 32]>,
+/// Tells of connections that are refused.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Seldom);
+
+impl Refusals {
+    /// One from this address, for this reason, of which `detail` may be.
+    pub(super) fn tell(&self, peer: SocketAddr, problem: &'static str, detail: &str) {
+        if let Some(left_out) = self.0.pass(problem) {
+            warn!(%peer, left_out, "a connection to the worker link was refused: {problem}{detail}");
+        }
+    }
 }
 
-pub(super) type Lines = ReceiverStream<io::Result<Line>>;
+/// Why a connection is not let in: one of few reasons, and what else there is to it.
+type Problem = (&'static str, String);
+
+pub(super) type Guests = ReceiverStream<io::Result<Guest>>;
 
 impl Door {
     /// Binds, and lets connections in for as long as somebody takes them.
-    pub(super) async fn open(self, address: &LinkAddress) -> io::Result<(LinkAddress, Lines)> {
+    pub(super) async fn open(self, address: &LinkAddress) -> io::Result<(LinkAddress, Guests)> {
         // What was let in and is not taken yet.
         let (lines, taken) = mpsc::channel(16);
         let at = match address {
@@ -64,8 +76,9 @@ impl Door {
         Ok((at, ReceiverStream::new(taken)))
     }
 
-    async fn accept_tcp(self, socket: TcpListener, lines: mpsc::Sender<io::Result<Line>>) {
-        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    async fn accept_tcp(self, socket: TcpListener, lines: mpsc::Sender<io::Result<Guest>>) {
+        let places = Arc::new(Semaphore::new(self.strangers_max));
+        let refusals = Arc::new(Refusals::default());
         loop {
             // Closed by nobody.
             let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -75,20 +88,23 @@ impl Door {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let (door, lines) = (self.clone(), lines.clone());
+                    let (door, lines, refusals) = (self.clone(), lines.clone(), refusals.clone());
                     tokio::spawn(async move {
                         let let_in = timeout(HANDSHAKE_TIME_MAX, door.let_in(stream)).await;
-                        match let_in.unwrap_or_else(|_| Err(format!("it took longer than {HANDSHAKE_TIME_MAX:?}"))) {
-                            // Nobody takes it when the server ends.
-                            Ok(line) => drop(lines.send(Ok(line)).await),
-                            Err(problem) => {
+                        let late = |_| Err(("its first byte or its handshake took too long", String::new()));
+                        match let_in.unwrap_or_else(late) {
+                            Ok(line) => {
+                                let guest = Guest::unknown(line, place, peer, door.hello_time_max, refusals);
+                                // Nobody takes it when the server ends.
+                                drop(lines.send(Ok(guest)).await);
+                            }
+                            Err((problem, detail)) => {
                                 if door.acceptor.is_some() {
                                     door.metrics.handshake_failed("link");
                                 }
-                                warn!(%peer, "a connection to the worker link was refused: {problem}");
+                                refusals.tell(peer, problem, &detail);
                             }
                         }
-                        drop(place);
                     });
                 }
                 Err(error) => {
@@ -100,31 +116,32 @@ impl Door {
     }
 
     /// A connection that speaks what this port speaks.
-    async fn let_in(&self, stream: TcpStream) -> Result<Line, String> {
+    async fn let_in(&self, stream: TcpStream) -> Result<Line, Problem> {
         // Small messages must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
+        let wrong = |problem, detail| Err((problem, detail));
         let mut first = [0];
         let speaks_tls = match stream.peek(&mut first).await {
-            Ok(0) => return Err("it said nothing".to_owned()),
+            Ok(0) => return wrong("it said nothing", String::new()),
             Ok(_) => first[0] == TLS_FIRST,
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return wrong("it broke", format!(": {error}")),
         };
         match (&self.acceptor, speaks_tls) {
             (None, false) => Ok(Line::Plain(stream)),
             (None, true) => {
                 farewell(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-                Err("it speaks TLS, and the link does not: set `link_tls_cert` and `link_tls_key`, or have \
-                                 the worker --connect to http://"
-                    .to_owned())
+                let advice = ": set `link_tls_cert` and `link_tls_key`, or have the worker --connect to http://";
+                wrong("it speaks TLS, and the link does not", advice.to_owned())
             }
             (Some(_), false) => {
                 farewell(stream, &go_away(b"this link speaks TLS: --connect to https://")).await;
-                Err("it speaks no TLS, and the link does: have the worker --connect to https://".to_owned())
+                let advice = ": have the worker --connect to https://";
+                wrong("it speaks no TLS, and the link does", advice.to_owned())
             }
-            (Some(acceptor), true) => {
-                let shaken = acceptor.current().accept(stream).await;
-                shaken.map(|stream| Line::Tls(Box::new(stream))).map_err(|error| format!("no TLS handshake: {error}"))
-            }
+            (Some(acceptor), true) => match acceptor.current().accept(stream).await {
+                Ok(stream) => Ok(Line::Tls(Box::new(stream))),
+                Err(error) => wrong("no TLS handshake", format!(": {error}")),
+            },
         }
     }
 }
@@ -153,26 +170,18 @@ fn go_away(why: &[u8]) -> Vec<u8> {
     bytes
 }
 
-async fn accept_unix(socket: UnixListener, lines: mpsc::Sender<io::Result<Line>>) {
+async fn accept_unix(socket: UnixListener, lines: mpsc::Sender<io::Result<Guest>>) {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = lines.closed() => return,
         };
         match accepted {
-            Ok((stream, _)) => drop(lines.send(Ok(Line::Unix(stream))).await),
+            Ok((stream, _)) => drop(lines.send(Ok(Guest::own(Line::Unix(stream)))).await),
             Err(error) => {
                 warn!(%error, "a worker's connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-impl Connected for Line {
-    type ConnectInfo = LinkPeer;
-
-    fn connect_info(&self) -> LinkPeer {
-        LinkPeer { certificate: self.peer().map(|peer| peer.fingerprint) }
     }
 }

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::tls::{H2, Tls};
 
 use super::door::Door;
-use super::service::LinkService;
+use super::service::{LinkOptions, LinkService};
 
 /// Room for several batches on their way, so that one never waits for the other side's window.
 const WINDOW_BYTES: u32 = 8 << 20;
@@ -52,7 +52,8 @@ pub async fn serve(
     service: LinkService,
     stop: CancellationToken,
 ) -> std::io::Result<(LinkAddress, impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>)> {
-    let door = Door { acceptor: tls.map(|tls| tls.acceptor(H2)), metrics };
+    let LinkOptions { strangers_max, hello_time_max, .. } = *service.options();
+    let door = Door { acceptor: tls.map(|tls| tls.acceptor(H2)), metrics, strangers_max, hello_time_max };
     let (at, lines) = door.open(address).await?;
     let service = WorkerLinkServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -5,6 +5,7 @@
 mod convert;
 mod door;
 mod frames;
+mod guest;
 mod listen;
 mod service;
 mod session;

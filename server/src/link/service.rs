@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::Handle;
 
-use super::door::LinkPeer;
+use super::guest::{Connection, LinkPeer};
 use super::session::Session;
 use super::tokens::{Origin, Tokens};
 
@@ -34,6 +34,9 @@ pub struct LinkOptions {
     pub silence_max: Duration,
     /// How long a new connection may take to introduce itself and attach.
     pub hello_time_max: Duration,
+    /// Connections at once that have not introduced themselves; more wait to be accepted. Those over a Unix socket are the
+    /// user's own, and take no place.
+    pub strangers_max: usize,
     /// Workers connected at once.
     pub workers_max: usize,
     /// Workers serve other servers as well: they are told what waits, and give turns instead of credits.
@@ -46,6 +49,7 @@ impl Default for LinkOptions {
             heartbeat_interval: Duration::from_millis(500),
             silence_max: Duration::from_secs(3),
             hello_time_max: Duration::from_secs(5),
+            strangers_max: 1024,
             workers_max: 1024,
             shares_workers: false,
         }
@@ -107,6 +111,10 @@ pub(super) struct DataEnds {
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl LinkService {
+    pub(super) fn options(&self) -> &LinkOptions {
+        &self.shared.options
+    }
+
     /// A service that tells `driver` of workers.
     pub fn new(driver: Handle, options: LinkOptions, tokens: Tokens) -> Self {
         let shared = Shared {
@@ -134,7 +142,7 @@ impl wire::worker_link_server::WorkerLink for LinkService {
         let (responses, stream) = mpsc::channel(CONTROL_QUEUE);
         let session = Session {
             shared: self.shared.clone(),
-            peer: peer(&request),
+            connection: connection(&request),
             requests: request.into_inner(),
             responses,
             has_gpu: false,
@@ -145,7 +153,7 @@ impl wire::worker_link_server::WorkerLink for LinkService {
     }
 
     async fn data(&self, request: Request<Streaming<wire::DataRequest>>) -> Result<Response<Self::DataStream>, Status> {
-        let peer = peer(&request);
+        let Connection { peer, place } = connection(&request);
         let mut requests = request.into_inner();
         let first = timeout(self.shared.options.hello_time_max, requests.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no Attach came"))??;
@@ -160,6 +168,7 @@ impl wire::worker_link_server::WorkerLink for LinkService {
                 "`epoch` names no session of `worker` that waits for its data stream",
             ));
         };
+        place.leave();
         let (responses, stream) = mpsc::channel(DATA_QUEUE);
         let ends = DataEnds { requests, responses };
         waiting.attach.send(ends).map_err(|_| Status::aborted("the session ended"))?;
@@ -167,9 +176,9 @@ impl wire::worker_link_server::WorkerLink for LinkService {
     }
 }
 
-/// Who is at the other end of a call's connection.
-fn peer<T>(request: &Request<T>) -> LinkPeer {
-    request.extensions().get::<LinkPeer>().copied().unwrap_or_default()
+/// What a call came on.
+fn connection<T>(request: &Request<T>) -> Connection {
+    request.extensions().get::<Connection>().cloned().unwrap_or_default()
 }
 
 /// The latest version that both ends speak, of those from the first to the second of each.

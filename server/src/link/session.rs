@@ -16,8 +16,8 @@ use crate::failpoints::{Cut, Point, reach};
 use crate::oip::Short;
 
 use super::convert;
-use super::door::LinkPeer;
 use super::frames::{Assembly, Whole, cut};
+use super::guest::Connection;
 use super::service::{Admitted, DataEnds, Shared, Waiting, lock};
 use super::tokens::Origin;
 
@@ -26,8 +26,8 @@ const FAREWELL_TIME_MAX: Duration = Duration::from_secs(FAREWELL_SECONDS_MAX);
 
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
-    /// Of the connection that its streams are on.
-    pub(super) peer: LinkPeer,
+    /// That its streams are on.
+    pub(super) connection: Connection,
     pub(super) requests: Streaming<wire::ControlRequest>,
     pub(super) responses: mpsc::Sender<Result<wire::ControlResponse, Status>>,
     /// It said last how its GPU is.
@@ -89,7 +89,8 @@ impl Session {
             let _ = self.responses.send(Err(Status::invalid_argument("the first message must be Hello"))).await;
             return None;
         };
-        let admitted = self.shared.admit(&hello, self.peer);
+        let peer = self.connection.peer;
+        let admitted = self.shared.admit(&hello, peer);
         let Admitted { protocol, epoch, origin } = match admitted {
             Ok(admitted) => admitted,
             Err((reason, detail)) => {
@@ -100,8 +101,9 @@ impl Session {
                 return None;
             }
         };
+        self.connection.place.leave();
         let (attach, attached) = oneshot::channel();
-        lock(&self.shared.waiting).insert(epoch, Waiting { worker: hello.worker.clone(), peer: self.peer, attach });
+        lock(&self.shared.waiting).insert(epoch, Waiting { worker: hello.worker.clone(), peer, attach });
         let options = self.shared.options;
         self.send(control_response::Message::Welcome(wire::Welcome {
             protocol,

@@ -1,5 +1,6 @@
 //! A scripted worker against the service, with the test in the driver's place.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use shoal_proto::link::worker_link_client::WorkerLinkClient;
@@ -8,6 +9,8 @@ use shoal_proto::link::{
     PageIn, Pass, Results, Weights, control_request, control_response, data_request, data_response,
 };
 use shoal_scheduler::Slot;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +28,12 @@ async fn client() -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGu
 }
 
 async fn client_of(options: LinkOptions) -> (WorkerLinkClient<Channel>, Inbox, tokio_util::sync::DropGuard) {
+    let (at, inbox, stop) = server_of(options).await;
+    let client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
+    (client, inbox, stop)
+}
+
+async fn server_of(options: LinkOptions) -> (SocketAddr, Inbox, tokio_util::sync::DropGuard) {
     let (handle, inbox) = Handle::new();
     let service = LinkService::new(handle, options, Tokens::shared("token"));
     let stop = CancellationToken::new();
@@ -32,8 +41,7 @@ async fn client_of(options: LinkOptions) -> (WorkerLinkClient<Channel>, Inbox, t
     let (at, serving) = serve(&any, None, Metrics::new(), service, stop.clone()).await.expect("bound");
     tokio::spawn(serving);
     let LinkAddress::Tcp(at) = at else { panic!("{at:?}") };
-    let client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
-    (client, inbox, stop.drop_guard())
+    (at, inbox, stop.drop_guard())
 }
 
 fn control(message: control_request::Message) -> ControlRequest {
@@ -204,4 +212,64 @@ async fn bids_and_passes_stay_behind_the_batches_before_them() {
         assert!(matches!(next().await, Some(data_response::Message::Bid(bid)) if bid.model == "m"));
         assert!(matches!(next().await, Some(data_response::Message::Pass(Pass { slot })) if slot == expected));
     }
+}
+
+const BRIEF: Duration = Duration::from_millis(200);
+
+/// A connection that speaks HTTP/2, answers nothing, and says no Hello.
+async fn stranger(at: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(at).await.expect("connection");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("write");
+    stream
+}
+
+/// Returns once the server has closed it.
+async fn closed(mut stream: TcpStream) {
+    let mut heard = Vec::new();
+    // Whether it ends or is reset does not matter.
+    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut heard)).await.expect("it is closed");
+}
+
+/// A worker that shows a wrong token, hears so, and stays.
+async fn guesser(at: SocketAddr) -> WorkerLinkClient<Channel> {
+    let mut client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
+    let (controls, queue) = mpsc::channel(8);
+    let mut guess = hello("guesser");
+    let Some(control_request::Message::Hello(hello)) = &mut guess.message else { panic!("{guess:?}") };
+    hello.auth = "guess".to_owned();
+    controls.send(guess).await.expect("sent");
+    let mut heard = client.control(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+    let refused = heard.message().await.expect("heard").and_then(|response| response.message);
+    assert!(matches!(refused, Some(control_response::Message::Refused(_))), "{refused:?}");
+    client
+}
+
+#[tokio::test]
+async fn a_connection_without_a_hello_is_closed_and_one_with_it_stays() {
+    let (at, mut inbox, _stop) = server_of(LinkOptions { hello_time_max: BRIEF, ..LinkOptions::default() }).await;
+    let mut client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
+    let joined = join(&mut client, &mut inbox).await;
+    closed(stranger(at).await).await;
+    tokio::time::sleep(BRIEF).await;
+    let goodbye = Goodbye { reason: "drained".into(), drained: true };
+    joined.controls.send(control(control_request::Message::Goodbye(goodbye))).await.expect("sent");
+    let gone = said(&mut inbox).await;
+    assert!(matches!(gone, FromWorker::Gone { left: true, .. }), "{gone:?}");
+}
+
+#[tokio::test]
+async fn connections_without_a_hello_are_bounded_and_those_with_one_take_no_place() {
+    let options = LinkOptions { hello_time_max: 5 * BRIEF, strangers_max: 1, ..LinkOptions::default() };
+    let (at, mut inbox, _stop) = server_of(options).await;
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let mut client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
+        workers.push(join(&mut client, &mut inbox).await);
+    }
+    let started = tokio::time::Instant::now();
+    // A Hello with a wrong token is none.
+    let _guesser = guesser(at).await;
+    closed(stranger(at).await).await;
+    let taken = started.elapsed();
+    assert!(taken >= 9 * BRIEF, "one after the other, not {taken:?}");
 }

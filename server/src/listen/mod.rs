@@ -8,6 +8,7 @@ mod corked;
 mod gate;
 mod line;
 mod open_calls;
+mod seldom;
 
 use std::future::pending;
 use std::io;
@@ -32,6 +33,7 @@ pub(crate) use corked::{Cork, cork};
 pub(crate) use gate::{Connection, Gate};
 pub(crate) use line::Line;
 pub(crate) use open_calls::OpenCalls;
+pub(crate) use seldom::Seldom;
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
