@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
 
-use crate::listen::{Line, Seldom};
+use crate::listen::{Line, Seldom, farewell, go_away, speaks_tls};
 use crate::metrics::Metrics;
 use crate::tls::Acceptor;
 
@@ -23,8 +22,6 @@ use super::listen::LinkAddress;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// The first byte of every TLS connection: a record of a handshake. HTTP/2 begins with another.
-const TLS_FIRST: u8 = 0x16;
 
 /// Lets connections in.
 #[derive(Clone, Debug)]
@@ -120,14 +117,13 @@ impl Door {
         // Small messages must not wait for a full packet. A socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let wrong = |problem, detail| Err((problem, detail));
-        let mut first = [0];
-        let speaks_tls = match stream.peek(&mut first).await {
-            Ok(0) => return wrong("it said nothing", String::new()),
-            Ok(_) => first[0] == TLS_FIRST,
+        let speaks_tls = match speaks_tls(&stream).await {
+            Ok(None) => return wrong("it said nothing", String::new()),
+            Ok(Some(speaks_tls)) => speaks_tls,
             Err(error) => return wrong("it broke", format!(": {error}")),
         };
         match (&self.acceptor, speaks_tls) {
-            (None, false) => Ok(Line::Plain(stream)),
+            (None, false) => Ok(Line::plain(stream)),
             (None, true) => {
                 farewell(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
                 let advice = ": set `link_tls_cert` and `link_tls_key`, or have the worker --connect to http://";
@@ -144,30 +140,6 @@ impl Door {
             },
         }
     }
-}
-
-/// Says a last word in plain bytes, from which the other side may see why it was not understood.
-async fn farewell(mut stream: TcpStream, word: &[u8]) {
-    // What it sent is read first: a connection that is closed over unread bytes is reset, and the word with it.
-    let mut heard = [0; 4096];
-    let _ = stream.read(&mut heard).await;
-    if stream.write_all(word).await.is_ok() && stream.shutdown().await.is_ok() {
-        while stream.read(&mut heard).await.is_ok_and(|count| count > 0) {}
-    }
-}
-
-/// What an HTTP/2 server says that will not speak in the open: empty SETTINGS, then GOAWAY (RFC 9113, 6.5 and 6.8).
-fn go_away(why: &[u8]) -> Vec<u8> {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const INADEQUATE_SECURITY: u32 = 0xc;
-    let length = (8 + why.len()) as u32;
-    let mut bytes = SETTINGS.to_vec();
-    bytes.extend_from_slice(&length.to_be_bytes()[1..]);
-    // The kind, no flags, of the connection; no stream was looked at.
-    bytes.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    bytes.extend_from_slice(&INADEQUATE_SECURITY.to_be_bytes());
-    bytes.extend_from_slice(why);
-    bytes
 }
 
 async fn accept_unix(socket: UnixListener, lines: mpsc::Sender<io::Result<Guest>>) {

@@ -1,19 +1,20 @@
 //! What stands at a port: the handshake of a connection, where it speaks TLS, and the judgement of each call.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::access::{Access, Need, Scope};
 use crate::call::CallError;
 use crate::metrics::Metrics;
-use crate::tls::{Acceptor, Peer};
+use crate::tls::{Acceptor, H2, Peer};
 
-use super::{Line, OpenCalls, Stops};
+use super::{Line, OpenCalls, Seldom, Stops, farewell, go_away, speaks_tls};
 
 /// At one port. Every call has a clone of it, so that is small.
 #[derive(Clone, Debug)]
@@ -26,7 +27,12 @@ struct Inner {
     acceptor: Option<Acceptor>,
     access: Access,
     metrics: Metrics,
+    strays: Seldom,
 }
+
+/// What is told of clients that a port does not understand.
+pub(super) const TLS_ON_PLAIN: &str = "a client speaks TLS, and this port does not";
+const PLAIN_ON_TLS: &str = "a client speaks no TLS, and this port does";
 
 /// What the calls of a connection have in common.
 #[derive(Debug)]
@@ -39,7 +45,7 @@ pub(crate) struct Connection {
 impl Gate {
     /// Of the port that metrics call so: with a handshake where there is an acceptor.
     pub(crate) fn new(port: &'static str, acceptor: Option<Acceptor>, access: Access, metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { port, acceptor, access, metrics }))
+        Self(Arc::new(Inner { port, acceptor, access, metrics, strays: Seldom::default() }))
     }
 
     /// Lets everybody in, unasked.
@@ -74,9 +80,21 @@ impl Gate {
     /// server drains. Runs in the connection's own task, so that nobody else waits.
     pub(crate) async fn line(&self, stream: TcpStream, time_max: Duration, stops: &Stops) -> Option<Line> {
         let Inner { port, acceptor, metrics, .. } = &*self.0;
-        let Some(acceptor) = acceptor else { return Some(Line::Plain(stream)) };
+        let Some(acceptor) = acceptor else { return Some(Line::plain_at(stream, self.clone())) };
         let peer = stream.peer_addr().ok();
-        let handshake = acceptor.current().accept(stream);
+        let handshake = async {
+            if speaks_tls(&stream).await? == Some(false) {
+                self.tell_of_stray(&stream, PLAIN_ON_TLS);
+                let word = match acceptor.protocol() {
+                    H2 => go_away(b"this port speaks TLS"),
+                    _ => b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\nThis port speaks TLS: use https://\n"
+                        .to_vec(),
+                };
+                farewell(stream, &word).await;
+                return Err(io::Error::other("it speaks no TLS"));
+            }
+            acceptor.current().accept(stream).await
+        };
         let shaken = tokio::select! {
             shaken = timeout(time_max, handshake) => shaken,
             () = stops.draining.cancelled() => return None,
@@ -89,5 +107,12 @@ impl Gate {
         metrics.handshake_failed(port);
         debug!(port, ?peer, "no TLS handshake: {failure}");
         None
+    }
+
+    /// Tells of a client that this port does not understand, of which there may be many.
+    pub(super) fn tell_of_stray(&self, stream: &TcpStream, problem: &'static str) {
+        if let Some(left_out) = self.0.strays.pass(problem) {
+            warn!(port = self.0.port, peer = ?stream.peer_addr().ok(), left_out, "{problem}");
+        }
     }
 }

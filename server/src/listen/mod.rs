@@ -9,6 +9,7 @@ mod gate;
 mod line;
 mod open_calls;
 mod seldom;
+mod stray;
 
 use std::future::pending;
 use std::io;
@@ -34,6 +35,7 @@ pub(crate) use gate::{Connection, Gate};
 pub(crate) use line::Line;
 pub(crate) use open_calls::OpenCalls;
 pub(crate) use seldom::Seldom;
+pub(crate) use stray::{farewell, go_away, speaks_tls};
 
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

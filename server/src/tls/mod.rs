@@ -135,6 +135,10 @@ struct Made {
 }
 
 impl Acceptor {
+    pub(crate) fn protocol(&self) -> &[u8] {
+        &self.protocol
+    }
+
     /// For the next connection.
     pub(crate) fn current(&self) -> TlsAcceptor {
         let loaded = self.tls.current.borrow().clone();

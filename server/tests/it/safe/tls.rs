@@ -1,6 +1,8 @@
 //! Clients' ports with TLS, all the way: certificates, tokens, workers that show theirs, and a certificate that is replaced
 //! under load.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -104,6 +106,41 @@ fn everything_speaks_tls_and_a_certificate_that_is_replaced_under_load_fails_no_
 }
 
 #[test]
+fn a_client_that_speaks_tls_where_the_port_does_not_or_the_other_way_round_is_told_of() {
+    let folder = tempfile::tempdir().expect("folder");
+    let files = Authority::new().issue(folder.path(), "shoal.example");
+    let heard = |address: &str, said: &[u8]| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+        stream.write_all(said).expect("write");
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let mut heard = Vec::new();
+        // Some are told why, and some are only cut.
+        let _ = stream.read_to_end(&mut heard);
+        String::from_utf8_lossy(&heard).into_owned()
+    };
+    let tells = |of: Shoal, problem: &str| {
+        let log = of.kill();
+        for port in ["grpc", "http"] {
+            let told = |line: &&String| line.contains(problem) && line.contains(port);
+            assert_eq!(log.iter().filter(told).count(), 1, "{port}, of many only the first: {log:#?}");
+        }
+    };
+    let client_hello = [0x16, 3, 1, 0, 4, 1, 0, 0, 0];
+    let tls = Shoal::serve(&["--model", "echo", "--tls-cert", text(&files.cert), "--tls-key", text(&files.key)]);
+    let plain = Shoal::serve(&["--model", "echo"]);
+    for _ in 0..5 {
+        assert!(heard(&tls.grpc, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").contains("this port speaks TLS"));
+        assert!(heard(&tls.http, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").contains("This port speaks TLS"));
+        heard(&plain.grpc, &client_hello);
+        heard(&plain.http, &client_hello);
+    }
+    assert_eq!(tls.metric("shoal_tls_handshake_failures_total{port=\"grpc\"}"), 5.0);
+    tells(tls, "a client speaks no TLS, and this port does");
+    tells(plain, "a client speaks TLS, and this port does not");
+}
+
+#[test]
 fn clients_that_others_wrote_speak_tls_and_are_known_by_token_or_certificate() {
     let Some(grpcurl) = tools::tool("grpcurl") else { return };
     let Some(ghz) = tools::tool("ghz") else { return };
@@ -171,7 +208,7 @@ fn clients_that_others_wrote_speak_tls_and_are_known_by_token_or_certificate() {
     // What is no TLS is counted, and ends nothing.
     let failures = "shoal_tls_handshake_failures_total{port=\"grpc\"}";
     let before = server.metric_or_zero(failures);
-    let mut plain = std::net::TcpStream::connect(&server.grpc).expect("connection");
+    let mut plain = TcpStream::connect(&server.grpc).expect("connection");
     std::io::Write::write_all(&mut plain, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("write");
     wait_for("the failure", || (server.metric_or_zero(failures) > before).then_some(()));
 }
