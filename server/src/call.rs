@@ -156,6 +156,8 @@ pub struct Tensor {
 /// The answer to a call.
 #[derive(Debug)]
 pub struct Answer {
+    /// Who gave it.
+    pub model: Arc<str>,
     /// One per row, in order: the outputs in the order of the model card.
     pub rows: Vec<Vec<Tensor>>,
     /// Longest wait from admission to dispatch among the rows.

@@ -133,7 +133,7 @@ impl ModelView {
             && (&own.tokenizer_sha256, own.vocabulary) == (&others.tokenizer_sha256, others.vocabulary)
             && (own.dims, own.normalizes) == (others.dims, others.normalizes)
             && (&own.labels, &own.inputs, &own.outputs) == (&others.labels, &others.inputs, &others.outputs);
-        is_same && own.tokens_max >= others.tokens_max && self.state == ModelState::Ready && self.can_be_asked()
+        is_same && own.tokens_max == others.tokens_max && self.state == ModelState::Ready && self.can_be_asked()
     }
 
     /// Whether it may become so by itself, or by being called.

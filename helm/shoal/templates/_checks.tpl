@@ -29,6 +29,7 @@
 {{- $names := list -}}
 {{- $served := list -}}
 {{- $kept := list -}}
+{{- $woken := list -}}
 {{- range $index, $stated := $values.pools -}}
 {{- $pool := include "shoal.pool" (dict "root" $ "pool" $stated) | fromJson -}}
 {{- $where := printf "pools[%d] (%s)" $index $pool.name -}}
@@ -36,10 +37,16 @@
 {{- $names = append $names $pool.name -}}
 {{- $scale := $pool.autoscaling -}}
 {{- $mayBeEmpty := and (ne $scale.kind "none") (eq (int $scale.minReplicas) 0) -}}
+{{- if and $mayBeEmpty (gt (int $values.server.replicas) 1) (not $scale.keda.triggers) -}}
+{{- fail (printf "%s.autoscaling.minReplicas: 0 needs server.replicas 1: KEDA asks one server, which knows nothing of calls that wait with another" $where) -}}
+{{- end -}}
 {{- range $pool.models -}}
 {{- if not (hasKey $values.models .) -}}{{- fail (printf "%s.models: there is no models.%s" $where .) -}}{{- end -}}
+{{- if and $mayBeEmpty (has . $woken) -}}
+{{- fail (printf "%s.models: %s is of another pool that may have no pods (autoscaling.minReplicas: 0), and each would leave its calls to the other" $where .) -}}
+{{- end -}}
 {{- $served = append $served . -}}
-{{- if not $mayBeEmpty -}}{{- $kept = append $kept . -}}{{- end -}}
+{{- if $mayBeEmpty -}}{{- $woken = append $woken . -}}{{- else -}}{{- $kept = append $kept . -}}{{- end -}}
 {{- end -}}
 {{- if and (gt (int $pool.device.count) 1) (regexMatch "^nvidia\\.com/(gpu|gpu\\.shared|mig-.*)$" $pool.device.resource) -}}
 {{- fail (printf "%s.device.count: a worker uses one GPU: ask for more replicas, each with 1" $where) -}}

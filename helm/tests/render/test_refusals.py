@@ -82,6 +82,17 @@ REFUSED = [
         "models.m.settings.canary_of: there is no models.minlm",
     ),
     (pool(autoscaling={**KEDA, "minReplicas": 0}), "models.minilm.settings.load: must be demand"),
+    (
+        {**pool(autoscaling={**KEDA, "minReplicas": 0}), "server": {"replicas": 2}},
+        r"pools\[0\] \(a\).autoscaling.minReplicas: 0 needs server.replicas 1: KEDA asks one server",
+    ),
+    (
+        {
+            "models": {"minilm": {"settings": {"load": "demand"}}},
+            "pools": [{"name": name, "autoscaling": {**KEDA, "minReplicas": 0}} for name in "ab"],
+        },
+        r"pools\[1\] \(b\).models: minilm is of another pool that may have no pods",
+    ),
     ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs: is required"),
     # Time to end.
     (

@@ -3,6 +3,7 @@
 //! All of a file is taken, or nothing of it. Models come, go and change what is asked of them; what else is stated there, but
 //! for `log`, takes a restart and is said to.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, ConfigError, ModelConfig, Settings, Workers};
 use crate::driver::Handle;
 use crate::metrics::Metrics;
-use crate::models::Store;
+use crate::models::{Dtype, ModelName, Source, Store};
 use crate::telemetry::LogControl;
 
 use super::files::model_settings;
@@ -33,8 +34,18 @@ pub(super) struct Reloads {
     flags: Settings,
     /// What is served.
     config: Config,
+    /// Of every model that was served since the start: workers may hold it, and calls may have it, for a while after it
+    /// was taken out.
+    known: BTreeMap<ModelName, (Source, Dtype)>,
     store: Store,
     log: LogControl,
+}
+
+/// What became of a file that may be taken.
+enum Taken {
+    Whole,
+    /// It changed, or somebody asked again, while what it asks for was fetched.
+    Overtaken,
 }
 
 /// Why a file is not taken.
@@ -45,8 +56,8 @@ enum Refusal {
     #[error("`models`: there is none, and a server without models is of no use")]
     NoModels,
     #[error(
-        "`models.{model}.{key}`: what is served under a name stays what it is; serve the new one under another name, with \
-         `canary_of = \"{model}\"` to try it"
+        "`models.{model}.{key}`: what is served under a name stays what it is until the server is started anew; serve the \
+         new one under another name, with `canary_of = \"{model}\"` to try it"
     )]
     Other { model: String, key: &'static str },
     #[error("`log`: {0}")]
@@ -65,20 +76,25 @@ impl Reloads {
     ) -> std::io::Result<Option<Self>> {
         let Some(path) = flags.config.clone() else { return Ok(None) };
         let seen = hash(&path);
-        Ok(Some(Self { path, hang_up: signal(SignalKind::hangup())?, seen, flags, config, store, log }))
+        let known = known(&config).collect();
+        Ok(Some(Self { path, hang_up: signal(SignalKind::hangup())?, seen, flags, config, known, store, log }))
     }
 
     /// Takes what the file says each time it may be another, for as long as the server lives.
     pub(super) async fn run(mut self, driver: Handle, metrics: Metrics) {
         loop {
             self.changed().await;
-            match self.take(&driver).await {
-                Ok(()) => metrics.configured(true),
-                Err(refusal) => {
-                    error!("the configuration stays as it was; {}: {refusal}", self.path.display());
-                    metrics.configured(false);
+            let taken = loop {
+                match self.take(&driver).await {
+                    Ok(Taken::Whole) => break true,
+                    Ok(Taken::Overtaken) => info!("the configuration is another by now, and is read from the start"),
+                    Err(refusal) => {
+                        error!("the configuration stays as it was; {}: {refusal}", self.path.display());
+                        break false;
+                    }
                 }
-            }
+            };
+            metrics.configured(taken);
         }
     }
 
@@ -103,16 +119,21 @@ impl Reloads {
         }
     }
 
-    async fn take(&mut self, driver: &Handle) -> Result<(), Refusal> {
+    async fn take(&mut self, driver: &Handle) -> Result<Taken, Refusal> {
         let config = Config::load(self.flags.clone())?;
         self.check(&config)?;
-        // Pulling what is missing may take minutes; what is served is served on meanwhile.
+        // Pulling what is missing may take minutes; what is served is served on meanwhile, and who thinks better of it need
+        // not wait for the end.
         let files = tokio::task::spawn_blocking({
             let (mut config, store) = (config.clone(), self.store.clone());
             config.workers = self.config.workers;
             move || model_settings(&config, &store)
         });
-        let models = files.await.map_err(|panic| Refusal::Files(panic.into()))?.map_err(Refusal::Files)?;
+        let files = tokio::select! {
+            files = files => files,
+            () = self.changed() => return Ok(Taken::Overtaken),
+        };
+        let models = files.map_err(|panic| Refusal::Files(panic.into()))?.map_err(Refusal::Files)?;
         if config.log != self.config.log {
             self.log.set(&config.log).map_err(Refusal::Log)?;
         }
@@ -128,9 +149,10 @@ impl Reloads {
         }
         info!("{}", self.told(&config));
         // What takes a restart is told again each time, until it has one.
+        self.known.extend(known(&config));
         let stated = Settings { log: config.stated.log, ..self.config.stated.clone() };
         (self.config.models, self.config.log, self.config.stated) = (config.models, config.log, stated);
-        Ok(())
+        Ok(Taken::Whole)
     }
 
     /// Whether what is served can become that.
@@ -139,13 +161,13 @@ impl Reloads {
             return Err(Refusal::NoModels);
         }
         for model in &config.models {
-            let Some(before) = self.config.models.iter().find(|before| before.name == model.name) else { continue };
+            let Some((source, dtype)) = self.known.get(&model.name) else { continue };
             let other = |key| Err(Refusal::Other { model: model.name.to_string(), key });
             // Workers elsewhere have sources of their own; what they serve may be another any time one of them starts.
-            if before.source != model.source && self.config.workers != Workers::External {
+            if *source != model.source && self.config.workers != Workers::External {
                 return other("source");
             }
-            if before.dtype != model.dtype {
+            if *dtype != model.dtype {
                 return other("dtype");
             }
         }
@@ -168,6 +190,11 @@ impl Reloads {
             names(before, &|model| !is_in(after, model)),
         )
     }
+}
+
+/// What each model is.
+fn known(config: &Config) -> impl Iterator<Item = (ModelName, (Source, Dtype))> + '_ {
+    config.models.iter().map(|model| (model.name.clone(), (model.source.clone(), model.dtype)))
 }
 
 fn hash(path: &Path) -> Option<[u8; 32]> {

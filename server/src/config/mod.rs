@@ -148,6 +148,7 @@ impl Config {
     /// What the file says beside settings is in `file`.
     fn check(settings: Settings, file: File) -> Result<Self, ConfigError> {
         let File { models, access, .. } = file;
+        model::check_demand(&models)?;
         model::check_canaries(&models)?;
         let address = settings.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let workers = settings.workers.unwrap_or_default();

@@ -156,18 +156,6 @@ impl ModelFile {
                 return Err(ConfigError::Value { key: key("unload_after"), problem: problem.to_owned() });
             }
         }
-        if self.load == Some(LoadWhen::Demand) {
-            let misplaced = match (self.on_late, &self.canary_of) {
-                (Some(OnLateName::Shed), _) => {
-                    Some(("on_late", "would shed the calls that a model on demand is loaded for"))
-                }
-                (_, Some(_)) => Some(("canary_of", "is for a model that is there: what is tried is not loaded for it")),
-                (Some(OnLateName::Serve) | None, None) => None,
-            };
-            if let Some((which, problem)) = misplaced {
-                return Err(ConfigError::Value { key: key(which), problem: problem.to_owned() });
-            }
-        }
         let canary = match (self.canary_of, self.canary_percent) {
             (None, None) => None,
             (Some(of), Some(percent)) if percent > 0.0 && percent <= 100.0 => {
@@ -307,6 +295,21 @@ pub(super) fn merge(mut models: Vec<ModelConfig>, flags: &[ModelArg]) -> Result<
         }
     }
     Ok(models)
+}
+
+/// Checks what is asked of models that are loaded when they are called.
+pub(super) fn check_demand(models: &[ModelConfig]) -> Result<(), ConfigError> {
+    for model in models.iter().filter(|model| model.load != Load::AtStart) {
+        let sheds = matches!(model.policy, PolicyConfig::Learned { on_late: OnLate::Shed, .. });
+        let (key, problem) = match &model.canary {
+            _ if sheds => ("on_late", "would shed the calls that a model on demand is loaded for"),
+            Some(_) => ("canary_of", "is for a model that is there: what is tried is not loaded for it"),
+            None => continue,
+        };
+        let key = format!("models.{}.{key}", model.name);
+        return Err(ConfigError::Value { key, problem: problem.to_owned() });
+    }
+    Ok(())
 }
 
 /// Checks that who takes a part of another one's calls can.

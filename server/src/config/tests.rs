@@ -56,6 +56,15 @@ fn a_model_flag_changes_the_model_of_the_file() {
 }
 
 #[test]
+fn what_does_not_go_together_does_not_wherever_it_is_said() {
+    let file = tempfile::NamedTempFile::new().expect("file");
+    let path = file.path().to_str().expect("UTF-8");
+    std::fs::write(file.path(), "[models.echo]\non_late = \"shed\"\n").expect("write");
+    let error = Config::load(flags(&["--config", path, "--model", "echo,load=demand"])).expect_err("both");
+    assert!(error.to_string().starts_with("`models.echo.on_late`"), "{error}");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_the_nearest() {
     let error = parse("grpc_prot = 1").expect_err("error").to_string();
     assert_eq!(error, "unknown key `grpc_prot`; did you mean `grpc_port`?");

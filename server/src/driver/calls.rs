@@ -215,6 +215,7 @@ impl Pending {
     pub(super) fn answer(self, objective: Duration) -> bool {
         let batches: Vec<BatchUse> = self.batches.into_iter().map(|stay| stay.entry).collect();
         let answer = Answer {
+            model: self.call.model,
             rows: self.results.into_iter().map(Option::unwrap_or_default).collect(),
             queue_time: self.queue_time,
             compute_time: batches.iter().map(|entry| entry.compute_time).max().unwrap_or_default(),

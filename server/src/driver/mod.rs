@@ -276,7 +276,7 @@ impl Driver {
         self.measure_pools(now);
     }
 
-    fn submit(&mut self, now: Instant, first: u64, call: Call, reply: oneshot::Sender<Result<Answer, CallError>>) {
+    fn submit(&mut self, now: Instant, first: u64, mut call: Call, reply: oneshot::Sender<Result<Answer, CallError>>) {
         if reply.is_closed() {
             return; // Its caller went away while it was on its way here.
         }
@@ -289,6 +289,9 @@ impl Driver {
             let _ = reply.send(Err(error));
             return;
         };
+        if let Some(known) = self.models.get(model) {
+            call.model = known.settings.name.clone();
+        }
         let stamp = self.stamp(now);
         self.called(now, model);
         if let Some(reason) = self.models.get(model).and_then(Model::refusal) {

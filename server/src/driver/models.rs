@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::card::Card;
 use crate::models::Place;
 use crate::oip::Statistics;
-use crate::registry::{Awaited, Canary, ModelState, ModelView};
+use crate::registry::{Awaited, Canary, ModelState, ModelView, Registry};
 use crate::tokenize::Tokenizer;
 
 use super::quarantine::Quarantine;
@@ -260,10 +260,22 @@ impl Model {
         self.failed_at = Some(now);
     }
 
+    /// Whether it cannot be loaded, as far as is known.
+    pub(super) fn has_failed(&self) -> bool {
+        self.try_again_at().is_some()
+    }
+
     /// When one that is loaded on demand and could not be may be tried again.
     pub(super) fn try_again_at(&self) -> Option<Timestamp> {
         let doublings = self.failures.saturating_sub(1).min(5);
         Some(self.failed_at.filter(|_| self.ready_workers() == 0)? + RETRY_AFTER * (1 << doublings))
+    }
+
+    /// Tells the request path how it is. One that is taken out is no more to be seen there.
+    pub(super) fn publish(&self, registry: &Registry) {
+        if !self.is_going {
+            registry.publish(self.view());
+        }
     }
 
     /// What the request path may know.

@@ -60,12 +60,13 @@ impl Busy {
 }
 
 impl Driver {
-    /// How a pool stands, for these models, or for those that its workers hold when none are named: for all where it has
-    /// no workers.
+    /// How a pool stands, for these models, or for those that its workers can load when none are named: for all where it
+    /// has no workers.
     pub(super) fn pool(&self, now: Timestamp, pool: &str, named: &[Arc<str>]) -> PoolStanding {
         let workers: BTreeSet<WorkerId> = self.fleet.of_pool(pool).map(|worker| worker.id).collect();
+        let can_load = |name: &str| self.fleet.of_pool(pool).any(|worker| worker.can_load(name));
         let is_meant = |(_, model): &(ModelId, &Model)| match named {
-            [] => workers.is_empty() || workers.iter().any(|worker| model.is_ready_on(*worker)),
+            [] => workers.is_empty() || can_load(&model.settings.name),
             named => named.contains(&model.settings.name),
         };
         let mut standing = PoolStanding {

@@ -73,7 +73,10 @@ impl Driver {
         let idle: Vec<Arc<str>> =
             self.models.iter().filter(is_idle).map(|(_, model)| model.settings.name.clone()).collect();
         for name in idle {
-            info!(model = %name, "nobody called it for long enough, so it is unloaded");
+            let failed = self.models.id(&name).and_then(|id| self.models.get(id)).is_some_and(Model::has_failed);
+            let why =
+                if failed { "it can be tried again, by the next call" } else { "nobody called it for long enough" };
+            info!(model = %name, why, "unloaded");
             self.want(now, &name, false);
         }
     }

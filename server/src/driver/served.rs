@@ -19,8 +19,8 @@ impl Driver {
         }
         self.model_metrics =
             self.models.iter().map(|(id, model)| (id, self.around.metrics.model(&model.settings.name))).collect();
-        for (_, model) in self.models.iter().filter(|(_, model)| !model.is_going) {
-            self.around.registry.publish(model.view());
+        for (_, model) in self.models.iter() {
+            model.publish(&self.around.registry);
         }
         for name in gone.iter().filter(|name| self.models.id(name).is_none()) {
             self.around.metrics.forget_model(name);
@@ -56,21 +56,22 @@ impl Driver {
 
     /// A client wants a model in memory, or out of it.
     pub(super) fn want(&mut self, now: Instant, name: &str, wanted: bool) {
-        let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
+        let Some(id) = self.models.id_to_call(name) else { return };
+        let Some(model) = self.models.get(id) else { return };
         let failed = wanted && matches!(model.view().state, crate::registry::ModelState::Failed(_));
         if model.wanted != wanted || failed {
             if !wanted {
                 self.keep_costs();
             }
-            let Some(model) = self.models.id(name).and_then(|id| self.models.get_mut(id)) else { return };
+            let Some(model) = self.models.get_mut(id) else { return };
             let is_new = wanted && !model.wanted;
             model.want(wanted);
-            self.around.registry.publish(model.view());
+            model.publish(&self.around.registry);
             self.count_model_workers();
             let configs = self.models.core_configs();
             self.asked_to_load.clear();
             self.feed(now, Input::ConfigChanged(configs), None);
-            if let Some(id) = self.models.id(name).filter(|_| is_new) {
+            if is_new {
                 self.ask_who_holds(id);
             }
         }
@@ -109,9 +110,7 @@ impl Driver {
         if let Some(model) = self.models.get_mut(id) {
             model.report(stamp, worker, report);
             let wanted = model.tokenizer_wanted().map(str::to_owned);
-            if !model.is_going {
-                self.around.registry.publish(model.view());
-            }
+            model.publish(&self.around.registry);
             if let Some(sha256) = wanted.filter(|_| state == ModelState::Ready) {
                 self.want_tokenizer(&sha256);
             }

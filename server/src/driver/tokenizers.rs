@@ -126,7 +126,7 @@ impl Driver {
                 }
                 Err(why) => model.tokenizer_error = Some(why),
             }
-            self.around.registry.publish(model.view());
+            model.publish(&self.around.registry);
         }
     }
 
@@ -137,7 +137,7 @@ impl Driver {
             if model.ready_workers() > 0 {
                 warn!(model = %model.settings.name, sha256, why, "no tokenizer");
                 model.tokenizer_error = Some(why.to_owned());
-                self.around.registry.publish(model.view());
+                model.publish(&self.around.registry);
             }
         }
     }

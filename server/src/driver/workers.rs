@@ -176,8 +176,8 @@ impl Driver {
             if matches!(report, Some(ModelReport::Loading)) && !has_left {
                 model.died_while_loading(now);
             }
-            if report.is_some() && !model.is_going {
-                self.around.registry.publish(model.view());
+            if report.is_some() {
+                model.publish(&self.around.registry);
             }
         }
         // Not of itself: it may be back already, with nothing loaded yet.

@@ -21,7 +21,8 @@ fn batch(rows: u32, own_rows: u32, close: CloseReason) -> BatchUse {
 }
 
 fn answer(batches: Vec<BatchUse>) -> Answer {
-    Answer { rows: Vec::new(), queue_time: Duration::ZERO, compute_time: Duration::ZERO, batches, explanation: None }
+    let (model, rows) = ("m".into(), Vec::new());
+    Answer { model, rows, queue_time: Duration::ZERO, compute_time: Duration::ZERO, batches, explanation: None }
 }
 
 fn explanation(waited: Waited) -> Explanation {

@@ -123,7 +123,7 @@ impl Frontend {
         fitting.retain(|view| !view.is_canary && view.card.as_ref().is_some_and(|card| card.task == task));
         // What a model can do is known once a worker has loaded it.
         let is_unknown = |view: &&Arc<ModelView>| (view.wanted || view.on_demand) && view.card.is_none();
-        let mut unknown = all.iter().filter(is_unknown);
+        let mut unknown = all.iter().filter(|view| !view.is_canary).filter(is_unknown);
         if let (true, Some(first), None) = (fitting.is_empty(), unknown.next(), unknown.next()) {
             return Ok(first.clone());
         }
@@ -294,7 +294,16 @@ impl Frontend {
         let tokens = rows.iter().map(|row| row.tokens).sum();
         let truncated = rows.iter().filter(|row| row.truncated).count() as u32;
         let answer = self.submit(&model, caller, rows).await.map_err(|error| error.within(field))?;
+        let model = self.who_answered(model, &answer);
         Ok(Computed { model, card, answer, tokens, truncated })
+    }
+
+    /// Whose answer it is: one that was tried in another one's place may have gone after it was drawn.
+    pub(crate) fn who_answered(&self, asked: Arc<ModelView>, answer: &Answer) -> Arc<ModelView> {
+        if answer.model == asked.name {
+            return asked;
+        }
+        self.registry.model(&answer.model).unwrap_or(asked)
     }
 
     /// Runs rows on a model.

@@ -142,6 +142,8 @@ impl OipService {
         let trace_id = caller.trace.id();
         let answer = self.frontend.submit(model, caller.clone(), rows).await;
         let answer = answer.map_err(|error| error.within(&rows_field))?;
+        let by = &self.frontend.who_answered(model.clone(), &answer);
+        let (model, signature) = if Arc::ptr_eq(by, model) { (model, signature) } else { (by, self::signature(by)?) };
         let answered = Instant::now();
         let response = reply.response(&signature, &answer, usage)?;
         let times = CallTimes {

@@ -66,6 +66,8 @@ async fn models_come_and_go_and_change_without_a_failed_call() {
         (2.0, "[models.echo]\nsource = \"synthetic\"\n"),
         (3.0, "workers = 1\n"),
         (4.0, "[models.echo]\n[models.new]\nsource = \"/nowhere/at/all\"\n"),
+        // Workers may hold it still, and calls have it.
+        (5.0, "[models.echo]\n[models.s]\nsource = \"echo\"\n"),
     ] {
         write(&path, wrong);
         wait_for_count(&shoal, "refused", count);
@@ -89,6 +91,7 @@ async fn models_come_and_go_and_change_without_a_failed_call() {
         "takes a restart: call_texts_max",
         "`models.echo.slo`: ",
         "`models.echo.source`: what is served under a name stays what it is",
+        "`models.s.source`: what is served under a name stays what it is",
         "`models`: there is none",
         "/nowhere/at/all",
     ] {

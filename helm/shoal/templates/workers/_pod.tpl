@@ -52,10 +52,10 @@
         mkdir -p "$folder/$(dirname "$1")"
         if echo "$2  $folder/$1" | sha256sum -c - >/dev/null 2>&1; then return; fi
         part=$folder/$1.$(hostname).part # other pods may bring the same to the same volume
+        trap 'rm -f "$part"' EXIT
         curl --fail --location --silent --show-error --retry 5 --output "$part" "$3"
         if ! echo "$2  $part" | sha256sum -c - >/dev/null; then
           echo "$3: is $(sha256sum "$part" | cut -d' ' -f1), and was to be $2" >&2
-          rm "$part"
           exit 1
         fi
         mv "$part" "$folder/$1"

@@ -13,7 +13,13 @@ fn pool(bench: &mut Bench, pool: &str, models: &[&str]) -> PoolStanding {
 async fn what_waits_for_a_pool_is_its_part_of_what_waits_for_its_models() {
     let mut bench = Bench::new();
     assert_eq!(pool(&mut bench, "p", &[]), PoolStanding::default());
-    let mut worker = bench.worker_of("p", "a", 1);
+    let mut worker = bench.connect_as(None, "p", "a", 1);
+    // What is on its way into its memory is waited for.
+    let early = bench.call(1);
+    assert_eq!(pool(&mut bench, "p", &[]).open_calls, 1);
+    drop(early);
+    bench.driver.cancel(Instant::now(), GroupId(1));
+    bench.hold_m(&mut worker);
     bench.teach(&mut worker).await;
     let mut replies: Vec<Reply> = (0..4).map(|_| bench.call(1)).collect();
     let alone = pool(&mut bench, "p", &["m"]);

@@ -231,5 +231,6 @@ async fn a_call_for_a_canary_that_goes_is_answered_by_whom_it_was_for() {
     let batch = worker.run();
     assert_eq!(&*batch.model, "m");
     bench.complete(&worker, &batch);
-    answer.try_recv().expect("an outcome").expect("an answer");
+    let answer = answer.try_recv().expect("an outcome").expect("an answer");
+    assert_eq!(&*answer.model, "m", "who gave it");
 }

@@ -17,7 +17,8 @@ fn tensor(name: &str, data_type: DataType, shape: &[i64], data: Vec<u8>) -> Tens
 }
 
 fn answer(rows: Vec<Vec<Tensor>>) -> Answer {
-    Answer { rows, queue_time: Duration::ZERO, compute_time: Duration::ZERO, batches: Vec::new(), explanation: None }
+    let (model, batches) = ("m".into(), Vec::new());
+    Answer { model, rows, queue_time: Duration::ZERO, compute_time: Duration::ZERO, batches, explanation: None }
 }
 
 fn all(signature: &Signature) -> ReplyForm {
