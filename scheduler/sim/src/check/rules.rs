@@ -195,7 +195,8 @@ impl Check for Models {
         match &entry.what {
             What::Did(Output::Load { worker, epoch, model }) => {
                 let holding = Self::holding(ledger, *worker, *epoch, *model)?;
-                let is_absent = matches!(holding, Holding::Untouched | Holding::Gone);
+                // A worker does as it is told, one thing after the other: what it unloads it can load again right after.
+                let is_absent = matches!(holding, Holding::Untouched | Holding::Gone | Holding::Unloading);
                 ensure(is_absent && ledger.models.contains_key(model), || format!("loads model {model}, {holding:?}"))
             }
             What::Did(Output::Unload { worker, epoch, model }) => {
