@@ -72,13 +72,16 @@ pub(super) struct Shared {
     pub(super) server: u64,
     /// Sessions that said Hello and wait for their data stream.
     pub(super) waiting: Mutex<HashMap<u64, Waiting>>,
-    /// Live sessions by worker name.
+    /// Who holds each name of a worker.
     pub(super) live: Mutex<HashMap<String, Live>>,
 }
 
+/// The holder of a worker's name, for as long as it has a session: attached, or let in and not attached yet. It may have
+/// several: a worker that dials a server at two of its addresses says Hello at the second before it finds that it is
+/// attached already.
 #[derive(Debug)]
 pub(super) struct Live {
-    epoch: u64,
+    epochs: Vec<u64>,
     incarnation: u64,
     child: bool,
 }
@@ -230,8 +233,10 @@ impl Shared {
             return Err((Reason::NameTaken, format!("another worker is connected as `{}`", hello.worker)));
         }
         let epoch = self.next_epoch.fetch_add(1, Ordering::Relaxed);
-        let entry = Live { epoch, incarnation: hello.incarnation, child: origin == Origin::Child };
-        live.insert(hello.worker.clone(), entry);
+        let mut epochs = live.remove(&hello.worker).map(|holder| holder.epochs).unwrap_or_default();
+        epochs.push(epoch);
+        let holder = Live { epochs, incarnation: hello.incarnation, child: origin == Origin::Child };
+        live.insert(hello.worker.clone(), holder);
         Ok(Admitted { protocol, epoch, origin })
     }
 
@@ -243,9 +248,12 @@ impl Shared {
         waiting.remove(&epoch)
     }
 
+    /// A session is over. The name is free when it was the last of its worker.
     pub(super) fn forget(&self, name: &str, epoch: u64) {
         let mut live = lock(&self.live);
-        if live.get(name).is_some_and(|entry| entry.epoch == epoch) {
+        let Some(holder) = live.get_mut(name) else { return };
+        holder.epochs.retain(|held| *held != epoch);
+        if holder.epochs.is_empty() {
             live.remove(name);
         }
     }

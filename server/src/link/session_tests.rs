@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use control_response::Message as Said;
+
 use super::{LinkAddress, LinkOptions, LinkService, Tokens, serve};
 use crate::driver::{Event, FromWorker, Handle, Inbox, ToWorker, WorkerUp};
 use crate::metrics::Metrics;
@@ -62,6 +64,19 @@ fn hello(worker: &str) -> ControlRequest {
         device: Some(Device { uuid: "GPU-1".to_owned(), ..Device::default() }),
         ..Hello::default()
     }))
+}
+
+/// The answer to the Hello of one process that calls itself `w`.
+async fn answer(client: &mut WorkerLinkClient<Channel>, incarnation: u64) -> (Said, Streaming<ControlResponse>) {
+    let (controls, queue) = mpsc::channel(8);
+    let mut hello = hello("w");
+    if let Some(control_request::Message::Hello(hello)) = &mut hello.message {
+        hello.incarnation = incarnation;
+    }
+    controls.send(hello).await.expect("sent");
+    let mut answered = client.control(ReceiverStream::new(queue)).await.expect("opened").into_inner();
+    let answer = answered.message().await.expect("heard").and_then(|response| response.message);
+    (answer.expect("an answer"), answered)
 }
 
 fn attach(epoch: u64, worker: &str) -> DataRequest {
@@ -272,4 +287,22 @@ async fn connections_without_a_hello_are_bounded_and_those_with_one_take_no_plac
     closed(stranger(at).await).await;
     let taken = started.elapsed();
     assert!(taken >= 9 * BRIEF, "one after the other, not {taken:?}");
+}
+
+#[tokio::test]
+async fn a_hello_that_is_not_followed_up_takes_no_name_from_whoever_is_attached() {
+    let options = LinkOptions { hello_time_max: Duration::from_millis(100), ..LinkOptions::default() };
+    let (mut client, mut inbox, _stop) = client_of(options).await;
+    let worker = join(&mut client, &mut inbox).await;
+    // The same process, as it dials the same server at another address.
+    let (welcome, mut again) = answer(&mut client, 0).await;
+    assert!(matches!(welcome, Said::Welcome(_)), "{welcome:?}");
+    let ended = timeout(Duration::from_secs(20), again.message()).await.expect("in time");
+    assert_eq!(ended.expect_err("it does not attach").code(), tonic::Code::DeadlineExceeded);
+    let (other, _) = answer(&mut client, 1).await;
+    assert!(matches!(&other, Said::Refused(refused) if refused.detail.contains("`w`")), "{other:?}");
+    drop((worker.controls, worker.datas));
+    assert!(matches!(said(&mut inbox).await, FromWorker::Gone { .. }));
+    let (other, _) = answer(&mut client, 1).await;
+    assert!(matches!(other, Said::Welcome(_)), "the name is free: {other:?}");
 }
