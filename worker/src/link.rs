@@ -202,8 +202,8 @@ impl Link {
             State::Serving(io) => io.drain_by,
             _ => None,
         };
-        let turn = self.hub.desk.timeout().map(tokio::time::Instant::from_std);
-        self.peers.iter().filter_map(due).chain(turn).min()
+        let of_hub = [self.hub.desk.timeout(), self.hub.models.timeout()].into_iter().flatten();
+        self.peers.iter().filter_map(due).chain(of_hub.map(tokio::time::Instant::from_std)).min()
     }
 
     fn handle(&mut self, event: Event) -> Result<(), End> {
@@ -228,6 +228,8 @@ impl Link {
             Event::Found(found) => self.found(found),
             Event::Time => {
                 self.hub.desk.tick(Instant::now());
+                let unwanted = self.hub.models.expire(Instant::now());
+                unwanted.into_iter().for_each(|name| self.hub.evict(name));
                 let now = tokio::time::Instant::now();
                 let is_stuck = |peer: &Peer| matches!(peer.state, State::Settling(by) if by <= now);
                 if self.peers.iter().any(is_stuck) {

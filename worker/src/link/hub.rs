@@ -8,6 +8,7 @@ use shoal_proto::link::{self as wire, Hello, ModelOffer};
 use super::convert;
 use crate::Options;
 use crate::backend::Stack;
+use crate::batch::ServerId;
 use crate::device::Device;
 use crate::executor::Executor;
 use crate::monitor::Monitor;
@@ -33,6 +34,11 @@ impl Hub {
         if self.executor.evict(name.clone()).is_err() {
             tracing::error!(model = %name, "cannot evict: the executor's queue is full");
         }
+    }
+
+    /// A server is gone for good, and what it wanted with it.
+    pub(super) fn forget(&mut self, server: ServerId) {
+        self.models.forget(server).into_iter().for_each(|name| self.evict(name));
     }
 
     /// What a worker says of itself, without its token.

@@ -91,7 +91,11 @@ impl Link {
         peer.session.disconnect();
         peer.state = State::Resting(Box::pin(sleep(wait)));
         self.hub.desk.leave(Instant::now(), peer.id).iter().for_each(|key| peer.session.abandon(key));
-        self.hub.models.leave(peer.id);
+        if peer.session.is_shared() {
+            self.hub.models.leave(Instant::now(), peer.id);
+        } else {
+            self.hub.forget(peer.id);
+        }
         self.names.hurry();
         let (server, is_listed) = (&peer.place, peer.is_listed);
         let is_twice = matches!(error, LinkError::Twice(_));
@@ -155,6 +159,7 @@ impl Link {
             if !is_kept {
                 tracing::info!(server = %peer.place, "let go");
                 hub.gone += peer.session.totals();
+                hub.forget(peer.id);
             }
             is_kept
         });

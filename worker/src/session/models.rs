@@ -2,28 +2,45 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::backend::PrepareRequest;
 use crate::batch::ServerId;
 use crate::card::ModelCard;
 use crate::source::{ModelSource, Precision};
 
+#[cfg(test)]
+mod tests;
+
 /// Models in memory or on their way there at most.
 const MODELS_MAX: usize = 256;
+/// For how long a lost server is expected back. One that is there is dialled within the 5 s that the longest rest takes,
+/// and has 15 s to answer and to let this worker in; what is left is for a server that is started anew.
+pub(super) const LOST_MAX: Duration = Duration::from_secs(30);
 
 /// The models of one worker, across reconnects, and which servers want each.
 ///
-/// What a server wants ends with its connection, and what is in memory for it does not: it is back in a moment, or another is
-/// in its place, and reading a model takes long. A model leaves memory when a server asks for that and no other that is
-/// attached wants it.
+/// What a server wants outlives its connection for [`LOST_MAX`]: it is back in a moment, or another is in its place, and
+/// reading a model takes long. A model leaves memory when a server asks for that and no other wants it, or later when the
+/// last that was expected back does not come.
 #[derive(Debug)]
 pub(crate) struct Models {
     /// The worker's own sources.
     offers: BTreeMap<String, ModelSource>,
     entries: BTreeMap<Arc<str>, Entry>,
-    wanted_by: BTreeMap<Arc<str>, BTreeSet<ServerId>>,
+    wants: BTreeMap<Arc<str>, Wants>,
     /// Of them those whose weights are not on the device.
     without_weights: Vec<Arc<str>>,
+}
+
+/// Which servers want a model.
+#[derive(Debug, Default)]
+struct Wants {
+    attached: BTreeSet<ServerId>,
+    /// Servers that wanted it when they were lost, and until when they are expected back.
+    lost: BTreeMap<ServerId, Instant>,
+    /// A server asked that it leave memory, and only lost ones keep it there.
+    is_unloaded: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +81,7 @@ pub(crate) enum LoadStep {
 
 impl Models {
     pub(crate) fn new(offers: BTreeMap<String, ModelSource>) -> Self {
-        Self { offers, entries: BTreeMap::new(), wanted_by: BTreeMap::new(), without_weights: Vec::new() }
+        Self { offers, entries: BTreeMap::new(), wants: BTreeMap::new(), without_weights: Vec::new() }
     }
 
     /// A server wants a model; from the worker's own source of that name if none is given.
@@ -77,7 +94,10 @@ impl Models {
     ) -> LoadStep {
         let step = self.load_if_absent(name, source, precision);
         if !matches!(step, LoadStep::Tell(ModelStatus::Failed { .. })) {
-            self.wanted_by.entry(name.clone()).or_default().insert(server);
+            let wants = self.wants.entry(name.clone()).or_default();
+            wants.lost.remove(&server);
+            wants.attached.insert(server);
+            wants.is_unloaded = false;
         }
         step
     }
@@ -114,13 +134,18 @@ impl Models {
 
     /// A server wants a model no longer.
     pub(crate) fn unload(&mut self, server: ServerId, name: &Arc<str>) -> UnloadStep {
-        if let Some(servers) = self.wanted_by.get_mut(name) {
-            servers.remove(&server);
-            if !servers.is_empty() {
+        if let Some(wants) = self.wants.get_mut(name) {
+            wants.remove(server);
+            if !wants.is_empty() {
+                wants.is_unloaded = wants.attached.is_empty();
                 return UnloadStep::Tell;
             }
-            self.wanted_by.remove(name);
+            self.wants.remove(name);
         }
+        self.take_out(name)
+    }
+
+    fn take_out(&mut self, name: &str) -> UnloadStep {
         match self.entries.get_mut(name) {
             Some(Entry::Loading { unload, .. }) => {
                 *unload = true;
@@ -135,17 +160,47 @@ impl Models {
         }
     }
 
-    /// A server is gone, with all that it wanted.
-    pub(crate) fn leave(&mut self, server: ServerId) {
-        self.wanted_by.retain(|_, servers| {
-            servers.remove(&server);
-            !servers.is_empty()
-        });
+    /// A server was lost, and is expected back.
+    pub(crate) fn leave(&mut self, now: Instant, server: ServerId) {
+        for wants in self.wants.values_mut() {
+            if wants.attached.remove(&server) {
+                wants.lost.insert(server, now + LOST_MAX);
+            }
+        }
     }
 
-    /// Whether a server asked for a model and did not take that back.
+    /// A server is gone for good, with all that it wanted. Returns the models that are to be evicted.
+    pub(crate) fn forget(&mut self, server: ServerId) -> Vec<Arc<str>> {
+        self.wants.values_mut().for_each(|wants| wants.remove(server));
+        self.drop_unwanted()
+    }
+
+    /// Time passed: whoever is not back by now is expected no more. Returns the models that are to be evicted.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Arc<str>> {
+        self.wants.values_mut().for_each(|wants| wants.lost.retain(|_, until| *until > now));
+        self.drop_unwanted()
+    }
+
+    /// When to come back with [`expire`](Self::expire).
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        self.wants.values().flat_map(|wants| wants.lost.values().copied()).min()
+    }
+
+    fn drop_unwanted(&mut self) -> Vec<Arc<str>> {
+        let mut unloaded = Vec::new();
+        self.wants.retain(|name, wants| {
+            if wants.is_empty() && wants.is_unloaded {
+                unloaded.push(name.clone());
+            }
+            !wants.is_empty()
+        });
+        unloaded.retain(|name| self.take_out(name) == UnloadStep::Evict);
+        unloaded
+    }
+
+    /// Whether an attached server asked for a model and did not take that back.
     pub(crate) fn is_wanted(&self, server: ServerId, name: &str) -> bool {
-        self.wanted_by.get(name).is_some_and(|servers| servers.contains(&server))
+        self.wants.get(name).is_some_and(|wants| wants.attached.contains(&server))
     }
 
     /// A model is in memory. True if it was unloaded meanwhile and is to be evicted.
@@ -166,7 +221,7 @@ impl Models {
     /// A model could not be read.
     pub(crate) fn failed(&mut self, name: &str) {
         self.entries.remove(name);
-        self.wanted_by.remove(name);
+        self.wants.remove(name);
     }
 
     /// A model left memory. It may be wanted again, and on its way back.
@@ -225,5 +280,16 @@ impl Models {
         }
         let known: Vec<&str> = self.offers.keys().map(String::as_str).collect();
         format!("this worker has no source for `{name}`, only for {}", known.join(", "))
+    }
+}
+
+impl Wants {
+    fn remove(&mut self, server: ServerId) {
+        self.attached.remove(&server);
+        self.lost.remove(&server);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.attached.is_empty() && self.lost.is_empty()
     }
 }

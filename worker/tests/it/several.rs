@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use shoal_proto::link::batch_failed::Reason;
 use shoal_proto::link::{
-    Cancel, Drain, Fragment, ItemResult, Turn, Unload, control_request, control_response, data_response, model_state,
-    turn,
+    Cancel, Drain, Fragment, ItemResult, Load, ModelSource, SyntheticSource, Turn, Unload, control_request,
+    control_response, data_response, model_source, model_state, turn,
 };
 use shoal_worker::{Endpoint, Exit, Options, Resolver};
 
@@ -213,6 +213,23 @@ async fn a_model_stays_as_long_as_a_server_wants_it() {
     assert_eq!(all.two.answer(8).await.items().len(), 1);
     all.two.send(unload()).await;
     assert_eq!(all.two.model_state().await.state(), model_state::State::Unloaded);
+}
+
+/// As it is while a server is started anew, or its link breaks for a moment.
+#[tokio::test]
+async fn a_model_stays_for_a_server_that_is_expected_back() {
+    let mut all = Two::start().await;
+    drop(all.one);
+    // It is dialled again, so the worker knows that it was lost.
+    let caller = all.first.call().await;
+    all.two.send(control_response::Message::Unload(Unload { model: "synthetic".to_owned() })).await;
+    assert_eq!(all.two.model_state().await.state(), model_state::State::Unloaded);
+    let mut again = all.first.welcome(caller, 2, Duration::from_secs(5)).await;
+    let source = model_source::Source::Synthetic(SyntheticSource { faults: true, ..SyntheticSource::default() });
+    let source = Some(ModelSource { source: Some(source) });
+    let load = Load { model: "synthetic".to_owned(), source, ..Load::default() };
+    again.send(control_response::Message::Load(load)).await;
+    assert_eq!(again.model_state().await.state(), model_state::State::Ready, "and is not read again");
 }
 
 #[tokio::test]
