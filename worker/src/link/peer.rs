@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) identity: Option<Identity>,
     /// It will never have this worker.
     pub(super) refused: Option<Exit>,
+    /// Nobody answered when it was dialled last.
+    pub(super) is_unanswered: bool,
 }
 
 /// What a server says of itself.
@@ -151,6 +153,7 @@ impl Peer {
             state: State::Resting(Box::pin(sleep(Duration::ZERO))),
             identity: None,
             refused: None,
+            is_unanswered: false,
         }
     }
 

@@ -9,9 +9,9 @@ use super::names::Found;
 use super::peer::{Identity, Peer, Place, State};
 use super::register::{self, Greeted};
 use super::{End, Link, REGISTER_MAX, dial};
-use crate::Auth;
 use crate::batch::ServerId;
 use crate::run::{Exit, Refusal};
+use crate::{Auth, Endpoint};
 
 impl Link {
     /// A server said what it is.
@@ -30,7 +30,7 @@ impl Link {
             }
         }
         let peer = &mut self.peers[at];
-        (peer.identity, peer.refused) = (Some(identity), None);
+        (peer.identity, peer.refused, peer.is_unanswered) = (Some(identity), None, false);
         peer.state = State::Attaching(Box::pin(async move {
             timeout(REGISTER_MAX, register::attach(greeted)).await.unwrap_or(Err(LinkError::NoWelcome.into()))
         }));
@@ -63,24 +63,35 @@ impl Link {
 
     /// The connection to a server is over, or never came to be.
     pub(super) fn leave(&mut self, at: usize, leave: Leave) -> Result<(), End> {
+        let peer = &mut self.peers[at];
         let error = match leave {
             Leave::Lost(error) => error,
             Leave::Exit(exit) => {
-                let peer = &mut self.peers[at];
                 let error = LinkError::Refused(match &exit {
                     Exit::Refused { detail, .. } => detail.clone(),
                     other => format!("{other:?}"),
                 });
-                peer.refused = Some(exit.clone());
-                // Others may want it.
-                if self.peers.iter().all(|peer| peer.refused.is_some()) {
-                    return Err(End::Exit(exit));
-                }
+                peer.refused = Some(exit);
                 error
             }
         };
+        peer.is_unanswered = matches!(error, LinkError::Dial(_));
+        if let Some(exit) = self.refused_by_all() {
+            return Err(End::Exit(exit));
+        }
         self.lose(at, &error);
         Ok(())
+    }
+
+    /// Why the worker is to end: no server will ever have it. A name may stand for an address where nobody listens: the server
+    /// that refuses at another one speaks for it.
+    fn refused_by_all(&self) -> Option<Exit> {
+        let refuses = |endpoint: &Endpoint| {
+            self.peers.iter().any(|peer| peer.refused.is_some() && peer.place.endpoint == *endpoint)
+        };
+        let is_over = |peer: &Peer| peer.refused.is_some() || (peer.is_unanswered && refuses(&peer.place.endpoint));
+        let exit = self.peers.iter().find_map(|peer| peer.refused.clone())?;
+        self.peers.iter().all(is_over).then_some(exit)
     }
 
     pub(super) fn lose(&mut self, at: usize, error: &LinkError) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use shoal_proto::link::batch_failed::Reason;
 use shoal_proto::link::{
-    Cancel, Drain, Fragment, ItemResult, Load, ModelSource, SyntheticSource, Turn, Unload, control_request,
-    control_response, data_response, model_source, model_state, turn,
+    Cancel, Drain, Fragment, ItemResult, Load, ModelSource, Refused, SyntheticSource, Turn, Unload, control_request,
+    control_response, data_response, model_source, model_state, refused, turn,
 };
-use shoal_worker::{Endpoint, Exit, Options, Resolver};
+use shoal_worker::{Endpoint, Exit, Options, Refusal, Resolver};
 
 use crate::begun;
 use crate::server::{Peer, Server, Worker, text_run, within};
@@ -254,13 +254,49 @@ async fn one_server_under_two_addresses_is_attached_once() {
     one.load_synthetic().await;
 }
 
+/// As where `localhost` stands for an address of IPv6 as well, on which the server does not listen.
+#[tokio::test]
+async fn a_server_that_refuses_it_for_good_ends_it_though_its_name_has_an_address_where_nobody_answers() {
+    let mut server = Server::start_tcp().await.sharing(1);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = vec![free.local_addr().unwrap(), address(&server)];
+    drop(free);
+    let mut options = server.options();
+    options.connect = vec!["http://shoal-workers:8003".parse().unwrap()];
+    options.resolver = Resolver::new(move |_, _| {
+        let answer = addresses.clone();
+        async move { Ok(answer) }
+    });
+    let worker = Worker::start(options);
+    let refused = Refused { reason: refused::Reason::Auth.into(), detail: "wrong token".to_owned() };
+    server.call().await.refuse(refused).await;
+    assert_eq!(worker.exit().await, Exit::Refused { reason: Refusal::Auth, detail: "wrong token".to_owned() });
+}
+
+/// Where another server is told of by itself, it may yet come and want the worker.
+#[tokio::test]
+async fn one_that_refuses_it_for_good_does_not_speak_for_another() {
+    let mut server = Server::start_tcp().await.sharing(1);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut options = server.options();
+    options.connect.push(format!("http://{}", free.local_addr().unwrap()).parse().unwrap());
+    drop(free);
+    let _worker = Worker::start(options);
+    for _ in 0..3 {
+        let refused = Refused { reason: refused::Reason::Auth.into(), detail: "wrong token".to_owned() };
+        server.call().await.refuse(refused).await;
+    }
+    server.peer(1).await;
+}
+
+fn address(server: &Server) -> SocketAddr {
+    let Endpoint::Tcp(uri) = &server.endpoint else { panic!("{}", server.endpoint) };
+    uri.trim_start_matches("http://").parse().unwrap()
+}
+
 #[tokio::test]
 async fn servers_behind_a_name_come_and_go_with_what_it_stands_for() {
     let (mut first, mut second) = (Server::start_tcp().await.sharing(1), Server::start_tcp().await.sharing(2));
-    let address = |server: &Server| -> SocketAddr {
-        let Endpoint::Tcp(uri) = &server.endpoint else { panic!("{}", server.endpoint) };
-        uri.trim_start_matches("http://").parse().unwrap()
-    };
     let (here, there) = (address(&first), address(&second));
     let names = Arc::new(Mutex::new(vec![here]));
     let mut options = first.options();
