@@ -14,7 +14,7 @@ use tonic::transport::Uri;
 
 use crate::Endpoint;
 
-/// After a loss it is looked up at once, but not more often than this.
+/// After a loss it is looked up at once, and soon after a look-up that failed, but not more often than this.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 
 type Answer = io::Result<Vec<SocketAddr>>;
@@ -61,6 +61,8 @@ struct Name {
     host: String,
     port: u16,
     answering: Option<Answering>,
+    /// Look-ups in a row that found no address.
+    misses: u32,
 }
 
 /// What a name stands for now.
@@ -75,7 +77,9 @@ impl Names {
         let (mut names, mut others) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
             match host_of(endpoint) {
-                Some((host, port)) => names.push(Name { endpoint: endpoint.clone(), host, port, answering: None }),
+                Some((host, port)) => {
+                    names.push(Name { endpoint: endpoint.clone(), host, port, answering: None, misses: 0 })
+                }
                 None => others.push(endpoint.clone()),
             }
         }
@@ -85,10 +89,14 @@ impl Names {
     /// A server was lost: its successor may have another address.
     pub(super) fn hurry(&mut self) {
         if let Some(asked) = self.asked {
-            let soon = asked + EVERY_MIN;
-            if soon < self.timer.deadline() {
-                self.timer.as_mut().reset(soon.max(Instant::now()));
-            }
+            self.look_by((asked + EVERY_MIN).max(Instant::now()));
+        }
+    }
+
+    /// Looks them up at that time, or sooner.
+    fn look_by(&mut self, at: Instant) {
+        if at < self.timer.deadline() {
+            self.timer.as_mut().reset(at);
         }
     }
 
@@ -113,7 +121,15 @@ impl Names {
                 && let Poll::Ready(answer) = answering.as_mut().poll(context)
             {
                 name.answering = None;
-                return Poll::Ready(Found { endpoint: name.endpoint.clone(), answer });
+                let endpoint = name.endpoint.clone();
+                if answer.as_ref().is_ok_and(|addresses| !addresses.is_empty()) {
+                    name.misses = 0;
+                } else {
+                    let wait = EVERY_MIN * 2_u32.saturating_pow(name.misses);
+                    name.misses = name.misses.saturating_add(1);
+                    self.look_by(Instant::now() + wait);
+                }
+                return Poll::Ready(Found { endpoint, answer });
             }
         }
         Poll::Pending
@@ -131,7 +147,37 @@ fn host_of(endpoint: &Endpoint) -> Option<(String, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
+
+    /// As in the first moments of a cluster, when the name of a server stands for nothing yet.
+    #[tokio::test]
+    async fn a_name_that_is_not_found_is_looked_up_again_soon_and_less_and_less_often() {
+        let every = Duration::from_secs(5);
+        for answer in [|| Ok(Vec::new()), || Err(io::Error::other("no such name"))] as [fn() -> Answer; 2] {
+            let resolver = Resolver::new(move |_, _| async move { answer() });
+            let (mut names, _) = Names::of(&["http://shoal-workers:8003".parse().unwrap()], resolver, every);
+            let mut waits = Vec::new();
+            for _ in 0..40 {
+                // Its time has come.
+                names.timer.as_mut().reset(Instant::now());
+                poll_fn(|context| names.poll_found(context)).await.answer.unwrap_or_default();
+                waits.push((names.timer.deadline() - names.asked.unwrap()).as_secs());
+            }
+            assert_eq!((&waits[..5], waits[39]), (&[1, 2, 4, 5, 5][..], 5));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_found_is_looked_up_at_its_leisure() {
+        let address = "10.0.0.1:8003".parse().unwrap();
+        let resolver = Resolver::new(move |_, _| async move { Ok(vec![address]) });
+        let every = Duration::from_secs(5);
+        let (mut names, _) = Names::of(&["http://shoal-workers:8003".parse().unwrap()], resolver, every);
+        let found = poll_fn(|context| names.poll_found(context)).await;
+        assert_eq!((found.answer.unwrap(), names.timer.deadline()), (vec![address], names.asked.unwrap() + every));
+    }
 
     #[test]
     fn only_names_are_looked_up() {
