@@ -136,8 +136,9 @@ struct Open {
     asked: Vec<SchedulerId>,
     parts: Vec<Part>,
     expires: Timestamp,
-    /// Whether late requests waited when it was given.
-    late_waited: bool,
+    /// What was wanted of the model by those it was given to: it is wanted no longer until it is said anew, which may be
+    /// after the turn is over.
+    given: BTreeMap<SchedulerId, Want>,
 }
 
 /// A batch that came after its turn.
@@ -181,6 +182,7 @@ impl Arbiter {
         if let Some(open) = &mut self.open {
             open.asked.retain(|asked| *asked != scheduler);
             open.parts.retain(|part| part.scheduler != scheduler);
+            open.given.remove(&scheduler);
         }
         self.go_on(now);
     }
@@ -217,7 +219,11 @@ impl Arbiter {
 
     /// A scheduler answers a turn with nothing.
     pub fn pass(&mut self, now: Timestamp, scheduler: SchedulerId, slot: Slot) {
-        if self.answered(scheduler, slot).is_none() {
+        if let Some(open) = self.answered(scheduler, slot) {
+            // What it has that is late was not asked for.
+            let wanted = open.given.get_mut(&scheduler).filter(|_| open.kind != TurnKind::Late);
+            wanted.into_iter().for_each(|want| (want.on_time, want.classes) = Default::default());
+        } else {
             self.take_unanswered(scheduler, slot);
         }
         self.go_on(now);
@@ -298,13 +304,13 @@ impl Arbiter {
     /// Nobody is waited for any longer.
     fn close(&mut self) {
         let Some(open) = self.open.take() else { return };
-        for scheduler in open.asked {
-            if let Some(member) = self.members.get_mut(&scheduler) {
+        for scheduler in &open.asked {
+            if let Some(member) = self.members.get_mut(scheduler) {
                 member.unanswered.insert(open.slot, (open.model, open.kind));
             }
         }
         if !open.parts.is_empty() {
-            self.count_turn(open.model, open.kind, open.late_waited);
+            self.count_turn(&open);
             self.launch(open.slot, open.model, open.kind, open.parts);
         }
     }
@@ -321,25 +327,23 @@ impl Arbiter {
     fn give(&mut self, now: Timestamp) -> bool {
         let is_possible = |(.., kind): &choice::Lead| *kind != TurnKind::Apart || self.launched.is_empty();
         let Some((first, model, kind)) = self.choose(now).filter(is_possible) else { return false };
-        // What is given is wanted no longer until it is said anew, which may be after the turn is over.
-        let late_waited = self.has_late();
-        let given = self.company(first, model, kind);
+        let company = self.company(first, model, kind);
+        let mut given = BTreeMap::new();
         self.last = self.last.wrapping_add(1);
         let slot = Slot(self.last);
-        for (scheduler, own) in given.iter().copied() {
+        for (scheduler, own) in company.iter().copied() {
             let mut others = Size::default();
-            for (_, size) in given.iter().filter(|(other, _)| *other != scheduler) {
+            for (_, size) in company.iter().filter(|(other, _)| *other != scheduler) {
                 // Of what is late each gets the same part of the device, however much he has.
                 others.add(if kind == TurnKind::Late && size.rows > own.rows { own } else { *size });
             }
             self.actions.push_back(Action::Give { scheduler, slot, model, kind, own, others });
-            if let Some(member) = self.members.get_mut(&scheduler) {
-                member.wants.remove(&model);
-            }
+            let want = self.members.get_mut(&scheduler).and_then(|member| member.wants.remove(&model));
+            given.extend(want.map(|want| (scheduler, want)));
         }
-        let asked = given.into_iter().map(|(scheduler, _)| scheduler).collect();
+        let asked = company.into_iter().map(|(scheduler, _)| scheduler).collect();
         let expires = now + self.sharing.patience;
-        self.open = Some(Open { slot, model, kind, asked, parts: Vec::new(), expires, late_waited });
+        self.open = Some(Open { slot, model, kind, asked, parts: Vec::new(), expires, given });
         true
     }
 

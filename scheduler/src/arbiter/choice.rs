@@ -1,9 +1,10 @@
 //! Whose turn it is: the most urgent of what all schedulers want, unless somebody was passed over for too long.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Arbiter, SchedulerId};
+use super::{Arbiter, Open, SchedulerId};
 use crate::{Class, ModelId, Size, Timestamp, TurnKind, Want};
 
 /// Who leads a turn, of which model, for what of it.
@@ -91,26 +92,33 @@ impl Arbiter {
         Some(best.lead(best.kind()))
     }
 
-    /// Whether late requests wait now.
-    pub(super) fn has_late(&self) -> bool {
-        self.members.values().flat_map(|member| member.wants.values()).any(|want| want.late.rows > 0)
+    /// Keeps count of whom a turn passed over. Whatever waited when it was given and did not go along waits still, said or
+    /// not: what is late is in no batch with others, and of what can be on time a part of the size that was wanted has all.
+    /// Who went along with the turn of another class was served; what he has said since came since.
+    pub(super) fn count_turn(&mut self, turn: &Open) {
+        let late_waits = self.has_late() || turn.given.values().any(|want| want.late.rows > 0);
+        self.turns.count_late(late_waits, turn.kind == TurnKind::Late);
+        let TurnKind::OnTime(class) = turn.kind else { return };
+        let sent =
+            |of: &SchedulerId| turn.parts.iter().find(|part| part.scheduler == *of).map_or(0, |part| part.size.rows);
+        let (rode, left): (Vec<_>, Vec<_>) =
+            turn.given.iter().partition(|(scheduler, want)| sent(scheduler) >= want.on_time.rows);
+        let mut waiting: BTreeSet<_> = left.iter().flat_map(|(_, want)| classes_of(turn.model, want)).collect();
+        for (scheduler, member) in &self.members {
+            let has_ridden = rode.iter().any(|(of, _)| *of == scheduler);
+            let said = member.wants.iter().filter(|(model, _)| !has_ridden || **model != turn.model);
+            waiting.extend(said.flat_map(|(model, want)| classes_of(*model, want)));
+        }
+        let waits = Class::ALL.map(|class| waiting.iter().any(|(of, _)| *of == class));
+        let rode = Class::ALL.map(|class| rode.iter().any(|(_, want)| want.classes[class as usize]));
+        let taken = Class::ALL.map(|of| of == class || rode[of as usize] && !waits[of as usize]);
+        self.turns.count(taken, waits);
+        self.passed.count(turn.model, class, &waiting);
     }
 
-    /// Keeps count of whom a turn passed over. What is late is in no batch with others, so what waited when the turn was
-    /// given waits still, said or not.
-    pub(super) fn count_turn(&mut self, model: ModelId, kind: TurnKind, late_waited: bool) {
-        let mut waiting = BTreeSet::<(Class, ModelId)>::new();
-        for (model, want) in self.members.values().flat_map(|member| &member.wants) {
-            waiting.extend(
-                Class::ALL.into_iter().filter(|class| want.classes[*class as usize]).map(|class| (class, *model)),
-            );
-        }
-        self.turns.count_late(late_waited || self.has_late(), kind == TurnKind::Late);
-        if let TurnKind::OnTime(class) = kind {
-            let waits = Class::ALL.map(|class| waiting.iter().any(|(of, _)| *of == class));
-            self.turns.count(Class::ALL.map(|of| of == class), waits);
-            self.passed.count(model, class, &waiting);
-        }
+    /// Whether late requests wait now.
+    fn has_late(&self) -> bool {
+        self.members.values().flat_map(|member| member.wants.values()).any(|want| want.late.rows > 0)
     }
 
     /// What everybody has of each model takes so long, each by itself.
@@ -132,6 +140,12 @@ impl Arbiter {
             member.wants.iter().map(move |(model, want)| of(*scheduler, *model, want, member.served))
         })
     }
+}
+
+/// The classes that have a request in a want.
+fn classes_of(model: ModelId, want: &Want) -> impl Iterator<Item = (Class, ModelId)> {
+    let classes = want.classes;
+    Class::ALL.into_iter().filter(move |class| classes[*class as usize]).map(move |class| (class, model))
 }
 
 /// How urgent a want is, when what all schedulers have of its model takes so long.

@@ -464,20 +464,59 @@ fn whatever_happens_every_batch_is_launched_once_and_the_device_never_stands_sti
     }
 }
 
-#[test]
-fn what_is_late_has_its_turn_though_its_only_scheduler_says_so_after_each_turn() {
-    let mut arbiter = arbiter(1, &[ONE]);
-    let both = Want { late: rows(1), ..want(1, 1_000) };
+/// Standard requests and bulk ones.
+fn mixed(requests: u64) -> Want {
+    Want { classes: [false, true, true], ..want(requests, 1_000) }
+}
+
+/// What turns a scheduler is given that wants the same after each, and sends so many rows in each.
+fn kinds_of(arbiter: &mut Arbiter, want: Want, sent: u64, turns: usize) -> Vec<TurnKind> {
     let mut kinds = Vec::new();
-    arbiter.bid(at(0), ONE, MODEL, Some(both));
-    for _ in 0..40 {
-        let Some(Action::Give { slot, kind, .. }) = arbiter.poll_action() else { panic!("a turn is given") };
+    arbiter.bid(at(0), ONE, MODEL, Some(want));
+    for _ in 0..turns {
+        let Some(Action::Give { scheduler, slot, kind, .. }) = arbiter.poll_action() else { panic!("a turn is given") };
         kinds.push(kind);
-        assert!(arbiter.part(at(0), ONE, slot, rows(1)));
+        assert!(arbiter.part(at(0), scheduler, slot, rows(sent)));
         let Some(Action::Launch(launch)) = arbiter.poll_action() else { panic!("it is launched") };
-        arbiter.bid(at(0), ONE, MODEL, Some(both));
+        arbiter.bid(at(0), ONE, MODEL, Some(want));
         arbiter.ended(at(0), launch.number, ms(1));
     }
+    kinds
+}
+
+#[test]
+fn a_class_that_goes_along_with_another_is_owed_no_turn() {
+    let mut arbiter = arbiter(1, &[ONE, TWO]);
+    let wants = [(ONE, mixed(4)), (TWO, want(2, 1_000))];
+    let mut number = keep_busy(&mut arbiter, TWO);
+    wants.iter().for_each(|(scheduler, want)| arbiter.bid(at(0), *scheduler, MODEL, Some(*want)));
+    for turn in 0..40 {
+        arbiter.ended(at(0), number, ms(1));
+        let mut given = Vec::new();
+        while let Some(Action::Give { slot, kind, .. }) = arbiter.poll_action() {
+            assert_eq!(kind, TurnKind::OnTime(Class::Standard), "turn {turn}");
+            given.push(slot);
+        }
+        // The first says what came in the meantime while the second is still to answer.
+        for ((scheduler, want), slot) in wants.iter().zip(given) {
+            assert!(arbiter.part(at(0), *scheduler, slot, want.on_time));
+            arbiter.bid(at(0), *scheduler, MODEL, Some(*want));
+        }
+        number = drain(&mut arbiter).1[0].number;
+    }
+}
+
+#[test]
+fn a_class_for_which_no_room_is_left_has_its_turn_though_its_only_scheduler_says_so_after_each_turn() {
+    let kinds = kinds_of(&mut arbiter(1, &[ONE]), mixed(4), 2, 40);
+    let bulk = kinds.iter().filter(|kind| **kind == TurnKind::OnTime(Class::Bulk)).count();
+    assert_eq!(bulk, 2, "one of seventeen: {kinds:?}");
+}
+
+#[test]
+fn what_is_late_has_its_turn_though_its_only_scheduler_says_so_after_each_turn() {
+    let both = Want { late: rows(1), ..want(1, 1_000) };
+    let kinds = kinds_of(&mut arbiter(1, &[ONE]), both, 1, 40);
     let late = kinds.iter().filter(|kind| **kind == TurnKind::Late).count();
     assert_eq!(late, 2, "one of seventeen: {kinds:?}");
 }
