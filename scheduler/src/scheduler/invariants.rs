@@ -3,7 +3,6 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::Scheduler;
-use super::sharing::Next;
 use crate::fleet::Holding;
 use crate::model::Model;
 use crate::pools::Heads;
@@ -173,7 +172,7 @@ impl Scheduler {
         let told: BTreeSet<_> = self.bids.iter().map(|(worker, model, _)| (worker, model)).collect();
         let mut wanted = BTreeSet::new();
         for (worker, _, link) in self.fleet.connected() {
-            let models = link.ready_models().filter(|model| matches!(self.next_for(*model, worker), Next::Bid(_)));
+            let models = link.ready_models().filter(|model| self.next_for(*model, worker).want.is_some());
             wanted.extend(models.map(|model| (worker, model)));
         }
         assert_eq!(told, wanted, "workers know what is wanted of them");

@@ -12,14 +12,15 @@ use super::placement::{Choice, Source};
 use super::replies::Address;
 use crate::company::Company;
 use crate::cost::Size;
-use crate::policy::{Close, Decision};
+use crate::policy::Decision;
 use crate::{Budget, ModelId, Output, Timestamp, Turn, TurnKind, Want, WorkerId};
 
-/// What is to be done about a model's queue on one worker.
-pub(super) enum Next {
-    Bid(Want),
-    WaitUntil(Timestamp),
-    Nothing,
+/// What is to be done about a model's queue on one worker: what to ask for now, and when to look again.
+#[derive(Default)]
+pub(super) struct Next {
+    pub(super) want: Option<Want>,
+    /// Those that can still be on time wait till then.
+    wait_until: Option<Timestamp>,
 }
 
 impl Scheduler {
@@ -37,15 +38,11 @@ impl Scheduler {
             let mut wake = late_from.filter(|at| *at > self.now).min();
             let mut waiting = None;
             for (worker, epoch) in workers {
-                let want = match self.next_for(id, worker) {
-                    Next::Bid(want) => Some(want),
-                    Next::WaitUntil(until) => {
-                        wake = Some(wake.map_or(until, |wake| wake.min(until)));
-                        waiting = Some(worker);
-                        None
-                    }
-                    Next::Nothing => None,
-                };
+                let Next { want, wait_until } = self.next_for(id, worker);
+                if let Some(until) = wait_until {
+                    wake = Some(wake.map_or(until, |wake| wake.min(until)));
+                    waiting = Some(worker);
+                }
                 if self.bids.set(worker, id, want) {
                     self.outputs.push_back(Output::Bid { worker, epoch, model: id, want });
                 }
@@ -144,29 +141,35 @@ impl Scheduler {
 
     /// What is to be done about a model's queue on a worker that holds it.
     pub(super) fn next_for(&self, id: ModelId, worker: WorkerId) -> Next {
-        let Some(model) = self.models.get(&id) else { return Next::Nothing };
+        let Some(model) = self.models.get(&id) else { return Next::default() };
         let budget = self.fleet.cap(worker, id).apply(model.budget(self.bids.budget(worker)));
-        let Some(view) = self.view_under(id, worker, budget) else { return Next::Nothing };
+        let Some(view) = self.view_under(id, worker, budget) else { return Next::default() };
         let (queue, decision) = (&model.queue, model.decide(&view, self.is_draining()));
-        let closed = match decision {
-            Some(Decision::Close(close)) => queue.head(None).map(|rank| (rank, Some(close))),
-            Some(Decision::WaitUntil(_)) | None => None,
+        let (close, wait_until) = match decision {
+            Some(Decision::Close(close)) => (Some(close), None),
+            Some(Decision::WaitUntil(until)) => (None, Some(until)),
+            None => (None, None),
         };
-        let part = queue.part_head(None).map(|rank| (rank, None));
-        let Some((rank, close)) = part.into_iter().chain(closed).min_by_key(|(rank, _)| *rank) else {
-            return match decision {
-                Some(Decision::WaitUntil(until)) => Next::WaitUntil(until),
-                Some(Decision::Close(_)) | None => Next::Nothing,
-            };
+        let waiting = match close {
+            Some(_) => queue.head(None),
+            // Who is late runs in turns of its own, and waits neither for a fuller batch nor for a quicker worker.
+            None if wait_until.is_some() && view.hold_until.is_none() => queue.first_late().map(|item| item.rank),
+            None => None,
         };
-        let (on_time, late) = (queue.on_time().size(), queue.late().size());
-        let time = match close {
-            Some(Close { time_max: Some(time_max), .. }) => model.costs.high(worker, on_time).min(time_max),
-            Some(Close { time_max: None, .. }) | None => Default::default(),
+        let part = queue.part_head(None).map(|rank| (rank, true));
+        let waiting = waiting.map(|rank| (rank, false));
+        let Some((rank, is_apart)) = part.into_iter().chain(waiting).min_by_key(|(rank, _)| *rank) else {
+            return Next { want: None, wait_until };
         };
-        let is_apart = close.is_none();
-        let classes = queue.classes();
-        Next::Bid(Want { class: rank.class, start: rank.due - time, time, on_time, classes, late, is_apart })
+        let (on_time, classes) = match wait_until {
+            Some(_) if !is_apart => Default::default(),
+            _ => (queue.on_time().size(), queue.classes()),
+        };
+        let time_max = close.map_or(Some(Duration::MAX), |close| close.time_max).filter(|_| !is_apart);
+        let time = time_max.map_or(Duration::ZERO, |most| model.costs.high(worker, on_time).min(most));
+        let late = queue.late().size();
+        let want = Want { class: rank.class, start: rank.due - time, time, on_time, classes, late, is_apart };
+        Next { want: Some(want), wait_until }
     }
 
     /// From when on the first request of a model that can still be on time can be so no more on a worker, even alone.

@@ -28,6 +28,13 @@ impl Stage {
         self.tell(Input::WorkerTurn(turn))
     }
 
+    /// The same of any worker, for so many rows and with nobody else.
+    fn turn_of(&mut self, worker: WorkerId, slot: u32, kind: TurnKind, own: u64) -> Vec<Output> {
+        let (epoch, own, others) = (self.epoch_of(worker), rows(own), rows(0));
+        let turn = Turn { worker, epoch, slot: Slot(slot), model: MODEL, budget: AMPLE, kind, own, others };
+        self.tell(Input::WorkerTurn(turn))
+    }
+
     /// A turn for what can be on time, with nobody else.
     fn turn_alone(&mut self, slot: u32) -> Vec<Output> {
         self.turn(slot, TurnKind::OnTime(Class::Standard), rows(1), rows(0))
@@ -122,6 +129,33 @@ fn what_is_late_is_told_as_late_and_runs_in_its_own_turns() {
     assert!(has_passed(&stage.turn_alone(1)));
     let outputs = stage.turn(2, TurnKind::Late, rows(1), rows(0));
     assert_eq!(ids(&only_dispatch(outputs)), [1]);
+}
+
+#[test]
+fn a_worker_that_is_too_slow_for_who_can_be_on_time_is_asked_for_who_cannot() {
+    let mut stage = shared(vec![learned(0)]);
+    stage.ready(OTHER_WORKER);
+    let mut id = 0;
+    for (worker, takes, batches) in [(WORKER, 5, 40), (OTHER_WORKER, 80, 6)] {
+        for _ in 0..batches {
+            id += 1;
+            stage.submit(call(id, [id]));
+            let batch = only_dispatch(stage.turn_of(worker, id as u32, TurnKind::OnTime(Class::Standard), 1));
+            stage.begun(&batch, rows(0), ms(0));
+            stage.pass(takes);
+            stage.finish(&batch);
+        }
+    }
+    stage.submit(call(1_000, [1_000]));
+    let outputs = stage.pass(49);
+    assert!(outputs.contains(&Output::Late { request: RequestId(1_000) }), "{outputs:?}");
+    stage.submit(call(1_001, [1_001]));
+    let told = |worker| stage.core.bids.iter().find(|(of, ..)| *of == worker).map(|(.., want)| *want);
+    let sizes = |want: Want| (want.on_time, want.late, want.classes[Class::Standard as usize]);
+    assert_eq!(told(WORKER).map(sizes), Some((rows(1), rows(1), true)));
+    assert_eq!(told(OTHER_WORKER).map(sizes), Some((rows(0), rows(1), false)));
+    let outputs = stage.turn_of(OTHER_WORKER, 2_000, TurnKind::Late, 1);
+    assert_eq!(ids(&only_dispatch(outputs)), [1_000]);
 }
 
 #[test]
