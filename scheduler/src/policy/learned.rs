@@ -53,8 +53,8 @@ impl BatchPolicy for Learned {
                 ..close
             }))
         };
-        // Those that are late can fill a batch up at once.
-        let are_all_on_time = view.queue.waiting().requests == view.queue.on_time().requests;
+        // Those that are late can fill a batch up at once, where they do not have turns of their own.
+        let are_all_on_time = view.is_sharing || view.queue.late().requests == 0;
         // What others have begun costs its base anyway.
         let goes_anyway = !are_all_on_time || !view.company.is_none();
         if self.wait_price == 0 || goes_anyway || !(view.is_busy || self.waits_when_idle) {

@@ -75,6 +75,8 @@ pub(crate) struct View<'a> {
     pub(crate) costs: &'a Costs,
     /// What others are going to put into the same batch.
     pub(crate) company: Company,
+    /// Whether workers serve other schedulers as well: then who is late has turns of its own.
+    pub(crate) is_sharing: bool,
     pub(crate) shares: &'a Shares,
     /// The model's latency objective.
     pub(crate) objective: Duration,

@@ -60,6 +60,7 @@ fn view<'a>(now_ms: u64, queue: &'a Queue, costs: &'a Costs) -> View<'a> {
         worker: WORKER,
         costs,
         company: Company::NONE,
+        is_sharing: false,
         shares: &NOBODY,
         objective: ms(50),
         workers: 1,

@@ -99,6 +99,7 @@ impl Scheduler {
             worker,
             costs: &model.costs,
             company: self.company,
+            is_sharing: self.is_sharing,
             shares: &model.shares,
             objective: model.config.objective,
             workers: self.fleet.ready(id),

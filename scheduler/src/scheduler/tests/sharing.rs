@@ -132,6 +132,19 @@ fn what_is_late_is_told_as_late_and_runs_in_its_own_turns() {
 }
 
 #[test]
+fn one_that_is_late_hurries_nobody_who_waits_for_a_fuller_batch() {
+    let mut stage = shared(vec![learned(1)]);
+    stage.submit(call(1, [1]));
+    stage.pass(46);
+    let outputs = stage.submit(call(2, [2]));
+    assert_eq!(bids(&outputs), [], "that one is late was told: {outputs:?}");
+    assert!(has_passed(&stage.turn_alone(1)));
+    // When it has waited what a batch costs.
+    let [Some(want)] = bids(&stage.pass(4))[..] else { panic!("one bid") };
+    assert_eq!((want.on_time, want.late), (rows(1), rows(1)));
+}
+
+#[test]
 fn a_worker_that_is_too_slow_for_who_can_be_on_time_is_asked_for_who_cannot() {
     let mut stage = shared(vec![learned(0)]);
     stage.ready(OTHER_WORKER);
