@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use shoal_scheduler::{
-    BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject, RequestId,
-    Timestamp, Waits,
+    BatchFailure, BatchId, CloseReason, Dispatch, DownCause, Epoch, Failure, GroupId, Input, ModelId, Output, Reject,
+    RequestId, Timestamp, Waits,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -97,8 +97,15 @@ impl Driver {
             tokens += cost.tokens;
             true
         });
-        let Some(model) = self.models.get(dispatch.model) else { return };
-        let Some(card) = model.card.clone() else { return };
+        let known = self.models.get(dispatch.model).and_then(|model| Some((model, model.card.clone()?)));
+        let Some((model, card)) = known else {
+            // It was taken out of the configuration a moment ago, and its last call with it. A worker that gave a turn
+            // waits for an answer all the same, and the core for the end of the batch.
+            self.pass(dispatch.epoch, dispatch.slot);
+            let Dispatch { worker, epoch, batch, attempt, .. } = dispatch;
+            self.follow_ups.push_back(Input::BatchFailed { worker, epoch, batch, attempt, reason: BatchFailure::Item });
+            return;
+        };
         let entry = BatchUse {
             rows,
             tokens,

@@ -1,5 +1,7 @@
 //! What workers do and what becomes of it: their batches, their credits, their ends.
 
+use shoal_scheduler::{Dispatch, Output};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -161,4 +163,22 @@ async fn a_worker_can_say_nothing_about_anothers_batch() {
     assert!(reply.try_recv().is_err());
     bench.complete(&holder, &batch);
     assert_ne!(outcome(&mut reply).expect("answer").rows[0][0].data, Bytes::from_static(b"wrong"));
+}
+
+/// Who gives turns would wait for one, and so would the other servers that were given it.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_a_model_that_is_gone_is_answered_with_a_pass_and_over() {
+    let mut bench = Bench::new();
+    let mut worker = bench.worker("w", 1);
+    let _reply = bench.call(1);
+    let batch = worker.run();
+    let flight = bench.driver.batches.remove(&batch.batch).expect("it was sent");
+    let running = |bench: &Bench| bench.driver.core.batch_report(batch.batch).is_some();
+    assert!(running(&bench));
+    let gone = Dispatch { model: ModelId(99), ..flight.dispatch };
+    let now = bench.driver.stamp(Instant::now());
+    bench.driver.perform(now, Output::Dispatch(gone), &mut None);
+    assert!(matches!(worker.command(), ToWorker::Pass { slot: Slot(0) }));
+    bench.driver.tick(Instant::now());
+    assert!(!running(&bench), "the core waits for nothing");
 }
