@@ -229,7 +229,8 @@ pub struct Want {
     pub start: Timestamp,
     /// The device time that a batch of all that can still be on time takes.
     pub time: Duration,
-    /// All that can still be on time; nothing where only late ones wait.
+    /// All that can still be on time; nothing where only late ones are to run now, be it that they alone wait or that the
+    /// others wait for more of them or for a quicker worker.
     pub on_time: Size,
     /// Which classes have a request among them.
     pub classes: [bool; Class::ALL.len()],
