@@ -234,15 +234,20 @@ impl Served<'_> {
             Ok((source, precision)) => self.hub.models.load(self.id, &name, source, precision),
             Err(reason) => LoadStep::Tell(ModelStatus::Failed { reason }),
         };
-        match step {
-            LoadStep::Tell(status) => self.tell(&name, &status),
-            LoadStep::Start(request) => match self.hub.executor.load(request) {
-                Ok(()) => Ok(()),
-                Err(full) => {
-                    self.hub.models.failed(&name);
-                    self.tell(&name, &ModelStatus::Failed { reason: full.to_string() })
-                }
-            },
+        let request = match step {
+            LoadStep::Tell(status) => return self.tell(&name, &status),
+            LoadStep::Start(request) => request,
+            LoadStep::Replace(request) => {
+                self.hub.evict(name.clone());
+                request
+            }
+        };
+        match self.hub.executor.load(request) {
+            Ok(()) => Ok(()),
+            Err(full) => {
+                self.hub.models.failed(&name);
+                self.tell(&name, &ModelStatus::Failed { reason: full.to_string() })
+            }
         }
     }
 

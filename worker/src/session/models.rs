@@ -75,6 +75,8 @@ pub(crate) enum UnloadStep {
 pub(crate) enum LoadStep {
     /// Read it.
     Start(PrepareRequest),
+    /// Evict what is there, and hand this to the executor.
+    Replace(PrepareRequest),
     /// Nothing to do but to say this.
     Tell(ModelStatus),
 }
@@ -92,7 +94,7 @@ impl Models {
         source: Option<ModelSource>,
         precision: Precision,
     ) -> LoadStep {
-        let step = self.load_if_absent(name, source, precision);
+        let step = self.load_if_absent(server, name, source, precision);
         if !matches!(step, LoadStep::Tell(ModelStatus::Failed { .. })) {
             let wants = self.wants.entry(name.clone()).or_default();
             wants.lost.remove(&server);
@@ -102,12 +104,19 @@ impl Models {
         step
     }
 
-    fn load_if_absent(&mut self, name: &Arc<str>, source: Option<ModelSource>, precision: Precision) -> LoadStep {
+    fn load_if_absent(
+        &mut self,
+        server: ServerId,
+        name: &Arc<str>,
+        source: Option<ModelSource>,
+        precision: Precision,
+    ) -> LoadStep {
         let Some(source) = source.or_else(|| self.offers.get(&**name).cloned()) else {
             return LoadStep::Tell(ModelStatus::Failed { reason: self.no_source(name) });
         };
         let wanted = PrepareRequest { name: name.clone(), source, precision };
         let is_full = self.entries.len() >= MODELS_MAX;
+        let is_others = self.wants.get(name).is_some_and(|wants| wants.has_other_than(server));
         match self.entries.get_mut(name) {
             Some(Entry::Loading { request, unload }) if *request == wanted => {
                 *unload = false;
@@ -115,6 +124,11 @@ impl Models {
             }
             Some(Entry::Ready { request, card }) if *request == wanted => {
                 LoadStep::Tell(ModelStatus::Ready(card.clone()))
+            }
+            // It was started anew with other settings. As below, one goes before the other comes.
+            Some(entry @ Entry::Ready { .. }) if !is_others => {
+                *entry = Entry::Loading { request: wanted.clone(), unload: false };
+                LoadStep::Replace(wanted)
             }
             Some(Entry::Loading { .. } | Entry::Ready { .. }) => {
                 let reason = format!("`{name}` is held from another source or in another dtype: unload it first");
@@ -284,6 +298,10 @@ impl Models {
 }
 
 impl Wants {
+    fn has_other_than(&self, server: ServerId) -> bool {
+        self.attached.iter().chain(self.lost.keys()).any(|other| *other != server)
+    }
+
     fn remove(&mut self, server: ServerId) {
         self.attached.remove(&server);
         self.lost.remove(&server);

@@ -84,3 +84,20 @@ fn one_that_was_let_go_is_not_waited_for() {
     models.leave(now, ONE);
     assert!(models.forget(ONE).is_empty() && models.card(&name).is_some());
 }
+
+#[test]
+fn a_server_that_wants_it_otherwise_gets_that_if_nobody_else_wants_it_as_it_is() {
+    let (mut models, name, now) = held(&[ONE, TWO]);
+    models.leave(now, ONE);
+    let other = |models: &mut Models| models.load(TWO, &name, Some(ModelSource::Echo), Precision::F32);
+    let step = other(&mut models);
+    assert!(matches!(step, LoadStep::Tell(ModelStatus::Failed { .. })), "it may be back in a moment: {step:?}");
+    models.expire(now + LOST_MAX);
+    let step = other(&mut models);
+    assert!(matches!(&step, LoadStep::Replace(request) if request.precision == Precision::F32), "{step:?}");
+    // What was there goes, and what it is replaced by stays.
+    models.evicted(&name);
+    assert!(models.is_wanted(TWO, &name));
+    assert!(!models.ready(&name, Arc::new(card())));
+    assert!(models.card(&name).is_some());
+}
