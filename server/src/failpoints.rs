@@ -8,13 +8,15 @@
 //! | point | where | actions |
 //! |---|---|---|
 //! | `dispatch` | workers' credits on their way to the scheduler | `hold(N)`: the first ones wait until N calls have come |
-//! | `link-run` | a batch is about to be sent to its worker | `delay(TIME)`, `drop` |
-//! | `results` | a worker's results are about to be told to the driver | `delay(TIME)`, `drop` |
-//! | `batch-end` | results are told, the end of their batch is about to be | `delay(TIME)`, `drop` |
+//! | `link-run` | a batch is about to be sent to its worker | `delay(TIME)`, `until(FILE)`, `drop` |
+//! | `results` | a worker's results are about to be told to the driver | `delay(TIME)`, `until(FILE)`, `drop` |
+//! | `batch-end` | results are told, the end of their batch is about to be | `delay(TIME)`, `until(FILE)`, `drop` |
 //! | `probe` | a model is about to be calibrated | `drop`: it is not |
-//! | `batch-ended` | the end of the batch is told as well | `delay(TIME)`, `drop` |
+//! | `batch-ended` | the end of the batch is told as well | `delay(TIME)`, `until(FILE)`, `drop` |
 //!
-//! `drop` ends the worker's connection there. `3*` before an action lets it act three times, then never again.
+//! `until` waits for a file of that name, for as long as it takes; a worker that hears nothing for some seconds
+//! meanwhile dials anew. `drop` ends the worker's connection there. `3*` before an action lets it act three times, then
+//! never again.
 //!
 //! Our own rather than the `fail` crate's: its delays and pauses block the thread, and here one thread runs the driver
 //! and every worker's connection.

@@ -1,5 +1,6 @@
 //! Failpoints as builds with debug assertions have them.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,11 +33,16 @@ struct Step {
     left: AtomicU32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Action {
     Delay(Duration),
+    /// Until there is such a file.
+    Until(PathBuf),
     Drop,
 }
+
+/// How often a file that is waited for is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Comes by a point. What is planned for it happens here.
 ///
@@ -48,6 +54,12 @@ pub(crate) async fn reach(point: Point) -> Result<(), Cut> {
         Some(Action::Drop) => Err(Cut),
         Some(Action::Delay(time)) => {
             tokio::time::sleep(time).await;
+            Ok(())
+        }
+        Some(Action::Until(file)) => {
+            while !file.exists() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
             Ok(())
         }
     }
@@ -98,7 +110,7 @@ impl Plan {
             let spent = step.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             spent.is_ok()
         };
-        self.steps.iter().filter(|step| step.point == point).find(spend).map(|step| step.action)
+        self.steps.iter().filter(|step| step.point == point).find(spend).map(|step| step.action.clone())
     }
 }
 
@@ -128,6 +140,7 @@ impl FromStr for Plan {
                     continue;
                 }
                 (_, "delay") => Action::Delay(humantime::parse_duration(argument).map_err(|_| problem())?),
+                (_, "until") if !argument.is_empty() => Action::Until(argument.into()),
                 (_, "drop") => Action::Drop,
                 _ => return Err(format!("`{entry}`: no such action there")),
             };
@@ -153,11 +166,13 @@ mod tests {
 
     #[test]
     fn acts_as_often_as_it_is_told() {
-        let plan: Plan = "link-run=2*drop;batch-end=delay(5ms)".parse().expect("a plan");
+        let plan: Plan = "link-run=2*drop;batch-end=delay(5ms);results=1*until(/a/b)".parse().expect("a plan");
         let dues: Vec<_> = (0..3).map(|_| plan.due(Point::LinkRun)).collect();
         assert_eq!(dues, [Some(Action::Drop), Some(Action::Drop), None]);
         assert_eq!(plan.due(Point::BatchEnd), Some(Action::Delay(Duration::from_millis(5))));
-        assert_eq!(plan.due(Point::Results), None);
+        let results: Vec<_> = (0..2).map(|_| plan.due(Point::Results)).collect();
+        assert_eq!(results, [Some(Action::Until("/a/b".into())), None]);
+        assert_eq!(plan.due(Point::BatchEnded), None);
     }
 
     #[test]
@@ -169,6 +184,8 @@ mod tests {
             "dispatch=drop",
             "results=x*drop",
             "results=delay(x)",
+            "results=until",
+            "dispatch=until(/a/b)",
             "probe=delay(1s)",
         ] {
             assert!(wrong.parse::<Plan>().is_err(), "{wrong}");

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,9 +36,66 @@ pub(crate) struct Shoal {
     /// Empty where it does not answer KEDA.
     pub(crate) scaler: String,
     lines: mpsc::Receiver<String>,
-    log: thread::JoinHandle<Vec<String>>,
+    log: Log,
     /// Folders of this server; gone with it.
     scratch: Vec<tempfile::TempDir>,
+}
+
+/// What a process writes to standard error.
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Reads until the process and all that it started are gone.
+    reading: thread::JoinHandle<()>,
+}
+
+impl Log {
+    fn read(from: impl std::io::Read + Send + 'static) -> Self {
+        let lines = Arc::default();
+        let reading = thread::spawn({
+            let lines: Arc<Mutex<Vec<String>>> = Arc::clone(&lines);
+            move || {
+                for text in BufReader::new(from).lines().map_while(Result::ok) {
+                    eprintln!("{text}");
+                    lines.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                }
+            }
+        });
+        Self { lines, reading }
+    }
+
+    fn has(&self, part: &str) -> bool {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().any(|line| line.contains(part))
+    }
+
+    /// All of it, once nothing more can come.
+    fn whole(self) -> Vec<String> {
+        self.reading.join().expect("log");
+        std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Has a failpoint hold what comes by, until it is told to let go. A worker whose connection is held for three seconds dials
+/// anew.
+pub(crate) struct Hold(tempfile::TempDir);
+
+impl Hold {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("folder"))
+    }
+
+    /// What the failpoint is to do.
+    pub(crate) fn action(&self) -> String {
+        format!("until({})", self.file().display())
+    }
+
+    pub(crate) fn release(&self) {
+        std::fs::write(self.file(), "").expect("a file");
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("go")
+    }
 }
 
 /// A command that touches nothing of the user's.
@@ -126,14 +183,7 @@ impl Shoal {
         let (line, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("stdout"));
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
-        let stderr = BufReader::new(child.stderr.take().expect("stderr"));
-        let log = thread::spawn(move || {
-            let keep = |text: String| {
-                eprintln!("{text}");
-                text
-            };
-            stderr.lines().map_while(Result::ok).map(keep).collect()
-        });
+        let log = Log::read(child.stderr.take().expect("stderr"));
         Self {
             child,
             grpc: String::new(),
@@ -183,8 +233,7 @@ impl Shoal {
     /// Ends it at once, and returns what it logged.
     pub(crate) fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("it runs");
-        let log = std::mem::replace(&mut self.log, thread::spawn(Vec::new));
-        log.join().expect("log")
+        self.take_log()
     }
 
     /// Asks it to stop, and returns how it ended and what it logged.
@@ -200,8 +249,17 @@ impl Shoal {
         for pid in workers {
             assert!(!Path::new(&format!("/proc/{pid}")).exists(), "worker {pid} outlived its server");
         }
-        let log = std::mem::replace(&mut self.log, thread::spawn(Vec::new)).join().expect("log");
-        (status, log)
+        (status, self.take_log())
+    }
+
+    /// Of one that has ended.
+    fn take_log(&mut self) -> Vec<String> {
+        std::mem::replace(&mut self.log, Log::read(std::io::empty())).whole()
+    }
+
+    /// Returns once it has logged a line with `part` in it.
+    pub(crate) fn wait_for_log(&self, part: &str) {
+        wait_for(part, || self.log.has(part).then_some(()));
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -252,8 +310,15 @@ impl Shoal {
 
     /// The value of a metric that is not on the page before it first counts.
     pub(crate) fn metric_or_zero(&self, name: &str) -> f64 {
+        let [value] = self.metrics_or_zero([name]);
+        value
+    }
+
+    /// Several such, of one moment.
+    pub(crate) fn metrics_or_zero<const N: usize>(&self, names: [&str; N]) -> [f64; N] {
         let (_, page) = self.page("/metrics");
-        page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
+        let value = |name| page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        names.map(|name| value(name).unwrap_or(0.0))
     }
 
     /// The value of a metric, written as on the page.
