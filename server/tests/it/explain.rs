@@ -13,10 +13,15 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
 use crate::oip::texts;
-use crate::process::{PATIENCE, Shoal, shoal, signal};
+use crate::process::{Hold, PATIENCE, Shoal, shoal, signal};
 
 /// A server whose batches take so long, and hold one row each.
 fn serve(base: &str) -> Shoal {
+    serve_with("", base)
+}
+
+/// The same with these failpoints.
+fn serve_with(failpoints: &str, base: &str) -> Shoal {
     let folder = tempfile::tempdir().expect("folder");
     let config = format!(
         "admin_listen = \"127.0.0.1:0\"\n[models.s]\nsource = \"synthetic:base={base}\"\nbatch_rows_max = 1\n\
@@ -24,7 +29,7 @@ fn serve(base: &str) -> Shoal {
     );
     let path = folder.path().join("shoal.toml");
     std::fs::write(&path, config).expect("a file");
-    Shoal::serve(&["--config", path.to_str().expect("UTF-8")])
+    Shoal::serve_with(failpoints, &["--config", path.to_str().expect("UTF-8")])
 }
 
 async fn channel(address: &str) -> Channel {
@@ -117,12 +122,14 @@ async fn answers_and_refusals_are_explained_to_who_asks_and_the_queue_to_operato
 
 #[tokio::test]
 async fn a_drain_can_be_watched_to_its_end() {
-    let shoal = serve("2s");
+    let hold = Hold::new();
+    let shoal = serve_with(&format!("results={}", hold.action()), "1ms");
     let running = send(&shoal, "a").await;
     when(&shoal, |told| told.open_calls == 1).await;
     signal(shoal.pid(), rustix::process::Signal::TERM);
     let told = when(&shoal, |told| told.draining).await;
     assert_eq!(told.open_calls, 1);
+    hold.release();
     running.await.expect("task").expect("what was there is answered");
     let workers = shoal.workers();
     let (status, _) = shoal.ended(&workers);

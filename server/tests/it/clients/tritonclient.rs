@@ -38,7 +38,8 @@ async fn failures_name_the_field_and_shared_memory_is_refused() {
 
 #[tokio::test]
 async fn a_deadline_and_a_cancellation_end_their_calls() {
-    let shoal = Shoal::serve(&["--model", "s=synthetic:base=500ms"]);
+    // None of its calls is run before the last has come.
+    let shoal = Shoal::serve_with("dispatch=hold(4)", &["--model", "s=synthetic:base=1ms"]);
     if script("endings", &[&shoal.grpc, &shoal.metrics]).await {
         let ended = |code: &str| shoal.metric(&format!("shoal_calls_total{{model=\"s\",code=\"{code}\"}}"));
         // A client whose own clock is the first to end a call takes it back.
