@@ -51,10 +51,16 @@ async fn a_model_is_loaded_when_it_is_called_and_unloaded_when_nobody_does() {
     assert_eq!(state(&shoal, "s").await, wire::model::State::Ready);
     for _ in 0..2 {
         call_at_once(&shoal, 8).await;
-        assert_eq!(state(&shoal, "echo").await, wire::model::State::Ready);
         wait_for_state(&shoal, "echo", wire::model::State::Unloaded).await;
     }
     assert_eq!(state(&shoal, "s").await, wire::model::State::Ready);
+    let (status, log) = tokio::task::spawn_blocking(|| shoal.stop()).await.expect("stop");
+    assert!(status.success());
+    // Each time that it was called.
+    for event in ["called, so it is loaded", "model ready"] {
+        let times = log.iter().filter(|line| line.contains(event) && line.contains("echo")).count();
+        assert!(times >= 2, "{event}: {log:#?}");
+    }
 }
 
 /// So many calls, each of which is answered.
