@@ -81,6 +81,13 @@ fn send(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
+/// Waits until more calls were answered than there are clients, however short the run and slow the machine.
+fn wait_for_second_calls(shoal: &Shoal, model: &str) {
+    let answered = format!("shoal_calls_total{{model=\"{model}\",code=\"OK\"}}");
+    // With one that a test may have made before.
+    wait_for("answers", || (shoal.metric_or_zero(&answered) > (CLIENTS + 1) as f64).then_some(()));
+}
+
 fn check(what: &str, tally: &Tally, blows: usize) {
     println!("{what}, {blows} blows: {tally}");
     assert!(blows > 0, "nothing was struck");
@@ -113,6 +120,7 @@ async fn calls_are_answered_rightly_while_workers_are_killed_and_stopped() {
     let calls = tokio::spawn(drive(CLIENTS, DEADLINE, stop.clone(), ask));
     let blows = strike(&shoal, end).await;
     sleep_until(end).await;
+    wait_for_second_calls(&shoal, "s");
     stop.cancel();
     let tally = calls.await.expect("the clients");
     check("synthetic", &tally, blows);
@@ -172,6 +180,7 @@ async fn embeddings_stay_right_while_workers_are_killed_and_stopped() {
     let calls = tokio::spawn(drive(CLIENTS, DEADLINE, stop.clone(), ask));
     let blows = strike(&shoal, end).await;
     sleep_until(end).await;
+    wait_for_second_calls(&shoal, "minilm");
     stop.cancel();
     let tally = calls.await.expect("the clients");
     check("minilm", &tally, blows);

@@ -136,6 +136,19 @@ impl Network {
         });
     }
 
+    /// Returns once so many more calls have been answered.
+    fn wait_for_answers(&self, count: u64) {
+        let answered = || {
+            let (_, page) = page("127.0.0.1:8002", "/metrics");
+            let value = |line: &str| line.strip_prefix("shoal_calls_total{model=\"s\",code=\"OK\"} ")?.parse().ok();
+            page.lines().find_map(value).unwrap_or(0_u64)
+        };
+        self.within("server", || {
+            let before = answered();
+            wait_for("answers", || (answered() >= before + count).then_some(()));
+        });
+    }
+
     /// Has four clients call, all the while that `meanwhile` lasts.
     fn under_load(&self, meanwhile: impl FnOnce()) -> Tally {
         let address = format!("http://{}:8001", self.address("server"));
@@ -220,8 +233,11 @@ impl Cluster {
     }
 }
 
+/// Fewer than this and nobody called.
+const ANSWERS: u64 = 8;
+
 fn all_were_answered(tally: &Tally) {
-    assert!(tally.ok >= 8, "{tally}");
+    assert!(tally.ok >= ANSWERS, "{tally}");
     assert_eq!(tally.ok, tally.total(), "{tally}");
 }
 
@@ -291,7 +307,7 @@ fn workers_find_the_server_that_comes_after_one_that_vanished() {
     next.line_with("gRPC on ");
     cluster.server = Some(next);
     cluster.network.wait_for_workers(2);
-    let tally = cluster.network.under_load(|| thread::sleep(Duration::from_millis(500)));
+    let tally = cluster.network.under_load(|| cluster.network.wait_for_answers(ANSWERS));
     all_were_answered(&tally);
     for worker in cluster.workers.drain(..) {
         let (status, _) = worker.stop();
@@ -306,10 +322,10 @@ fn a_slow_link_and_a_far_worker_lose_nothing() {
     if !cluster.network.shape_to("a", &["tbf", "rate", "512kbit", "burst", "8kb", "latency", "500ms"]) {
         return;
     }
-    let tally = cluster.network.under_load(|| thread::sleep(Duration::from_secs(2)));
+    let tally = cluster.network.under_load(|| cluster.network.wait_for_answers(10 * ANSWERS));
     all_were_answered(&tally);
     if cluster.network.shape_to("b", &["netem", "delay", "80ms", "20ms", "loss", "1%"]) {
-        let tally = cluster.network.under_load(|| thread::sleep(Duration::from_secs(2)));
+        let tally = cluster.network.under_load(|| cluster.network.wait_for_answers(10 * ANSWERS));
         all_were_answered(&tally);
     }
 }
