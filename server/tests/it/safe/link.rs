@@ -250,20 +250,15 @@ async fn a_side_that_speaks_tls_and_one_that_does_not_both_say_so() {
     let (plain, http) = waiting_for_workers(home, &[&["--model", "echo"], &token[..]].concat());
     let without = worker(home, &https.replace("https", "http"), &token);
     let with = worker(home, &http.replace("http", "https"), &[&token[..], &["--tls-ca", text(&guarded.ca)]].concat());
-    // Both try again and again; by then each has said why.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let tells = |of: Shoal, part: &str| {
-        let log = of.kill();
-        assert!(log.iter().any(|line| line.contains(part)), "{part}: {log:#?}");
-    };
-    tells(without, "this link speaks TLS");
-    tells(with, "the server speaks no TLS there");
-    tells(tls, "it speaks no TLS, and the link does");
-    tells(plain, "it speaks TLS, and the link does not");
+    // Both try again and again.
+    without.wait_for_log("this link speaks TLS");
+    with.wait_for_log("the server speaks no TLS there");
+    tls.wait_for_log("it speaks no TLS, and the link does");
+    plain.wait_for_log("it speaks TLS, and the link does not");
 }
 
-#[test]
-fn a_workers_token_is_replaced_in_its_file_without_a_restart() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_token_is_replaced_in_its_file_without_a_restart() {
     let home = tempfile::tempdir().expect("folder");
     let (servers, workers) = (home.path().join("servers"), home.path().join("workers"));
     let (old, new) = ("the-old-token-of-workers", "the-new-token-of-workers");
@@ -274,12 +269,25 @@ fn a_workers_token_is_replaced_in_its_file_without_a_restart() {
     let (mut shoal, address) = waiting_for_workers(home.path(), &args);
     // It comes with a token that is not known yet, and tries again.
     let _worker = worker(home.path(), &address, &["--token-file", text(&workers), "--model", "echo"]);
-    std::thread::sleep(Duration::from_millis(500));
+    shoal.wait_for_log("worker refused");
     write(&servers, &format!("{old}\n{new}\n"));
     shoal.read_addresses();
     // The old one goes, and the link stays.
     write(&servers, new);
-    std::thread::sleep(Duration::from_secs(3));
+    let mut client = plain(&address).await;
+    let is_refused = async {
+        loop {
+            let late = control_request::Message::Hello(hello("late", old));
+            let (_controls, message, _heard) = said(&mut client, late).await.expect("a stream");
+            match message {
+                Some(control_response::Message::Refused(refused)) if refused.reason() == refused::Reason::Auth => {
+                    return;
+                }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    timeout(PATIENCE, is_refused).await.expect("the old token goes");
     assert_eq!(shoal.metric("shoal_model_workers{model=\"echo\"}"), 1.0);
     let guess = worker(home.path(), &address, &["--worker-token", old, "--model", "echo", "--name", "late"]);
     let (status, log) = guess.ended(&[]);

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -173,7 +172,7 @@ async fn a_call_of_nobody_is_refused_before_its_body_is_there() {
     let mut sender = connect(&shoal.grpc).await;
     let never = StreamBody::new(tokio_stream::pending());
     let response = sender.send_request(request("shoal.v1.Inference/Embed", None, never.boxed()));
-    let response = timeout(Duration::from_secs(20), response).await.expect("an answer in time").expect("an answer");
+    let response = timeout(PATIENCE, response).await.expect("an answer in time").expect("an answer");
     assert_eq!(response.headers()["grpc-status"], "16");
     let head = "POST /v1/embeddings HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 1000000";
     let address = shoal.http.clone();

@@ -5,13 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{text, waiting_for_workers, worker};
 use crate::pki::Authority;
-use crate::process::{Shoal, page, shoal, wait_for};
+use crate::process::{PATIENCE, Shoal, page, shoal, wait_for};
 use crate::tools;
 
 const TOKEN: &str = "the-token-of-the-one-client";
@@ -85,7 +84,7 @@ fn everything_speaks_tls_and_a_certificate_that_is_replaced_under_load_fails_no_
     assert!(!shown(&outer_ca));
     // One that is broken changes nothing.
     std::fs::write(&front.key, "no key").expect("write");
-    std::thread::sleep(Duration::from_secs(3));
+    server.wait_for_log("no private key");
     assert!(shown(&inner_ca));
     let report = loading.wait_with_output().expect("it ends");
     let report: Value = serde_json::from_slice(&report.stdout).expect("a report");
@@ -111,7 +110,7 @@ fn a_client_that_speaks_tls_where_the_port_does_not_or_the_other_way_round_is_to
     let files = Authority::new().issue(folder.path(), "shoal.example");
     let heard = |address: &str, said: &[u8]| {
         let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.write_all(said).expect("write");
         stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
         let mut heard = Vec::new();
