@@ -7,6 +7,11 @@ use super::{answered, client, succeed};
 use crate::process::Shoal;
 use crate::tools;
 
+/// Windows of so many calls, however long they take: in one of a fixed time a slow machine may answer nothing.
+fn windows_of(calls: &'static str) -> [&'static str; 4] {
+    ["--measurement-mode", "count_windows", "--measurement-request-count", calls]
+}
+
 /// One level of load, as its row in the CSV says. Times are in microseconds.
 struct Level {
     load: f64,
@@ -116,13 +121,14 @@ fn loads(levels: &[Level]) -> Vec<f64> {
 #[tokio::test]
 async fn a_sweep_of_concurrency_is_measured_level_by_level() {
     let shoal = Shoal::serve(&["--model", "echo"]);
-    let arguments = ["--shape", "x:16", "--concurrency-range", "1:64:21", "-p", "250"];
-    let Some(levels) = measure(&shoal, "echo", 2, &arguments).await else { return };
+    let arguments = ["--shape", "x:16", "--concurrency-range", "1:64:21"];
+    let Some(levels) = measure(&shoal, "echo", 2, &[arguments, windows_of("100")].concat()).await else { return };
     assert_eq!(loads(&levels), [1.0, 22.0, 43.0, 64.0]);
     // By bisection, compressed, and by asynchronous calls.
     let arguments = [
         ["--shape", "x:16", "--concurrency-range", "1:16:15", "--binary-search", "-l", "60000"].as_slice(),
-        &["--async", "--grpc-compression-algorithm", "gzip", "-p", "250"],
+        &["--async", "--grpc-compression-algorithm", "gzip"],
+        &windows_of("100"),
     ];
     let levels = measure(&shoal, "echo", 1, &arguments.concat()).await.expect("it is there");
     assert_eq!(loads(&levels), [1.0, 16.0]);
@@ -132,10 +138,10 @@ async fn a_sweep_of_concurrency_is_measured_level_by_level() {
 async fn poisson_arrivals_and_streams_are_measured() {
     let shoal = Shoal::serve(&["--model", "echo"]);
     let rates = ["--shape", "x:16", "--request-rate-range", "50:150:100", "--request-distribution", "poisson"];
-    let Some(levels) = measure(&shoal, "echo", 1, &[&rates[..], &["-p", "500"]].concat()).await else { return };
+    let Some(levels) = measure(&shoal, "echo", 1, &[&rates[..], &windows_of("25")].concat()).await else { return };
     assert_eq!(loads(&levels), [50.0, 150.0]);
-    let stream = ["--shape", "x:16", "--streaming", "--async", "--concurrency-range", "8", "-p", "250"];
-    let levels = measure(&shoal, "echo", 1, &stream).await.expect("it is there");
+    let stream = ["--shape", "x:16", "--streaming", "--async", "--concurrency-range", "8"];
+    let levels = measure(&shoal, "echo", 1, &[&stream[..], &windows_of("100")].concat()).await.expect("it is there");
     assert_eq!(loads(&levels), [8.0]);
 }
 
@@ -144,7 +150,6 @@ async fn texts_from_a_file_are_measured_on_a_real_model() {
     let Some(home) = crate::minilm::home() else { return };
     let shoal = Shoal::serve_in(&home, &["--model", "minilm"]);
     let texts = ["--input-data", "benches/perf_analyzer/texts.json", "--concurrency-range", "1:8:7"];
-    let window = ["--measurement-mode", "count_windows", "--measurement-request-count", "10"];
-    let Some(levels) = measure(&shoal, "minilm", 1, &[texts, window].concat()).await else { return };
+    let Some(levels) = measure(&shoal, "minilm", 1, &[texts, windows_of("10")].concat()).await else { return };
     assert_eq!(loads(&levels), [1.0, 8.0]);
 }
