@@ -20,6 +20,8 @@ enum Stage {
 }
 
 const STAGES: [Stage; 3] = [Stage::Queued, Stage::Running, Stage::Answered];
+/// Nothing is late, however busy the machine is: those that are late leave in a batch of their own.
+const MODEL: &str = "s=synthetic:base=1ms,slo=60s";
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 impl Stage {
@@ -31,7 +33,7 @@ impl Stage {
             Self::Running => format!("results=1*{}", hold.action()),
             Self::Answered => format!("batch-end=1*{}", hold.action()),
         };
-        let model = ["--model", "s=synthetic:base=1ms"];
+        let model = ["--model", MODEL];
         (Shoal::serve_with(&failpoint, &[&model, arguments].concat()), hold)
     }
 
@@ -77,7 +79,7 @@ async fn check_sound(shoal: &Shoal) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn held_calls_leave_together_once_all_have_come() {
-    let shoal = Shoal::serve_with("dispatch=hold(4)", &["--model", "s=synthetic:base=1ms"]);
+    let shoal = Shoal::serve_with("dispatch=hold(4)", &["--model", MODEL]);
     let mut calls = Vec::new();
     for (count, text) in (1..).zip(["a", "b", "c", "d"]) {
         calls.push(call(&shoal, text).await);
@@ -139,7 +141,7 @@ async fn a_worker_lost_at_any_point_of_a_batch_costs_nothing_but_time() {
     for (failpoint, batches) in
         [("link-run=1*drop", 2.0), ("results=1*drop", 2.0), ("batch-end=1*drop", 1.0), ("batch-ended=1*drop", 1.0)]
     {
-        let shoal = Shoal::serve_with(failpoint, &["--model", "s=synthetic:base=1ms"]);
+        let shoal = Shoal::serve_with(failpoint, &["--model", MODEL]);
         assert!(call(&shoal, "mine").await.await.expect("task").expect("an answer"), "{failpoint}: the wrong answer");
         // It was computed once, unless its result was lost with the worker.
         let total: f64 = shoal.metric("shoal_batch_rows_count{model=\"s\"}");
