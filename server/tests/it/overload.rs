@@ -41,7 +41,7 @@ const CONFIG: &str = r#"
 /// A short run shares two processors with every other test, and proves the behaviour; a long one has them to itself, and
 /// proves the times.
 fn leeway() -> u32 {
-    if fault_seconds() >= 30 { 1 } else { 30 }
+    if fault_seconds() >= 30 { 1 } else { 100 }
 }
 
 #[derive(Debug, Default)]
