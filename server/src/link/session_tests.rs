@@ -232,6 +232,11 @@ async fn bids_and_passes_stay_behind_the_batches_before_them() {
 /// Time enough to say Hello, and little to wait for.
 const BRIEF: Duration = Duration::from_secs(2);
 
+/// Of a server that gives workers so little time to say Hello, and does not mind that they say nothing after it.
+fn brief() -> LinkOptions {
+    LinkOptions { hello_time_max: BRIEF, silence_max: Duration::from_secs(60), ..LinkOptions::default() }
+}
+
 /// A connection that speaks HTTP/2, answers nothing, and says no Hello.
 async fn stranger(at: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(at).await.expect("connection");
@@ -262,11 +267,11 @@ async fn guesser(at: SocketAddr) -> WorkerLinkClient<Channel> {
 
 #[tokio::test]
 async fn a_connection_without_a_hello_is_closed_and_one_with_it_stays() {
-    let (at, mut inbox, _stop) = server_of(LinkOptions { hello_time_max: BRIEF, ..LinkOptions::default() }).await;
+    let (at, mut inbox, _stop) = server_of(brief()).await;
     let mut client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
     let joined = join(&mut client, &mut inbox).await;
+    // It came later, so that the worker's time is over as well.
     closed(stranger(at).await).await;
-    tokio::time::sleep(BRIEF).await;
     let goodbye = Goodbye { reason: "drained".into(), drained: true };
     joined.controls.send(control(control_request::Message::Goodbye(goodbye))).await.expect("sent");
     let gone = said(&mut inbox).await;
@@ -275,8 +280,7 @@ async fn a_connection_without_a_hello_is_closed_and_one_with_it_stays() {
 
 #[tokio::test]
 async fn connections_without_a_hello_are_bounded_and_those_with_one_take_no_place() {
-    let options = LinkOptions { hello_time_max: BRIEF, strangers_max: 1, ..LinkOptions::default() };
-    let (at, mut inbox, _stop) = server_of(options).await;
+    let (at, mut inbox, _stop) = server_of(LinkOptions { strangers_max: 1, ..brief() }).await;
     let mut workers = Vec::new();
     for _ in 0..3 {
         let mut client = WorkerLinkClient::connect(format!("http://{at}")).await.expect("connected");
@@ -292,8 +296,7 @@ async fn connections_without_a_hello_are_bounded_and_those_with_one_take_no_plac
 
 #[tokio::test]
 async fn a_hello_that_is_not_followed_up_takes_no_name_from_whoever_is_attached() {
-    let options = LinkOptions { hello_time_max: BRIEF, ..LinkOptions::default() };
-    let (mut client, mut inbox, _stop) = client_of(options).await;
+    let (mut client, mut inbox, _stop) = client_of(brief()).await;
     let worker = join(&mut client, &mut inbox).await;
     // The same process, as it dials the same server at another address.
     let (welcome, mut again) = answer(&mut client, 0).await;

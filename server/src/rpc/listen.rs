@@ -61,7 +61,7 @@ impl Default for ListenerOptions {
     fn default() -> Self {
         Self {
             connections_max: 4096,
-            streams_max: 256,
+            streams_max: 4096,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             hello_time_max: Duration::from_secs(10),
