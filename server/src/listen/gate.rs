@@ -111,8 +111,11 @@ impl Gate {
 
     /// Tells of a client that this port does not understand, of which there may be many.
     pub(super) fn tell_of_stray(&self, stream: &TcpStream, problem: &'static str) {
-        if let Some(left_out) = self.0.strays.pass(problem) {
-            warn!(port = self.0.port, peer = ?stream.peer_addr().ok(), left_out, "{problem}");
+        // One that is gone already has no address any more.
+        if let Ok(peer) = stream.peer_addr()
+            && let Some(left_out) = self.0.strays.pass(problem)
+        {
+            warn!(port = self.0.port, %peer, left_out, "{problem}");
         }
     }
 }
