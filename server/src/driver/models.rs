@@ -1,11 +1,13 @@
 //! The driver's own account of each model: settings, card, tokenizer, and which worker has it in which state.
 
+mod all;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_scheduler::{ModelConfig, ModelId, PolicyConfig, Timestamp, WorkerId};
+use shoal_scheduler::{PolicyConfig, Timestamp, WorkerId};
 use tracing::warn;
 
 use crate::card::Card;
@@ -16,6 +18,8 @@ use crate::tokenize::Tokenizer;
 
 use super::quarantine::Quarantine;
 use super::recent::Recent;
+
+pub(super) use all::Models;
 
 /// Workers in a row that one model may take with it while they load it.
 const DEATHS_MAX: u32 = 3;
@@ -134,14 +138,6 @@ pub(super) struct Model {
     pub(super) workers: BTreeMap<WorkerId, ModelReport>,
     /// The reason of the last failure, kept when the worker goes.
     last_failure: Option<String>,
-}
-
-/// Every configured model, by the core's id.
-#[derive(Debug, Default)]
-pub(super) struct Models {
-    by_id: BTreeMap<ModelId, Model>,
-    ids: BTreeMap<Arc<str>, ModelId>,
-    next: u32,
 }
 
 impl Model {
@@ -376,132 +372,11 @@ impl Model {
     }
 }
 
-impl Models {
-    /// Makes `all` the configured models, and returns them as the core wants them, and the names that are gone.
-    /// A model that stays keeps its card and its workers' reports; one that has calls goes when they are answered.
-    pub(super) fn configure(&mut self, all: Vec<ModelSettings>) -> (Vec<ModelConfig>, Vec<Arc<str>>) {
-        let are_first = self.by_id.is_empty();
-        let mut before = std::mem::take(&mut self.by_id);
-        for settings in all {
-            let id = self.intern(&settings.name);
-            let model = match before.remove(&id) {
-                Some(model) => model.with(settings),
-                None => Model::new(settings, are_first),
-            };
-            self.by_id.insert(id, model);
-        }
-        let gone = before.values().map(|model| model.settings.name.clone()).collect();
-        for (id, model) in before {
-            if model.open_calls > 0 {
-                self.by_id.insert(id, Model { is_going: true, ..model });
-            }
-        }
-        self.find_canaries();
-        (self.core_configs(), gone)
-    }
-
-    /// Forgets a model that was taken out, once nobody waits for it.
-    pub(super) fn remove_if_gone(&mut self, id: ModelId) -> bool {
-        let is_gone = self.by_id.get(&id).is_some_and(|model| model.is_going && model.open_calls == 0);
-        if is_gone {
-            self.by_id.remove(&id);
-        }
-        is_gone
-    }
-
-    /// Tells each model who takes a part of its calls.
-    fn find_canaries(&mut self) {
-        let mut found: BTreeMap<Arc<str>, Vec<Canary>> = BTreeMap::new();
-        for model in self.by_id.values().filter(|model| !model.is_going) {
-            if let Some(CanaryOf { model: of, percent }) = &model.settings.canary {
-                let canary = Canary { model: model.settings.name.clone(), percent: *percent };
-                found.entry(of.clone()).or_default().push(canary);
-            }
-        }
-        for model in self.by_id.values_mut() {
-            model.canaries = found.remove(&model.settings.name).unwrap_or_default().into();
-        }
-    }
-
-    /// The models the core is to know: those that should be in memory.
-    pub(super) fn core_configs(&self) -> Vec<ModelConfig> {
-        let wanted = self.by_id.iter().filter(|(_, model)| model.wanted && !model.is_given_up());
-        wanted.map(|(&id, model)| core_config(id, &model.settings)).collect()
-    }
-
-    /// The id of a configured model.
-    pub(super) fn id(&self, name: &str) -> Option<ModelId> {
-        let id = *self.ids.get(name)?;
-        self.by_id.contains_key(&id).then_some(id)
-    }
-
-    /// The id of a configured model that takes calls.
-    pub(super) fn id_to_call(&self, name: &str) -> Option<ModelId> {
-        self.id(name).filter(|id| self.by_id.get(id).is_some_and(|model| !model.is_going))
-    }
-
-    /// The id of a model that is configured, was, or may be: one that a worker can serve.
-    pub(super) fn id_for_worker(&mut self, name: &Arc<str>) -> ModelId {
-        self.intern(name)
-    }
-
-    /// The id of a model that is configured, or was.
-    pub(super) fn known(&self, name: &str) -> Option<ModelId> {
-        self.ids.get(name).copied()
-    }
-
-    /// What a model is or was called.
-    pub(super) fn name(&self, id: ModelId) -> Option<&Arc<str>> {
-        self.ids.iter().find(|(_, known)| **known == id).map(|(name, _)| name)
-    }
-
-    pub(super) fn get_mut(&mut self, id: ModelId) -> Option<&mut Model> {
-        self.by_id.get_mut(&id)
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Model> {
-        self.by_id.values_mut()
-    }
-
-    pub(super) fn get(&self, id: ModelId) -> Option<&Model> {
-        self.by_id.get(&id)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ModelId, &Model)> {
-        self.by_id.iter().map(|(&id, model)| (id, model))
-    }
-
-    /// Names keep their id for the life of the server, so that a model taken out and put back is the same to the core.
-    fn intern(&mut self, name: &Arc<str>) -> ModelId {
-        if let Some(&id) = self.ids.get(name) {
-            return id;
-        }
-        let id = ModelId(self.next);
-        self.next += 1;
-        self.ids.insert(name.clone(), id);
-        id
-    }
-}
-
 /// A fifth more than a duration, in tenths of a millisecond or whole ones, as configuration has it.
 fn a_little_more(duration: Duration) -> String {
     let micros = (duration + duration / 5).as_micros();
     match micros {
         ..10_000 => format!("{}us", micros.div_ceil(100) * 100),
         _ => format!("{}ms", micros.div_ceil(1_000)),
-    }
-}
-
-fn core_config(id: ModelId, settings: &ModelSettings) -> ModelConfig {
-    ModelConfig {
-        id,
-        objective: settings.slo,
-        queue_requests_max: settings.queue_requests_max,
-        queue_time_max: settings.queue_time_max,
-        batch_time_max: settings.batch_time_max,
-        batch_rows_max: settings.batch_rows_max,
-        batch_tokens_max: settings.batch_tokens_max,
-        policy: settings.policy.clone(),
-        cost: None,
     }
 }

@@ -1,7 +1,6 @@
 //! Connections of workers: accepted, and shaken hands with where the link speaks TLS, each by itself.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
 
-use crate::listen::{Line, Seldom, farewell, go_away, speaks_tls};
+use crate::listen::{Line, farewell, go_away, speaks_tls};
 use crate::metrics::Metrics;
 use crate::tls::Acceptor;
 
-use super::guest::Guest;
+use super::guest::{Guest, Refusals};
 use super::listen::LinkAddress;
 
 /// How long a connection may take to its first byte and through its handshake.
@@ -32,19 +31,6 @@ pub(super) struct Door {
     pub(super) strangers_max: usize,
     /// How long a connection that was let in may take until its worker is known.
     pub(super) hello_time_max: Duration,
-}
-
-/// Tells of connections that are refused.
-#[derive(Debug, Default)]
-pub(super) struct Refusals(Seldom);
-
-impl Refusals {
-    /// One from this address, for this reason, of which `detail` may be.
-    pub(super) fn tell(&self, peer: SocketAddr, problem: &'static str, detail: &str) {
-        if let Some(left_out) = self.0.pass(problem) {
-            warn!(%peer, left_out, "a connection to the worker link was refused: {problem}{detail}");
-        }
-    }
 }
 
 /// Why a connection is not let in: one of few reasons, and what else there is to it.

@@ -12,10 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
+use tracing::warn;
 
-use crate::listen::Line;
-
-use super::door::Refusals;
+use crate::listen::{Line, Seldom};
 
 /// The place of a connection whose worker is not known. Clones are of the same one.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +33,19 @@ impl Place {
     /// A poisoned lock means that a panic is already under way; what it holds is whole.
     fn lock(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells of connections that are refused.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Seldom);
+
+impl Refusals {
+    /// One from this address, for this reason, of which `detail` may be.
+    pub(super) fn tell(&self, peer: SocketAddr, problem: &'static str, detail: &str) {
+        if let Some(left_out) = self.0.pass(problem) {
+            warn!(%peer, left_out, "a connection to the worker link was refused: {problem}{detail}");
+        }
     }
 }
 
