@@ -60,12 +60,16 @@ class Cluster(unittest.TestCase):
         plane.call("DELETE", f"/api/v1/namespaces/{self.namespace}")
 
     def helm(self, *args, values=None, user="installer", timeout=60):
-        stated = chart.merged(chart.merged(chart.FEWEST, QUICK), values or {})
-        file = plane.folder / f"{self.namespace}.json"
-        file.write_text(json.dumps(stated))
+        file = self.stated(values)
         verb = args[0]
         more = ["-f", file, "--wait", "--timeout", f"{timeout}s"] if verb in ("install", "upgrade") else []
         return chart.helm(*args, "-n", self.namespace, "--kubeconfig", plane.kubeconfig(user), *more)
+
+    def stated(self, values):
+        """The file with these values, and what makes the rest quick."""
+        file = plane.folder / f"{self.namespace}.json"
+        file.write_text(json.dumps(chart.merged(chart.merged(chart.FEWEST, QUICK), values or {})))
+        return file
 
     def install(self, values=None, release="rel", **kwargs):
         return self.helm("install", release, chart.CHART, values=values, **kwargs)
@@ -488,17 +492,20 @@ class Scaling(Cluster):
             },
             "grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
             "pools": [{"name": "cpu", "autoscaling": {"kind": "keda"}}],
-            "tls": {"certManager": {"issuer": "i"}},
         }
         self.install(values, user="admin")
-        for api, kind, count in [
-            ("monitoring.coreos.com/v1", "ServiceMonitor", 1),
-            ("monitoring.coreos.com/v1", "PrometheusRule", 1),
-            ("gateway.networking.k8s.io/v1", "GRPCRoute", 1),
-            ("keda.sh/v1alpha1", "ScaledObject", 1),
-            ("cert-manager.io/v1", "Certificate", 3),
+        # Not beside a route, which would end at a server that speaks TLS. Nobody here signs anything, so no pod gets ready.
+        tls = {"tls": {"certManager": {"issuer": "i"}}}
+        chart.helm("install", "safe", chart.CHART, "-n", self.namespace, "--kubeconfig", plane.kubeconfig("admin"),
+                   "-f", self.stated(tls))
+        for release, api, kind, count in [
+            ("rel", "monitoring.coreos.com/v1", "ServiceMonitor", 1),
+            ("rel", "monitoring.coreos.com/v1", "PrometheusRule", 1),
+            ("rel", "gateway.networking.k8s.io/v1", "GRPCRoute", 1),
+            ("rel", "keda.sh/v1alpha1", "ScaledObject", 1),
+            ("safe", "cert-manager.io/v1", "Certificate", 3),
         ]:
-            self.assertEqual(len(plane.items(self.path(kind, api=api), **{INSTANCE: "rel"})), count, kind)
+            self.assertEqual(len(plane.items(self.path(kind, api=api), **{INSTANCE: release})), count, kind)
         route = chart.one(chart.render(scenario="gateway", namespace=self.namespace), "GRPCRoute")
         route["spec"]["rules"][0]["backendRefs"][0].pop("port")
         with self.assertRaisesRegex(ApiError, "Must have port for Service reference"):
