@@ -148,8 +148,8 @@ impl Reloads {
             warn!("takes a restart: {}", restart.join(", "));
         }
         info!("{}", self.told(&config));
-        // What takes a restart is told again each time, until it has one.
         self.known.extend(known(&config));
+        // What takes a restart is told again each time, until it has one.
         let stated = Settings { log: config.stated.log, ..self.config.stated.clone() };
         (self.config.models, self.config.log, self.config.stated) = (config.models, config.log, stated);
         Ok(Taken::Whole)

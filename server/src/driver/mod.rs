@@ -289,7 +289,7 @@ impl Driver {
             let _ = reply.send(Err(error));
             return;
         };
-        if let Some(known) = self.models.get(model) {
+        if let Some(known) = self.models.get(model).filter(|_| call.stands_in_for.is_some()) {
             call.model = known.settings.name.clone();
         }
         let stamp = self.stamp(now);

@@ -70,10 +70,9 @@ impl Driver {
     pub(super) fn unload_idle(&mut self, now: Instant) {
         let stamp = self.stamp(now);
         let is_idle = |(_, model): &(ModelId, &Model)| model.idle_at().is_some_and(|at| at <= stamp);
-        let idle: Vec<Arc<str>> =
-            self.models.iter().filter(is_idle).map(|(_, model)| model.settings.name.clone()).collect();
-        for name in idle {
-            let failed = self.models.id(&name).and_then(|id| self.models.get(id)).is_some_and(Model::has_failed);
+        let idle = self.models.iter().filter(is_idle);
+        let idle: Vec<_> = idle.map(|(_, model)| (model.settings.name.clone(), model.has_failed())).collect();
+        for (name, failed) in idle {
             let why =
                 if failed { "it can be tried again, by the next call" } else { "nobody called it for long enough" };
             info!(model = %name, why, "unloaded");

@@ -148,6 +148,9 @@ impl Frontend {
         model: Arc<ModelView>,
         deadline: Option<Instant>,
     ) -> Result<Arc<ModelView>, CallError> {
+        if model.can_be_asked() {
+            return Ok(model);
+        }
         let name = model.name.clone();
         let missing = |model: Arc<ModelView>| model.ready_card().map(|_| model.clone());
         let found = self.once_known(model, deadline).await.and_then(missing);
